@@ -1,0 +1,32 @@
+"""Everything that can go wrong, each as one line a person can act on.
+
+All derive from :class:`PalettizeError`, itself a ``ValueError`` as coremltools raises for bad requests.
+"""
+
+
+class PalettizeError(ValueError):
+    """Base of every error this library raises on purpose. ``str(error)`` is one line."""
+
+
+class ConfigError(PalettizeError):
+    """The request itself is wrong: an option, a config object, a YAML file."""
+
+
+class PackageError(PalettizeError):
+    """A package cannot be read or written: its manifest, model, files, or the destination."""
+
+
+class BlobError(PackageError):
+    """A weight file is damaged, or a program points outside it."""
+
+
+class PlanError(PalettizeError):
+    """The request cannot be met by this model: target, opset, op names, or a skip under ``strict``."""
+
+
+class AlgorithmError(PalettizeError):
+    """A palette could not be made of a weight's values (non-finite values, a wrong ``lut_function``)."""
+
+
+class VerifyError(PalettizeError):
+    """The written package does not decode to what the report says."""

@@ -1,0 +1,1 @@
+"""``.mlpackage`` folders and ``weight.bin`` files: checked reading, streamed writing, atomic replacing."""
