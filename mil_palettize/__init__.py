@@ -1,0 +1,76 @@
+"""Exact, fast palettization of Core ML packages that moves nothing else. See the README for the whole picture.
+
+Names are loaded when first used: coremltools takes seconds to import, and ``--help`` should not.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mil_palettize.api import palettize_package
+    from mil_palettize.comparison import diff_packages
+    from mil_palettize.config import OpPalettizerConfig, OptimizationConfig
+    from mil_palettize.errors import (
+        AlgorithmError,
+        BlobError,
+        ConfigError,
+        PackageError,
+        PalettizeError,
+        PlanError,
+        VerifyError,
+    )
+    from mil_palettize.inspection import inspect_package
+    from mil_palettize.progress import ProgressEvent
+    from mil_palettize.report import Report, WeightReport
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "palettize_package": "api",
+    "inspect_package": "inspection",
+    "diff_packages": "comparison",
+    "OpPalettizerConfig": "config",
+    "OptimizationConfig": "config",
+    "ProgressEvent": "progress",
+    "Report": "report",
+    "WeightReport": "report",
+    "PalettizeError": "errors",
+    "ConfigError": "errors",
+    "PackageError": "errors",
+    "BlobError": "errors",
+    "PlanError": "errors",
+    "AlgorithmError": "errors",
+    "VerifyError": "errors",
+}
+
+__all__ = [
+    "AlgorithmError",
+    "BlobError",
+    "ConfigError",
+    "OpPalettizerConfig",
+    "OptimizationConfig",
+    "PackageError",
+    "PalettizeError",
+    "PlanError",
+    "ProgressEvent",
+    "Report",
+    "VerifyError",
+    "WeightReport",
+    "diff_packages",
+    "inspect_package",
+    "palettize_package",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

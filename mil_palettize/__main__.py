@@ -1,0 +1,7 @@
+"""``python -m mil_palettize``."""
+
+import sys
+
+from mil_palettize.cli import main
+
+sys.exit(main())

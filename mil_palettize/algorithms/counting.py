@@ -1,0 +1,105 @@
+"""Compiled loops (numba, without the GIL) that turn arrays into sorted distinct values and their counts.
+
+A float16 is counted by its bit pattern. A float32 is sorted, or counted in cells of its bit pattern.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+PATTERNS = 1 << 16
+_BLOCK = 64  # patterns that are cleared and searched together
+
+_options = {"cache": True, "nogil": True, "error_model": "numpy"}
+
+# All patterns from the most negative value (NaNs outside) to the most positive one; -0.0 comes just before 0.0.
+ASCENDING = np.concatenate([np.arange(PATTERNS - 1, PATTERNS // 2 - 1, -1), np.arange(PATTERNS // 2)]).astype(np.uint16)
+HALF_VALUES = np.arange(PATTERNS, dtype=np.uint16).view(np.float16).astype(np.float64)  # of each pattern
+
+
+@njit(**_options)
+def count_patterns(patterns, counts):  # type: ignore[no-untyped-def]
+    """Add the uint16 ``patterns`` to the int64 histogram ``counts`` of 65,536 bins."""
+    for i in range(len(patterns)):
+        counts[patterns[i]] += 1
+
+
+@njit(**_options)
+def distinct_patterns(rows, half_values, values, weights, patterns, offsets):  # type: ignore[no-untyped-def]
+    """Sorted distinct float16 values of each row of uint16 patterns (groups, size).
+
+    Row g fills ``offsets[g] .. offsets[g + 1] - 1`` of values, weights (counts) and patterns; 0.0 stands for -0.0 too.
+    """
+    counts = np.zeros(65536, np.int32)
+    touched = np.zeros(65536 // _BLOCK, np.bool_)
+    filled = 0
+    offsets[0] = 0
+    for row in range(rows.shape[0]):
+        for i in range(rows.shape[1]):
+            pattern = rows[row, i]
+            counts[pattern] += 1
+            touched[pattern // _BLOCK] = True
+        counts[0] += counts[32768]
+        counts[32768] = 0
+        touched[0] = True
+        for position in range(len(touched)):
+            negative = position < len(touched) // 2
+            block = len(touched) - 1 - position if negative else position - len(touched) // 2
+            if not touched[block]:
+                continue
+            touched[block] = False
+            for i in range(_BLOCK):
+                pattern = block * _BLOCK + (_BLOCK - 1 - i if negative else i)
+                if counts[pattern]:
+                    values[filled] = half_values[pattern]
+                    weights[filled] = counts[pattern]
+                    patterns[filled] = pattern
+                    counts[pattern] = 0
+                    filled += 1
+        offsets[row + 1] = filled
+
+
+@njit(**_options)
+def distinct_sorted(rows, values, weights, offsets):  # type: ignore[no-untyped-def]
+    """Distinct float32 values of each sorted row (groups, size), laid out as by ``distinct_patterns``."""
+    filled = 0
+    offsets[0] = 0
+    for row in range(rows.shape[0]):
+        for i in range(rows.shape[1]):
+            if i == 0 or rows[row, i] != rows[row, i - 1]:
+                values[filled] = rows[row, i] + 0.0
+                weights[filled] = 0.0
+                filled += 1
+            weights[filled - 1] += 1.0
+        offsets[row + 1] = filled
+
+
+@njit(**_options)
+def sums_of_squares(values, weights, offsets, sums):  # type: ignore[no-untyped-def]
+    """Weighted sum of squares of each group ``offsets[g] .. offsets[g + 1] - 1``, in order."""
+    for group in range(len(sums)):
+        total = 0.0
+        for i in range(offsets[group], offsets[group + 1]):
+            total += weights[i] * values[i] * values[i]
+        sums[group] = total
+
+
+@njit(**_options)
+def count_cells(window, base, shift, counts, sums, signal):  # type: ignore[no-untyped-def]
+    """Add float32 bit patterns (uint32) to cells; returns the sum of squares, continued from ``signal``.
+
+    The upper 16 bits name a bucket, whose first cell is ``base``; the lower 16, shifted right by ``shift``, a cell in it.
+    """
+    floats = window.view(np.float32)
+    for i in range(len(window)):
+        bucket = window[i] >> np.uint32(16)
+        low = window[i] & np.uint32(0xFFFF)
+        if bucket >= 32768:
+            low = np.uint32(0xFFFF) - low
+        cell = base[bucket] + (low >> shift[bucket])
+        value = np.float64(floats[i])
+        counts[cell] += 1
+        sums[cell] += value
+        signal += value * value
+    return signal

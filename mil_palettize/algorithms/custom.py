@@ -1,0 +1,76 @@
+"""A user's ``lut_function``, as coremltools' ``OpPalettizerConfig`` describes it, with everything it returns checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mil_palettize.errors import AlgorithmError
+
+from .palette import Request
+
+
+def codes(array: np.ndarray, request: Request) -> tuple[np.ndarray, np.ndarray]:
+    """Call ``lut_function`` with the array; gives its table in the weight's dtype and its indices, int64.
+
+    Raises ``AlgorithmError`` saying what is wrong with the result, or that the function failed (chained).
+    """
+    name = request.source.name
+    if request.lut_function is None:
+        raise AlgorithmError(f"weight '{name}': mode 'custom' needs a lut_function")
+    dtype, count = array.dtype, array.size
+    try:
+        result = request.lut_function(array)
+    except Exception as error:
+        raise AlgorithmError(
+            f"weight '{name}': lut_function raised {type(error).__name__}: {error}".replace("\n", " ")
+        ) from error
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        raise _wrong(name, f"returned {_kind(result)}; return a pair (lut, indices)")
+    lut = _table(name, result[0], dtype, 1 << request.most_nbits)
+    return lut, _indices(name, result[1], count, len(lut))
+
+
+def _wrong(name: str, what: str) -> AlgorithmError:
+    return AlgorithmError(f"weight '{name}': lut_function {what}")
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of length {len(value)}"
+    return type(value).__name__
+
+
+def _array(name: str, what: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise _wrong(name, f"returned {what} that are not an array: {error}") from error
+
+
+def _table(name: str, value: Any, dtype: np.dtype, limit: int) -> np.ndarray:
+    lut = _array(name, "entries", value)
+    if lut.ndim != 1 or lut.dtype.kind not in "fiu":
+        raise _wrong(name, f"returned a lut of {lut.dtype}{list(lut.shape)}; it must be real numbers in one dimension")
+    if not 1 <= lut.size <= limit:
+        raise _wrong(name, f"returned a lut of {lut.size} entries; it may have 1 to {limit}")
+    with np.errstate(over="ignore"):
+        stored = lut.astype(dtype)
+    bad = np.flatnonzero(~np.isfinite(stored))
+    if bad.size:
+        raise _wrong(name, f"returned a lut with entry {bad[0]} = {lut[bad[0]]}, which is not finite as {dtype}")
+    return stored
+
+
+def _indices(name: str, value: Any, count: int, entries: int) -> np.ndarray:
+    indices = _array(name, "indices", value)
+    if indices.dtype.kind not in "iu":
+        raise _wrong(name, f"returned indices of {indices.dtype}; they must be integers")
+    if indices.size != count:
+        raise _wrong(name, f"returned {indices.size} indices for {count} elements")
+    flat = indices.reshape(-1)
+    outside = np.flatnonzero((flat < 0) | (flat >= entries))
+    if outside.size:
+        raise _wrong(name, f"returned index {flat[outside[0]]} for a lut of {entries} entries")
+    return flat.astype(np.int64)

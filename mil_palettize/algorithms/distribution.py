@@ -1,0 +1,149 @@
+"""The sorted distinct values of a weight with how often each occurs: all that a scalar algorithm sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .counting import ASCENDING, HALF_VALUES, PATTERNS, count_cells, count_patterns, distinct_sorted, sums_of_squares
+from .source import NonFiniteError, Source, frozen, raise_non_finite
+
+EXACT_SIZE = 1 << 20  # float32 elements up to which all distinct values are kept
+CELLS = 1 << 20  # about as many cells for larger float32 weights
+FEW = 256  # distinct values that are kept as such whatever the size: as many as the largest palette holds
+
+__all__ = ["Distribution", "NonFiniteError", "describe"]
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A weighted sample of finite values.
+
+    ``values``: float64, ascending, distinct, -0.0 merged into 0.0; the first and last are the true extremes.
+    ``weights``: float64, positive; counts here, importances are as good. ``dtype``: of the weight. ``size``: its
+    elements. ``signal``: sum of its squares. ``exact``: false where a value may be the mean of a narrow cell of values;
+    the weight then has more than 256 distinct ones. ``name``: for messages.
+    """
+
+    name: str
+    values: np.ndarray
+    weights: np.ndarray
+    dtype: np.dtype
+    size: int
+    signal: float
+    exact: bool = True
+
+    @property
+    def low(self) -> float:
+        return float(self.values[0])
+
+    @property
+    def high(self) -> float:
+        return float(self.values[-1])
+
+
+def describe(source: Source) -> Distribution:
+    """The distribution of a whole weight.
+
+    float16, and float32 up to ``EXACT_SIZE`` elements: exact. Larger float32: exact while at most ``FEW`` distinct
+    values occur, else in cells. Raises ``NonFiniteError``.
+    """
+    if source.dtype == np.float16:
+        return _describe_half(source)
+    size = int(np.prod(source.shape, dtype=np.int64))
+    if size <= EXACT_SIZE:
+        return _describe_sorted(source, size)
+    return _describe_few(source, size) or _describe_cells(source, size)
+
+
+def _exact(source: Source, values: np.ndarray, weights: np.ndarray) -> Distribution:
+    if not (np.isfinite(values[0]) and np.isfinite(values[-1])):
+        raise_non_finite(source)
+    signal = np.empty(1)
+    sums_of_squares(values, weights, np.array([0, len(values)]), signal)
+    return Distribution(source.name, values, weights, source.dtype, int(weights.sum()), float(signal[0]))
+
+
+def _describe_half(source: Source) -> Distribution:
+    counts = np.zeros(PATTERNS, np.int64)
+    for window in source.windows():
+        count_patterns(frozen(window.view(np.uint16)), counts)
+    counts[0] += counts[PATTERNS // 2]
+    counts[PATTERNS // 2] = 0
+    present = ASCENDING[counts[ASCENDING] > 0]
+    return _exact(source, HALF_VALUES[present], counts[present].astype(np.float64))
+
+
+def _describe_sorted(source: Source, size: int) -> Distribution:
+    rows = np.sort(np.concatenate(list(source.windows())))[None]
+    values, weights, offsets = np.empty(size), np.empty(size), np.empty(2, np.int64)
+    distinct_sorted(rows, values, weights, offsets)
+    return _exact(source, values[: offsets[1]], weights[: offsets[1]])
+
+
+def _describe_few(source: Source, size: int) -> Distribution | None:
+    """Exactly, or None as soon as more than ``FEW`` distinct values have been seen."""
+    values = np.empty(0, np.float32)
+    counts = np.empty(0, np.int64)
+    for window in source.windows():
+        if np.unique(window[: 4 * FEW]).size > FEW:
+            return None
+        found, times = np.unique(np.concatenate([values, window]), return_counts=True)
+        if found.size > FEW:
+            return None
+        times[np.searchsorted(found, values)] += counts - 1
+        values, counts = found, times
+    return _exact(source, values.astype(np.float64) + 0.0, counts.astype(np.float64))
+
+
+def _describe_cells(source: Source, size: int) -> Distribution:
+    buckets = np.zeros(PATTERNS, np.int64)
+    low, high = np.inf, -np.inf
+    for window in source.windows():
+        count_patterns(frozen((window.view(np.uint32) >> 16).astype(np.uint16)), buckets)
+        low, high = np.minimum(low, window.min()), np.maximum(high, window.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise_non_finite(source)
+    base, shift, cells = _layout(buckets)
+    counts, sums, signal = np.zeros(cells, np.int64), np.zeros(cells), 0.0
+    for window in source.windows():
+        signal = count_cells(frozen(window.view(np.uint32)), base, shift, counts, sums, signal)
+    values, weights = _cell_means(counts, sums, float(low), float(high))
+    return Distribution(source.name, values, weights, source.dtype, size, signal, exact=False)
+
+
+def _layout(buckets: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """First cell and shift of every bucket of upper 16 bits, and the number of cells.
+
+    High-resolution theory: an optimal quantizer has steps in proportion to density**(-1/3), so cells in that
+    proportion are everywhere the same fraction of a step, whatever the range and the outliers; that is
+    ``width**(2/3) * count**(1/3)`` cells per bucket, rounded up to a power of two, at most one per float32.
+    """
+    used = buckets > 0
+    edges = np.flatnonzero(used).astype(np.uint32) << np.uint32(16)
+    last = (edges | np.uint32(0xFFFF)).view(np.float32).astype(np.float64)
+    width = np.abs(last - edges.view(np.float32).astype(np.float64))
+    share = np.cbrt(width) ** 2 * np.cbrt(buckets[used])
+    bits = np.zeros(PATTERNS, np.int64)
+    bits[used] = np.clip(np.ceil(np.log2(share * (CELLS / share.sum()))), 0, 16)
+    sizes = np.where(used, 1 << bits, 0)[ASCENDING]
+    base = np.zeros(PATTERNS, np.int64)
+    base[ASCENDING] = np.cumsum(sizes) - sizes
+    return base, (16 - bits).astype(np.uint32), int(sizes.sum())
+
+
+def _cell_means(counts: np.ndarray, sums: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    """Values and weights of the occupied cells; one element each of the extremes stands for itself."""
+    used = counts > 0
+    counts, sums = counts[used], sums[used]
+    counts[0] -= 1
+    sums[0] -= low
+    counts[-1] -= 1
+    sums[-1] -= high
+    used = counts > 0
+    means = np.clip(sums[used] / counts[used], low, high)
+    values = np.concatenate([[low], means, [high]])
+    weights = np.concatenate([[1.0], counts[used], [1.0]])
+    distinct, inverse = np.unique(values, return_inverse=True)
+    return distinct, np.bincount(inverse, weights)

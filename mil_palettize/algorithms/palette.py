@@ -1,0 +1,117 @@
+"""What the algorithms share: the kinds of algorithm, the request, the result, and tables as they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from mil_palettize.weight_expr import Lut
+
+from .distribution import Distribution
+from .source import Source
+
+
+@dataclass(frozen=True)
+class Palette:
+    """A weight's palette as it is stored: the table is rounded to the weight's dtype.
+
+    ``sse``: float64 sum of ``(w - decoded)**2`` over all elements; ``signal``: of ``w**2``.
+    """
+
+    expr: Lut
+    sse: float
+    signal: float
+
+
+@dataclass(frozen=True)
+class ScalarAlgorithm:
+    """Sees sorted distinct values with weights; nearest entries, packing and errors are everybody's.
+
+    ``entries(distribution, nbits)``: at most ``2**nbits`` finite float64 values within the extremes.
+    ``chooses_nbits``: the request has no nbits, ``nbits`` is the most allowed. ``entries_of_groups(values, weights,
+    offsets, half, nbits)``: optional, the same for many groups at once, ascending (groups, 2**nbits).
+    """
+
+    entries: Callable[[Distribution, int], np.ndarray]
+    entries_of_groups: Callable[..., np.ndarray] | None = None
+    chooses_nbits: bool = False
+
+
+@dataclass(frozen=True)
+class ArrayAlgorithm:
+    """Sees the array itself, of one look-up table at a time, and makes the indices as well.
+
+    ``codes(array, request)``: the array is a contiguous copy of the weight, or of one group with the weight's order of
+    axes. Gives entries (1-D, of the weight's dtype) and as many indices as elements (1-D, in C order). Groups come
+    in order, one at a time in the whole process.
+    """
+
+    codes: Callable[[np.ndarray, Request], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of ``make_palette`` after validation. ``axis`` is not negative; one table if ``groups`` is 1."""
+
+    source: Source
+    nbits: int | None
+    allowed_nbits: tuple[int, ...]
+    axis: int
+    groups: int
+    lut_function: Callable[[np.ndarray], Any] | None
+    pmap: Callable[..., Iterable[Any]]
+
+    @property
+    def most_nbits(self) -> int:
+        """The requested nbits, or the most an algorithm may choose."""
+        return max(self.allowed_nbits) if self.nbits is None else self.nbits
+
+    def nbits_for(self, entries: int) -> int:
+        """The requested nbits, or the least allowed that hold ``entries``."""
+        if self.nbits is not None:
+            return self.nbits
+        return min(nbits for nbits in self.allowed_nbits if 1 << nbits >= entries)
+
+    def lut_shape(self, nbits: int) -> tuple[int, ...]:
+        """Of ``Lut.lut``."""
+        rank = len(self.source.shape)
+        groups = [self.groups if axis == self.axis else 1 for axis in range(rank)]
+        return (*groups, 1 << nbits, 1)
+
+
+@njit(cache=True, nogil=True)
+def _drop_repeats(tables, used):  # type: ignore[no-untyped-def]
+    """Move the distinct entries of each ascending row to its front and repeat the last; ``used`` counts them."""
+    for row in range(tables.shape[0]):
+        last = 0
+        for i in range(1, tables.shape[1]):
+            if tables[row, i] != tables[row, last]:
+                last += 1
+                tables[row, last] = tables[row, i]
+        used[row] = last + 1
+        for i in range(last + 1, tables.shape[1]):
+            tables[row, i] = tables[row, last]
+
+
+def stored_tables(entries: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Tables (groups, width) as stored, in float64, from ascending entries: rounded to ``dtype``, repeats last.
+
+    Also gives how many entries of each are distinct, int64 (groups,).
+    """
+    tables = entries.astype(dtype).astype(np.float64) + 0.0
+    used = np.empty(len(tables), np.int64)
+    _drop_repeats(tables, used)
+    return tables, used
+
+
+def filled(rows: Sequence[np.ndarray], nbits: int) -> np.ndarray:
+    """Rows of at most ``2**nbits`` entries, sorted, the last of each repeated: float64 (rows, 2**nbits)."""
+    table = np.empty((len(rows), 1 << nbits))
+    for target, row in zip(table, rows, strict=True):
+        target[: len(row)] = np.sort(row)
+        target[len(row) :] = target[len(row) - 1]
+    return table

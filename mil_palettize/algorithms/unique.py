@@ -1,0 +1,30 @@
+"""A lossless palette of the distinct values."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mil_palettize.errors import AlgorithmError
+
+from .distribution import FEW, Distribution
+
+
+class TooManyValuesError(AlgorithmError):
+    """A weight, or one group of it, has at least ``found`` distinct values; ``limit`` can be told apart."""
+
+    def __init__(self, name: str, found: int, limit: int) -> None:
+        super().__init__(
+            f"weight '{name}' has {found} or more distinct values in one look-up table; mode 'unique' holds at "
+            f"most {limit}: use mode 'kmeans', or smaller groups"
+        )
+        self.found = found
+        self.limit = limit
+
+
+def entries(distribution: Distribution, nbits: int) -> np.ndarray:
+    """The distinct values, float64; ``nbits`` is the most that may be used. Raises ``TooManyValuesError``."""
+    limit = 1 << nbits
+    found = len(distribution.values) if distribution.exact else max(len(distribution.values), FEW + 1)
+    if found > limit:
+        raise TooManyValuesError(distribution.name, found, limit)
+    return distribution.values

@@ -1,0 +1,216 @@
+"""``mil-palettize``: palettize, inspect and compare packages from a terminal.
+
+Nothing heavy is imported until a command runs: coremltools takes seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from mil_palettize import __version__
+from mil_palettize.errors import (
+    AlgorithmError,
+    ConfigError,
+    PackageError,
+    PalettizeError,
+    PlanError,
+    VerifyError,
+)
+
+if TYPE_CHECKING:
+    from mil_palettize.config import OptimizationConfig
+
+EXIT_DIFFERENT = 1
+EXIT_INTERNAL = 70
+EXIT_INTERRUPTED = 130
+EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (ConfigError, 2),
+    (PackageError, 3),
+    (PlanError, 4),
+    (AlgorithmError, 4),
+    (VerifyError, 5),
+    (PalettizeError, 4),
+    (OSError, 3),
+)
+_EPILOG = """exit codes: 0 done; 1 (diff) the packages differ; 2 wrong options or config; 3 a package or file cannot
+be read or written; 4 the request cannot be met (also under --strict); 5 verification failed; 130 interrupted"""
+_PALETTE_OPTIONS = ("nbits", "mode", "granularity", "group_size", "channel_axis", "weight_threshold")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as every other error."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = _Parser(prog="mil-palettize", description="Palettize Core ML packages.", epilog=_EPILOG)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    _add_palettize(commands)
+    inspect = commands.add_parser("inspect", help="list every constant of a package", epilog=_EPILOG)
+    inspect.add_argument("package", metavar="IN.mlpackage")
+    inspect.add_argument("--json", action="store_true", help="JSON on standard output")
+    inspect.set_defaults(run=_inspect)
+    diff = commands.add_parser("diff", help="what differs between two packages", epilog=_EPILOG)
+    diff.add_argument("first", metavar="A.mlpackage")
+    diff.add_argument("second", metavar="B.mlpackage")
+    diff.add_argument("--json", action="store_true", help="JSON on standard output")
+    diff.set_defaults(run=_diff)
+    return parser
+
+
+def _add_palettize(commands: argparse._SubParsersAction[_Parser]) -> None:
+    sub = commands.add_parser("palettize", help="write a smaller package", epilog=_EPILOG)
+    sub.add_argument("source", metavar="IN.mlpackage")
+    sub.add_argument("destination", metavar="OUT.mlpackage", nargs="?", help="may be IN with --overwrite")
+    what = sub.add_argument_group("palettes (or --config)")
+    what.add_argument("--nbits", type=int, choices=(1, 2, 3, 4, 6, 8), help="bits per weight (3 from iOS18)")
+    what.add_argument("--mode", choices=("kmeans", "uniform", "unique"), help="how look-up tables are made [kmeans]")
+    what.add_argument(
+        "--granularity", choices=("per_tensor", "per_grouped_channel"), help="one table, or one per group of channels"
+    )
+    what.add_argument("--group-size", type=int, metavar="N", help="channels per group [32]; implies groups")
+    what.add_argument("--channel-axis", type=int, metavar="AXIS", help="of the groups [from the op]; implies groups")
+    what.add_argument("--weight-threshold", type=int, metavar="N", help="leave up to N elements alone [2048]")
+    what.add_argument("--config", metavar="FILE.yaml", help="a coremltools OptimizationConfig instead of the above")
+    how = sub.add_argument_group("how")
+    how.add_argument("--target", metavar="iOS18", help="move the package up to this opset [as it is; iOS15 to iOS16]")
+    how.add_argument("--select", choices=("weights", "all"), default="weights", help="[weights], or all constants")
+    how.add_argument("--strict", action="store_true", help="what cannot be done as asked is an error")
+    how.add_argument("--verify", action="store_true", help="decode what was written before it is put in place")
+    how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
+    how.add_argument("--dry-run", action="store_true", help="plan and report, write nothing")
+    how.add_argument("--workers", type=int, metavar="N", help="threads [all processors]; no effect on the result")
+    show = sub.add_argument_group("what is shown")
+    show.add_argument("--report", metavar="FILE.json", help="write the report there as JSON")
+    show.add_argument("--json", action="store_true", help="the report as JSON on standard output")
+    show.add_argument("--quiet", action="store_true", help="nothing but errors")
+    sub.set_defaults(run=_palettize)
+
+
+def _config(options: argparse.Namespace) -> OptimizationConfig:
+    """The config of ``--config``, or of the single options."""
+    from mil_palettize.config import OpPalettizerConfig, OptimizationConfig, load_config
+
+    given = {name: getattr(options, name) for name in _PALETTE_OPTIONS if getattr(options, name) is not None}
+    if options.config is not None:
+        if given:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ConfigError(f"--config and {flags} exclude each other; put them into {options.config}")
+        return load_config(options.config)
+    if "nbits" not in given and given.get("mode") != "unique":
+        raise ConfigError("say how many bits with --nbits N, or give --mode unique or --config FILE.yaml")
+    grouped = {"group_size", "channel_axis"} & given.keys()
+    if grouped and given.setdefault("granularity", "per_grouped_channel") == "per_tensor":
+        raise ConfigError("--group-size and --channel-axis go with --granularity per_grouped_channel")
+    try:
+        return OptimizationConfig(global_config=OpPalettizerConfig(**given))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _palettize(options: argparse.Namespace) -> int:
+    from mil_palettize.api import palettize_package
+
+    if options.destination is None and not options.dry_run:
+        raise ConfigError("OUT.mlpackage is missing; only --dry-run goes without it")
+    _check_report_path(options.report)
+    report = palettize_package(
+        options.source,
+        options.destination,
+        _config(options),
+        target=options.target,
+        select=options.select,
+        strict=options.strict,
+        verify=options.verify,
+        overwrite=options.overwrite,
+        workers=options.workers,
+        progress=None if options.quiet or options.json else True,
+        dry_run=options.dry_run,
+    )
+    if options.report is not None:
+        Path(options.report).write_text(report.to_json() + "\n", encoding="utf-8")
+    if options.json:
+        print(report.to_json())
+    elif not options.quiet:
+        print(report.to_text(_width()), end="")
+    return 0
+
+
+def _check_report_path(path: str | None) -> None:
+    """Find out before the work, not after it."""
+    if path is not None and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
+        raise ConfigError(f"--report {path} is not a file in an existing folder")
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from mil_palettize.inspection import inspect_package
+
+    inspection = inspect_package(options.package)
+    print(inspection.to_json() if options.json else inspection.to_text(_width()).rstrip("\n"))
+    return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from mil_palettize.comparison import diff_packages
+
+    difference = diff_packages(options.first, options.second)
+    print(difference.to_json() if options.json else difference.to_text(_width()).rstrip("\n"))
+    return 0 if difference.identical else EXIT_DIFFERENT
+
+
+def _width() -> int:
+    """Of the terminal; files and pipes get names uncut."""
+    return shutil.get_terminal_size((110, 24)).columns if sys.stdout.isatty() else 1000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; errors are one line on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # terminals that lack a character
+    options = build_parser().parse_args(arguments)
+    # On Linux, importing coremltools prints a page about runtimes that are not there.
+    logging.getLogger("coremltools").setLevel(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    return _guarded(options.run, options)
+
+
+def _guarded(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    try:
+        code = run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was written", EXIT_INTERRUPTED)
+    except Exception as error:
+        if os.environ.get("MIL_PALETTIZE_TRACEBACK"):
+            traceback.print_exc()
+        for kind, code in EXIT_CODES:
+            if isinstance(error, kind):
+                return _fail(str(error), code)
+        hint = "this is a bug; set MIL_PALETTIZE_TRACEBACK=1 to see where"
+        return _fail(f"{type(error).__name__}: {error} ({hint})", EXIT_INTERNAL)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"mil-palettize: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

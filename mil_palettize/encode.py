@@ -1,0 +1,48 @@
+"""A weight and its plan to a palette."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mil_palettize.algorithms import NonFiniteError, Palette, Source, TooManyValuesError, make_palette
+from mil_palettize.plan import WeightPlan, not_smaller
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A palette and what it cost. ``seconds``: of computing it."""
+
+    palette: Palette
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Declined:
+    """The values rule a palette out. ``unmet``: that is not what was asked for."""
+
+    reason: str
+    unmet: bool
+
+
+def encode(source: Source, plan: WeightPlan, pmap: Callable[..., object]) -> Encoded | Declined:
+    """Make the palette of ``plan``. Raises AlgorithmError when the user's ``lut_function`` is at fault."""
+    start = time.perf_counter()
+    try:
+        palette = make_palette(
+            source,
+            mode=plan.mode,
+            nbits=plan.nbits,
+            allowed_nbits=plan.allowed_nbits,
+            axis=plan.axis,
+            group_size=plan.group_size,
+            lut_function=plan.lut_function,
+            pmap=pmap,
+        )
+    except (NonFiniteError, TooManyValuesError) as error:
+        return Declined(str(error), unmet=True)
+    before = palette.expr.indices.count * source.dtype.itemsize
+    if palette.expr.nbytes >= before:
+        return Declined(not_smaller(palette.expr.nbytes, before), unmet=False)
+    return Encoded(palette, time.perf_counter() - start)

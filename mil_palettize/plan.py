@@ -1,0 +1,213 @@
+"""What will be done to each weight, and why not: decided before a value is read or a byte written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from mil_palettize.config import PaletteRequest, Requests, check_op_types, near_names
+from mil_palettize.errors import PlanError
+from mil_palettize.forms import FORMS, Form, refusal
+from mil_palettize.program.roles import is_weight_input
+from mil_palettize.program.weight import Weight
+from mil_palettize.resolve import Resolved, resolve
+from mil_palettize.weight_expr import packed_nbytes
+
+SELECTIONS = ("weights", "all")
+ITEMSIZE = {"fp16": 2, "fp32": 4}
+
+
+@dataclass(frozen=True)
+class WeightPlan:
+    """One palette: ``axis`` and ``group_size`` are None for one LUT per tensor, else both are set."""
+
+    mode: str
+    nbits: int | None
+    allowed_nbits: tuple[int, ...]
+    axis: int | None
+    group_size: int | None
+    lut_function: object = None
+
+    @property
+    def granularity(self) -> str:
+        return "per_tensor" if self.axis is None else "per_grouped_channel"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a weight. ``plan`` None: left alone for ``reason``. ``unmet``: something that was asked for
+    is not done, or done otherwise than asked (an error under ``strict``). ``notes``: what a person should know."""
+
+    weight: Weight
+    plan: WeightPlan | None = None
+    reason: str = ""
+    unmet: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Plan:
+    """Decisions in program order; ``small``: constants at or below the threshold, which are not among them."""
+
+    decisions: list[Decision] = field(default_factory=list)
+    small: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def palettizes(self) -> bool:
+        return any(d.plan is not None for d in self.decisions)
+
+
+def make_plan(
+    weights: Iterable[Weight],
+    requests: Requests,
+    *,
+    select: str,
+    strict: bool,
+    opset_after: dict[str, str],
+    op_types: set[str],
+    op_names: set[tuple[str, str]],
+) -> Plan:
+    """Decide for every constant.
+
+    ``opset_after``: opset a function's opset will be when written (``{"CoreML5": "CoreML6"}``); ``op_names``:
+    (function, op name) of every op. Raises ConfigError for unknown op types, PlanError for a palette the opset
+    cannot hold and, under ``strict``, for the first things asked for that will not be done.
+    """
+    plan = Plan(notes=check_op_types(requests, op_types))
+    used: set[str] = set()
+    for weight in weights:
+        resolved = resolve(weight, requests)
+        threshold = resolved.request.weight_threshold if resolved.request else requests.threshold
+        if weight.size <= threshold and resolved.level != "constant":
+            plan.small += 1
+            continue
+        used |= resolved.keys
+        form = FORMS.get(opset_after.get(weight.opset, weight.opset))
+        plan.decisions.append(_decide(weight, resolved, form, select))
+    unmatched = _unmatched_names(requests, used, op_names, plan)
+    plan.notes += unmatched
+    if strict:
+        _refuse_unmet(plan, unmatched)
+    return plan
+
+
+def _decide(weight: Weight, resolved: Resolved, form: Form | None, select: str) -> Decision:
+    request = resolved.request
+    notes = (resolved.note,) if resolved.note else ()
+    if request is None:
+        return Decision(weight, reason=f"left alone by {resolved.by}", notes=notes)
+    reason = _ineligible(weight, resolved, form, select)
+    if reason:
+        return Decision(weight, reason=reason, unmet=resolved.level == "constant", notes=notes)
+    assert form is not None
+    refused = refusal(form, request.nbits, request.grouped)
+    if refused:
+        raise PlanError(f"weight {weight.key!r} ({weight.opset}): {refused}")
+    plan, note = _palette(weight, request, form)
+    decision = Decision(weight, plan, unmet=bool(note), notes=(*notes, note) if note else notes)
+    if request.nbits is not None:
+        after = palette_nbytes(weight, plan, request.nbits)
+        if after >= weight.nbytes:
+            return replace(decision, plan=None, reason=not_smaller(after, weight.nbytes))
+    return decision
+
+
+def _ineligible(weight: Weight, resolved: Resolved, form: Form | None, select: str) -> str:
+    """Why the weight is not a candidate, "" when it is one."""
+    assert resolved.request is not None
+    if weight.obstacle:
+        return weight.obstacle
+    if weight.size <= resolved.request.weight_threshold:
+        return f"{weight.size:,} elements, not above weight_threshold={resolved.request.weight_threshold:,}"
+    if len(weight.shape) < 2:
+        return f"rank {len(weight.shape)}; palettes are made of weights of rank 2 and more"
+    if not weight.consumers:
+        return "nothing reads it"
+    if form is None:
+        return f"opset {weight.opset} is not known to this version"
+    if select == "weights" and not resolved.explicit and not _acts_as_weight(weight):
+        readers = ", ".join(dict.fromkeys(f"{c.op_type} {c.input_name!r}" for c in weight.consumers))
+        return f"does not act as a weight (read by {readers}); name it or select 'all' to take it"
+    return ""
+
+
+def _acts_as_weight(weight: Weight) -> bool:
+    return any(is_weight_input(c.op_type, c.input_name) for c in weight.consumers)
+
+
+def _palette(weight: Weight, request: PaletteRequest, form: Form) -> tuple[WeightPlan, str]:
+    """The plan, and where it is not what was asked for, a note."""
+    per_tensor = WeightPlan(request.mode, request.nbits, form.nbits, None, None, request.lut_function)
+    if not request.grouped:
+        return per_tensor, ""
+    axis, note = _channel_axis(weight, request)
+    if axis is None:
+        return per_tensor, f"{note}: one palette per tensor instead of groups of {request.group_size}"
+    channels = weight.shape[axis]
+    size = request.group_size or channels
+    group_size = nearest_divisor(channels, size)
+    note = f"group_size {size} does not divide the {channels} channels of axis {axis}"
+    if group_size is None:
+        return per_tensor, f"{note} and no divisor lies in {size / 2:g} to {2 * size}: one palette per tensor"
+    grouped = replace(per_tensor, axis=axis, group_size=group_size)
+    return grouped, "" if group_size == size else f"{note}: groups of {group_size} instead"
+
+
+def _channel_axis(weight: Weight, request: PaletteRequest) -> tuple[int | None, str]:
+    rank = len(weight.shape)
+    if request.channel_axis is not None:
+        if -rank <= request.channel_axis < rank:
+            return request.channel_axis % rank, ""
+        return None, f"channel_axis {request.channel_axis} is outside its {rank} axes"
+    readers = [c for c in weight.consumers if is_weight_input(c.op_type, c.input_name)] or weight.consumers
+    axes = {c.channel_axis for c in readers}
+    if len(axes) == 1 and None not in axes:
+        return axes.pop(), ""
+    if None in axes:
+        return None, "its channel axis cannot be followed back from the op that reads it (give channel_axis)"
+    wanted = ", ".join(dict.fromkeys(f"{c.op_type} axis {c.channel_axis}" for c in readers))
+    return None, f"the ops that read it want different channel axes ({wanted}; give channel_axis)"
+
+
+def nearest_divisor(channels: int, size: int) -> int | None:
+    """``size`` if it divides ``channels``, else the nearest divisor within [size/2, 2*size], the smaller of two."""
+    near = [d for d in range(max(1, -(-size // 2)), min(channels, 2 * size) + 1) if channels % d == 0]
+    return min(near, key=lambda d: (abs(d - size), d), default=None)
+
+
+def palette_nbytes(weight: Weight, plan: WeightPlan, nbits: int) -> int:
+    """Bytes of indices and look-up tables at ``nbits``."""
+    groups = 1 if plan.axis is None or plan.group_size is None else weight.shape[plan.axis] // plan.group_size
+    return packed_nbytes(weight.size, nbits) + groups * (1 << nbits) * ITEMSIZE[weight.dtype]
+
+
+def not_smaller(after: int, before: int) -> str:
+    return f"its palette would take {after:,} bytes, the weight takes {before:,}"
+
+
+def _unmatched_names(requests: Requests, used: set[str], op_names: set[tuple[str, str]], plan: Plan) -> list[str]:
+    """Warnings for entries of ``op_name_configs`` that nothing came of."""
+    names = {name for _, name in op_names} | {d.weight.name for d in plan.decisions}
+    labels = {label for label, _ in op_names}
+    qualified = {f"{short}/{name}" for label, name in op_names for short in (label, label.rpartition("/")[2])}
+    qualified |= {d.weight.key for d in plan.decisions}
+    notes = []
+    for key in requests.by_name:
+        if key in used:
+            continue
+        if key in names or key in qualified:
+            if requests.by_name[key] is not None:
+                notes.append(f"op_name_configs[{key!r}]: reads no constant above its weight_threshold")
+            continue
+        candidates = qualified if "/" in key else names
+        near = near_names(key, candidates)
+        notes.append(f"op_name_configs[{key!r}] matches nothing in function {', '.join(sorted(labels))}{near}")
+    return notes
+
+
+def _refuse_unmet(plan: Plan, unmatched: list[str]) -> None:
+    unmet = [f"{d.weight.key!r}: {d.reason or d.notes[-1]}" for d in plan.decisions if d.unmet] + unmatched
+    if unmet:
+        more = f" (and {len(unmet) - 3} more)" if len(unmet) > 3 else ""
+        raise PlanError(f"strict: {len(unmet)} requests cannot be met as asked: {'; '.join(unmet[:3])}{more}")

@@ -1,0 +1,94 @@
+"""A package's model, open for reading and rewriting in memory: nothing here changes the source's files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from mil_palettize.errors import PlanError
+from mil_palettize.package.mlpackage import Package
+from mil_palettize.program.opset import Change, Opset, apply_move, opset_of, plan_move
+from mil_palettize.program.serialized import BlobUse, Stage, Survey, blob_uses, parse_model, stages, survey
+from mil_palettize.program.store import Store
+from mil_palettize.program.values import MIL
+
+
+@dataclass
+class Model:
+    """``spec`` is the parsed root model; ``store`` reads the values it points at. Use as a context manager."""
+
+    package: Package
+    spec: MIL.Program
+    store: Store
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Model:
+        """Open and check a package: manifest, specification, and every record its programs point at.
+
+        Raises PackageError (BlobError for a damaged weight file), in one line.
+        """
+        package = Package.open(path)
+        spec = parse_model(package.model_bytes(), str(package.path))
+        model = cls(package, spec, Store(package))
+        try:
+            model.store.check(model.blob_uses())
+        except BaseException:
+            model.close()
+            raise
+        return model
+
+    def blob_uses(self) -> list[BlobUse]:
+        return list(blob_uses(self.spec))
+
+    @property
+    def stages(self) -> list[Stage]:
+        return stages(self.spec)
+
+    def survey(self) -> Survey:
+        """Constants, op types and names of all stages."""
+        found = Survey()
+        for stage in self.stages:
+            found.add(survey(stage))
+        return found
+
+    def functions(self) -> list[tuple[str, str]]:
+        """(function, opset name) of every function of every stage."""
+        return [
+            (stage.function_label(name), function.opset)
+            for stage in self.stages
+            for name, function in sorted(stage.program.functions.items())
+        ]
+
+    def refuse_moving_down(self, target: Opset) -> None:
+        """Raise PlanError when a function is already above ``target``."""
+        for name in sorted({opset for _, opset in self.functions()}):
+            own = opset_of(name)
+            if own.spec > target.spec:
+                raise PlanError(
+                    f"{self.package.path} is for {own.target}; packages are never moved down to {target.target}: "
+                    f"leave the target out or use {own.target}"
+                )
+
+    def move(self, target: Opset) -> list[Change]:
+        """Move every program up to ``target``, in memory. Raises PlanError when a meaning would change."""
+        planned = [(stage, plan_move(stage.program, target)) for stage in self.stages]
+        changes = []
+        for stage, move in planned:
+            apply_move(stage.program, move)
+            stage.model.specificationVersion = max(stage.model.specificationVersion, target.spec)
+            changes += [_labelled(change, stage) for change in move.changes]
+        self.spec.specificationVersion = max(self.spec.specificationVersion, target.spec)
+        return changes
+
+    def close(self) -> None:
+        self.store.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _labelled(change: Change, stage: Stage) -> Change:
+    return Change(stage.function_label(change.function), change.op_name, change.op_type, change.what)

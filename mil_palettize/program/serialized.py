@@ -1,0 +1,237 @@
+"""A Core ML model as serialized: its ML Programs, their constants, and everything that points into weight files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from coremltools.proto import Model_pb2 as CoreML
+from google.protobuf.message import DecodeError, Message
+
+from mil_palettize.errors import PackageError
+from mil_palettize.program.scopes import Node, build_scope, is_constant_op, op_name
+from mil_palettize.program.trace import consumers
+from mil_palettize.program.values import BLOB_TYPES, MIL, NUMPY_TYPES, static_shape, type_name
+from mil_palettize.program.weight import Consumer, Weight
+
+_PIPELINES = ("pipeline", "pipelineClassifier", "pipelineRegressor")
+_NEURAL_NETWORKS = ("neuralNetwork", "neuralNetworkClassifier", "neuralNetworkRegressor")
+_FLOATS = tuple(MIL.DataType.Value(n) for n in ("FLOAT16", "FLOAT32"))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One ML Program of a model: the model itself (``label`` ""), or a stage of a pipeline."""
+
+    label: str
+    model: CoreML.Model
+
+    @property
+    def program(self) -> MIL.Program:
+        return self.model.mlProgram
+
+    def function_label(self, name: str) -> str:
+        return f"{self.label}/{name}" if self.label else name
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A constant where it stands: ``op`` is the message to replace, ``value`` holds or points at its data."""
+
+    weight: Weight
+    op: MIL.Operation
+    value: MIL.Value
+
+
+@dataclass(frozen=True, eq=False)
+class BlobUse:
+    """A value stored in a weight file, and the op (or function) it belongs to."""
+
+    value: MIL.Value
+    owner: str
+
+    @property
+    def file_name(self) -> str:
+        return self.value.blobFileValue.fileName
+
+    @property
+    def offset(self) -> int:
+        return int(self.value.blobFileValue.offset)
+
+
+def parse_model(raw: bytes, source: str) -> CoreML.Model:
+    """The ``Model`` message of a package's root model. Raises PackageError naming ``source``."""
+    model = CoreML.Model()
+    try:
+        model.ParseFromString(raw)
+    except DecodeError as error:
+        raise PackageError(f"{source} is not a Core ML model specification ({error}); is the file whole?") from error
+    kind = model.WhichOneof("Type")
+    if kind in _NEURAL_NETWORKS:
+        raise PackageError(
+            f"{source} is a neural network, the format before ML Programs; palettes live in ML Programs only: "
+            'convert the original again with coremltools convert_to="mlprogram"'
+        )
+    if not stages(model):
+        raise PackageError(f"{source} holds {kind or 'no model'} and no ML Program; there is nothing to palettize")
+    return model
+
+
+def stages(model: CoreML.Model, label: str = "") -> list[Stage]:
+    """Every ML Program of ``model``, pipelines (also nested) opened; other stages are left out."""
+    kind = model.WhichOneof("Type")
+    if kind == "mlProgram":
+        return [Stage(label, model)]
+    if kind not in _PIPELINES:
+        return []
+    pipeline = getattr(model, kind)
+    pipeline = pipeline if kind == "pipeline" else pipeline.pipeline
+    found = []
+    for i, inner in enumerate(pipeline.models):
+        name = pipeline.names[i] if i < len(pipeline.names) and pipeline.names[i] else str(i)
+        found += stages(inner, f"{label}/{name}" if label else name)
+    return found
+
+
+@dataclass
+class Survey:
+    """What a stage's functions hold: constants in program order, and the ops' types and names by function."""
+
+    sites: list[Site] = field(default_factory=list)
+    op_types: set[str] = field(default_factory=set)
+    op_names: set[tuple[str, str]] = field(default_factory=set)
+
+    def add(self, other: Survey) -> None:
+        offset = len(self.sites)
+        self.sites += [replace(s, weight=replace(s.weight, position=offset + i)) for i, s in enumerate(other.sites)]
+        self.op_types |= other.op_types
+        self.op_names |= other.op_names
+
+
+def survey(stage: Stage) -> Survey:
+    """Every constant of the stage's functions and nested blocks, and what else planning asks about."""
+    found = Survey()
+    for name, function in sorted(stage.program.functions.items()):
+        label = stage.function_label(name)
+        for opset, block in sorted(function.block_specializations.items()):
+            scope = build_scope(function, block)
+            sites = (_site(node, label, opset) for node in scope.constants)
+            found.sites += [site for site in sites if site is not None]
+            for op in scope.ops:
+                found.op_types.add(op.type)
+                found.op_names.add((label, op_name(op)))
+                found.sites += _inline_sites(op, label, opset)
+    return found
+
+
+def _site(node: Node, function: str, opset: str) -> Site | None:
+    assert node.op is not None
+    shape = static_shape(node.type)
+    if shape is None or node.op.outputs[0].name != node.name:
+        return None
+    value = node.op.attributes["val"] if "val" in node.op.attributes else MIL.Value()
+    data_type = node.type.tensorType.dataType
+    weight = Weight(
+        name=node.name,
+        op_name=op_name(node.op),
+        function=function,
+        shape=shape,
+        dtype=type_name(data_type),
+        nbytes=_nbytes(node.op, shape, data_type),
+        opset=opset,
+        consumers=consumers(node),
+        storage=_storage(value),
+        form=node.op.type,
+        obstacle=_obstacle(node, value, data_type),
+    )
+    return Site(weight, node.op, value)
+
+
+def _storage(value: MIL.Value) -> tuple[str, int] | None:
+    if value.WhichOneof("value") != "blobFileValue":
+        return None
+    return value.blobFileValue.fileName, int(value.blobFileValue.offset)
+
+
+def _obstacle(node: Node, value: MIL.Value, data_type: int) -> str:
+    """What in the constant's own form rules a palette out, "" when nothing does."""
+    assert node.op is not None
+    if node.op.type != "const":
+        return f"already compressed ({node.op.type})"
+    if data_type not in _FLOATS:
+        return f"{type_name(data_type)} values; palettes hold fp16 and fp32"
+    if value.type.tensorType.dataType != data_type or static_shape(value.type) != node.shape:
+        return "its value's type differs from its output's"
+    if node.is_block_output:
+        return "is an output of its block, which a compressed constant cannot be"
+    feeds = next((use.op.type for use in node.uses if use.op.type.startswith("constexpr_")), None)
+    return f"feeds {feeds}" if feeds else ""
+
+
+def _nbytes(op: MIL.Operation, shape: tuple[int, ...], data_type: int) -> int:
+    """Bytes the constant takes: its data, for a compressed one all its parts."""
+    values = [v for name, v in op.attributes.items() if name != "name"]
+    values += [b.value for a in op.inputs.values() for b in a.arguments if b.WhichOneof("binding") == "value"]
+    return sum(value_nbytes(value) for value in values)
+
+
+def value_nbytes(value: MIL.Value) -> int:
+    """Bytes of a tensor value's data by its type, 0 for anything else."""
+    shape = static_shape(value.type)
+    if shape is None:
+        return 0
+    data_type = value.type.tensorType.dataType
+    if data_type in BLOB_TYPES:
+        bits = BLOB_TYPES[data_type][1]
+    else:
+        bits = NUMPY_TYPES[data_type].itemsize * 8 if data_type in NUMPY_TYPES else 0
+    count = 1
+    for size in shape:
+        count *= size
+    return (count * bits + 7) // 8
+
+
+def _inline_sites(op: MIL.Operation, function: str, opset: str) -> list[Site]:
+    """Tensors bound to inputs of ``op`` in place, without a const op: reported, never rewritten."""
+    if is_constant_op(op.type):
+        return []
+    found = []
+    for input_name, argument in sorted(op.inputs.items()):
+        for binding in argument.arguments:
+            shape = static_shape(binding.value.type) if binding.WhichOneof("binding") == "value" else None
+            if shape is None:
+                continue
+            weight = Weight(
+                name=f"{op_name(op)}.{input_name}",
+                op_name=op_name(op),
+                function=function,
+                shape=shape,
+                dtype=type_name(binding.value.type.tensorType.dataType),
+                nbytes=value_nbytes(binding.value),
+                opset=opset,
+                consumers=(Consumer(op.type, op_name(op), input_name, None),),
+                storage=_storage(binding.value),
+                form="inline",
+                obstacle="is bound to its op in place, not by a const op",
+            )
+            found.append(Site(weight, op, binding.value))
+    return found
+
+
+def blob_uses(message: Message, owner: str = "the model") -> Iterator[BlobUse]:
+    """Every value under ``message`` that is stored in a weight file, wherever the format lets one stand."""
+    if isinstance(message, MIL.Value) and message.WhichOneof("value") == "blobFileValue":
+        yield BlobUse(message, owner)
+    if isinstance(message, MIL.Operation):
+        owner = op_name(message)
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is None or descriptor.name == "dimensions":
+            continue
+        if descriptor.message_type.GetOptions().map_entry:
+            if descriptor.message_type.fields_by_name["value"].message_type is None:
+                continue
+            children: list[Message] = list(value.values())
+        else:
+            children = [value] if isinstance(value, Message) else list(value)
+        for child in children:
+            yield from blob_uses(child, owner)

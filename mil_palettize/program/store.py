@@ -1,0 +1,137 @@
+"""The data behind a program's values: in the message itself or in the package's weight files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mil_palettize.errors import BlobError
+from mil_palettize.package.blob import WINDOW_BYTES, BlobReader, BlobRecord
+from mil_palettize.package.mlpackage import Package
+from mil_palettize.program.serialized import BlobUse, Site
+from mil_palettize.program.values import BLOB_TYPES, MIL, NUMPY_TYPES, immediate_array, static_shape
+from mil_palettize.weight_expr import Packed
+
+
+class Store:
+    """Checked access to the data of values. Weight files are opened when first needed and read by position, so
+    that reads are safe from several threads; use as a context manager."""
+
+    def __init__(self, package: Package) -> None:
+        self.package = package
+        self._readers: dict[Path, BlobReader] = {}
+
+    def reader(self, file_name: str, *, used_by: str) -> BlobReader:
+        """The weight file a program calls ``file_name``. Raises PackageError when it cannot be opened."""
+        path = self.package.weight_path(file_name, used_by=used_by)
+        if path not in self._readers:
+            self._readers[path] = BlobReader(path)
+        return self._readers[path]
+
+    def locate(self, value: MIL.Value, *, used_by: str) -> tuple[BlobReader, BlobRecord]:
+        """Where a blob value's data lies. Raises BlobError when the record is damaged."""
+        reader = self.reader(value.blobFileValue.fileName, used_by=used_by)
+        return reader, reader.record(int(value.blobFileValue.offset), used_by=used_by)
+
+    def raw(self, value: MIL.Value, *, used_by: str) -> np.ndarray:
+        """The bytes of a tensor value as stored, uint8."""
+        if value.WhichOneof("value") == "blobFileValue":
+            reader, record = self.locate(value, used_by=used_by)
+            return reader.read(record)
+        tensor = value.immediateValue.tensor
+        if tensor.WhichOneof("value") == "bytes":
+            return np.frombuffer(tensor.bytes.values, np.uint8)
+        array = immediate_array(value)
+        if array is None:
+            raise BlobError(f"the value of {used_by!r} is no tensor of numbers")
+        return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+    def array(self, value: MIL.Value, *, used_by: str) -> np.ndarray:
+        """The tensor of a value whose type numpy has. Raises BlobError when sizes disagree."""
+        shape = static_shape(value.type)
+        dtype = NUMPY_TYPES.get(value.type.tensorType.dataType)
+        if shape is None or dtype is None:
+            raise BlobError(f"the value of {used_by!r} has no fixed shape or no type numpy can hold")
+        if value.WhichOneof("value") == "blobFileValue":
+            reader, record = self.locate(value, used_by=used_by)
+            return reader.array(record, dtype, shape, used_by=used_by)
+        array = immediate_array(value)
+        if array is None:
+            raise BlobError(f"the value of {used_by!r} does not hold the {int(np.prod(shape))} elements of its type")
+        return array
+
+    def packed(self, value: MIL.Value, nbits: int, shape: tuple[int, ...], *, used_by: str) -> Packed:
+        """Palette indices stored as packed bits. Raises BlobError when there are too few or too many."""
+        try:
+            return Packed(self.raw(value, used_by=used_by), nbits, shape)
+        except ValueError as error:
+            raise BlobError(f"the indices of {used_by!r} do not fit its shape: {error}") from error
+
+    def check(self, uses: list[BlobUse]) -> None:
+        """Every blob value of a model: its record is sound, of the size its type says, and overlaps no other."""
+        by_reader: dict[Path, dict[int, str]] = {}
+        for use in uses:
+            reader, record = self.locate(use.value, used_by=use.owner)
+            _check_size(use, reader, record)
+            by_reader.setdefault(reader.path, {})[record.metadata_offset] = use.owner
+        for path, used in by_reader.items():
+            self._readers[path].check_overlaps(used)
+
+    def close(self) -> None:
+        for reader in self._readers.values():
+            reader.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _check_size(use: BlobUse, reader: BlobReader, record: BlobRecord) -> None:
+    shape = static_shape(use.value.type)
+    data_type = use.value.type.tensorType.dataType
+    if shape is None or data_type not in BLOB_TYPES:
+        return
+    needed = (int(np.prod(shape, dtype=np.int64)) * BLOB_TYPES[data_type][1] + 7) // 8
+    if needed != record.size:
+        raise BlobError(
+            f"{use.owner!r} needs {needed} bytes by its shape {list(shape)}, but its record at byte "
+            f"{record.metadata_offset} of {reader.path} holds {record.size}; the package is damaged: save it again"
+        )
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """A constant's values as the palette algorithms read them (their ``Source``)."""
+
+    store: Store
+    site: Site
+
+    @property
+    def name(self) -> str:
+        return self.site.weight.key
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.site.weight.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return NUMPY_TYPES[self.site.value.type.tensorType.dataType]
+
+    def windows(self) -> Iterator[np.ndarray]:
+        """Consecutive 1-D pieces in C order, each but the last of ``WINDOW_BYTES``."""
+        if self.site.weight.storage is None:
+            yield self.read().reshape(-1)
+            return
+        reader, record = self.store.locate(self.site.value, used_by=self.name)
+        for window in reader.windows(record, WINDOW_BYTES):
+            yield window.view(self.dtype)
+
+    def read(self) -> np.ndarray:
+        """The whole array."""
+        return self.store.array(self.site.value, used_by=self.name)

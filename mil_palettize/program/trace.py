@@ -1,0 +1,34 @@
+"""From a constant to the ops that really use it: through const-only shape ops, casts and loop arguments."""
+
+from __future__ import annotations
+
+from mil_palettize.program.axes import axis_before, output_channel_axis
+from mil_palettize.program.scopes import Node, Use, op_name
+from mil_palettize.program.weight import Consumer
+
+
+def consumers(node: Node) -> tuple[Consumer, ...]:
+    """Every op that uses the constant ``node``, in program order; what only hands it on is in their ``path``."""
+    return tuple(c for use in node.uses for c in _through(node, use))
+
+
+def _through(node: Node, use: Use) -> list[Consumer]:
+    if not use.leads_to:
+        rank = len(node.shape or ())
+        axis = output_channel_axis(use.op.type, use.input_name, rank, use.params)
+        return [Consumer(use.op.type, op_name(use.op), use.input_name, axis)]
+    found = []
+    for following in use.leads_to:
+        for consumer in consumers(following):
+            axis = _axis_back(use, consumer.channel_axis, node, following)
+            path = ((use.op.type, op_name(use.op)), *consumer.path)
+            found.append(Consumer(consumer.op_type, consumer.op_name, consumer.input_name, axis, path))
+    return found
+
+
+def _axis_back(use: Use, axis: int | None, node: Node, following: Node) -> int | None:
+    if use.op.type == "while_loop":
+        return axis
+    if node.shape is None or following.shape is None:
+        return None
+    return axis_before(use.op.type, axis, use.params, node.shape, following.shape)

@@ -1,0 +1,60 @@
+"""The view of a constant that planning works on: what it is called, what it looks like, who reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """An op that reads a weight, found through const-only shape ops, casts and loop arguments.
+
+    ``channel_axis``: axis of the *weight* along which the op's output channels lie, None where it cannot be
+    followed back. ``path``: (op type, op name) of the ops in between, nearest the weight first.
+    """
+
+    op_type: str
+    op_name: str
+    input_name: str
+    channel_axis: int | None
+    path: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.op_type} {self.input_name!r} of {self.op_name!r}"
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A constant of one function.
+
+    ``function``: its function, with the pipeline stage in front where there is one (``"stage/main"``).
+    ``dtype``: MIL's name (``"fp16"``). ``opset``: of the function (``"CoreML8"``). ``storage``: key of the
+    blob record it is stored in, equal for constants that share one; None for a value inside the program.
+    ``obstacle``: why its form rules out a palette ("" when nothing does). ``position``: its place among the
+    constants of its model, since names may repeat in sibling blocks.
+    """
+
+    name: str
+    op_name: str
+    function: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    opset: str
+    consumers: tuple[Consumer, ...]
+    storage: tuple[str, int] | None
+    form: str = "const"
+    obstacle: str = ""
+    position: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def key(self) -> str:
+        """``function/name``, as messages and ``op_name_configs`` write it."""
+        return f"{self.function}/{self.name}"

@@ -1,0 +1,84 @@
+"""What a person watching sees while weights are palettized: weights and bytes done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class ProgressEvent:
+    """State after a weight is done. ``name``: ``function/name`` of that weight, "" at the start."""
+
+    name: str
+    weights_done: int
+    weights_total: int
+    bytes_done: int
+    bytes_total: int
+
+
+class Progress(Protocol):
+    def start(self, weights: int, nbytes: int) -> None: ...
+
+    def advance(self, name: str, weights: int, nbytes: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class CallbackProgress:
+    """Passes :class:`ProgressEvent` objects to a function; None passes nothing."""
+
+    def __init__(self, callback: Callable[[ProgressEvent], object] | None) -> None:
+        self._callback = callback
+        self._state = ProgressEvent("", 0, 0, 0, 0)
+
+    def _tell(self, state: ProgressEvent) -> None:
+        self._state = state
+        if self._callback is not None:
+            self._callback(state)
+
+    def start(self, weights: int, nbytes: int) -> None:
+        self._tell(ProgressEvent("", 0, weights, 0, nbytes))
+
+    def advance(self, name: str, weights: int, nbytes: int) -> None:
+        s = self._state
+        done = ProgressEvent(name, s.weights_done + weights, s.weights_total, s.bytes_done + nbytes, s.bytes_total)
+        self._tell(done)
+
+    def close(self) -> None:
+        pass
+
+
+class BarProgress:
+    """A tqdm bar over bytes that counts weights beside it, on standard error."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(unit="B", unit_scale=True, unit_divisor=1024, leave=False, dynamic_ncols=True, disable=None)
+        self._done = self._total = 0
+
+    def start(self, weights: int, nbytes: int) -> None:
+        self._total = weights
+        self._bar.reset(nbytes)
+        self._show("")
+
+    def advance(self, name: str, weights: int, nbytes: int) -> None:
+        self._done += weights
+        self._show(name)
+        self._bar.update(nbytes)
+
+    def _show(self, name: str) -> None:
+        self._bar.set_description_str(f"{self._done}/{self._total} weights")
+        self._bar.set_postfix_str(name[-40:])
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def make_progress(progress: bool | Callable[[ProgressEvent], object] | None) -> Progress:
+    """``True``: a bar; a function: called with events; ``None`` or ``False``: nothing."""
+    if progress is True:
+        return BarProgress()
+    return CallbackProgress(progress or None)

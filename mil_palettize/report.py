@@ -1,0 +1,189 @@
+"""What happened to each weight, for a person (``to_text``) and for a script (``to_json``)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from mil_palettize.tables import format_bytes, format_count, format_table, grouped_lines, shorten
+
+LARGEST = 10
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """One constant above the threshold.
+
+    ``consumers``: (op type, input name) of every op that reads it. ``status``: "palettized" or "skipped", then
+    with a ``reason``. ``channel_axis`` and ``group_size`` are None for one palette per tensor. ``bytes_after``:
+    indices and look-up tables; None in a dry run where it depends on the values. ``snr_db``: signal to noise of
+    the palette, 10·log10(Σw² / Σ(w-w')²); infinite when it is lossless, None when skipped or not computed.
+    ``squared_error``: Σ(w-w')². ``notes``: what was done otherwise than asked, or decided between requests.
+    """
+
+    name: str
+    function: str
+    shape: tuple[int, ...]
+    dtype: str
+    consumers: list[tuple[str, str]]
+    status: str
+    reason: str
+    mode: str | None
+    nbits: int | None
+    granularity: str | None
+    group_size: int | None
+    channel_axis: int | None
+    bytes_before: int
+    bytes_after: int | None
+    snr_db: float | None
+    squared_error: float | None
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        """Stored bits per element, look-up tables included."""
+        return None if self.bytes_after is None else self.bytes_after * 8 / math.prod(self.shape)
+
+    @property
+    def lossless(self) -> bool:
+        return self.squared_error == 0
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Something a move to a later opset changed; ``op_name`` is "" for the function itself."""
+
+    function: str
+    op_name: str
+    op_type: str
+    what: str
+
+
+@dataclass
+class Report:
+    """A whole run. ``bytes_before`` and ``bytes_after``: of all files of the package. ``small``: constants at or
+    below their threshold, which are not in ``weights``. ``dropped_records``: of weight files, that nothing
+    pointed at (None where that could not be told)."""
+
+    source: str
+    destination: str | None
+    bytes_before: int
+    bytes_after: int
+    weights: list[WeightReport] = field(default_factory=list)
+    moved: list[Moved] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    small: int = 0
+    dropped_records: int | None = 0
+    dry_run: bool = False
+    verified: bool = False
+    seconds: float = 0.0
+
+    @property
+    def palettized(self) -> list[WeightReport]:
+        return [w for w in self.weights if w.status == "palettized"]
+
+    @property
+    def skipped(self) -> list[WeightReport]:
+        return [w for w in self.weights if w.status == "skipped"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only; infinite SNR is None with ``lossless`` true."""
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        data["weights"] = [_weight_dict(w) for w in self.weights]
+        data["moved"] = [dataclasses.asdict(m) for m in self.moved]
+        return data
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """Valid JSON (no Infinity or NaN)."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    def to_text(self, width: int = 110) -> str:
+        """Totals, the largest palettes, what was left alone and why, what was moved; at most ``width`` columns."""
+        blocks = [self._totals(), _palette_table(self.palettized, width), _skip_lines(self.skipped, width)]
+        blocks.append(_bullets("moved to a later opset", [_moved_line(m) for m in self.moved]))
+        noted = [f"{w.function}/{w.name}: {note}" for w in self.weights for note in w.notes]
+        blocks.append(_bullets("notes", noted + self.notes))
+        return "\n\n".join(block for block in blocks if block) + "\n"
+
+    def _totals(self) -> str:
+        ratio = self.bytes_before / self.bytes_after if self.bytes_after else math.inf
+        done = "would be palettized" if self.dry_run else "palettized"
+        lines = [
+            f"{self.source} → {self.destination or '(dry run)'}",
+            f"{format_bytes(self.bytes_before)} → {format_bytes(self.bytes_after)}"
+            + (f", {ratio:.2f} times smaller" if ratio >= 1 else "")
+            + ("" if self.dry_run else f", in {self.seconds:.2f} s")
+            + (", verified" if self.verified else ""),
+            f"{format_count(len(self.palettized), 'constant')} {done}, {len(self.skipped)} left alone, "
+            f"{self.small} at or below the threshold",
+        ]
+        if self.dropped_records:
+            lines.append(f"{format_count(self.dropped_records, 'record')} that nothing pointed at dropped")
+        return "\n".join(lines)
+
+
+def _weight_dict(weight: WeightReport) -> dict[str, Any]:
+    data = dataclasses.asdict(weight)
+    data["consumers"] = [list(c) for c in weight.consumers]
+    data["shape"] = list(weight.shape)
+    data["notes"] = list(weight.notes)
+    data["bits_per_weight"] = weight.bits_per_weight
+    data["lossless"] = weight.lossless if weight.status == "palettized" else None
+    if data["snr_db"] is not None and not math.isfinite(data["snr_db"]):
+        data["snr_db"] = None
+    return data
+
+
+def _palette_table(weights: list[WeightReport], width: int) -> str:
+    if not weights:
+        return ""
+    largest = sorted(weights, key=lambda w: -w.bytes_before)[:LARGEST]
+    rows = [
+        (
+            shorten(f"{w.function}/{w.name}" if w.function != "main" else w.name, max(20, width - 76)),
+            "×".join(map(str, w.shape)) + f" {w.dtype}",
+            shorten(", ".join(dict.fromkeys(op for op, _ in w.consumers)), 18),
+            _palette_words(w),
+            format_bytes(w.bytes_before),
+            format_bytes(w.bytes_after) if w.bytes_after is not None else "?",
+            _snr(w),
+        )
+        for w in largest
+    ]
+    table = format_table(("weight", "shape", "read by", "palette", "before", "after", "SNR dB"), rows, right=4)
+    more = len(weights) - len(largest)
+    return table + (f"\n… and {more} smaller" if more else "")
+
+
+def _palette_words(weight: WeightReport) -> str:
+    bits = f" {weight.nbits} bit" if weight.nbits else ""
+    groups = f" g{weight.group_size} axis {weight.channel_axis}" if weight.group_size else ""
+    return f"{weight.mode}{bits}{groups}"
+
+
+def _snr(weight: WeightReport) -> str:
+    if weight.snr_db is None:
+        return "-"
+    return f"{weight.snr_db:.1f}" if math.isfinite(weight.snr_db) else "lossless"
+
+
+def _skip_lines(weights: list[WeightReport], width: int) -> str:
+    named = [(w.reason, w.name if w.function == "main" else f"{w.function}/{w.name}") for w in weights]
+    lines = grouped_lines(named, width)
+    return "left alone:\n" + "\n".join(lines) if lines else ""
+
+
+def _moved_line(moved: Moved) -> str:
+    return (
+        f"{moved.function}: {moved.what}"
+        if not moved.op_name
+        else (f"{moved.function}/{moved.op_name} ({moved.op_type}): {moved.what}")
+    )
+
+
+def _bullets(title: str, lines: list[str]) -> str:
+    return f"{title}:\n" + "\n".join(f"  {line}" for line in lines) if lines else ""

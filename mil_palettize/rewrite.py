@@ -1,0 +1,218 @@
+"""The plan carried out: weight files streamed from source to destination, palettes put in the constants' place.
+
+Records are written in the order of the source, whatever the number of workers, so that the result is the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from mil_palettize.encode import Declined, Encoded, encode
+from mil_palettize.errors import BlobError
+from mil_palettize.forms import FORMS, Form
+from mil_palettize.package.blob import BlobReader, BlobRecord, BlobWriter
+from mil_palettize.package.disk import OutputFile, copy_file, make_folders
+from mil_palettize.parallel import Workers
+from mil_palettize.plan import Plan, WeightPlan
+from mil_palettize.program.model import Model
+from mil_palettize.program.palette_ops import LutValues, lut_op, store_lut
+from mil_palettize.program.serialized import BlobUse, Site
+from mil_palettize.program.store import StoredWeight
+from mil_palettize.program.values import BLOB_TYPES, static_shape
+from mil_palettize.program.weight import Weight
+from mil_palettize.progress import Progress
+
+Result = Encoded | Declined
+Stored = tuple[int, int]  # blob data type code, padding bits
+
+
+@dataclass(eq=False)
+class _Job:
+    """One palette to make, for every site with the same data and the same plan."""
+
+    plan: WeightPlan
+    form: Form
+    sites: list[Site] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _Record:
+    """A record of a source's weight file, what points at it and what is to be made of it."""
+
+    reader: BlobReader
+    record: BlobRecord
+    file_name: str
+    uses: list[BlobUse] = field(default_factory=list)
+    jobs: list[_Job] = field(default_factory=list)
+
+
+@dataclass
+class Rewritten:
+    """``results``: of planned weights. ``splits``: weights that shared a record and no longer do.
+    ``dropped``: (records, bytes) no program pointed at, None where that could not be found out."""
+
+    results: dict[Weight, Result] = field(default_factory=dict)
+    splits: set[Weight] = field(default_factory=set)
+    dropped: tuple[int, int] | None = (0, 0)
+
+
+class Rewriter:
+    """Writes ``model`` with the palettes of ``plan`` into the empty folder ``staging``."""
+
+    def __init__(self, model: Model, plan: Plan, *, retype: bool, progress: Progress) -> None:
+        self.model = model
+        self.retype = retype  # values were re-typed by a move: store their records so
+        self.progress = progress
+        self.done = Rewritten()
+        self._replaced: list[tuple[Site, LutValues]] = []
+        self._moved: dict[tuple[Path, int, Stored], int] = {}
+        self._records = self._find_records()
+        self._immediate: list[_Job] = []
+        self._add_jobs(plan)
+
+    def _find_records(self) -> dict[Path, dict[int, _Record]]:
+        found: dict[Path, dict[int, _Record]] = {}
+        for use in self.model.blob_uses():
+            reader, record = self.model.store.locate(use.value, used_by=use.owner)
+            of_file = found.setdefault(reader.path, {})
+            of_file.setdefault(use.offset, _Record(reader, record, use.file_name)).uses.append(use)
+        return found
+
+    def _add_jobs(self, plan: Plan) -> None:
+        planned = {d.weight: d.plan for d in plan.decisions if d.plan is not None}
+        for site in self.model.survey().sites:
+            weight_plan = planned.get(site.weight)
+            if weight_plan is None:
+                continue
+            form = FORMS[site.weight.opset]
+            assert form is not None
+            if site.weight.storage is None:
+                self._immediate.append(_Job(weight_plan, form, [site]))
+                continue
+            reader, _ = self.model.store.locate(site.value, used_by=site.weight.key)
+            jobs = self._records[reader.path][site.weight.storage[1]].jobs
+            same = (
+                j for j in jobs if (j.plan, j.form, j.sites[0].weight.shape) == (weight_plan, form, site.weight.shape)
+            )
+            job = next(same, None)
+            if job is None:
+                job = _Job(weight_plan, form)
+                jobs.append(job)
+            job.sites.append(site)
+
+    def write(self, staging: Path, workers: Workers) -> Rewritten:
+        """Write every file of the new package."""
+        jobs = [job for _, record in self._in_order() for job in record.jobs] + self._immediate
+        results = workers.ordered((_nbytes(job), partial(self._encode, job, workers.pmap)) for job in jobs)
+        for path, records in sorted(self._records.items()):
+            self._write_weight_file(staging, path, records, results)
+        for job in self._immediate:
+            self._take(job, next(results), None)
+        self._patch_program()
+        self._write_other_files(staging)
+        return self.done
+
+    def _in_order(self) -> Iterator[tuple[Path, _Record]]:
+        for path, records in sorted(self._records.items()):
+            for _, record in sorted(records.items()):
+                yield path, record
+
+    def _encode(self, job: _Job, pmap: Callable[..., object]) -> Result:
+        return encode(StoredWeight(self.model.store, job.sites[0]), job.plan, pmap)
+
+    def _write_weight_file(
+        self, staging: Path, path: Path, records: dict[int, _Record], results: Iterator[Result]
+    ) -> None:
+        target = staging / self._relative(path)
+        make_folders(target.parent)
+        with BlobWriter(target) as writer:
+            for _, record in sorted(records.items()):
+                self._write_record(writer, path, record, results)
+        self._count_dropped(records)
+
+    def _write_record(self, writer: BlobWriter, path: Path, record: _Record, results: Iterator[Result]) -> None:
+        def append(data: np.ndarray, data_type: int, padding_bits: int) -> tuple[str, int]:
+            return record.file_name, writer.append(data_type, data, padding_bits=padding_bits)
+
+        kept = Counter(self._stored(use, record.record) for use in record.uses)
+        palettes = 0
+        for job in record.jobs:
+            if self._take(job, next(results), append):
+                palettes += 1
+                # Each site was one use, stored as plain floats.
+                kept[record.record.data_type, record.record.padding_bits] -= len(job.sites)
+        for stored in sorted(stored for stored, count in kept.items() if count > 0):
+            offset = self._copy(writer, record, stored)
+            self._moved[path, record.record.metadata_offset, stored] = offset
+        if palettes + sum(count > 0 for count in kept.values()) > 1 and palettes:
+            self.done.splits |= {site.weight for job in record.jobs for site in job.sites}
+
+    def _take(self, job: _Job, result: Result, append: Callable[..., tuple[str, int]] | None) -> bool:
+        """Store a result's palette; False when there is none."""
+        for site in job.sites:
+            self.done.results[site.weight] = result
+        self.progress.advance(job.sites[0].weight.key, len(job.sites), _nbytes(job))
+        if isinstance(result, Declined):
+            return False
+        values = store_lut(result.palette.expr, job.form, append)
+        self._replaced += [(site, values) for site in job.sites]
+        return True
+
+    def _copy(self, writer: BlobWriter, record: _Record, stored: Stored) -> int:
+        if stored == (record.record.data_type, record.record.padding_bits):
+            return writer.copy(record.reader, record.record)
+        return writer.copy(record.reader, record.record, data_type=stored[0], padding_bits=stored[1])
+
+    def _stored(self, use: BlobUse, record: BlobRecord) -> Stored:
+        """How the record has to be stored for ``use``: as it is, unless a move gave the value another type."""
+        shape = static_shape(use.value.type)
+        declared = BLOB_TYPES.get(use.value.type.tensorType.dataType)
+        if not self.retype or declared is None or shape is None or declared[0] == record.data_type:
+            return record.data_type, record.padding_bits
+        code, bits = declared
+        return code, record.size * 8 - int(np.prod(shape, dtype=np.int64)) * bits
+
+    def _patch_program(self) -> None:
+        """Point every remaining value at its record's new place, then put the palettes in."""
+        for path, record in self._in_order():
+            for use in record.uses:
+                key = (path, record.record.metadata_offset, self._stored(use, record.record))
+                if key in self._moved:
+                    use.value.blobFileValue.offset = self._moved[key]
+        for site, values in self._replaced:
+            site.op.CopyFrom(lut_op(site.op, values))
+
+    def _count_dropped(self, records: dict[int, _Record]) -> None:
+        try:
+            stored = next(iter(records.values())).reader.all_records()
+        except BlobError:
+            self.done.dropped = None  # the header's count is not to be trusted
+            return
+        unused = [r for r in stored if r.metadata_offset not in records]
+        if self.done.dropped is not None:
+            count, nbytes = self.done.dropped
+            self.done.dropped = count + len(unused), nbytes + sum(r.size for r in unused)
+
+    def _write_other_files(self, staging: Path) -> None:
+        model_file = self._relative(self.model.package.model_path)
+        rewritten = {self._relative(path) for path in self._records} | {model_file}
+        for relative in self.model.package.files():
+            target = staging / relative
+            make_folders(target.parent)
+            if relative not in rewritten:
+                copy_file(self.model.package.path / relative, target)
+        with OutputFile(staging / model_file) as file:
+            file.write(self.model.spec.SerializeToString(deterministic=True))
+
+    def _relative(self, path: Path) -> Path:
+        return path.relative_to(self.model.package.path)
+
+
+def _nbytes(job: _Job) -> int:
+    return job.sites[0].weight.nbytes

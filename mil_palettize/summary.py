@@ -1,0 +1,128 @@
+"""A plan and what came of it to a :class:`Report`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import defaultdict
+
+from mil_palettize.encode import Declined, Encoded
+from mil_palettize.plan import Decision, Plan, palette_nbytes
+from mil_palettize.program.weight import Weight
+from mil_palettize.report import Moved, Report, WeightReport
+from mil_palettize.rewrite import Rewritten
+
+_SPLIT = "stored once with a constant that is planned otherwise: stored apart now"
+_COUNT_UNKNOWN = "a weight file's record count is wrong: records that nothing points at were dropped uncounted"
+
+
+def planned_report(source: str, destination: str | None, nbytes: int, plan: Plan, moved: list[Moved]) -> Report:
+    """The report of a plan: sizes as far as they do not depend on values, no errors yet."""
+    return Report(
+        source=source,
+        destination=destination,
+        bytes_before=nbytes,
+        bytes_after=nbytes - _saving(plan),
+        weights=[_planned(decision) for decision in plan.decisions],
+        moved=moved,
+        notes=list(plan.notes),
+        small=plan.small,
+    )
+
+
+def complete(report: Report, plan: Plan, done: Rewritten) -> None:
+    """Fill in what was found while writing."""
+    report.weights = [
+        _finished(weight, decision, done) for weight, decision in zip(report.weights, plan.decisions, strict=True)
+    ]
+    report.dropped_records = None if done.dropped is None else done.dropped[0]
+    if done.dropped is None:
+        report.notes.append(_COUNT_UNKNOWN)
+
+
+def _planned(decision: Decision) -> WeightReport:
+    weight, plan = decision.weight, decision.plan
+    return WeightReport(
+        name=weight.name,
+        function=weight.function,
+        shape=weight.shape,
+        dtype=weight.dtype,
+        consumers=[(c.op_type, c.input_name) for c in weight.consumers],
+        status="skipped" if plan is None else "palettized",
+        reason=decision.reason,
+        mode=plan.mode if plan else None,
+        nbits=plan.nbits if plan else None,
+        granularity=plan.granularity if plan else None,
+        group_size=plan.group_size if plan else None,
+        channel_axis=plan.axis if plan else None,
+        bytes_before=weight.nbytes,
+        bytes_after=_bytes_after(decision),
+        snr_db=None,
+        squared_error=None,
+        seconds=0.0,
+        notes=decision.notes,
+    )
+
+
+def _bytes_after(decision: Decision) -> int | None:
+    if decision.plan is None:
+        return decision.weight.nbytes
+    if decision.plan.nbits is None:
+        return None
+    return palette_nbytes(decision.weight, decision.plan, decision.plan.nbits)
+
+
+def _saving(plan: Plan) -> int:
+    """Bytes that are certain to be saved: a record goes when all its constants get palettes of known size."""
+    by_record: dict[object, list[Decision]] = defaultdict(list)
+    for decision in plan.decisions:
+        by_record[decision.weight.storage or decision.weight].append(decision)
+    saving = 0
+    for decisions in by_record.values():
+        sizes = {(d.plan, d.weight.shape): _bytes_after(d) for d in decisions if d.plan is not None}
+        if len(decisions) == sum(d.plan is not None for d in decisions):
+            saving += decisions[0].weight.nbytes
+        saving -= sum(decisions[0].weight.nbytes if size is None else size for size in sizes.values())
+    return saving
+
+
+def _finished(report: WeightReport, decision: Decision, done: Rewritten) -> WeightReport:
+    if decision.plan is None:
+        return report
+    result = done.results[decision.weight]
+    notes = (*report.notes, _SPLIT) if decision.weight in done.splits else report.notes
+    if isinstance(result, Declined):
+        return _declined(report, decision.weight, result)
+    return _encoded(dataclasses.replace(report, notes=notes), result)
+
+
+def _declined(report: WeightReport, weight: Weight, result: Declined) -> WeightReport:
+    return dataclasses.replace(
+        report,
+        status="skipped",
+        reason=result.reason,
+        mode=None,
+        nbits=None,
+        granularity=None,
+        group_size=None,
+        channel_axis=None,
+        bytes_after=weight.nbytes,
+    )
+
+
+def _encoded(report: WeightReport, result: Encoded) -> WeightReport:
+    palette = result.palette
+    return dataclasses.replace(
+        report,
+        nbits=palette.expr.indices.nbits,
+        bytes_after=palette.expr.nbytes,
+        snr_db=_snr_db(palette.signal, palette.sse),
+        squared_error=palette.sse,
+        seconds=result.seconds,
+    )
+
+
+def _snr_db(signal: float, noise: float) -> float:
+    if noise == 0:
+        return math.inf
+    return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 else -math.inf
