@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 PATTERNS = 1 << 16
-_BLOCK = 64  # patterns that are cleared and searched together
+_BLOCK = 16  # patterns that are cleared and searched together
 
 _options = {"cache": True, "nogil": True, "error_model": "numpy"}
 
@@ -30,6 +30,7 @@ def distinct_patterns(rows, half_values, values, weights, patterns, offsets):  #
     """Sorted distinct float16 values of each row of uint16 patterns (groups, size).
 
     Row g fills ``offsets[g] .. offsets[g + 1] - 1`` of values, weights (counts) and patterns; 0.0 stands for -0.0 too.
+    The arrays have room for one element more than that.
     """
     counts = np.zeros(65536, np.int32)
     touched = np.zeros(65536 // _BLOCK, np.bool_)
@@ -51,12 +52,11 @@ def distinct_patterns(rows, half_values, values, weights, patterns, offsets):  #
             touched[block] = False
             for i in range(_BLOCK):
                 pattern = block * _BLOCK + (_BLOCK - 1 - i if negative else i)
-                if counts[pattern]:
-                    values[filled] = half_values[pattern]
-                    weights[filled] = counts[pattern]
-                    patterns[filled] = pattern
-                    counts[pattern] = 0
-                    filled += 1
+                values[filled] = half_values[pattern]  # kept only if it occurs: no branch to mispredict
+                weights[filled] = counts[pattern]
+                patterns[filled] = pattern
+                filled += counts[pattern] != 0
+                counts[pattern] = 0
         offsets[row + 1] = filled
 
 
@@ -89,7 +89,7 @@ def sums_of_squares(values, weights, offsets, sums):  # type: ignore[no-untyped-
 def count_cells(window, base, shift, counts, sums, signal):  # type: ignore[no-untyped-def]
     """Add float32 bit patterns (uint32) to cells; returns the sum of squares, continued from ``signal``.
 
-    The upper 16 bits name a bucket, whose first cell is ``base``; the lower 16, shifted right by ``shift``, a cell in it.
+    The upper 16 bits name a bucket, whose first cell is ``base``; the lower 16, shifted right by ``shift``, a cell.
     """
     floats = window.view(np.float32)
     for i in range(len(window)):

@@ -1,4 +1,4 @@
-"""A user's ``lut_function``, as coremltools' ``OpPalettizerConfig`` describes it, with everything it returns checked."""
+"""A user's ``lut_function``, as coremltools' ``OpPalettizerConfig`` describes it; all it returns is checked."""
 
 from __future__ import annotations
 

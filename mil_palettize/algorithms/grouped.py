@@ -136,7 +136,7 @@ def _entries(algorithm: ScalarAlgorithm, request: Request, sample: _Sample, size
 
 def _sample_half(rows: np.ndarray) -> _Sample:
     groups, size = rows.shape
-    room = groups * min(size, PATTERNS)
+    room = groups * min(size, PATTERNS) + 1
     values, weights = np.empty(room), np.empty(room)
     patterns, offsets = np.empty(room, np.uint16), np.empty(groups + 1, np.int64)
     distinct_patterns(frozen(rows.view(np.uint16)), HALF_VALUES, values, weights, patterns, offsets)

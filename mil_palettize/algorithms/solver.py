@@ -47,6 +47,7 @@ def _half(value: float) -> float:
 @njit(**_options)
 def _value(s0, s1, best, j, i, center, snap):  # type: ignore[no-untyped-def]
     """``best[j]`` plus the cost of the cluster ``j .. i-1``, both without their ``S2``."""
+    i, j = np.uintp(i), np.uintp(j)  # unsigned: no code for negative indices
     d0 = s0[i] - s0[j]
     if d0 <= 0.0:  # a weight lost in rounding costs nothing
         return best[j]
@@ -61,18 +62,21 @@ def _value(s0, s1, best, j, i, center, snap):  # type: ignore[no-untyped-def]
 
 @njit(**_options)
 def _sums(values, weights, s0, s1):  # type: ignore[no-untyped-def]
-    """Fill the running sums of weights and of weighted deviations; returns the center and the total squared deviation.
+    """Fill the running sums of weights and of weighted deviations from a center, which are 0 at its position.
 
-    The center is one of the values, so that float16 differences are exact, and the sums are 0 at its position. A
-    weight counts as what the sum of weights keeps of it, so that a rounded weight still has its value as its mean.
+    Returns the center, the total squared deviation from it, and that of the values below it. The center is the
+    weighted median: outliers do not move it, and float16 differences from one of the values are exact. A weight counts
+    as what the sum of weights keeps of it, so that a rounded weight still has its value as its mean.
     """
     n = len(values)
     total = 0.0
-    first = 0.0
     for i in range(n):
         total += weights[i]
-        first += weights[i] * (values[i] - values[0])
-    middle = min(np.searchsorted(values, values[0] + first / total), n - 1)
+    middle = 0
+    before = weights[0]
+    while before < 0.5 * total and middle < n - 1:
+        middle += 1
+        before += weights[middle]
     center = values[middle]
     s0[middle] = 0.0
     s1[middle] = 0.0
@@ -94,10 +98,11 @@ def _sums(values, weights, s0, s1):  # type: ignore[no-untyped-def]
 
 
 @njit(**_options)
-def _penalised(s0, s1, start_value, penalty, center, snap, best, parent, queue, start, bounds):  # type: ignore[no-untyped-def]
+def _penalised(s0, s1, start_value, penalty, center, snap, best, parent, queue, start, start_best, bounds):  # type: ignore[no-untyped-def]
     """One pass: the cheapest partition when every cluster also costs ``penalty``. Fills ``bounds``; returns the count.
 
-    ``queue`` holds the candidates for the start of a last cluster, each the best for ends from ``start`` on.
+    ``queue`` holds the candidates for the start of a last cluster, each the best for ends from ``start`` on,
+    with the value ``start_best`` there.
     """
     n = len(s0) - 1
     best[0] = start_value
@@ -110,31 +115,33 @@ def _penalised(s0, s1, start_value, penalty, center, snap, best, parent, queue, 
             head += 1
         parent[i] = queue[head]
         best[i] = _value(s0, s1, best, queue[head], i, center, snap) + penalty
-        while start[tail] > i and _value(s0, s1, best, i, start[tail], center, snap) < _value(
-            s0, s1, best, queue[tail], start[tail], center, snap
-        ):
+        while start[tail] > i and _value(s0, s1, best, i, start[tail], center, snap) < start_best[tail]:
             tail -= 1
-        worse = max(start[tail], i)
+        old = queue[tail]
+        worse = max(start[tail], i)  # the last end for which the candidate i is known not to be better
         step = 1
         better = worse + 1
-        old = queue[tail]
-        while better <= n and _value(s0, s1, best, i, better, center, snap) >= _value(
-            s0, s1, best, old, better, center, snap
-        ):
+        value = math.inf
+        while better <= n:
+            value = _value(s0, s1, best, i, better, center, snap)
+            if value < _value(s0, s1, best, old, better, center, snap):
+                break
             worse = better
             step *= 2
             better += step
         better = min(better, n + 1)
         while better - worse > 1:
             probe = (worse + better) >> 1
-            if _value(s0, s1, best, i, probe, center, snap) < _value(s0, s1, best, old, probe, center, snap):
-                better = probe
+            new = _value(s0, s1, best, i, probe, center, snap)
+            if new < _value(s0, s1, best, old, probe, center, snap):
+                better, value = probe, new
             else:
                 worse = probe
         if better <= n:
             tail += 1
             queue[tail] = i
             start[tail] = better
+            start_best[tail] = value
     return _trace(parent, bounds)
 
 
@@ -179,6 +186,7 @@ def _search(s0, s1, start_value, k, penalty, center, snap, bounds_few, bounds_ma
     parent = np.empty(n + 1, np.int32)
     queue = np.empty(n + 1, np.int32)
     start = np.empty(n + 1, np.int32)
+    start_best = np.empty(n + 1)
     bounds = np.empty(n + 1, np.int32)
     few, few_penalty = 1, math.inf
     many, many_penalty = n, 0.0
@@ -189,14 +197,15 @@ def _search(s0, s1, start_value, k, penalty, center, snap, bounds_few, bounds_ma
     for round_ in range(MAX_PASSES):
         if not (many_penalty < penalty < few_penalty):
             break
-        count = _penalised(s0, s1, start_value, penalty, center, snap, best, parent, queue, start, bounds)
+        count = _penalised(s0, s1, start_value, penalty, center, snap, best, parent, queue, start, start_best, bounds)
         if count <= k:
             few, few_penalty = count, penalty
             bounds_few[: count + 1] = bounds[: count + 1]
         if count >= k:
             many, many_penalty = count, penalty
             bounds_many[: count + 1] = bounds[: count + 1]
-        if few == many or (min(k - few, many - k) <= CLOSE and few_penalty < math.inf and many_penalty > 0.0):
+        bracketed = few_penalty < math.inf and many_penalty > 0.0
+        if few == many or (bracketed and min(k - few, many - k) <= CLOSE):
             break
         penalty = _next_penalty(k, few, few_penalty, many, many_penalty, round_)
     return few, many, penalty
@@ -280,7 +289,7 @@ def _between(s0, s1, start_value, k, center, snap, bounds_few, few, bounds_many,
 
 
 @njit(**_options)
-def _start_penalty(s0, s1, start_value, k, deviation, center):  # type: ignore[no-untyped-def]
+def _start_penalty(s0, s1, start_value, k, deviation, center, snap):  # type: ignore[no-untyped-def]
     """A penalty near the one of k clusters: searches where only every 64th, then every 8th point may be a boundary."""
     n = len(s0) - 1
     penalty = 5.4 * deviation / float(k) ** 3  # high-resolution theory for a normal density
@@ -292,7 +301,7 @@ def _start_penalty(s0, s1, start_value, k, deviation, center):  # type: ignore[n
         if points >= 8 * k:
             picked = np.arange(points + 1) * n // points
             few, many = np.empty(points + 1, np.int32), np.empty(points + 1, np.int32)
-            penalty = _search(s0[picked], s1[picked], start_value, k, penalty, center, False, few, many)[2]
+            penalty = _search(s0[picked], s1[picked], start_value, k, penalty, center, snap, few, many)[2]
         stride //= 8
     return penalty
 
@@ -311,30 +320,18 @@ def _partition(s0, s1, start_value, k, penalty, center, snap, bounds):  # type: 
 
 
 @njit(**_options)
-def _centers(s0, s1, center, snap, bounds, out):  # type: ignore[no-untyped-def]
-    """Write each cluster's center."""
+def _centers(s0, s1, deviation, center, snap, bounds, out):  # type: ignore[no-untyped-def]
+    """Write each cluster's center; returns the squared error, and how much rounding them to float16 would add to it."""
+    error = deviation
+    excess = 0.0
     for j in range(len(out)):
         d0 = s0[bounds[j + 1]] - s0[bounds[j]]
-        mean = center + (s1[bounds[j + 1]] - s1[bounds[j]]) / d0 if d0 > 0.0 else center
+        d1 = s1[bounds[j + 1]] - s1[bounds[j]]
+        mean = center + d1 / d0 if d0 > 0.0 else center
+        excess += d0 * (_half(mean) - mean) ** 2
+        error -= d1 * (mean - center)
         out[j] = _half(mean) if snap else mean
-
-
-@njit(**_options)
-def squared_error(values, weights, lut, snap):  # type: ignore[no-untyped-def]
-    """Weighted squared error of sorted values against the ascending entries nearest to them (rounded if ``snap``)."""
-    total = 0.0
-    index = 0
-    entry = _half(lut[0]) if snap else lut[0]
-    following = entry
-    for i in range(len(values)):
-        while index + 1 < len(lut):
-            following = _half(lut[index + 1]) if snap else lut[index + 1]
-            if values[i] <= (entry + following) * 0.5:
-                break
-            entry = following
-            index += 1
-        total += weights[i] * (values[i] - entry) ** 2
-    return total
+    return error, excess
 
 
 @njit(**_options)
@@ -349,15 +346,12 @@ def optimal_centers(values, weights, half, out):  # type: ignore[no-untyped-def]
     s0, s1 = np.empty(n + 1), np.empty(n + 1)
     center, deviation, start_value = _sums(values, weights, s0, s1)
     bounds = np.empty(k + 1, np.int32)
-    penalty = _start_penalty(s0, s1, start_value, k, deviation, center)
     snap = half and n <= SMALL
+    penalty = _start_penalty(s0, s1, start_value, k, deviation, center, snap)
     while True:
         _partition(s0, s1, start_value, k, penalty, center, snap, bounds)
-        _centers(s0, s1, center, snap, bounds, out)
-        if snap or not half:
-            return
-        rounded = squared_error(values, weights, out, True)
-        if rounded <= (1.0 + ROUNDING_EXCESS) * squared_error(values, weights, out, False):
+        error, excess = _centers(s0, s1, deviation, center, snap, bounds, out)
+        if snap or not half or excess <= ROUNDING_EXCESS * error:
             return
         snap = True
 

@@ -11,6 +11,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 from mil_palettize.errors import PackageError
 from mil_palettize.package.replace import MANIFEST, previous_path
@@ -105,27 +106,32 @@ class Package:
         return sorted(found)
 
     def nbytes(self) -> int:
-        """Bytes of all files together."""
-        return sum((self.path / file).stat().st_size for file in self.files())
+        """Bytes of all files together. Raises PackageError as :meth:`files` does."""
+        try:
+            return sum(os.path.getsize(self.path / file) for file in self.files())
+        except OSError as error:
+            _fail(error)
 
 
 def _check_is_package(folder: Path) -> None:
     if not os.path.lexists(folder):
-        if previous_path(folder).is_dir():
+        if os.path.isdir(previous_path(folder)):
             raise PackageError(
                 f"there is no {folder}, but an interrupted run left it as {previous_path(folder).name} in "
                 "the same folder; rename that back"
             )
         raise PackageError(f"there is no {folder}")
-    if folder.is_file():
+    if os.path.isfile(folder):
         raise PackageError(f"{folder} is {_kind_of_file(folder)}")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise PackageError(f"{folder} is neither a file nor a folder; a package (.mlpackage) is needed")
-    if folder.suffix == ".mlmodelc" or (folder / "coremldata.bin").is_file():
+    if folder.suffix == ".mlmodelc" or os.path.isfile(folder / "coremldata.bin"):
         raise PackageError(
             f"{folder} is a compiled model, which cannot be palettized; take the .mlpackage it was made from"
         )
-    if not (folder / MANIFEST).is_file():
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise PackageError(f"no permission to read the folder {folder}")
+    if not os.path.isfile(folder / MANIFEST):
         inside = sorted(folder.glob("*.mlpackage"))
         hint = f"; did you mean {inside[0]}?" if inside else ""
         raise PackageError(f"{folder} is not a package: it has no {MANIFEST}{hint}")
@@ -223,5 +229,5 @@ def _damaged(folder: Path, problem: str) -> PackageError:
     return PackageError(f"{folder / MANIFEST} is damaged: {problem}")
 
 
-def _fail(error: OSError) -> None:
-    raise PackageError(f"cannot list {error.filename}: {error.strerror}") from error
+def _fail(error: OSError) -> NoReturn:
+    raise PackageError(f"cannot read {error.filename}: {error.strerror}") from error

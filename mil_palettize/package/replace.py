@@ -97,7 +97,7 @@ def recover(destination: Path) -> str | None:
     in place. Raises PackageError when a repair fails.
     """
     target = _resolved(destination)
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         return None
     with _locked(target.parent):
         note, removable = _repair(target)
@@ -220,7 +220,7 @@ def _check_name(destination: Path) -> None:
 
 def _check_target(target: Path, overwrite: bool) -> None:
     parent = target.parent
-    if not parent.is_dir():
+    if not os.path.isdir(parent):
         raise PackageError(f"cannot write {target}: the folder {parent} does not exist; make it first")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise PackageError(f"cannot write {target}: no permission to write into {parent}")
@@ -245,7 +245,7 @@ def _check_space(folder: Path, needed_bytes: int) -> None:
 
 
 def _is_package(path: Path) -> bool:
-    return not path.is_symlink() and path.is_dir() and (path / MANIFEST).is_file()
+    return not os.path.islink(path) and os.path.isfile(path / MANIFEST)
 
 
 def _resolved(path: Path) -> Path:
@@ -255,4 +255,4 @@ def _resolved(path: Path) -> Path:
 
 def _is_same(a: Path, b: Path) -> bool:
     # Not by name alone: file systems may ignore case.
-    return a == b or (a.exists() and b.exists() and os.path.samefile(a, b))
+    return a == b or (os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b))

@@ -1,0 +1,47 @@
+"""Fixtures shared by the tests: where packages are, and coremltools kept quiet."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+logging.getLogger("coremltools").setLevel(logging.CRITICAL)
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """The packages that are checked in."""
+    return ROOT / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def shared_models() -> Path:
+    """Real packages of others, where they lie beside the project (or where MIL_PALETTIZE_MODELS says)."""
+    folder = Path(os.environ.get("MIL_PALETTIZE_MODELS", ROOT.parent / "shared" / "models"))
+    if not folder.is_dir():
+        pytest.skip(f"no real packages at {folder}; set MIL_PALETTIZE_MODELS")
+    return folder
+
+
+@pytest.fixture
+def palettize(tmp_path: Path) -> Callable[..., tuple[Path, object]]:
+    """``palettize(source, nbits=4, …)`` → (written package, report); config keywords and function keywords mix."""
+    from mil_palettize import OpPalettizerConfig, OptimizationConfig, palettize_package
+
+    own = ("target", "select", "strict", "verify", "overwrite", "workers", "progress", "dry_run")
+    count = iter(range(1000))
+
+    def run(source: Path, config: OptimizationConfig | None = None, **keywords: object) -> tuple[Path, object]:
+        options = {name: keywords.pop(name) for name in own if name in keywords}
+        if config is None:
+            config = OptimizationConfig(global_config=OpPalettizerConfig(**keywords))
+        written = tmp_path / f"{source.stem}_{next(count)}.mlpackage"
+        return written, palettize_package(source, written, config, **options)
+
+    return run
