@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -235,7 +236,7 @@ def _files(a: Model, b: Model) -> Iterator[str]:
             yield f"file {name} differs"
 
 
-def _other_files(model: Model) -> dict[str, os.PathLike[str]]:
+def _other_files(model: Model) -> dict[str, Path]:
     used = {model.package.weight_path(u.file_name, used_by=u.owner) for u in model.blob_uses()}
     used.add(model.package.model_path)
     return {

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from mil_palettize.algorithms import NonFiniteError, Palette, Source, TooManyValuesError, make_palette
 from mil_palettize.plan import WeightPlan, not_smaller
@@ -26,7 +27,7 @@ class Declined:
     unmet: bool
 
 
-def encode(source: Source, plan: WeightPlan, pmap: Callable[..., object]) -> Encoded | Declined:
+def encode(source: Source, plan: WeightPlan, pmap: Callable[..., Iterable[Any]]) -> Encoded | Declined:
     """Make the palette of ``plan``. Raises AlgorithmError when the user's ``lut_function`` is at fault."""
     start = time.perf_counter()
     try:

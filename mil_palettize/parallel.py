@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mil_palettize.errors import ConfigError
 
@@ -29,7 +29,7 @@ class Workers:
         self._inner = ThreadPoolExecutor(self.count, "palettize-groups") if self.count > 1 else None
 
     @property
-    def pmap(self) -> Callable[..., Iterable[object]]:
+    def pmap(self) -> Callable[..., Iterable[Any]]:
         """Like ``map``, for pieces of one weight."""
         return map if self._inner is None else self._inner.map
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mil_palettize.config import PaletteRequest, Requests, check_op_types, near_names
 from mil_palettize.errors import PlanError
@@ -26,7 +27,7 @@ class WeightPlan:
     allowed_nbits: tuple[int, ...]
     axis: int | None
     group_size: int | None
-    lut_function: object = None
+    lut_function: Callable[..., Any] | None = None
 
     @property
     def granularity(self) -> str:

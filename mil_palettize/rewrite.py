@@ -6,10 +6,11 @@ Records are written in the order of the source, whatever the number of workers, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -123,7 +124,7 @@ class Rewriter:
             for _, record in sorted(records.items()):
                 yield path, record
 
-    def _encode(self, job: _Job, pmap: Callable[..., object]) -> Result:
+    def _encode(self, job: _Job, pmap: Callable[..., Iterable[Any]]) -> Result:
         return encode(StoredWeight(self.model.store, job.sites[0]), job.plan, pmap)
 
     def _write_weight_file(

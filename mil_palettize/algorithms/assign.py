@@ -7,16 +7,14 @@ two float16 values is exact in float64. Only ``used`` (distinct) entries take pa
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from .compiled import compiled
 from .counting import PATTERNS
 
 _RUN = 4096  # elements between two packings: their indices stay in the first-level cache; a multiple of 8
 
-_options = {"cache": True, "nogil": True, "error_model": "numpy"}
 
-
-@njit(**_options)
+@compiled
 def nearest_sorted(values, weights, lut, used, indices):  # type: ignore[no-untyped-def]
     """Fill ``indices`` (uint8) for ascending float64 values; returns their weighted squared error."""
     total = 0.0
@@ -29,7 +27,7 @@ def nearest_sorted(values, weights, lut, used, indices):  # type: ignore[no-unty
     return total
 
 
-@njit(**_options)
+@compiled
 def _thresholds(lut, used, thresholds):  # type: ignore[no-untyped-def]
     """The greatest float32 not above each midpoint (then comparing float32 is exact); infinity beyond ``used``."""
     for i in range(len(thresholds)):
@@ -40,7 +38,7 @@ def _thresholds(lut, used, thresholds):  # type: ignore[no-untyped-def]
             thresholds[i] = np.nextafter(near, np.float32(-np.inf)) if near > middle else near
 
 
-@njit(**_options)
+@compiled
 def _nearest_single(values, thresholds, lut, indices, error):  # type: ignore[no-untyped-def]
     """Fill ``indices`` for float32 values by binary search; returns the squared error, continued from ``error``."""
     half = (len(thresholds) + 1) >> 1
@@ -58,7 +56,7 @@ def _nearest_single(values, thresholds, lut, indices, error):  # type: ignore[no
     return error
 
 
-@njit(**_options)
+@compiled
 def _pack(indices, nbits, packed):  # type: ignore[no-untyped-def]
     """Write uint8 indices below ``2**nbits`` without gaps, least significant bit first, into ``packed`` bytes."""
     n = len(indices)
@@ -85,7 +83,7 @@ def _pack(indices, nbits, packed):  # type: ignore[no-untyped-def]
         word >>= np.uint64(8)
 
 
-@njit(**_options)
+@compiled
 def encode_patterns(window, table, nbits, packed):  # type: ignore[no-untyped-def]
     """Packed ``table[pattern]`` (uint8, 65,536 entries) of uint16 patterns."""
     indices = np.empty(_RUN, np.uint8)
@@ -96,7 +94,7 @@ def encode_patterns(window, table, nbits, packed):  # type: ignore[no-untyped-de
         _pack(indices[: stop - start], nbits, packed[start * nbits // 8 : (stop * nbits + 7) // 8])
 
 
-@njit(**_options)
+@compiled
 def encode_single(window, lut, used, nbits, packed, error):  # type: ignore[no-untyped-def]
     """Packed nearest entries of float32 values; returns the squared error, continued from ``error``."""
     indices = np.empty(_RUN, np.uint8)
@@ -109,13 +107,13 @@ def encode_single(window, lut, used, nbits, packed, error):  # type: ignore[no-u
     return error
 
 
-@njit(**_options)
+@compiled
 def pack_indices(indices, nbits, packed):  # type: ignore[no-untyped-def]
     """Pack uint8 indices below ``2**nbits``, least significant bit first."""
     _pack(indices, nbits, packed)
 
 
-@njit(**_options)
+@compiled
 def assign_patterns(rows, values, weights, patterns, offsets, luts, used, indices, errors):  # type: ignore[no-untyped-def]
     """Nearest entries of each row of uint16 patterns (groups, size), and each row's squared error.
 
@@ -133,7 +131,7 @@ def assign_patterns(rows, values, weights, patterns, offsets, luts, used, indice
             indices[row, i] = table[rows[row, i]]
 
 
-@njit(**_options)
+@compiled
 def assign_single(rows, luts, used, indices, errors):  # type: ignore[no-untyped-def]
     """Nearest entries of each row of float32 values (groups, size), and each row's squared error."""
     thresholds = np.empty(luts.shape[1] - 1, np.float32)

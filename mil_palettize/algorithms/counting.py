@@ -6,26 +6,26 @@ A float16 is counted by its bit pattern. A float32 is sorted, or counted in cell
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from .compiled import compiled
 
 PATTERNS = 1 << 16
 _BLOCK = 16  # patterns that are cleared and searched together
 
-_options = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 # All patterns from the most negative value (NaNs outside) to the most positive one; -0.0 comes just before 0.0.
 ASCENDING = np.concatenate([np.arange(PATTERNS - 1, PATTERNS // 2 - 1, -1), np.arange(PATTERNS // 2)]).astype(np.uint16)
 HALF_VALUES = np.arange(PATTERNS, dtype=np.uint16).view(np.float16).astype(np.float64)  # of each pattern
 
 
-@njit(**_options)
+@compiled
 def count_patterns(patterns, counts):  # type: ignore[no-untyped-def]
     """Add the uint16 ``patterns`` to the int64 histogram ``counts`` of 65,536 bins."""
     for i in range(len(patterns)):
         counts[patterns[i]] += 1
 
 
-@njit(**_options)
+@compiled
 def distinct_patterns(rows, half_values, values, weights, patterns, offsets):  # type: ignore[no-untyped-def]
     """Sorted distinct float16 values of each row of uint16 patterns (groups, size).
 
@@ -60,7 +60,7 @@ def distinct_patterns(rows, half_values, values, weights, patterns, offsets):  #
         offsets[row + 1] = filled
 
 
-@njit(**_options)
+@compiled
 def distinct_sorted(rows, values, weights, offsets):  # type: ignore[no-untyped-def]
     """Distinct float32 values of each sorted row (groups, size), laid out as by ``distinct_patterns``."""
     filled = 0
@@ -75,7 +75,7 @@ def distinct_sorted(rows, values, weights, offsets):  # type: ignore[no-untyped-
         offsets[row + 1] = filled
 
 
-@njit(**_options)
+@compiled
 def sums_of_squares(values, weights, offsets, sums):  # type: ignore[no-untyped-def]
     """Weighted sum of squares of each group ``offsets[g] .. offsets[g + 1] - 1``, in order."""
     for group in range(len(sums)):
@@ -85,7 +85,7 @@ def sums_of_squares(values, weights, offsets, sums):  # type: ignore[no-untyped-
         sums[group] = total
 
 
-@njit(**_options)
+@compiled
 def count_cells(window, base, shift, counts, sums, signal):  # type: ignore[no-untyped-def]
     """Add float32 bit patterns (uint32) to cells; returns the sum of squares, continued from ``signal``.
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from mil_palettize.weight_expr import Lut
 
+from .compiled import compiled
 from .distribution import Distribution
 from .source import Source
 
@@ -83,7 +83,7 @@ class Request:
         return (*groups, 1 << nbits, 1)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _drop_repeats(tables, used):  # type: ignore[no-untyped-def]
     """Move the distinct entries of each ascending row to its front and repeat the last; ``used`` counts them."""
     for row in range(tables.shape[0]):

@@ -25,17 +25,16 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from .compiled import compiled
 
 MAX_PASSES = 48
 SMALL = 2048  # distinct values up to which float16 centers are always solved for as such
 ROUNDING_EXCESS = 2e-3
 CLOSE = 1  # distance of a count from k at which windows are cheaper than another pass
 
-_options = {"cache": True, "nogil": True, "error_model": "numpy"}
 
-
-@njit(**_options)
+@compiled
 def _half(value: float) -> float:
     """The float16 value nearest to ``value`` (|value| <= 65504), as float64."""
     if abs(value) < 2.0**-14:
@@ -44,7 +43,7 @@ def _half(value: float) -> float:
     return scaled - (scaled - value)
 
 
-@njit(**_options)
+@compiled
 def _value(s0, s1, best, j, i, center, snap):  # type: ignore[no-untyped-def]
     """``best[j]`` plus the cost of the cluster ``j .. i-1``, both without their ``S2``."""
     i, j = np.uintp(i), np.uintp(j)  # unsigned: no code for negative indices
@@ -60,7 +59,7 @@ def _value(s0, s1, best, j, i, center, snap):  # type: ignore[no-untyped-def]
     return value
 
 
-@njit(**_options)
+@compiled
 def _sums(values, weights, s0, s1):  # type: ignore[no-untyped-def]
     """Fill the running sums of weights and of weighted deviations from a center, which are 0 at its position.
 
@@ -97,7 +96,7 @@ def _sums(values, weights, s0, s1):  # type: ignore[no-untyped-def]
     return center, second, second - right
 
 
-@njit(**_options)
+@compiled
 def _penalised(s0, s1, start_value, penalty, center, snap, best, parent, queue, start, start_best, bounds):  # type: ignore[no-untyped-def]
     """One pass: the cheapest partition when every cluster also costs ``penalty``. Fills ``bounds``; returns the count.
 
@@ -145,7 +144,7 @@ def _penalised(s0, s1, start_value, penalty, center, snap, best, parent, queue, 
     return _trace(parent, bounds)
 
 
-@njit(**_options)
+@compiled
 def _trace(parent, bounds):  # type: ignore[no-untyped-def]
     """Follow the parents from the end; fills ``bounds[0 .. count]`` and returns the count of clusters."""
     count = 0
@@ -161,7 +160,7 @@ def _trace(parent, bounds):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(**_options)
+@compiled
 def _next_penalty(k, few, few_penalty, many, many_penalty, round_):  # type: ignore[no-untyped-def]
     """Secant on log penalty against log count, kept inside the bracket; one-sided: the cubic law of high resolution."""
     if few_penalty == math.inf:
@@ -175,7 +174,7 @@ def _next_penalty(k, few, few_penalty, many, many_penalty, round_):  # type: ign
     return many_penalty * math.exp(width * min(max(share, 0.05), 0.95))
 
 
-@njit(**_options)
+@compiled
 def _search(s0, s1, start_value, k, penalty, center, snap, bounds_few, bounds_many):  # type: ignore[no-untyped-def]
     """Optimal partitions of at most k and at least k clusters, their counts, and the last penalty.
 
@@ -211,7 +210,7 @@ def _search(s0, s1, start_value, k, penalty, center, snap, bounds_few, bounds_ma
     return few, many, penalty
 
 
-@njit(**_options)
+@compiled
 def _windows(n, k, bounds_few, few, bounds_many, many, low, high):  # type: ignore[no-untyped-def]
     """Where the boundaries of an optimal k-partition lie, given optimal ones of few < k < many clusters.
 
@@ -236,7 +235,7 @@ def _windows(n, k, bounds_few, few, bounds_many, many, low, high):  # type: igno
     high[k] = n
 
 
-@njit(**_options)
+@compiled
 def _layer(s0, s1, previous, low0, high0, low1, high1, center, snap, current, argument):  # type: ignore[no-untyped-def]
     """One cluster more: ``current[i]`` over ends ``low1 .. high1`` from ``previous`` over starts ``low0 .. high0``.
 
@@ -266,7 +265,7 @@ def _layer(s0, s1, previous, low0, high0, low1, high1, center, snap, current, ar
             depth += 1
 
 
-@njit(**_options)
+@compiled
 def _between(s0, s1, start_value, k, center, snap, bounds_few, few, bounds_many, many, bounds):  # type: ignore[no-untyped-def]
     """Fill ``bounds`` with the optimal k-partition, given optimal partitions of few < k < many clusters."""
     n = len(s0) - 1
@@ -288,7 +287,7 @@ def _between(s0, s1, start_value, k, center, snap, bounds_few, few, bounds_many,
         bounds[j - 1] = argument[offset[j] + bounds[j] - low[j]]
 
 
-@njit(**_options)
+@compiled
 def _start_penalty(s0, s1, start_value, k, deviation, center, snap):  # type: ignore[no-untyped-def]
     """A penalty near the one of k clusters: searches where only every 64th, then every 8th point may be a boundary."""
     n = len(s0) - 1
@@ -306,7 +305,7 @@ def _start_penalty(s0, s1, start_value, k, deviation, center, snap):  # type: ig
     return penalty
 
 
-@njit(**_options)
+@compiled
 def _partition(s0, s1, start_value, k, penalty, center, snap, bounds):  # type: ignore[no-untyped-def]
     """Fill ``bounds[0 .. k]`` with an optimal partition into k clusters, ``1 <= k < n``."""
     n = len(s0) - 1
@@ -319,7 +318,7 @@ def _partition(s0, s1, start_value, k, penalty, center, snap, bounds):  # type: 
         _between(s0, s1, start_value, k, center, snap, bounds_few, few, bounds_many, many, bounds)
 
 
-@njit(**_options)
+@compiled
 def _centers(s0, s1, deviation, center, snap, bounds, out):  # type: ignore[no-untyped-def]
     """Write each cluster's center; returns the squared error, and how much rounding them to float16 would add to it."""
     error = deviation
@@ -334,7 +333,7 @@ def _centers(s0, s1, deviation, center, snap, bounds, out):  # type: ignore[no-u
     return error, excess
 
 
-@njit(**_options)
+@compiled
 def optimal_centers(values, weights, half, out):  # type: ignore[no-untyped-def]
     """Write the ``len(out)`` centers of an optimal clustering of sorted distinct values, ascending.
 
@@ -356,7 +355,7 @@ def optimal_centers(values, weights, half, out):  # type: ignore[no-untyped-def]
         snap = True
 
 
-@njit(**_options)
+@compiled
 def optimal_centers_of_groups(values, weights, offsets, half, out):  # type: ignore[no-untyped-def]
     """``optimal_centers`` of each group ``offsets[g] .. offsets[g + 1] - 1``, into the rows of ``out`` (groups, k).
 

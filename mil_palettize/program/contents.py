@@ -49,7 +49,7 @@ def fingerprint(op: MIL.Operation, store: Store) -> bytes:
     for use in uses:
         reader, record = store.locate(use.value, used_by=use.owner)
         for window in reader.windows(record):
-            digest.update(window)
+            digest.update(window.data)
         digest.update(b"%d %d" % (record.data_type, record.size))
     for use in uses:
         use.value.ClearField("blobFileValue")

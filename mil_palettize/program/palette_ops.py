@@ -49,12 +49,11 @@ def store_lut(lut: Lut, form: Form, append: Append | None) -> LutValues:
     packed = lut.indices
     index_bytes = packed.data
     if form is PACKED:
-        index_type, index_shape, padding = UINT_TYPES[8], (index_bytes.size,), 0
+        indices = _place(index_bytes, (index_bytes.size,), UINT_TYPES[8], 0, append)
         table = lut.lut.reshape(-1)
     else:
-        index_type, index_shape, padding = UINT_TYPES[packed.nbits], packed.shape, packed.padding_bits
+        indices = _place(index_bytes, packed.shape, UINT_TYPES[packed.nbits], packed.padding_bits, append)
         table = lut.lut
-    indices = _place(index_bytes, index_shape, index_type, padding, append)
     return LutValues(indices, _place(table, table.shape, MIL_TYPES[table.dtype], 0, append), packed.shape, form)
 
 
