@@ -56,6 +56,13 @@ class Scope:
         return (n for n in self.nodes if n.op is not None and is_constant_op(n.op.type))
 
 
+_INLINE = object()  # stands for a value bound to an input in place
+
+
+def _is_constant(read: object) -> bool:
+    return read is _INLINE or (isinstance(read, Node) and read.constant)
+
+
 def is_constant_op(op_type: str) -> bool:
     return op_type == "const" or op_type.startswith("constexpr_")
 
@@ -95,21 +102,19 @@ def _walk_block(scope: Scope, block: MIL.Block, names: ChainMap[str, Node]) -> N
 def _walk_op(scope: Scope, op: MIL.Operation, names: ChainMap[str, Node]) -> None:
     scope.ops.append(op)
     read = [
-        (input_name, names.get(binding.name) if binding.WhichOneof("binding") == "name" else None)
+        (input_name, names.get(binding.name) if binding.WhichOneof("binding") == "name" else _INLINE)
         for input_name, argument in sorted(op.inputs.items())  # maps have no order of their own
         for binding in argument.arguments
     ]
     params = _constant_params(op, names) if op.type in NEED_PARAMS else {}
     loop_inputs = _walk_nested(scope, op, names)
-    constant = is_constant_op(op.type) or (
-        op.type in TRANSPARENT and all(node is None or node.constant for _, node in read)
-    )
+    constant = is_constant_op(op.type) or (op.type in TRANSPARENT and all(_is_constant(n) for _, n in read))
     results = [_declare(scope, names, Node(out.name, out.type, op, constant)) for out in op.outputs]
     position: dict[str, int] = {}
     for input_name, node in read:
         index = position.get(input_name, 0)
         position[input_name] = index + 1
-        if node is None:
+        if not isinstance(node, Node):
             continue
         use = Use(op, input_name, params)
         if op.type in TRANSPARENT and constant and input_name == TRANSPARENT[op.type][0]:
