@@ -12,11 +12,28 @@ from mil_palettize.plan import WeightPlan, not_smaller
 
 
 @dataclass(frozen=True)
+class Figures:
+    """What a palette came to, kept when its data is written. ``nbytes``: of indices and tables; ``sse`` and
+    ``signal``: squared error and sum of squares of the weight; ``seconds``: of computing it."""
+
+    nbits: int
+    nbytes: int
+    sse: float
+    signal: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Encoded:
-    """A palette and what it cost. ``seconds``: of computing it."""
+    """A palette, and the seconds it took."""
 
     palette: Palette
     seconds: float
+
+    @property
+    def figures(self) -> Figures:
+        expr = self.palette.expr
+        return Figures(expr.indices.nbits, expr.nbytes, self.palette.sse, self.palette.signal, self.seconds)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mil_palettize.encode import Declined, Encoded, encode
+from mil_palettize.encode import Declined, Encoded, Figures, encode
 from mil_palettize.errors import BlobError
 from mil_palettize.forms import FORMS, Form
 from mil_palettize.package.blob import BlobReader, BlobRecord, BlobWriter
@@ -58,7 +58,7 @@ class Rewritten:
     """``results``: of planned weights. ``splits``: weights that shared a record and no longer do.
     ``dropped``: (records, bytes) no program pointed at, None where that could not be found out."""
 
-    results: dict[Weight, Result] = field(default_factory=dict)
+    results: dict[Weight, Figures | Declined] = field(default_factory=dict)
     splits: set[Weight] = field(default_factory=set)
     dropped: tuple[int, int] | None = (0, 0)
 
@@ -156,8 +156,9 @@ class Rewriter:
 
     def _take(self, job: _Job, result: Result, append: Callable[..., tuple[str, int]] | None) -> bool:
         """Store a result's palette; False when there is none."""
+        outcome = result if isinstance(result, Declined) else result.figures  # not the palette: memory
         for site in job.sites:
-            self.done.results[site.weight] = result
+            self.done.results[site.weight] = outcome
         self.progress.advance(job.sites[0].weight.key, len(job.sites), _nbytes(job))
         if isinstance(result, Declined):
             return False

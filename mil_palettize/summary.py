@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections import defaultdict
 
-from mil_palettize.encode import Declined, Encoded
+from mil_palettize.encode import Declined, Figures
 from mil_palettize.plan import Decision, Plan, palette_nbytes
 from mil_palettize.program.weight import Weight
 from mil_palettize.report import Moved, Report, WeightReport
@@ -110,15 +110,14 @@ def _declined(report: WeightReport, weight: Weight, result: Declined) -> WeightR
     )
 
 
-def _encoded(report: WeightReport, result: Encoded) -> WeightReport:
-    palette = result.palette
+def _encoded(report: WeightReport, figures: Figures) -> WeightReport:
     return dataclasses.replace(
         report,
-        nbits=palette.expr.indices.nbits,
-        bytes_after=palette.expr.nbytes,
-        snr_db=_snr_db(palette.signal, palette.sse),
-        squared_error=palette.sse,
-        seconds=result.seconds,
+        nbits=figures.nbits,
+        bytes_after=figures.nbytes,
+        snr_db=_snr_db(figures.signal, figures.sse),
+        squared_error=figures.sse,
+        seconds=figures.seconds,
     )
 
 
