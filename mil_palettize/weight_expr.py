@@ -85,31 +85,46 @@ class Const:
 class Lut:
     """Indices into look-up tables.
 
-    ``lut``: shape ``(*groups, 2**nbits, 1)``, of the weight's dtype; ``groups[i]`` divides
+    ``lut``: shape ``(*groups, 2**nbits, vector)``, of the weight's dtype; ``groups[i]`` divides
     ``indices.shape[i]``, and element ``x`` of axis ``i`` uses table ``x // (indices.shape[i] // groups[i])``.
+    With ``vector`` above 1 every index stands for that many consecutive elements along ``vector_axis``
+    (0 to rank - 1; None for scalars), along which the weight is ``vector`` times as long as the indices.
     """
 
     indices: Packed
     lut: np.ndarray
+    vector_axis: int | None = None
 
     def __post_init__(self) -> None:
         rank = len(self.indices.shape)
-        if self.lut.ndim != rank + 2 or self.lut.shape[-2:] != (1 << self.indices.nbits, 1):
+        if self.lut.ndim != rank + 2 or self.lut.shape[-2] != 1 << self.indices.nbits or self.vector < 1:
             raise ValueError(
                 f"lut has shape {self.lut.shape}; {rank} axes of indices at {self.indices.nbits} bits need "
-                f"(*groups, {1 << self.indices.nbits}, 1) of rank {rank + 2}"
+                f"(*groups, {1 << self.indices.nbits}, vector) of rank {rank + 2}"
             )
         for axis, (groups, size) in enumerate(zip(self.groups, self.indices.shape, strict=True)):
             if groups == 0 or size % groups:
                 raise ValueError(f"{groups} groups do not divide the {size} elements of axis {axis}")
+        if (self.vector_axis is None) != (self.vector == 1):
+            raise ValueError(f"vectors of {self.vector} with vector_axis {self.vector_axis}")
+        if self.vector_axis is not None and not 0 <= self.vector_axis < rank:
+            raise ValueError(f"vector_axis {self.vector_axis} is none of {rank} axes")
 
     @property
     def groups(self) -> tuple[int, ...]:
         return self.lut.shape[:-2]
 
     @property
+    def vector(self) -> int:
+        """Elements an index stands for."""
+        return int(self.lut.shape[-1])
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        return self.indices.shape
+        """Of the dense array."""
+        return tuple(
+            size * self.vector if axis == self.vector_axis else size for axis, size in enumerate(self.indices.shape)
+        )
 
     @property
     def nbytes(self) -> int:
@@ -125,8 +140,10 @@ class Lut:
         for axis, (groups, size) in enumerate(zip(self.groups, indices.shape, strict=True)):
             position = np.arange(size) // (size // groups)
             table = table * groups + position.reshape([-1 if i == axis else 1 for i in range(indices.ndim)])
-        flat = self.lut.reshape(-1, self.lut.shape[-2])
-        return flat[table, indices]
+        found = self.lut.reshape(-1, *self.lut.shape[-2:])[table, indices]  # (*indices.shape, vector)
+        if self.vector_axis is None:
+            return found[..., 0]
+        return np.moveaxis(found, -1, self.vector_axis + 1).reshape(self.shape)
 
 
 WeightExpr = Const | Lut
