@@ -16,7 +16,9 @@ _SPLIT = "stored once with a constant that is planned otherwise: stored apart no
 _COUNT_UNKNOWN = "a weight file's record count is wrong: records that nothing points at were dropped uncounted"
 
 
-def planned_report(source: str, destination: str | None, nbytes: int, plan: Plan, moved: list[Moved]) -> Report:
+def planned_report(
+    source: str, destination: str | None, nbytes: int, plan: Plan, moved: list[Moved], *, dry_run: bool = False
+) -> Report:
     """The report of a plan: sizes as far as they do not depend on values, no errors yet."""
     return Report(
         source=source,
@@ -27,6 +29,7 @@ def planned_report(source: str, destination: str | None, nbytes: int, plan: Plan
         moved=moved,
         notes=list(plan.notes),
         small=plan.small,
+        dry_run=dry_run,
     )
 
 

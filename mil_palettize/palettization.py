@@ -1,0 +1,102 @@
+"""One model palettized, whichever door it came through: planned, moved up as far as needed, written to a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mil_palettize.config import Requests
+from mil_palettize.encode import Declined
+from mil_palettize.errors import ConfigError, PlanError
+from mil_palettize.forms import FIRST_WITH_PALETTES, FORMS
+from mil_palettize.parallel import Workers
+from mil_palettize.plan import SELECTIONS, Plan, make_plan
+from mil_palettize.program.model import Model
+from mil_palettize.program.opset import Opset, parse_target
+from mil_palettize.progress import Progress
+from mil_palettize.report import Moved, Report
+from mil_palettize.rewrite import Naming, Rewriter, Rewritten
+from mil_palettize.summary import complete
+
+
+@dataclass
+class Prepared:
+    """``model`` moved in memory, and what will be done to it."""
+
+    model: Model
+    plan: Plan
+    moved: list[Moved]
+    strict: bool
+
+
+def prepare(model: Model, requests: Requests, *, target: object, select: str, strict: bool) -> Prepared:
+    """Plan, moving the model in memory: to ``target``, or out of an opset that can hold no palette.
+
+    Raises ConfigError and PlanError for everything that names, types, consumers and target rule out.
+    """
+    if select not in SELECTIONS:
+        raise ConfigError(f"select is {select!r}, allowed are {SELECTIONS}")
+    moved: list[Moved] = []
+    after: dict[str, str] = {}
+    if target is None:
+        after = {name: FIRST_WITH_PALETTES for name, form in FORMS.items() if form is None}
+    else:
+        moved = _move(model, _palette_target(model, target))
+    plan = _plan(model, requests, select, strict, after)
+    if any(d.plan is not None and d.weight.opset in after for d in plan.decisions):
+        moved = _move(model, parse_target(FIRST_WITH_PALETTES))
+        plan = _plan(model, requests, select, strict, {})
+    return Prepared(model, plan, moved, strict)
+
+
+def _palette_target(model: Model, target: object) -> Opset:
+    opset = parse_target(target)
+    if FORMS.get(opset.name) is None:
+        raise ConfigError(f"target {opset.target} can hold no palettes; use iOS16 or later")
+    model.refuse_moving_down(opset)
+    return opset
+
+
+def _plan(model: Model, requests: Requests, select: str, strict: bool, after: dict[str, str]) -> Plan:
+    survey = model.survey()
+    return make_plan(
+        [site.weight for site in survey.sites],
+        requests,
+        select=select,
+        strict=strict,
+        opset_after=after,
+        op_types=survey.op_types,
+        op_names=survey.op_names,
+    )
+
+
+def _move(model: Model, target: Opset) -> list[Moved]:
+    before = {label: opset for label, opset in model.functions() if opset != target.name}
+    changes = model.move(target)
+    moved = [
+        Moved(label, "", "", f"{opset} ({parse_target(opset).target}) to {target.name} ({target.target})")
+        for label, opset in before.items()
+    ]
+    return moved + [Moved(c.function, c.op_name, c.op_type, c.what) for c in changes]
+
+
+def carry_out(
+    prepared: Prepared, folder: Path, report: Report, *, pool: Workers, progress: Progress, naming: Naming = Naming.KEEP
+) -> None:
+    """Write the new package into the empty ``folder`` and complete ``report``. Raises PlanError under ``strict`` for
+    weights whose values rule a palette out."""
+    plan = prepared.plan
+    planned = [d for d in plan.decisions if d.plan is not None]
+    progress.start(len(planned), sum(d.weight.nbytes for d in planned))
+    rewriter = Rewriter(prepared.model, plan, retype=bool(prepared.moved), naming=naming, progress=progress)
+    done = rewriter.write(folder, pool)
+    complete(report, plan, done)
+    if prepared.strict:
+        _refuse_declined(done)
+    report.bytes_after = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+
+
+def _refuse_declined(done: Rewritten) -> None:
+    unmet = [f"{w.key!r}: {r.reason}" for w, r in done.results.items() if isinstance(r, Declined) and r.unmet]
+    if unmet:
+        raise PlanError(f"strict: {len(unmet)} weights cannot be palettized as asked: {'; '.join(unmet[:3])}")
