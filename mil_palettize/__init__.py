@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mil_palettize.api import palettize_package
     from mil_palettize.comparison import diff_packages
     from mil_palettize.config import OpPalettizerConfig, OptimizationConfig
+    from mil_palettize.decompression import decompress_package
     from mil_palettize.errors import (
         AlgorithmError,
         BlobError,
@@ -31,6 +32,7 @@ _HOMES = {
     "palettize_package": "api",
     "inspect_package": "inspection",
     "diff_packages": "comparison",
+    "decompress_package": "decompression",
     "OpPalettizerConfig": "config",
     "OptimizationConfig": "config",
     "ProgressEvent": "progress",
@@ -58,6 +60,7 @@ __all__ = [
     "Report",
     "VerifyError",
     "WeightReport",
+    "decompress_package",
     "diff_packages",
     "inspect_package",
     "palettize_package",

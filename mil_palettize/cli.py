@@ -1,4 +1,4 @@
-"""``mil-palettize``: palettize, inspect and compare packages from a terminal.
+"""``mil-palettize``: palettize, decompress, inspect and compare packages from a terminal.
 
 Nothing heavy is imported until a command runs: coremltools takes seconds.
 """
@@ -28,6 +28,7 @@ from mil_palettize.errors import (
 
 if TYPE_CHECKING:
     from mil_palettize.config import OptimizationConfig
+    from mil_palettize.report import Report
 
 EXIT_DIFFERENT = 1
 EXIT_INTERNAL = 70
@@ -58,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     _add_palettize(commands)
+    _add_decompress(commands)
     inspect = commands.add_parser("inspect", help="list every constant of a package", epilog=_EPILOG)
     inspect.add_argument("package", metavar="IN.mlpackage")
     inspect.add_argument("--json", action="store_true", help="JSON on standard output")
@@ -92,11 +94,27 @@ def _add_palettize(commands: argparse._SubParsersAction[_Parser]) -> None:
     how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
     how.add_argument("--dry-run", action="store_true", help="plan and report, write nothing")
     how.add_argument("--workers", type=int, metavar="N", help="threads [all processors]; no effect on the result")
+    _add_shown(sub)
+    sub.set_defaults(run=_palettize)
+
+
+def _add_decompress(commands: argparse._SubParsersAction[_Parser]) -> None:
+    sub = commands.add_parser("decompress", help="make every compressed weight dense again", epilog=_EPILOG)
+    sub.add_argument("source", metavar="IN.mlpackage")
+    sub.add_argument("destination", metavar="OUT.mlpackage", help="may be IN with --overwrite")
+    how = sub.add_argument_group("how")
+    how.add_argument("--verify", action="store_true", help="read what was written before it is put in place")
+    how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
+    how.add_argument("--workers", type=int, metavar="N", help="threads [all processors]; no effect on the result")
+    _add_shown(sub)
+    sub.set_defaults(run=_decompress)
+
+
+def _add_shown(sub: _Parser) -> None:
     show = sub.add_argument_group("what is shown")
     show.add_argument("--report", metavar="FILE.json", help="write the report there as JSON")
     show.add_argument("--json", action="store_true", help="the report as JSON on standard output")
     show.add_argument("--quiet", action="store_true", help="nothing but errors")
-    sub.set_defaults(run=_palettize)
 
 
 def _config(options: argparse.Namespace) -> OptimizationConfig:
@@ -139,13 +157,33 @@ def _palettize(options: argparse.Namespace) -> int:
         progress=None if options.quiet or options.json else True,
         dry_run=options.dry_run,
     )
+    _publish(report, options)
+    return 0
+
+
+def _decompress(options: argparse.Namespace) -> int:
+    from mil_palettize.decompression import decompress_package
+
+    _check_report_path(options.report)
+    report = decompress_package(
+        options.source,
+        options.destination,
+        verify=options.verify,
+        overwrite=options.overwrite,
+        workers=options.workers,
+        progress=None if options.quiet or options.json else True,
+    )
+    _publish(report, options)
+    return 0
+
+
+def _publish(report: Report, options: argparse.Namespace) -> None:
     if options.report is not None:
         Path(options.report).write_text(report.to_json() + "\n", encoding="utf-8")
     if options.json:
         print(report.to_json())
     elif not options.quiet:
         print(report.to_text(_width()), end="")
-    return 0
 
 
 def _check_report_path(path: str | None) -> None:

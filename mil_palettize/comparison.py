@@ -154,8 +154,8 @@ def _compare_weight(a: Model, one: Site, b: Model, two: Site) -> WeightDifferenc
     return WeightDifference(
         name=one.weight.name,
         function=one.weight.function,
-        before=describe_form(one.op),
-        after=describe_form(two.op),
+        before=describe_form(one),
+        after=describe_form(two),
         bytes_before=one.weight.nbytes,
         bytes_after=two.weight.nbytes,
         snr_db=_snr_db(dense(one, a.store), dense(two, b.store)),

@@ -83,7 +83,7 @@ def inspect_package(path: str | os.PathLike[str]) -> Inspection:
                 shape=w.shape,
                 dtype=w.dtype,
                 nbytes=w.nbytes,
-                form="inline" if w.form == "inline" else describe_form(site.op),
+                form="inline" if w.form == "inline" else describe_form(site),
                 consumers=[(c.op_type, c.input_name) for c in w.consumers],
                 reason=reasons[w],
             )

@@ -5,20 +5,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mil_palettize.tables import format_bytes, format_count, format_table, grouped_lines, shorten
 
 LARGEST = 10
+PALETTIZED = "palettized"
+DECOMPRESSED = "decompressed"
+COUNT_UNKNOWN = "a weight file's record count is wrong: records that nothing points at were dropped uncounted"
 
 
 @dataclass(frozen=True)
 class WeightReport:
-    """One constant above the threshold.
+    """One constant above the threshold, or one that was compressed.
 
-    ``consumers``: (op type, input name) of every op that reads it. ``status``: "palettized" or "skipped", then
-    with a ``reason``. ``channel_axis`` and ``group_size`` are None for one palette per tensor. ``bytes_after``:
+    ``consumers``: (op type, input name) of every op that reads it. ``status``: "palettized", "decompressed" or
+    "skipped", then with a ``reason``. ``mode``: how the palette was made; when decompressing, the compressed form.
+    ``channel_axis`` and ``group_size`` are None for one palette per tensor. ``bytes_after``:
     indices and look-up tables; None in a dry run where it depends on the values. ``snr_db``: signal to noise of
     the palette, 10·log10(Σw² / Σ(w-w')²); infinite when it is lossless, None when skipped or not computed.
     ``squared_error``: Σ(w-w')². ``notes``: what was done otherwise than asked, or decided between requests.
@@ -65,7 +70,8 @@ class Moved:
 
 @dataclass
 class Report:
-    """A whole run. ``bytes_before`` and ``bytes_after``: of all files of the package. ``small``: constants at or
+    """A whole run. ``action``: "palettized", or "decompressed", which lists compressed constants only.
+    ``bytes_before`` and ``bytes_after``: of all files of the package. ``small``: constants at or
     below their threshold, which are not in ``weights``. ``dropped_records``: of weight files, that nothing
     pointed at (None where that could not be told)."""
 
@@ -78,13 +84,18 @@ class Report:
     notes: list[str] = field(default_factory=list)
     small: int = 0
     dropped_records: int | None = 0
+    action: str = PALETTIZED
     dry_run: bool = False
     verified: bool = False
     seconds: float = 0.0
 
     @property
     def palettized(self) -> list[WeightReport]:
-        return [w for w in self.weights if w.status == "palettized"]
+        return [w for w in self.weights if w.status == PALETTIZED]
+
+    @property
+    def decompressed(self) -> list[WeightReport]:
+        return [w for w in self.weights if w.status == DECOMPRESSED]
 
     @property
     def skipped(self) -> list[WeightReport]:
@@ -103,7 +114,9 @@ class Report:
 
     def to_text(self, width: int = 110) -> str:
         """Totals, the largest palettes, what was left alone and why, what was moved; at most ``width`` columns."""
-        blocks = [self._totals(), _palette_table(self.palettized, width), _skip_lines(self.skipped, width)]
+        changed = self.palettized + self.decompressed
+        table = _dense_table if self.action == DECOMPRESSED else _palette_table
+        blocks = [self._totals(), table(changed, width), _skip_lines(self.skipped, width)]
         blocks.append(_bullets("moved to a later opset", [_moved_line(m) for m in self.moved]))
         noted = [f"{w.function}/{w.name}: {note}" for w in self.weights for note in w.notes]
         blocks.append(_bullets("notes", noted + self.notes))
@@ -111,15 +124,16 @@ class Report:
 
     def _totals(self) -> str:
         ratio = self.bytes_before / self.bytes_after if self.bytes_after else math.inf
-        done = "would be palettized" if self.dry_run else "palettized"
+        done = f"would be {self.action}" if self.dry_run else self.action
+        small = f", {self.small} at or below the threshold" if self.action == PALETTIZED else ""
+        changed = self.palettized + self.decompressed
         lines = [
             f"{self.source} → {self.destination or '(dry run)'}",
             f"{format_bytes(self.bytes_before)} → {format_bytes(self.bytes_after)}"
             + (f", {ratio:.2f} times smaller" if ratio >= 1 else "")
             + ("" if self.dry_run else f", in {self.seconds:.2f} s")
             + (", verified" if self.verified else ""),
-            f"{format_count(len(self.palettized), 'constant')} {done}, {len(self.skipped)} left alone, "
-            f"{self.small} at or below the threshold",
+            f"{format_count(len(changed), 'constant')} {done}, {len(self.skipped)} left alone{small}",
         ]
         if self.dropped_records:
             lines.append(f"{format_count(self.dropped_records, 'record')} that nothing pointed at dropped")
@@ -132,31 +146,44 @@ def _weight_dict(weight: WeightReport) -> dict[str, Any]:
     data["shape"] = list(weight.shape)
     data["notes"] = list(weight.notes)
     data["bits_per_weight"] = weight.bits_per_weight
-    data["lossless"] = weight.lossless if weight.status == "palettized" else None
+    data["lossless"] = weight.lossless if weight.status == PALETTIZED else None
     if data["snr_db"] is not None and not math.isfinite(data["snr_db"]):
         data["snr_db"] = None
     return data
 
 
 def _palette_table(weights: list[WeightReport], width: int) -> str:
-    if not weights:
+    rows = [(*_row(w, _palette_words(w), width), _snr(w)) for w in _largest(weights)]
+    return _table(("weight", "shape", "read by", "palette", "before", "after", "SNR dB"), rows, len(weights))
+
+
+def _dense_table(weights: list[WeightReport], width: int) -> str:
+    rows = [_row(w, shorten(w.mode or "", 40), width) for w in _largest(weights)]
+    return _table(("weight", "shape", "read by", "was", "before", "after"), rows, len(weights))
+
+
+def _largest(weights: list[WeightReport]) -> list[WeightReport]:
+    return sorted(weights, key=lambda w: -w.bytes_before)[:LARGEST]
+
+
+def _row(weight: WeightReport, form: str, width: int) -> tuple[str, ...]:
+    name = weight.name if weight.function == "main" else f"{weight.function}/{weight.name}"
+    return (
+        shorten(name, max(20, width - 76)),
+        "×".join(map(str, weight.shape)) + f" {weight.dtype}",
+        shorten(", ".join(dict.fromkeys(op for op, _ in weight.consumers)), 18),
+        form,
+        format_bytes(weight.bytes_before),
+        format_bytes(weight.bytes_after) if weight.bytes_after is not None else "?",
+    )
+
+
+def _table(header: tuple[str, ...], rows: Sequence[Sequence[str]], count: int) -> str:
+    """The rows of the largest of ``count`` weights, and how many are not shown."""
+    if not rows:
         return ""
-    largest = sorted(weights, key=lambda w: -w.bytes_before)[:LARGEST]
-    rows = [
-        (
-            shorten(f"{w.function}/{w.name}" if w.function != "main" else w.name, max(20, width - 76)),
-            "×".join(map(str, w.shape)) + f" {w.dtype}",
-            shorten(", ".join(dict.fromkeys(op for op, _ in w.consumers)), 18),
-            _palette_words(w),
-            format_bytes(w.bytes_before),
-            format_bytes(w.bytes_after) if w.bytes_after is not None else "?",
-            _snr(w),
-        )
-        for w in largest
-    ]
-    table = format_table(("weight", "shape", "read by", "palette", "before", "after", "SNR dB"), rows, right=4)
-    more = len(weights) - len(largest)
-    return table + (f"\n… and {more} smaller" if more else "")
+    more = count - len(rows)
+    return format_table(header, rows, right=4) + (f"\n… and {more} smaller" if more else "")
 
 
 def _palette_words(weight: WeightReport) -> str:

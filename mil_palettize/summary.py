@@ -9,11 +9,10 @@ from collections import defaultdict
 from mil_palettize.encode import Declined, Figures
 from mil_palettize.plan import Decision, Plan, palette_nbytes
 from mil_palettize.program.weight import Weight
-from mil_palettize.report import Moved, Report, WeightReport
+from mil_palettize.report import COUNT_UNKNOWN, Moved, Report, WeightReport
 from mil_palettize.rewrite import Rewritten
 
 _SPLIT = "stored once with a constant that is planned otherwise: stored apart now"
-_COUNT_UNKNOWN = "a weight file's record count is wrong: records that nothing points at were dropped uncounted"
 
 
 def planned_report(
@@ -40,7 +39,7 @@ def complete(report: Report, plan: Plan, done: Rewritten) -> None:
     ]
     report.dropped_records = None if done.dropped is None else done.dropped[0]
     if done.dropped is None:
-        report.notes.append(_COUNT_UNKNOWN)
+        report.notes.append(COUNT_UNKNOWN)
 
 
 def _planned(decision: Decision) -> WeightReport:

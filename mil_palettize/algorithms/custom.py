@@ -14,12 +14,14 @@ from .palette import Request
 def codes(array: np.ndarray, request: Request) -> tuple[np.ndarray, np.ndarray]:
     """Call ``lut_function`` with the array; gives its table in the weight's dtype and its indices, int64.
 
+    With ``cluster_dim`` above 1 the table is (entries, cluster_dim), with one index per vector.
+
     Raises ``AlgorithmError`` saying what is wrong with the result, or that the function failed (chained).
     """
     name = request.source.name
     if request.lut_function is None:
         raise AlgorithmError(f"weight '{name}': mode 'custom' needs a lut_function")
-    dtype, count = array.dtype, array.size
+    dtype, count = array.dtype, array.size // request.cluster_dim
     try:
         result = request.lut_function(array)
     except Exception as error:
@@ -28,8 +30,8 @@ def codes(array: np.ndarray, request: Request) -> tuple[np.ndarray, np.ndarray]:
         ) from error
     if not isinstance(result, (tuple, list)) or len(result) != 2:
         raise _wrong(name, f"returned {_kind(result)}; return a pair (lut, indices)")
-    lut = _table(name, result[0], dtype, 1 << request.most_nbits)
-    return lut, _indices(name, result[1], count, len(lut))
+    lut = _table(name, result[0], dtype, 1 << request.most_nbits, request.cluster_dim)
+    return lut, _indices(name, result[1], count, len(lut), "elements" if request.cluster_dim == 1 else "vectors")
 
 
 def _wrong(name: str, what: str) -> AlgorithmError:
@@ -49,26 +51,27 @@ def _array(name: str, what: str, value: Any) -> np.ndarray:
         raise _wrong(name, f"returned {what} that are not an array: {error}") from error
 
 
-def _table(name: str, value: Any, dtype: np.dtype, limit: int) -> np.ndarray:
+def _table(name: str, value: Any, dtype: np.dtype, limit: int, dim: int) -> np.ndarray:
     lut = _array(name, "entries", value)
-    if lut.ndim != 1 or lut.dtype.kind not in "fiu":
-        raise _wrong(name, f"returned a lut of {lut.dtype}{list(lut.shape)}; it must be real numbers in one dimension")
-    if not 1 <= lut.size <= limit:
-        raise _wrong(name, f"returned a lut of {lut.size} entries; it may have 1 to {limit}")
+    if lut.shape[1:] != (() if dim == 1 else (dim,)) or lut.ndim == 0 or lut.dtype.kind not in "fiu":
+        wanted = "in one dimension" if dim == 1 else f"of shape (entries, {dim})"
+        raise _wrong(name, f"returned a lut of {lut.dtype}{list(lut.shape)}; it must be real numbers {wanted}")
+    if not 1 <= len(lut) <= limit:
+        raise _wrong(name, f"returned a lut of {len(lut)} entries; it may have 1 to {limit}")
     with np.errstate(over="ignore"):
         stored = lut.astype(dtype)
-    bad = np.flatnonzero(~np.isfinite(stored))
+    bad = np.flatnonzero(~np.isfinite(stored.reshape(len(lut), -1)).all(axis=1))
     if bad.size:
         raise _wrong(name, f"returned a lut with entry {bad[0]} = {lut[bad[0]]}, which is not finite as {dtype}")
     return stored
 
 
-def _indices(name: str, value: Any, count: int, entries: int) -> np.ndarray:
+def _indices(name: str, value: Any, count: int, entries: int, what: str) -> np.ndarray:
     indices = _array(name, "indices", value)
     if indices.dtype.kind not in "iu":
         raise _wrong(name, f"returned indices of {indices.dtype}; they must be integers")
     if indices.size != count:
-        raise _wrong(name, f"returned {indices.size} indices for {count} elements")
+        raise _wrong(name, f"returned {indices.size} indices for {count} {what}")
     flat = indices.reshape(-1)
     outside = np.flatnonzero((flat < 0) | (flat >= entries))
     if outside.size:

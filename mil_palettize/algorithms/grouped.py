@@ -84,12 +84,13 @@ def grouped_palette(algorithm: ScalarAlgorithm, request: Request) -> Palette:
     tables = np.concatenate([part.tables[:, : 1 << nbits] for part in parts])
     sse = math.fsum(math.fsum(part.errors) for part in parts)
     signal = math.fsum(math.fsum(part.signals) for part in parts)
-    packed = _pack(indices.reshape(-1), nbits, request)
+    packed = pack_all(indices.reshape(-1), nbits, request)
     stored = tables.astype(source.dtype).reshape(request.lut_shape(nbits))
     return Palette(Lut(Packed(packed, nbits, tuple(source.shape)), stored), sse, signal)
 
 
-def _pack(indices: np.ndarray, nbits: int, request: Request) -> np.ndarray:
+def pack_all(indices: np.ndarray, nbits: int, request: Request) -> np.ndarray:
+    """Pack uint8 indices (1-D), pieces at a time through ``request.pmap``."""
     if nbits == 8:
         return indices
     packed = np.empty(packed_nbytes(indices.size, nbits), np.uint8)

@@ -55,7 +55,10 @@ class ArrayAlgorithm:
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of ``make_palette`` after validation. ``axis`` is not negative; one table if ``groups`` is 1."""
+    """The arguments of ``make_palette`` after validation.
+
+    ``axis`` is not negative; one table if ``groups`` is 1. ``cluster_dim``: elements of an entry, along ``axis``.
+    """
 
     source: Source
     nbits: int | None
@@ -64,6 +67,7 @@ class Request:
     groups: int
     lut_function: Callable[[np.ndarray], Any] | None
     pmap: Callable[..., Iterable[Any]]
+    cluster_dim: int = 1
 
     @property
     def most_nbits(self) -> int:
@@ -80,7 +84,7 @@ class Request:
         """Of ``Lut.lut``."""
         rank = len(self.source.shape)
         groups = [self.groups if axis == self.axis else 1 for axis in range(rank)]
-        return (*groups, 1 << nbits, 1)
+        return (*groups, 1 << nbits, self.cluster_dim)
 
 
 @compiled

@@ -7,14 +7,18 @@ import numpy as np
 from mil_palettize.errors import AlgorithmError
 
 from .distribution import FEW, Distribution
+from .vectors import Vectors
 
 
 class TooManyValuesError(AlgorithmError):
-    """A weight, or one group of it, has at least ``found`` distinct values; ``limit`` can be told apart."""
+    """A weight, or one group of it, has at least ``found`` distinct values; ``limit`` can be told apart.
 
-    def __init__(self, name: str, found: int, limit: int) -> None:
+    ``what``: "values", or "vectors" of them.
+    """
+
+    def __init__(self, name: str, found: int, limit: int, what: str = "values") -> None:
         super().__init__(
-            f"weight '{name}' has {found} or more distinct values in one look-up table; mode 'unique' holds at "
+            f"weight '{name}' has {found} or more distinct {what} in one look-up table; mode 'unique' holds at "
             f"most {limit}: use mode 'kmeans', or smaller groups"
         )
         self.found = found
@@ -28,3 +32,11 @@ def entries(distribution: Distribution, nbits: int) -> np.ndarray:
     if found > limit:
         raise TooManyValuesError(distribution.name, found, limit)
     return distribution.values
+
+
+def vector_entries(vectors: Vectors, nbits: int) -> np.ndarray:
+    """The distinct vectors, float64 (k, dim); ``nbits`` is the most that may be used. Raises ``TooManyValuesError``."""
+    found = vectors.distinct(1 << nbits)
+    if found is None:
+        raise TooManyValuesError(vectors.name, (1 << nbits) + 1, 1 << nbits, "vectors")
+    return found

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mil_palettize.errors import BlobError
 from mil_palettize.forms import PACKED, Form
+from mil_palettize.program.expressions import UnknownFormError, read_expression
 from mil_palettize.program.store import Store
 from mil_palettize.program.values import (
     BLOB_TYPES,
@@ -21,13 +21,11 @@ from mil_palettize.program.values import (
     MIN_BLOB_ELEMENTS,
     UINT_TYPES,
     blob_value,
-    immediate_array,
     immediate_value,
-    static_shape,
     string_value,
     tensor_type,
 )
-from mil_palettize.weight_expr import LEGAL_NBITS, Lut
+from mil_palettize.weight_expr import Lut
 
 OP_TYPE = "constexpr_lut_to_dense"
 # (bytes, blob data type code, padding bits) -> (file name, metadata offset)
@@ -50,10 +48,10 @@ def store_lut(lut: Lut, form: Form, append: Append | None) -> LutValues:
     index_bytes = packed.data
     if form is PACKED:
         indices = _place(index_bytes, (index_bytes.size,), UINT_TYPES[8], 0, append)
-        table = lut.lut.reshape(-1)
+        table = lut.table.reshape(-1)
     else:
         indices = _place(index_bytes, packed.shape, UINT_TYPES[packed.nbits], packed.padding_bits, append)
-        table = lut.lut
+        table = lut.table
     return LutValues(indices, _place(table, table.shape, MIL_TYPES[table.dtype], 0, append), packed.shape, form)
 
 
@@ -88,49 +86,15 @@ def lut_op(const: MIL.Operation, values: LutValues) -> MIL.Operation:
 
 
 def read_lut(op: MIL.Operation, store: Store, *, used_by: str) -> Lut | None:
-    """The palette of a ``constexpr_lut_to_dense`` op; None when it is not a scalar palette of floats.
+    """The palette of an op all of whose parts stand in it; None when it is another form.
 
-    Raises BlobError when its parts do not fit together.
+    Raises BlobError when its parts are damaged or do not fit together.
     """
     if op.type != OP_TYPE:
         return None
-    parts = _packed_parts(op) if "indices" in op.attributes else _typed_parts(op)
-    if parts is None:
-        return None
-    indices, lut, shape = parts
-    table = store.array(lut, used_by=used_by)
-    if table.dtype.kind != "f":
-        return None
-    if table.ndim == 1:
-        table = table.reshape((1,) * len(shape) + (-1, 1))
-    if table.ndim != len(shape) + 2 or table.shape[-1] != 1:
-        return None
-    nbits = int(table.shape[-2]).bit_length() - 1
-    if nbits not in LEGAL_NBITS or table.shape[-2] != 1 << nbits:
-        raise BlobError(f"the look-up table of {used_by!r} has {table.shape[-2]} entries, not a power of two")
     try:
-        return Lut(store.packed(indices, nbits, shape, used_by=used_by), table)
-    except BlobError:
-        raise
-    except ValueError as error:
-        raise BlobError(f"the palette of {used_by!r} does not fit together: {error}") from error
-
-
-def _packed_parts(op: MIL.Operation) -> tuple[MIL.Value, MIL.Value, tuple[int, ...]] | None:
-    if not {"lut", "shape"} <= set(op.attributes):
+        expr = read_expression(op, {}, store, used_by=used_by)
+    except UnknownFormError:
         return None
-    shape = immediate_array(op.attributes["shape"])
-    if shape is None:
-        return None
-    return op.attributes["indices"], op.attributes["lut"], tuple(int(n) for n in shape.reshape(-1))
-
-
-def _typed_parts(op: MIL.Operation) -> tuple[MIL.Value, MIL.Value, tuple[int, ...]] | None:
-    values = []
-    for name in ("indices", "lut"):
-        bindings = op.inputs[name].arguments if name in op.inputs else []
-        if len(bindings) != 1 or bindings[0].WhichOneof("binding") != "value":
-            return None  # read from another op, as chains of compressed ops do
-        values.append(bindings[0].value)
-    shape = static_shape(values[0].type)
-    return None if shape is None else (values[0], values[1], shape)
+    assert isinstance(expr, Lut)
+    return expr

@@ -18,7 +18,11 @@ from mil_palettize.program.values import MIL, immediate_array, scalar, static_sh
 
 @dataclass(eq=False)
 class Node:
-    """A declared value: op output, block input or function input."""
+    """A declared value: op output, block input or function input.
+
+    Of a constant op: ``sources``, what its inputs bound by name read (one value each), and ``results``, all its
+    outputs, this one included.
+    """
 
     name: str
     type: MIL.ValueType
@@ -26,6 +30,8 @@ class Node:
     constant: bool = False
     uses: list[Use] = field(default_factory=list)
     is_block_output: bool = False
+    sources: dict[str, Node] = field(default_factory=dict)
+    results: list[Node] = field(default_factory=list)
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -110,6 +116,10 @@ def _walk_op(scope: Scope, op: MIL.Operation, names: ChainMap[str, Node]) -> Non
     loop_inputs = _walk_nested(scope, op, names)
     constant = is_constant_op(op.type) or (op.type in TRANSPARENT and all(_is_constant(n) for _, n in read))
     results = [_declare(scope, names, Node(out.name, out.type, op, constant)) for out in op.outputs]
+    if is_constant_op(op.type):
+        sources = {input_name: node for input_name, node in read if isinstance(node, Node)}
+        for result in results:
+            result.sources, result.results = sources, results
     position: dict[str, int] = {}
     for input_name, node in read:
         index = position.get(input_name, 0)

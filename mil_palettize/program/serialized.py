@@ -36,11 +36,13 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """A constant where it stands: ``op`` is the message to replace, ``value`` holds or points at its data."""
+    """A constant where it stands: ``op`` is the message to replace, ``value`` holds or points at its data (nothing
+    for a compressed constant). ``node``: None for a tensor bound to its op in place."""
 
     weight: Weight
     op: MIL.Operation
     value: MIL.Value
+    node: Node | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +146,7 @@ def _site(node: Node, function: str, opset: str) -> Site | None:
         form=node.op.type,
         obstacle=_obstacle(node, value, data_type),
     )
-    return Site(weight, node.op, value)
+    return Site(weight, node.op, value, node)
 
 
 def _storage(value: MIL.Value) -> tuple[str, int] | None:

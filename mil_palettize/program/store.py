@@ -63,12 +63,15 @@ class Store:
             raise BlobError(f"the value of {used_by!r} does not hold the {int(np.prod(shape))} elements of its type")
         return array
 
-    def packed(self, value: MIL.Value, nbits: int, shape: tuple[int, ...], *, used_by: str) -> Packed:
-        """Palette indices stored as packed bits. Raises BlobError when there are too few or too many."""
+    def packed(
+        self, value: MIL.Value, nbits: int, shape: tuple[int, ...], *, used_by: str, signed: bool = False
+    ) -> Packed:
+        """Integers stored as packed bits. Raises BlobError when there are too few or too many."""
+        raw = self.raw(value, used_by=used_by)
         try:
-            return Packed(self.raw(value, used_by=used_by), nbits, shape)
+            return Packed(raw, nbits, shape, signed)
         except ValueError as error:
-            raise BlobError(f"the indices of {used_by!r} do not fit its shape: {error}") from error
+            raise BlobError(f"the packed values of {used_by!r} do not fit its shape: {error}") from error
 
     def check(self, uses: list[BlobUse]) -> None:
         """Every blob value of a model: its record is sound, of the size its type says, and overlaps no other."""

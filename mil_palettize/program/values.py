@@ -36,6 +36,11 @@ MIL_TYPES: dict[np.dtype, int] = {dtype: mil for mil, dtype in NUMPY_TYPES.items
 # Palette indices: bits -> MIL data type.
 UINT_TYPES: dict[int, int] = {bits: DT.Value(f"UINT{bits}") for bits in (1, 2, 3, 4, 6, 8)}
 
+# Types smaller than a byte: MIL data type -> (bits, signed).
+SUB_BYTE_TYPES: dict[int, tuple[int, bool]] = {
+    data_type: (bits, False) for bits, data_type in UINT_TYPES.items() if bits < 8
+} | {DT.Value("INT4"): (4, True)}
+
 _BYTES_TYPES = {DT.Value(n) for n in ("FLOAT16", "INT8", "UINT8", "UINT32")} | set(UINT_TYPES.values())
 # coremltools keeps values of fewer elements inside the program (``should_use_weight_file``).
 MIN_BLOB_ELEMENTS = 10

@@ -1,0 +1,83 @@
+"""The written package opened again: every decompressed weight held against what it stood for, all else the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from mil_palettize.errors import VerifyError
+from mil_palettize.program.chains import find_chains, inner_ops
+from mil_palettize.program.contents import dense, fingerprint
+from mil_palettize.program.model import Model
+from mil_palettize.program.scopes import op_name
+from mil_palettize.program.serialized import Site
+from mil_palettize.program.values import MIL
+from mil_palettize.report import Report
+
+
+def verify_decompressed(source: Path, written: Path, report: Report) -> None:
+    """Hold the package at ``written`` against the one at ``source``: each weight that ``report`` says was decompressed
+    is a constant of the values it stood for, every other op has the same parts and bytes. Raises VerifyError naming
+    the first that differs."""
+    with Model.open(source) as original, Model.open(written) as result:
+        if original.package.files() != result.package.files() or _without_ops(original) != _without_ops(result):
+            raise VerifyError(f"the files, inputs, outputs or metadata of {written} are not those of {source}")
+        comparison = _Comparison(original, result)
+        comparison.run()
+        reported = Counter((weight.function, weight.name) for weight in report.decompressed)
+        for key in (reported - comparison.found) + (comparison.found - reported):
+            raise VerifyError(f"{'/'.join(key)!r} is not decompressed as often as was reported")
+
+
+class _Comparison:
+    """``found``: (function, name) of constants that were compressed."""
+
+    def __init__(self, original: Model, result: Model) -> None:
+        self.original = original
+        self.result = result
+        self.found: Counter[tuple[str, str]] = Counter()
+        chains = [chain for chain in find_chains(original.survey().sites) if not chain.obstacle]
+        self.ends = {id(chain.site.op): chain.site for chain in chains}
+        self.gone = inner_ops(chains)
+
+    def run(self) -> None:
+        for one, two in zip(self.original.stages, self.result.stages, strict=True):
+            for name, function in sorted(one.program.functions.items()):
+                blocks = two.program.functions[name].block_specializations
+                for opset, block in sorted(function.block_specializations.items()):
+                    self._check_block(one.function_label(name), block, blocks[opset])
+
+    def _check_block(self, function: str, one: MIL.Block, two: MIL.Block) -> None:
+        kept = [op for op in one.operations if id(op) not in self.gone]
+        if len(kept) != len(two.operations) or list(one.outputs) != list(two.outputs):
+            raise VerifyError(f"a block of function {function!r} has {len(two.operations)} ops, not {len(kept)}")
+        for a, b in zip(kept, two.operations, strict=True):
+            if id(a) in self.ends:
+                self._check_dense(self.ends[id(a)], b)
+            elif fingerprint(a, self.original.store) != fingerprint(b, self.result.store):
+                raise VerifyError(f"{a.type} {op_name(a)!r} of function {function!r} was to be left alone and differs")
+            for inner, other in zip(a.blocks, b.blocks, strict=True):
+                self._check_block(function, inner, other)
+
+    def _check_dense(self, site: Site, op: MIL.Operation) -> None:
+        key = site.weight.key
+        if op.type != "const" or list(op.outputs) != list(site.op.outputs):
+            raise VerifyError(f"{key!r} is not the constant that was reported")
+        before = dense(site, self.original.store)
+        after = self.result.store.array(op.attributes["val"], used_by=key)
+        if before is None or (before.dtype, before.shape) != (after.dtype, after.shape):
+            raise VerifyError(f"{key!r} is stored as {after.dtype}{list(after.shape)}, which it did not stand for")
+        if before.tobytes() != after.tobytes():
+            raise VerifyError(f"{key!r} has other values than the compressed weight stood for")
+        self.found[site.weight.function, site.weight.name] += 1
+
+
+def _without_ops(model: Model) -> bytes:
+    """The specification with empty blocks."""
+    spec = type(model.spec)()
+    spec.CopyFrom(model.spec)
+    for stage in Model(model.package, spec, model.store).stages:
+        for function in stage.program.functions.values():
+            for block in function.block_specializations.values():
+                block.ClearField("operations")
+    return bytes(spec.SerializeToString(deterministic=True))

@@ -1,0 +1,94 @@
+"""Integers smaller than a byte, packed (numpy only)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+LEGAL_NBITS = (1, 2, 3, 4, 6, 8)
+# Elements handled at a time where temporaries are several times larger; a multiple of 8.
+CHUNK = 1 << 18
+_POPCOUNT = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Integers of ``nbits`` each, packed without gaps, least significant bit first.
+
+    ``data``: uint8 of ``ceil(count * nbits / 8)`` bytes, unused high bits zero. ``shape``: of the unpacked array.
+    ``signed``: two's complement, of 4 bits only (int4). Both forms of ``constexpr_lut_to_dense`` store indices as
+    exactly these bytes, both forms of ``constexpr_sparse_to_dense`` masks.
+    """
+
+    data: np.ndarray
+    nbits: int
+    shape: tuple[int, ...]
+    signed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.nbits not in LEGAL_NBITS:
+            raise ValueError(f"nbits is {self.nbits}; a palette has one of {LEGAL_NBITS}")
+        if self.signed and self.nbits != 4:
+            raise ValueError(f"signed values of {self.nbits} bits; only int4 is packed")
+        if self.data.dtype != np.uint8 or self.data.shape != (packed_nbytes(self.count, self.nbits),):
+            raise ValueError(
+                f"packed indices are {self.data.dtype}{list(self.data.shape)}; {self.count} values of "
+                f"{self.nbits} bits need uint8[{packed_nbytes(self.count, self.nbits)}]"
+            )
+
+    @property
+    def count(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the unpacked array."""
+        return np.dtype(np.int8 if self.signed else np.uint8)
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.size
+
+    def ones(self) -> int:
+        """Bits that are set."""
+        return int(np.bincount(self.data, minlength=256) @ _POPCOUNT)
+
+    @property
+    def padding_bits(self) -> int:
+        """Unused bits of the last byte."""
+        return self.data.size * 8 - self.count * self.nbits
+
+    def unpack(self) -> np.ndarray:
+        """uint8 array of ``shape``, int8 where signed."""
+        if self.nbits == 8:
+            return self.data.reshape(self.shape)
+        values = np.empty(self.count, np.uint8)
+        for start in range(0, self.count, CHUNK):
+            part = values[start : start + CHUNK]
+            window = self.data[start * self.nbits // 8 :][: packed_nbytes(part.size, self.nbits)]
+            bits = np.unpackbits(window, bitorder="little", count=part.size * self.nbits)
+            padded = np.zeros((part.size, 8), np.uint8)
+            padded[:, : self.nbits] = bits.reshape(part.size, self.nbits)
+            part[:] = np.packbits(padded, axis=1, bitorder="little")[:, 0]
+        if self.signed:
+            values = ((values ^ 8).view(np.int8) - 8).astype(np.int8)
+        return values.reshape(self.shape)
+
+    @classmethod
+    def pack(cls, values: np.ndarray, nbits: int, *, signed: bool = False) -> Packed:
+        """Pack a uint8 array, every element below ``2**nbits``; with ``signed`` an int8 array."""
+        flat = np.ascontiguousarray(values, dtype=np.int8 if signed else np.uint8).reshape(-1).view(np.uint8)
+        if nbits != 8:
+            chunks = [np.zeros(0, np.uint8)]
+            for start in range(0, flat.size, CHUNK):
+                part = flat[start : start + CHUNK, None]
+                bits = np.unpackbits(part, axis=1, bitorder="little", count=nbits)
+                chunks.append(np.packbits(bits.reshape(-1), bitorder="little"))
+            flat = np.concatenate(chunks)
+        return cls(flat, nbits, values.shape, signed)
+
+
+def packed_nbytes(count: int, nbits: int) -> int:
+    """Bytes of ``count`` packed values of ``nbits`` bits."""
+    return (count * nbits + 7) // 8

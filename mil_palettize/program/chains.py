@@ -1,0 +1,139 @@
+"""Chains of compressed constants: each compressed op whose result other ops read, and the ops it is made from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from mil_palettize.program.expressions import unknown_form
+from mil_palettize.program.scopes import Node, is_constant_op
+from mil_palettize.program.serialized import Site, Stage, blob_uses
+from mil_palettize.program.values import BLOB_TYPES, MIL, NUMPY_TYPES, string_value, type_name
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """``site``: the op whose result is read. ``obstacle``: why it has to stay compressed, "" when it has not."""
+
+    site: Site
+    obstacle: str
+
+    @property
+    def node(self) -> Node:
+        assert self.site.node is not None
+        return self.site.node
+
+
+def find_chains(sites: Iterable[Site]) -> list[Chain]:
+    """The chains of a model, in the order of ``sites``. A result that nothing reads ends a chain too."""
+    ends = [site for site in sites if site.node is not None and _is_end(site.node)]
+    obstacles = {id(site): _obstacle(site) for site in ends}
+    kept: dict[int, str] = {}  # ops that those which stay are made from
+    for site in ends:
+        if obstacles[id(site)] and site.node is not None:
+            for node in _sources(site.node):
+                kept[id(node.op)] = f"{site.weight.name}, which stays compressed, is made from it"
+    return [Chain(site, obstacles[id(site)] or kept.get(id(site.op), "")) for site in ends]
+
+
+def _is_end(node: Node) -> bool:
+    if node.op is None or node.op.type == "const" or not is_constant_op(node.op.type):
+        return False
+    read = [use for result in node.results for use in result.uses]
+    inside = bool(read) and all(is_constant_op(use.op.type) for use in read)
+    return not inside or any(result.is_block_output for result in node.results)
+
+
+def _obstacle(site: Site) -> str:
+    assert site.node is not None
+    code = site.node.type.tensorType.dataType
+    form = unknown_form(site.op, site.node.sources)
+    if form:
+        return f"its form is not known: {form}"
+    if len(site.node.results) > 1:
+        return f"{site.op.type} has {len(site.node.results)} results, which no single constant can be"
+    if code not in NUMPY_TYPES or code not in BLOB_TYPES:
+        return f"{type_name(code)} values; constants are written of whole bytes"
+    return ""
+
+
+def _sources(node: Node) -> Iterator[Node]:
+    """All values that ``node`` is made from."""
+    for source in node.sources.values():
+        yield source
+        yield from _sources(source)
+
+
+def chain_ops(node: Node) -> list[MIL.Operation]:
+    """The op of ``node`` and every op it is made from, each once, in the order of their inputs' names."""
+    ops: dict[int, MIL.Operation] = {}
+    for part in (node, *sorted(_sources(node), key=lambda source: source.name)):
+        if part.op is not None:
+            ops.setdefault(id(part.op), part.op)
+    return list(ops.values())
+
+
+def chain_key(node: Node) -> bytes:
+    """Equal for chains of the same ops over the same data, whatever they are called."""
+    assert node.op is not None
+    digest = hashlib.sha256()
+    bare = MIL.Operation()
+    bare.CopyFrom(node.op)
+    bare.attributes["name"].CopyFrom(string_value(""))
+    for output in bare.outputs:
+        output.name = ""
+    for name in node.sources:
+        bare.inputs[name].Clear()
+    digest.update(bare.SerializeToString(deterministic=True))
+    for name, source in sorted(node.sources.items()):
+        digest.update(f"{name} {source.results.index(source)}".encode() + chain_key(source))
+    return digest.digest()
+
+
+def inner_ops(chains: Iterable[Chain]) -> dict[int, MIL.Operation]:
+    """Constant ops that nothing reads any more once ``chains`` are constants, by ``id``."""
+    gone = {id(chain.site.op): chain.site.op for chain in chains}
+    ends = set(gone)
+    waiting = [source for chain in chains for source in chain.node.sources.values()]
+    while waiting:
+        node = waiting.pop()
+        if node.op is None or id(node.op) in gone or any(result.is_block_output for result in node.results):
+            continue
+        if all(id(use.op) in gone for result in node.results for use in result.uses):
+            gone[id(node.op)] = node.op
+            waiting += node.sources.values()
+    return {key: op for key, op in gone.items() if key not in ends}
+
+
+def remove_ops(stage: Stage, ops: dict[int, MIL.Operation]) -> None:
+    """Take ``ops`` (by ``id``) out of the blocks of a program."""
+    for function in stage.program.functions.values():
+        for block in function.block_specializations.values():
+            _remove(block, ops)
+
+
+def _remove(block: MIL.Block, ops: dict[int, MIL.Operation]) -> None:
+    for index in range(len(block.operations) - 1, -1, -1):
+        op = block.operations[index]
+        if id(op) in ops:
+            del block.operations[index]
+            continue
+        for inner in op.blocks:
+            _remove(inner, ops)
+
+
+def first_blob(node: Node) -> MIL.Value | None:
+    """The first value of a chain that is stored in a weight file, None when all are in the program."""
+    found = [use.value for op in chain_ops(node) for use in blob_uses(op)]
+    return min(found, key=lambda value: (value.blobFileValue.fileName, value.blobFileValue.offset), default=None)
+
+
+def constant_op(op: MIL.Operation, value: MIL.Value) -> MIL.Operation:
+    """The ``const`` op that stands in for ``op``: the same output, the same name."""
+    const = MIL.Operation(type="const")
+    const.outputs.extend(op.outputs)
+    if "name" in op.attributes:
+        const.attributes["name"].CopyFrom(op.attributes["name"])
+    const.attributes["val"].CopyFrom(value)
+    return const
