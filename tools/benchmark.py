@@ -101,9 +101,16 @@ def child(arguments: argparse.Namespace) -> None:
             result = run_ours(source, destination, options, source.with_name("warm.mlpackage"))
         else:
             result = run_coremltools(source, destination, options)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result["peak_mb"] = peak / 1e6 if sys.platform == "darwin" else peak / 1e3
+    result["peak_mb"] = peak_megabytes()
     print(json.dumps(result))
+
+
+def peak_megabytes() -> float:
+    """Peak resident memory of this process. On Linux ru_maxrss would count the parent's, which it was forked from."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(float(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) / 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def measure(who: str, case: str, source: Path) -> dict:
