@@ -16,7 +16,7 @@ from mil_palettize.package.replace import check_destination, recover, replacing
 from mil_palettize.parallel import Workers
 from mil_palettize.plan import SELECTIONS, Plan, make_plan
 from mil_palettize.program.model import Model
-from mil_palettize.program.opset import parse_target
+from mil_palettize.program.opset import opset_of, parse_target
 from mil_palettize.progress import ProgressEvent, make_progress
 from mil_palettize.report import Moved, Report
 from mil_palettize.rewrite import Rewriter, Rewritten
@@ -117,10 +117,10 @@ def _plan(model: Model, requests: Requests, select: str, strict: bool, after: di
 
 def _move(model: Model, opset_name: str) -> list[Moved]:
     target = parse_target(opset_name)
-    before = {label: opset for label, opset in model.functions() if opset != target.name}
+    before = {label: opset for label, opset in model.functions() if opset_of(opset).spec < target.spec}
     changes = model.move(target)
     moved = [
-        Moved(label, "", "", f"{opset} ({parse_target(opset).target}) to {target.name} ({target.target})")
+        Moved(label, "", "", f"{opset} ({opset_of(opset).target}) to {target.name} ({target.target})")
         for label, opset in before.items()
     ]
     return moved + [Moved(c.function, c.op_name, c.op_type, c.what) for c in changes]

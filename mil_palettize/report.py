@@ -8,7 +8,15 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from mil_palettize.tables import format_bytes, format_count, format_table, grouped_lines, shorten
+from mil_palettize.tables import (
+    format_bytes,
+    format_count,
+    format_table,
+    grouped_lines,
+    indented_lines,
+    printable,
+    shorten,
+)
 
 LARGEST = 10
 
@@ -21,7 +29,8 @@ class WeightReport:
     with a ``reason``. ``channel_axis`` and ``group_size`` are None for one palette per tensor. ``bytes_after``:
     indices and look-up tables; None in a dry run where it depends on the values. ``snr_db``: signal to noise of
     the palette, 10·log10(Σw² / Σ(w-w')²); infinite when it is lossless, None when skipped or not computed.
-    ``squared_error``: Σ(w-w')². ``notes``: what was done otherwise than asked, or decided between requests.
+    ``squared_error``: Σ(w-w')². ``digest``: SHA-256 of indices and tables, "" without a palette or in a dry run.
+    ``notes``: what was done otherwise than asked, or decided between requests.
     """
 
     name: str
@@ -42,11 +51,18 @@ class WeightReport:
     squared_error: float | None
     seconds: float
     notes: tuple[str, ...] = ()
+    digest: str = ""
 
     @property
     def bits_per_weight(self) -> float | None:
-        """Stored bits per element, look-up tables included."""
-        return None if self.bytes_after is None else self.bytes_after * 8 / math.prod(self.shape)
+        """Stored bits per element, look-up tables included; None where unknown, or without elements."""
+        count = math.prod(self.shape)
+        return None if self.bytes_after is None or not count else self.bytes_after * 8 / count
+
+    @property
+    def label(self) -> str:
+        """``function/name``, ``main`` left out."""
+        return self.name if self.function == "main" else f"{self.function}/{self.name}"
 
     @property
     def lossless(self) -> bool:
@@ -103,19 +119,22 @@ class Report:
 
     def to_text(self, width: int = 110) -> str:
         """Totals, the largest palettes, what was left alone and why, what was moved; at most ``width`` columns."""
-        blocks = [self._totals(), _palette_table(self.palettized, width), _skip_lines(self.skipped, width)]
-        blocks.append(_bullets("moved to a later opset", [_moved_line(m) for m in self.moved]))
-        noted = [f"{w.function}/{w.name}: {note}" for w in self.weights for note in w.notes]
-        blocks.append(_bullets("notes", noted + self.notes))
-        return "\n\n".join(block for block in blocks if block) + "\n"
+        noted = grouped_lines(((note, w.label) for w in self.weights for note in w.notes), width)
+        blocks = [
+            self._totals(),
+            _palette_table(self.palettized, width),
+            _titled("left alone", grouped_lines(((w.reason, w.label) for w in self.skipped), width)),
+            _titled("moved to a later opset", _moved_lines(self.moved, width)),
+            _titled("notes", indented_lines(self.notes, width) + noted),
+        ]
+        return printable("\n\n".join(block for block in blocks if block)) + "\n"
 
     def _totals(self) -> str:
-        ratio = self.bytes_before / self.bytes_after if self.bytes_after else math.inf
         done = "would be palettized" if self.dry_run else "palettized"
         lines = [
             f"{self.source} → {self.destination or '(dry run)'}",
-            f"{format_bytes(self.bytes_before)} → {format_bytes(self.bytes_after)}"
-            + (f", {ratio:.2f} times smaller" if ratio >= 1 else "")
+            f"{format_bytes(self.bytes_before)} → {'about ' if self.dry_run else ''}{format_bytes(self.bytes_after)}"
+            + _times(self.bytes_before, self.bytes_after)
             + ("" if self.dry_run else f", in {self.seconds:.2f} s")
             + (", verified" if self.verified else ""),
             f"{format_count(len(self.palettized), 'constant')} {done}, {len(self.skipped)} left alone, "
@@ -124,6 +143,13 @@ class Report:
         if self.dropped_records:
             lines.append(f"{format_count(self.dropped_records, 'record')} that nothing pointed at dropped")
         return "\n".join(lines)
+
+
+def _times(before: int, after: int) -> str:
+    if not before or not after:
+        return ""
+    ratio, word = (before / after, "smaller") if before >= after else (after / before, "larger")
+    return f", {ratio:.2f} times {word}" if f"{ratio:.2f}" != "1.00" else ", about the same"
 
 
 def _weight_dict(weight: WeightReport) -> dict[str, Any]:
@@ -144,9 +170,9 @@ def _palette_table(weights: list[WeightReport], width: int) -> str:
     largest = sorted(weights, key=lambda w: -w.bytes_before)[:LARGEST]
     rows = [
         (
-            shorten(f"{w.function}/{w.name}" if w.function != "main" else w.name, max(20, width - 76)),
+            printable(w.label),
             "×".join(map(str, w.shape)) + f" {w.dtype}",
-            shorten(", ".join(dict.fromkeys(op for op, _ in w.consumers)), 18),
+            shorten(printable(", ".join(dict.fromkeys(op for op, _ in w.consumers))), 18),
             _palette_words(w),
             format_bytes(w.bytes_before),
             format_bytes(w.bytes_after) if w.bytes_after is not None else "?",
@@ -154,9 +180,9 @@ def _palette_table(weights: list[WeightReport], width: int) -> str:
         )
         for w in largest
     ]
-    table = format_table(("weight", "shape", "read by", "palette", "before", "after", "SNR dB"), rows, right=4)
+    table = format_table(("weight", "shape", "read by", "palette", "before", "after", "SNR dB"), rows, width, right=4)
     more = len(weights) - len(largest)
-    return table + (f"\n… and {more} smaller" if more else "")
+    return table + (f"\n… and {more} more" if more else "")
 
 
 def _palette_words(weight: WeightReport) -> str:
@@ -171,19 +197,12 @@ def _snr(weight: WeightReport) -> str:
     return f"{weight.snr_db:.1f}" if math.isfinite(weight.snr_db) else "lossless"
 
 
-def _skip_lines(weights: list[WeightReport], width: int) -> str:
-    named = [(w.reason, w.name if w.function == "main" else f"{w.function}/{w.name}") for w in weights]
-    lines = grouped_lines(named, width)
-    return "left alone:\n" + "\n".join(lines) if lines else ""
+def _moved_lines(moved: list[Moved], width: int) -> list[str]:
+    """Functions first, then ops by what was changed in them."""
+    functions = indented_lines((f"{m.function}: {m.what}" for m in moved if not m.op_name), width)
+    ops = ((f"{m.op_type}: {m.what}", f"{m.function}/{m.op_name}") for m in moved if m.op_name)
+    return functions + grouped_lines(ops, width)
 
 
-def _moved_line(moved: Moved) -> str:
-    return (
-        f"{moved.function}: {moved.what}"
-        if not moved.op_name
-        else (f"{moved.function}/{moved.op_name} ({moved.op_type}): {moved.what}")
-    )
-
-
-def _bullets(title: str, lines: list[str]) -> str:
-    return f"{title}:\n" + "\n".join(f"  {line}" for line in lines) if lines else ""
+def _titled(title: str, lines: list[str]) -> str:
+    return "\n".join([f"{title}:", *lines]) if lines else ""

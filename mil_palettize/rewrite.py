@@ -5,6 +5,7 @@ Records are written in the order of the source, whatever the number of workers, 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -178,7 +179,7 @@ class Rewriter:
         if not self.retype or declared is None or shape is None or declared[0] == record.data_type:
             return record.data_type, record.padding_bits
         code, bits = declared
-        return code, record.size * 8 - int(np.prod(shape, dtype=np.int64)) * bits
+        return code, record.size * 8 - math.prod(shape) * bits
 
     def _patch_program(self) -> None:
         """Point every remaining value at its record's new place, then put the palettes in."""

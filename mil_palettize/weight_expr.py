@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +38,7 @@ class Packed:
 
     @property
     def count(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def padding_bits(self) -> int:
@@ -115,6 +117,15 @@ class Lut:
     def nbytes(self) -> int:
         """Bytes of indices and tables, without blob metadata."""
         return self.indices.data.size + self.lut.nbytes
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is stored: shapes, indices, tables."""
+        told = f"{self.indices.nbits} {self.shape} {self.lut.dtype} {self.lut.shape}"
+        digest = hashlib.sha256(told.encode())
+        digest.update(np.ascontiguousarray(self.indices.data).data)
+        digest.update(np.ascontiguousarray(self.lut).reshape(-1).view(np.uint8).data)
+        return digest.hexdigest()
 
     def decode(self) -> np.ndarray:
         """The dense array, of ``lut.dtype``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -185,8 +186,6 @@ def test_identifiers_extra_items_and_metadata_are_kept(fixtures: Path, palettize
 
 
 def test_source_and_destination_may_be_the_same(fixtures: Path, palettize: Palettize, tmp_path: Path) -> None:
-    import shutil
-
     from mil_palettize import palettize_package
 
     package = tmp_path / "same.mlpackage"
@@ -196,3 +195,20 @@ def test_source_and_destination_may_be_the_same(fixtures: Path, palettize: Palet
     check(fixtures / "conv_fp16_ios16.mlpackage", package, report)
     elsewhere, _ = palettize(fixtures / "conv_fp16_ios16.mlpackage", nbits=4)
     assert differences(package, elsewhere) == []
+
+
+def test_pipeline_in_a_pipeline_moves_as_a_whole(fixtures: Path, palettize: Palettize, tmp_path: Path) -> None:
+    """A pipeline is of the latest version of what it holds, at every level."""
+    source = tmp_path / "nested.mlpackage"
+    shutil.copytree(fixtures / "pipeline_ios17.mlpackage", source)
+    inner = read_spec(source)
+    outer = type(inner)()
+    outer.specificationVersion = inner.specificationVersion
+    outer.description.CopyFrom(inner.description)
+    outer.pipeline.models.append(inner)
+    spec_file(source).write_bytes(outer.SerializeToString())
+    written, report = palettize(source, nbits=3, target="iOS18", verify=True)
+    moved = read_spec(written)
+    versions = [moved, moved.pipeline.models[0], *moved.pipeline.models[0].pipeline.models]
+    assert [model.specificationVersion for model in versions] == [9, 9, 9, 9]
+    assert {w.function for w in report.palettized} == {"0/0/main", "0/1/main"}
