@@ -14,7 +14,7 @@ from mil_palettize.program.contents import describe_form
 from mil_palettize.program.model import Model
 from mil_palettize.program.serialized import Site, blob_uses, value_nbytes
 from mil_palettize.program.weight import Weight
-from mil_palettize.tables import format_bytes, format_count, format_table, printable, shorten
+from mil_palettize.tables import format_bytes, format_count, format_table, printable
 
 ASSUMED_NBITS = 4
 
@@ -59,13 +59,12 @@ class Inspection:
                 "×".join(map(str, c.shape)) or "scalar",
                 c.dtype,
                 format_bytes(c.nbytes),
-                shorten(c.form, 24),
-                printable(", ".join(dict.fromkeys(f"{op} {name!r}" for op, name in c.consumers)) or "-"),
-                printable(c.reason or "would be palettized"),
+                c.form,
+                printable(f"{_readers(c)}: {c.reason or 'would be palettized'}"),
             )
             for c in sorted(self.constants, key=lambda c: -c.nbytes)
         ]
-        table = format_table(("constant", "shape", "dtype", "bytes", "form", "read by", "palettization"), rows, width)
+        table = format_table(("constant", "shape", "dtype", "bytes", "form", "read by: palettization"), rows, width)
         taken = sum(not c.reason for c in self.constants)
         totals = (
             f"{self.path}: {format_bytes(self.nbytes)}",
@@ -74,6 +73,10 @@ class Inspection:
             f"{taken} would be palettized, {format_bytes(self.taken_nbytes)}",
         )
         return "\n".join([table, "", *map(printable, totals)]) + "\n"
+
+
+def _readers(constant: ConstantInfo) -> str:
+    return ", ".join(dict.fromkeys(f"{op} {name!r}" for op, name in constant.consumers)) or "nothing"
 
 
 def inspect_package(path: str | os.PathLike[str]) -> Inspection:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from mil_palettize.tables import printable, shorten
 
-_BAR = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}B/{total_fmt}B [{elapsed}<{remaining}{postfix}]"
+_BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}B/{total_fmt}B [{elapsed}<{remaining}{postfix}]"
 _NAME_WIDTH = 24
 
 
@@ -75,7 +75,7 @@ class BarProgress:
 
     def advance(self, name: str, weights: int, nbytes: int) -> None:
         self._done += weights
-        self._bar.set_description(f"{self._done}/{self._total} weights", refresh=False)
+        self._bar.set_description_str(f"{self._done}/{self._total} weights", refresh=False)
         self._bar.set_postfix_str(shorten(printable(name), _NAME_WIDTH), refresh=False)
         self._bar.update(nbytes)
 

@@ -62,7 +62,7 @@ class _Comparison:
     def run(self) -> None:
         self._check_files()
         self._check_weight_files()
-        if _without_ops(self.original) != _without_ops(self.result):
+        if self._differ(_without_ops(self.original), _without_ops(self.result)):
             raise VerifyError("inputs, outputs, description or metadata were written otherwise than they are")
         for one, two in zip(self.original.stages, self.result.stages, strict=True):
             for name, function in sorted(one.program.functions.items()):
@@ -92,7 +92,7 @@ class _Comparison:
             _check_layout(reader)
 
     def _check_block(self, function: str, one: MIL.Block, two: MIL.Block) -> None:
-        if _bare_block(one) != _bare_block(two):
+        if self._differ(_bare_block(one), _bare_block(two)):
             raise VerifyError(f"a block of function {function!r} has other inputs or outputs")
         for a, b in zip(one.operations, two.operations, strict=False):
             self._check_op(function, a, b)
@@ -108,10 +108,14 @@ class _Comparison:
         where = f"{one.type} {op_name(one)!r} of function {function!r}"
         if one.type != two.type or len(one.blocks) != len(two.blocks):
             raise VerifyError(f"{where} is missing: {two.type} {op_name(two)!r} is in its place")
-        if fingerprint(one, self.original.store, as_declared=self.moved) != fingerprint(two, self.result.store):
+        if self._differ(one, two):
             raise VerifyError(f"{where} was to be left alone and differs")
         for inner, other in zip(one.blocks, two.blocks, strict=True):
             self._check_block(function, inner, other)
+
+    def _differ(self, one: Message, two: Message) -> bool:
+        expected = fingerprint(one, self.original.store, as_declared=self.moved)
+        return fingerprint(two, self.result.store) != expected
 
     def _check_palette(self, site: Site, op: MIL.Operation) -> None:
         key = site.weight.key
@@ -171,27 +175,22 @@ def _check_layout(reader: BlobReader) -> None:
         raise VerifyError(f"the header of {reader.path} counts {len(records)} records, which are not all")
 
 
-def _without_ops(model: Model) -> bytes:
+def _without_ops(model: Model) -> Message:
     """The specification with empty blocks."""
-    spec = _copy(model.spec)
+    spec = type(model.spec)()
+    spec.CopyFrom(model.spec)
     for stage in Model(model.package, spec, model.store).stages:
         for function in stage.program.functions.values():
             for block in function.block_specializations.values():
                 block.ClearField("operations")
-    return bytes(spec.SerializeToString(deterministic=True))
+    return spec
 
 
-def _bare_block(block: MIL.Block) -> bytes:
+def _bare_block(block: MIL.Block) -> Message:
     bare = MIL.Block(inputs=block.inputs, outputs=block.outputs)
     for name, value in block.attributes.items():
         bare.attributes[name].CopyFrom(value)
-    return bytes(bare.SerializeToString(deterministic=True))
-
-
-def _copy(message: Message) -> Message:
-    copy = type(message)()
-    copy.CopyFrom(message)
-    return copy
+    return bare
 
 
 def _is_same_file(one: Path, two: Path) -> bool:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
+from google.protobuf.message import Message
 
 from mil_palettize.package.blob import SUB_BYTE_BITS
 from mil_palettize.program.palette_ops import OP_TYPE, read_lut
@@ -41,15 +42,16 @@ def dense(site: Site, store: Store) -> np.ndarray | None:
     return None if lut is None else lut.decode()
 
 
-def fingerprint(op: MIL.Operation, store: Store, *, as_declared: bool = False) -> bytes:
-    """The op without its nested blocks, serialized, with a digest of the data in place of each blob reference, so
-    that two packages compare equal wherever their weight files put it.
+def fingerprint(message: Message, store: Store, *, as_declared: bool = False) -> bytes:
+    """A message (an op without its nested blocks) serialized, with a digest of the data in place of each blob
+    reference, so that two packages compare equal wherever their weight files put it.
 
     ``as_declared``: as if every record had the data type of the value that points at it, as a move stores it.
     """
-    bare = MIL.Operation()
-    bare.CopyFrom(op)
-    del bare.blocks[:]
+    bare = type(message)()
+    bare.CopyFrom(message)
+    if isinstance(bare, MIL.Operation):
+        bare.ClearField("blocks")
     for use in list(blob_uses(bare)):
         reader, record = store.locate(use.value, used_by=use.owner)
         stored = record.data_type, record.padding_bits if record.data_type in SUB_BYTE_BITS else 0
