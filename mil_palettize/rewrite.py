@@ -205,6 +205,8 @@ class Rewriter:
     def _write_other_files(self, staging: Path) -> None:
         model_file = self._relative(self.model.package.model_path)
         rewritten = {self._relative(path) for path in self._records} | {model_file}
+        for relative in self.model.package.folders():  # a manifest may name one that is empty
+            make_folders(staging / relative)
         for relative in self.model.package.files():
             target = staging / relative
             make_folders(target.parent)

@@ -43,7 +43,9 @@ def _messages(message: Message) -> Iterator[Message]:
         if field.message_type is None:
             continue
         if field.message_type.GetOptions().map_entry:
-            values = list(value.values()) if field.message_type.fields_by_name["value"].message_type else []
+            # Sorted: maps have no order of their own, and the same seed should do the same.
+            inner_type = field.message_type.fields_by_name["value"].message_type
+            values = [value[key] for key in sorted(value)] if inner_type else []
         else:
             values = [value] if isinstance(value, Message) else list(value)
         for inner in values:

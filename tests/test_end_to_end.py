@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from packages import blob_users, constants, differences, read_spec, spec_file
+from packages import blob_users, constants, decode_op, differences, read_spec, spec_file, weights_dir
 
 from mil_palettize import OpPalettizerConfig, OptimizationConfig, PlanError, Report
 
@@ -212,3 +212,22 @@ def test_pipeline_in_a_pipeline_moves_as_a_whole(fixtures: Path, palettize: Pale
     versions = [moved, moved.pipeline.models[0], *moved.pipeline.models[0].pipeline.models]
     assert [model.specificationVersion for model in versions] == [9, 9, 9, 9]
     assert {w.function for w in report.palettized} == {"0/0/main", "0/1/main"}
+
+
+def test_empty_folder_of_the_manifest_is_kept(fixtures: Path, palettize: Palettize, tmp_path: Path) -> None:
+    """A program with all its values inside has a weights folder with nothing in it."""
+    source = tmp_path / "inside.mlpackage"
+    shutil.copytree(fixtures / "extras_ios16.mlpackage", source)
+    spec = read_spec(source)
+    for op in list(spec.mlProgram.functions["main"].block_specializations["CoreML6"].operations):
+        if op.type == "const" and op.attributes["val"].WhichOneof("value") == "blobFileValue":
+            array = decode_op(op, source)
+            value = op.attributes["val"]
+            value.ClearField("blobFileValue")
+            value.immediateValue.tensor.bytes.values = array.tobytes()
+    spec_file(source).write_bytes(spec.SerializeToString())
+    (weights_dir(source) / "weight.bin").unlink()
+    written, report = palettize(source, nbits=4, verify=True)
+    check(source, written, report)
+    assert report.palettized
+    assert (written / weights_dir(source).relative_to(source)).is_dir()
