@@ -8,15 +8,17 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shutil
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from contextlib import suppress
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
-from mil_palettize import __version__
+from mil_palettize import __version__, output
 from mil_palettize.errors import (
     AlgorithmError,
     ConfigError,
@@ -25,21 +27,23 @@ from mil_palettize.errors import (
     PlanError,
     VerifyError,
 )
+from mil_palettize.tables import printable
 
 if TYPE_CHECKING:
     from mil_palettize.config import OptimizationConfig
     from mil_palettize.report import Report
 
 EXIT_DIFFERENT = 1
+EXIT_UNMET = 4
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
 EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (ConfigError, 2),
     (PackageError, 3),
-    (PlanError, 4),
-    (AlgorithmError, 4),
+    (PlanError, EXIT_UNMET),
+    (AlgorithmError, EXIT_UNMET),
     (VerifyError, 5),
-    (PalettizeError, 4),
+    (PalettizeError, EXIT_UNMET),
     (OSError, 3),
 )
 _EPILOG = """exit codes: 0 done; 1 (diff) the packages differ; 2 wrong options or config; 3 a package or file cannot
@@ -61,12 +65,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_palettize(commands)
     _add_decompress(commands)
     inspect = commands.add_parser("inspect", help="list every constant of a package", epilog=_EPILOG)
-    inspect.add_argument("package", metavar="IN.mlpackage")
+    inspect.add_argument("package", type=_path, metavar="IN.mlpackage")
     inspect.add_argument("--json", action="store_true", help="JSON on standard output")
     inspect.set_defaults(run=_inspect)
     diff = commands.add_parser("diff", help="what differs between two packages", epilog=_EPILOG)
-    diff.add_argument("first", metavar="A.mlpackage")
-    diff.add_argument("second", metavar="B.mlpackage")
+    diff.add_argument("first", type=_path, metavar="A.mlpackage")
+    diff.add_argument("second", type=_path, metavar="B.mlpackage")
     diff.add_argument("--json", action="store_true", help="JSON on standard output")
     diff.set_defaults(run=_diff)
     return parser
@@ -74,8 +78,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_palettize(commands: argparse._SubParsersAction[_Parser]) -> None:
     sub = commands.add_parser("palettize", help="write a smaller package", epilog=_EPILOG)
-    sub.add_argument("source", metavar="IN.mlpackage")
-    sub.add_argument("destination", metavar="OUT.mlpackage", nargs="?", help="may be IN with --overwrite")
+    sub.add_argument("source", type=_path, metavar="IN.mlpackage")
+    sub.add_argument("destination", type=_path, metavar="OUT.mlpackage", nargs="?", help="may be IN with --overwrite")
     what = sub.add_argument_group("palettes (or --config)")
     what.add_argument("--nbits", type=int, choices=(1, 2, 3, 4, 6, 8), help="bits per weight (3 from iOS18)")
     what.add_argument("--mode", choices=("kmeans", "uniform", "unique"), help="how look-up tables are made [kmeans]")
@@ -85,7 +89,9 @@ def _add_palettize(commands: argparse._SubParsersAction[_Parser]) -> None:
     what.add_argument("--group-size", type=int, metavar="N", help="channels per group [32]; implies groups")
     what.add_argument("--channel-axis", type=int, metavar="AXIS", help="of the groups [from the op]; implies groups")
     what.add_argument("--weight-threshold", type=int, metavar="N", help="leave up to N elements alone [2048]")
-    what.add_argument("--config", metavar="FILE.yaml", help="a coremltools OptimizationConfig instead of the above")
+    what.add_argument(
+        "--config", type=_path, metavar="FILE.yaml", help="a coremltools OptimizationConfig instead of the above"
+    )
     how = sub.add_argument_group("how")
     how.add_argument("--target", metavar="iOS18", help="move the package up to this opset [as it is; iOS15 to iOS16]")
     how.add_argument("--select", choices=("weights", "all"), default="weights", help="[weights], or all constants")
@@ -100,21 +106,27 @@ def _add_palettize(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 def _add_decompress(commands: argparse._SubParsersAction[_Parser]) -> None:
     sub = commands.add_parser("decompress", help="make every compressed weight dense again", epilog=_EPILOG)
-    sub.add_argument("source", metavar="IN.mlpackage")
-    sub.add_argument("destination", metavar="OUT.mlpackage", help="may be IN with --overwrite")
+    sub.add_argument("source", type=_path, metavar="IN.mlpackage")
+    sub.add_argument("destination", type=_path, metavar="OUT.mlpackage", help="may be IN with --overwrite")
     how = sub.add_argument_group("how")
     how.add_argument("--verify", action="store_true", help="read what was written before it is put in place")
     how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
     how.add_argument("--workers", type=int, metavar="N", help="threads [all processors]; no effect on the result")
     _add_shown(sub)
-    sub.set_defaults(run=_decompress)
+    sub.set_defaults(run=_decompress, config=None, dry_run=False)
 
 
 def _add_shown(sub: _Parser) -> None:
     show = sub.add_argument_group("what is shown")
-    show.add_argument("--report", metavar="FILE.json", help="write the report there as JSON")
+    show.add_argument("--report", type=_path, metavar="FILE.json", help="write the report there as JSON")
     show.add_argument("--json", action="store_true", help="the report as JSON on standard output")
     show.add_argument("--quiet", action="store_true", help="nothing but errors")
+
+
+def _path(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return text
 
 
 def _config(options: argparse.Namespace) -> OptimizationConfig:
@@ -132,6 +144,8 @@ def _config(options: argparse.Namespace) -> OptimizationConfig:
     grouped = {"group_size", "channel_axis"} & given.keys()
     if grouped and given.setdefault("granularity", "per_grouped_channel") == "per_tensor":
         raise ConfigError("--group-size and --channel-axis go with --granularity per_grouped_channel")
+    if given.get("mode") == "unique" and "nbits" in given:
+        raise ConfigError("--mode unique takes as many bits as the values need; leave --nbits out")
     try:
         return OptimizationConfig(global_config=OpPalettizerConfig(**given))
     except ValueError as error:
@@ -139,114 +153,136 @@ def _config(options: argparse.Namespace) -> OptimizationConfig:
 
 
 def _palettize(options: argparse.Namespace) -> int:
-    from mil_palettize.api import palettize_package
-
     if options.destination is None and not options.dry_run:
         raise ConfigError("OUT.mlpackage is missing; only --dry-run goes without it")
-    _check_report_path(options.report)
-    report = palettize_package(
-        options.source,
-        options.destination,
-        _config(options),
-        target=options.target,
-        select=options.select,
-        strict=options.strict,
-        verify=options.verify,
-        overwrite=options.overwrite,
-        workers=options.workers,
-        progress=None if options.quiet or options.json else True,
-        dry_run=options.dry_run,
+    _check_report_path(options)
+    api = _load("api")
+    return _make(
+        options,
+        lambda: api.palettize_package(
+            options.source,
+            options.destination,
+            _config(options),
+            target=options.target,
+            select=options.select,
+            strict=options.strict,
+            verify=options.verify,
+            overwrite=options.overwrite,
+            workers=options.workers,
+            progress=None if options.quiet or options.json else True,
+            dry_run=options.dry_run,
+        ),
     )
-    _publish(report, options)
-    return 0
 
 
 def _decompress(options: argparse.Namespace) -> int:
-    from mil_palettize.decompression import decompress_package
-
-    _check_report_path(options.report)
-    report = decompress_package(
-        options.source,
-        options.destination,
-        verify=options.verify,
-        overwrite=options.overwrite,
-        workers=options.workers,
-        progress=None if options.quiet or options.json else True,
+    _check_report_path(options)
+    decompression = _load("decompression")
+    return _make(
+        options,
+        lambda: decompression.decompress_package(
+            options.source,
+            options.destination,
+            verify=options.verify,
+            overwrite=options.overwrite,
+            workers=options.workers,
+            progress=None if options.quiet or options.json else True,
+        ),
     )
-    _publish(report, options)
+
+
+def _check_report_path(options: argparse.Namespace) -> None:
+    if options.report is not None:
+        output.check_report_path(options.report, options.config, (options.source, options.destination))
+
+
+def _make(options: argparse.Namespace, make: Callable[[], Report]) -> int:
+    """Make a package and publish the report; an interrupt after the package is complete says so."""
+    before = output.identity(options.destination)
+    try:
+        _publish(make(), options)
+    except KeyboardInterrupt as interrupt:
+        if output.identity(options.destination) == before:
+            raise
+        raise KeyboardInterrupt(f"{options.destination} is complete") from interrupt
     return 0
 
 
 def _publish(report: Report, options: argparse.Namespace) -> None:
-    if options.report is not None:
-        Path(options.report).write_text(report.to_json() + "\n", encoding="utf-8")
-    if options.json:
-        print(report.to_json())
-    elif not options.quiet:
-        print(report.to_text(_width()), end="")
-
-
-def _check_report_path(path: str | None) -> None:
-    """Find out before the work, not after it."""
-    if path is not None and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
-        raise ConfigError(f"--report {path} is not a file in an existing folder")
+    """Write the report to where it is wanted."""
+    try:
+        if options.report is not None:
+            output.write_report(options.report, report.to_json() + "\n")
+        if options.json:
+            output.show(report.to_json() + "\n")
+        elif not options.quiet:
+            output.show(report.to_text(output.width()))
+    except PackageError as error:
+        raise PackageError(f"{error}" if options.dry_run else f"{error}; {options.destination} is complete") from error
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from mil_palettize.inspection import inspect_package
-
-    inspection = inspect_package(options.package)
-    print(inspection.to_json() if options.json else inspection.to_text(_width()).rstrip("\n"))
+    inspection = _load("inspection").inspect_package(options.package)
+    output.show(inspection.to_json() + "\n" if options.json else inspection.to_text(output.width()))
     return 0
 
 
 def _diff(options: argparse.Namespace) -> int:
-    from mil_palettize.comparison import diff_packages
-
-    difference = diff_packages(options.first, options.second)
-    print(difference.to_json() if options.json else difference.to_text(_width()).rstrip("\n"))
+    difference = _load("comparison").diff_packages(options.first, options.second)
+    output.show(difference.to_json() + "\n" if options.json else difference.to_text(output.width()))
     return 0 if difference.identical else EXIT_DIFFERENT
 
 
-def _width() -> int:
-    """Of the terminal; files and pipes get names uncut."""
-    return shutil.get_terminal_size((110, 24)).columns if sys.stdout.isatty() else 1000
+def _load(name: str) -> ModuleType:
+    """Import a module of this package. Meanwhile an interrupt ends the process at once: what coremltools imports
+    swallows ``KeyboardInterrupt``, or is left half imported and waits for itself."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return import_module(f"mil_palettize.{name}")
+    try:
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(_interrupted()))
+    except ValueError:  # not the main thread, which gets all signals
+        return import_module(f"mil_palettize.{name}")
+    try:
+        return import_module(f"mil_palettize.{name}")
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors are one line on standard error."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # terminals that lack a character
-    options = build_parser().parse_args(arguments)
+    output.open_streams()
     # On Linux, importing coremltools prints a page about runtimes that are not there.
     logging.getLogger("coremltools").setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    return _guarded(options.run, options)
-
-
-def _guarded(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
     try:
-        code = run(options)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return _fail("interrupted; nothing was written", EXIT_INTERRUPTED)
+        options = build_parser().parse_args(arguments)
+        return int(options.run(options))
+    except KeyboardInterrupt as interrupt:
+        return _interrupted(str(interrupt))
     except Exception as error:
         if os.environ.get("MIL_PALETTIZE_TRACEBACK"):
             traceback.print_exc()
-        for kind, code in EXIT_CODES:
-            if isinstance(error, kind):
-                return _fail(str(error), code)
-        hint = "this is a bug; set MIL_PALETTIZE_TRACEBACK=1 to see where"
-        return _fail(f"{type(error).__name__}: {error} ({hint})", EXIT_INTERNAL)
+        return _fail(*_explain(error))
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """The line and the exit code of an error."""
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({error}); try fewer --workers", EXIT_UNMET
+    for kind, code in EXIT_CODES:
+        if isinstance(error, kind):
+            return str(error), code
+    hint = "this is a bug; set MIL_PALETTIZE_TRACEBACK=1 to see where"
+    return f"{type(error).__name__}: {error} ({hint})", EXIT_INTERNAL
+
+
+def _interrupted(what: str = "") -> int:
+    return _fail(f"interrupted; {what or 'nothing was written'}", EXIT_INTERRUPTED)
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"mil-palettize: error: {' '.join(message.split())}", file=sys.stderr)
+    with suppress(OSError, ValueError):  # nobody may be listening
+        print(f"mil-palettize: error: {printable(' '.join(message.splitlines()))}", file=sys.stderr, flush=True)
     return code
 
 

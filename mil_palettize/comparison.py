@@ -18,7 +18,7 @@ from mil_palettize.program.model import Model
 from mil_palettize.program.scopes import is_constant_op, op_name
 from mil_palettize.program.serialized import Site, Stage
 from mil_palettize.program.values import MIL
-from mil_palettize.tables import format_bytes, format_table, shorten
+from mil_palettize.tables import format_bytes, format_table, printable
 
 OpKey = tuple[str, str, int]  # function, name, which of that name
 
@@ -65,6 +65,7 @@ class Difference:
         return json.dumps(data, indent=indent, allow_nan=False)
 
     def to_text(self, width: int = 110) -> str:
+        """What differs, weights as a table of at most ``width`` columns, the largest first."""
         lines = [
             f"{self.first}: {format_bytes(self.bytes_first)}",
             f"{self.second}: {format_bytes(self.bytes_second)}",
@@ -78,7 +79,7 @@ class Difference:
         if self.weights:
             rows = [
                 (
-                    shorten(f"{w.function}/{w.name}" if w.function != "main" else w.name, max(20, width - 72)),
+                    printable(w.name if w.function == "main" else f"{w.function}/{w.name}"),
                     w.before,
                     w.after,
                     format_bytes(w.bytes_before),
@@ -87,9 +88,9 @@ class Difference:
                 )
                 for w in sorted(self.weights, key=lambda w: -w.bytes_before)
             ]
-            header = ("weight", "first", "second", "bytes", "bytes", "SNR dB")
-            lines += ["", format_table(header, rows, right=3)]
-        return "\n".join(lines) + "\n"
+            header = ("weight", "first", "second", "first", "second", "SNR dB")
+            lines += ["", format_table(header, rows, width, right=3)]
+        return "\n".join(map(printable, lines)) + "\n"
 
 
 def _snr_words(snr_db: float | None) -> str:
@@ -182,7 +183,7 @@ def _metadata(a: Model, b: Model) -> Iterator[str]:
     stages_a, stages_b = ({s.label: s for s in m.stages} for m in (a, b))
     if stages_a.keys() != stages_b.keys():
         yield f"pipeline stages: {sorted(stages_a)}, {sorted(stages_b)}"
-    for label in stages_a.keys() & stages_b.keys():
+    for label in sorted(stages_a.keys() & stages_b.keys()):
         yield from _signatures(stages_a[label], stages_b[label])
     if a.spec.description != b.spec.description:
         yield from _description(a, b)

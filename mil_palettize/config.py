@@ -30,6 +30,7 @@ __all__ = [
 
 DEFAULT_WEIGHT_THRESHOLD = 2048
 LEVELS = ("name", "type", "global")
+_WHOLE_NUMBERS = frozenset({"nbits", "group_size", "channel_axis", "cluster_dim", "weight_threshold"})
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,12 @@ class Requests:
         """Of the constants nothing is asked for: the global one, where there is one."""
         return self.global_request.weight_threshold if self.global_request else DEFAULT_WEIGHT_THRESHOLD
 
-    def named(self, function: str, *names: str) -> tuple[str, PaletteRequest | None] | None:
-        """(key, request) of the first of ``names`` that is configured, ``function/name`` before a bare name."""
-        for name in names:
-            for key in (f"{function}/{name}", f"{function.rpartition('/')[2]}/{name}", name):
-                if key in self.by_name:
-                    return key, self.by_name[key]
-        return None
+    def matching(self, function: str, *names: str) -> list[str]:
+        """Entries of ``by_name`` that mean one of ``names``, what decides first: of the first name before the
+        next, ``function/name`` before a bare name."""
+        short = function.rpartition("/")[2]
+        keys = (key for name in names for key in (f"{function}/{name}", f"{short}/{name}", name))
+        return [key for key in dict.fromkeys(keys) if key in self.by_name]
 
 
 def load_config(path: str | Path) -> OptimizationConfig:
@@ -86,15 +86,26 @@ def load_config(path: str | Path) -> OptimizationConfig:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     try:
-        entries = yaml.safe_load(text)
+        entries = yaml.load(text, _Loader)
         _check_shape(entries)
         return OptimizationConfig.from_dict(entries)
     except Exception as error:
         raise ConfigError(f"config {path} is not a coremltools OptimizationConfig: {_one_line(error)}") from error
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe, and a key given twice is an error: YAML would take the last one silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ConfigError(f"{key!r} is given {keys.count(key)} times, near line {node.start_mark.line + 1}")
+        return super().construct_mapping(node, deep)
+
+
 def _check_shape(entries: Any) -> None:
-    """Raise ConfigError where coremltools would fail on a mapping that is none."""
+    """Raise ConfigError where coremltools would fail on a mapping that is none, or cut a number down."""
     if not isinstance(entries, dict):
         raise ConfigError("it must be a mapping with config_type and global_config, op_type_configs or op_name_configs")
     configs = {"global_config": entries.get("global_config")}
@@ -102,8 +113,13 @@ def _check_shape(entries: Any) -> None:
         of_level = entries.get(level)
         configs |= of_level if isinstance(of_level, dict) else {}
     for name, config in configs.items():
-        if config is not None and not isinstance(config, dict):
+        if config is None:
+            continue
+        if not isinstance(config, dict):
             raise ConfigError(f"{name} must be a mapping of options or null, got {config!r}")
+        for option in _WHOLE_NUMBERS & config.keys():
+            if config[option] is not None and type(config[option]) is not int:
+                raise ConfigError(f"{option} of {name} must be a whole number, got {config[option]!r}")
 
 
 def _one_line(error: BaseException) -> str:

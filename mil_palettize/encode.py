@@ -14,13 +14,15 @@ from mil_palettize.plan import WeightPlan, not_smaller
 @dataclass(frozen=True)
 class Figures:
     """What a palette came to, kept when its data is written. ``nbytes``: of indices and tables; ``sse`` and
-    ``signal``: squared error and sum of squares of the weight; ``seconds``: of computing it."""
+    ``signal``: squared error and sum of squares of the weight; ``seconds``: of computing it.
+    ``digest``: of :class:`Lut`."""
 
     nbits: int
     nbytes: int
     sse: float
     signal: float
     seconds: float
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,9 @@ class Encoded:
     @property
     def figures(self) -> Figures:
         expr = self.palette.expr
-        return Figures(expr.indices.nbits, expr.nbytes, self.palette.sse, self.palette.signal, self.seconds)
+        return Figures(
+            expr.indices.nbits, expr.nbytes, self.palette.sse, self.palette.signal, self.seconds, expr.digest
+        )
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def encode(source: Source, plan: WeightPlan, pmap: Callable[..., Iterable[Any]])
             pmap=pmap,
         )
     except (NonFiniteError, TooManyValuesError) as error:
-        return Declined(str(error), unmet=True)
+        return Declined(str(error).removeprefix(f"weight '{source.name}' "), unmet=True)
     before = palette.expr.indices.count * source.dtype.itemsize
     if palette.expr.nbytes >= before:
         return Declined(not_smaller(palette.expr.nbytes, before), unmet=False)

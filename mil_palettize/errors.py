@@ -7,6 +7,10 @@ All derive from :class:`PalettizeError`, itself a ``ValueError`` as coremltools 
 class PalettizeError(ValueError):
     """Base of every error this library raises on purpose. ``str(error)`` is one line."""
 
+    def __init__(self, message: str) -> None:
+        # Names in it come from packages, and may hold anything.
+        super().__init__(" ".join(message.splitlines()))
+
 
 class ConfigError(PalettizeError):
     """The request itself is wrong: an option, a config object, a YAML file."""

@@ -12,16 +12,18 @@ from mil_palettize.forms import FIRST_WITH_PALETTES, FORMS
 from mil_palettize.plan import Decision, make_plan
 from mil_palettize.program.contents import describe_form
 from mil_palettize.program.model import Model
+from mil_palettize.program.serialized import Site, blob_uses, value_nbytes
 from mil_palettize.program.weight import Weight
-from mil_palettize.tables import format_bytes, format_count, format_table, shorten
+from mil_palettize.tables import format_bytes, format_count, format_table, printable
 
 ASSUMED_NBITS = 4
 
 
 @dataclass(frozen=True)
 class ConstantInfo:
-    """One constant. ``consumers``: (op type, input name). ``form``: ``const``, ``4-bit palette``, ... ``reason``:
-    why it would be left alone by 4-bit k-means with the default settings, "" when it would be palettized."""
+    """One constant. ``consumers``: (op type, input name). ``form``: ``const``, ``4-bit palette``, ... ``nbytes``: of
+    its data, also where other constants share it. ``reason``: why it would be left alone by 4-bit k-means with the
+    default settings, "" when it would be palettized."""
 
     name: str
     function: str
@@ -36,61 +38,86 @@ class ConstantInfo:
 
 @dataclass
 class Inspection:
-    """``nbytes``: of all files of the package."""
+    """``nbytes``: of all files of the package. ``constant_nbytes`` and ``taken_nbytes``: of the data of all
+    constants, and of those that would be palettized, shared data counted once."""
 
     path: str
     nbytes: int
     functions: list[tuple[str, str]]
     constants: list[ConstantInfo]
+    constant_nbytes: int
+    taken_nbytes: int
 
     def to_json(self, indent: int | None = 2) -> str:
         return json.dumps(dataclasses.asdict(self), indent=indent, allow_nan=False)
 
     def to_text(self, width: int = 110) -> str:
-        """Every constant, the largest first, totals at the end."""
+        """Every constant, the largest first, totals at the end; at most ``width`` columns."""
         rows = [
             (
-                shorten(f"{c.function}/{c.name}" if c.function != "main" else c.name, max(20, width - 90)),
+                printable(c.name if c.function == "main" else f"{c.function}/{c.name}"),
                 "×".join(map(str, c.shape)) or "scalar",
                 c.dtype,
                 format_bytes(c.nbytes),
-                shorten(c.form, 24),
-                shorten(", ".join(dict.fromkeys(f"{op} {name!r}" for op, name in c.consumers)) or "-", 30),
-                c.reason or "would be palettized",
+                c.form,
+                printable(f"{_readers(c)}: {c.reason or 'would be palettized'}"),
             )
             for c in sorted(self.constants, key=lambda c: -c.nbytes)
         ]
-        table = format_table(("constant", "shape", "dtype", "bytes", "form", "read by", "palettization"), rows)
-        taken = [c for c in self.constants if not c.reason]
-        functions = ", ".join(f"{name} ({opset})" for name, opset in self.functions)
-        return (
-            f"{table}\n\n{self.path}: {format_bytes(self.nbytes)}; functions {functions}\n"
-            f"{format_count(len(self.constants), 'constant')}, {format_bytes(sum(c.nbytes for c in self.constants))};"
-            f" {len(taken)} would be palettized, {format_bytes(sum(c.nbytes for c in taken))}\n"
+        table = format_table(("constant", "shape", "dtype", "bytes", "form", "read by: palettization"), rows, width)
+        taken = sum(not c.reason for c in self.constants)
+        totals = (
+            f"{self.path}: {format_bytes(self.nbytes)}",
+            "functions: " + ", ".join(f"{name} ({opset})" for name, opset in self.functions),
+            f"{format_count(len(self.constants), 'constant')}, {format_bytes(self.constant_nbytes)} of values; "
+            f"{taken} would be palettized, {format_bytes(self.taken_nbytes)}",
         )
+        return "\n".join([table, "", *map(printable, totals)]) + "\n"
+
+
+def _readers(constant: ConstantInfo) -> str:
+    return ", ".join(dict.fromkeys(f"{op} {name!r}" for op, name in constant.consumers)) or "nothing"
 
 
 def inspect_package(path: str | os.PathLike[str]) -> Inspection:
     """Look at the package at ``path`` without changing it. Raises PackageError when it cannot be read."""
     with Model.open(path) as model:
-        survey = model.survey()
-        reasons = _reasons([site.weight for site in survey.sites])
-        constants = [
-            ConstantInfo(
-                name=w.name,
-                function=w.function,
-                opset=w.opset,
-                shape=w.shape,
-                dtype=w.dtype,
-                nbytes=w.nbytes,
-                form="inline" if w.form == "inline" else describe_form(site),
-                consumers=[(c.op_type, c.input_name) for c in w.consumers],
-                reason=reasons[w],
-            )
-            for site in survey.sites
-            for w in (site.weight,)
-        ]
-        return Inspection(os.fspath(path), model.package.nbytes(), model.functions(), constants)
+        sites = model.survey().sites
+        reasons = _reasons([site.weight for site in sites])
+        return Inspection(
+            path=os.fspath(path),
+            nbytes=model.package.nbytes(),
+            functions=model.functions(),
+            constants=[_constant(site, reasons[site.weight]) for site in sites],
+            constant_nbytes=_data_nbytes(sites),
+            taken_nbytes=_data_nbytes([site for site in sites if not reasons[site.weight]]),
+        )
+
+
+def _constant(site: Site, reason: str) -> ConstantInfo:
+    weight = site.weight
+    return ConstantInfo(
+        name=weight.name,
+        function=weight.function,
+        opset=weight.opset,
+        shape=weight.shape,
+        dtype=weight.dtype,
+        nbytes=weight.nbytes,
+        form="inline" if weight.form == "inline" else describe_form(site),
+        consumers=[(c.op_type, c.input_name) for c in weight.consumers],
+        reason=reason,
+    )
+
+
+def _data_nbytes(sites: list[Site]) -> int:
+    """Bytes of the constants' data: records of weight files once, and what is stored in the program itself."""
+    records: dict[tuple[str, int], int] = {}
+    outside = 0
+    for site in sites:
+        uses = list(blob_uses(site.value if site.weight.form == "inline" else site.op))
+        records |= {(use.file_name, use.offset): value_nbytes(use.value) for use in uses}
+        outside += site.weight.nbytes - sum(value_nbytes(use.value) for use in uses)
+    return sum(records.values()) + outside
 
 
 def _reasons(weights: list[Weight]) -> dict[Weight, str]:

@@ -15,7 +15,7 @@ from mil_palettize.program.model import Model
 from mil_palettize.program.opset import Opset, opset_of, parse_target
 from mil_palettize.progress import Progress
 from mil_palettize.report import Moved, Report
-from mil_palettize.rewrite import Naming, Rewriter, Rewritten
+from mil_palettize.rewrite import Rewriter, Rewritten
 from mil_palettize.summary import complete
 
 
@@ -80,15 +80,13 @@ def _move(model: Model, target: Opset) -> list[Moved]:
     return moved + [Moved(c.function, c.op_name, c.op_type, c.what) for c in changes]
 
 
-def carry_out(
-    prepared: Prepared, folder: Path, report: Report, *, pool: Workers, progress: Progress, naming: Naming = Naming.KEEP
-) -> None:
+def carry_out(prepared: Prepared, folder: Path, report: Report, *, pool: Workers, progress: Progress) -> None:
     """Write the new package into the empty ``folder`` and complete ``report``. Raises PlanError under ``strict`` for
     weights whose values rule a palette out."""
     plan = prepared.plan
     planned = [d for d in plan.decisions if d.plan is not None]
     progress.start(len(planned), sum(d.weight.nbytes for d in planned))
-    rewriter = Rewriter(prepared.model, plan, retype=bool(prepared.moved), naming=naming, progress=progress)
+    rewriter = Rewriter(prepared.model, plan, retype=bool(prepared.moved), progress=progress)
     done = rewriter.write(folder, pool)
     complete(report, plan, done)
     if prepared.strict:

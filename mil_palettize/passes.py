@@ -1,6 +1,6 @@
-"""The graph passes, for ``ct.PassPipeline``: ``mil_palettize::palettize_weights`` and ``mil_palettize::decompress_weights``.
+"""Graph passes for ``ct.PassPipeline``: ``mil_palettize::palettize_weights``, ``mil_palettize::decompress_weights``.
 
-Registered when this module is imported. Everything is planned and clustered before the program is touched.
+Importing this module registers them. Everything is planned and clustered before the program is touched.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mil_palettize.errors import ConfigError, PlanError
 from mil_palettize.forms import FORMS
 from mil_palettize.parallel import Workers
 from mil_palettize.plan import SELECTIONS, Decision, Plan, make_plan
-from mil_palettize.program.pymil import PymilProgram
+from mil_palettize.program.pymil import PymilProgram, decompress
 from mil_palettize.report import Report
 from mil_palettize.rewrite import Rewritten
 from mil_palettize.summary import complete, planned_report
@@ -152,7 +152,7 @@ def _log(report: Report) -> None:
 
 @register_pass(namespace="mil_palettize")
 class decompress_weights(AbstractGraphPass):
-    """Replaces every ``constexpr_*`` op by a ``const`` of the values it stands for.
+    """Replaces every ``constexpr_*`` op by a ``const`` of the values it stands for, as coremltools computes them.
 
     .. code-block::
 
@@ -161,4 +161,4 @@ class decompress_weights(AbstractGraphPass):
     """
 
     def apply(self, prog: Program) -> None:
-        PymilProgram.decompress(prog)
+        decompress(prog)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,12 +38,14 @@ class WeightPlan:
 @dataclass(frozen=True)
 class Decision:
     """What becomes of a weight. ``plan`` None: left alone for ``reason``. ``unmet``: something that was asked for
-    is not done, or done otherwise than asked (an error under ``strict``). ``notes``: what a person should know."""
+    is not done, or done otherwise than asked (an error under ``strict``). ``ineligible``: no palette can be made of
+    it. ``notes``: what a person should know."""
 
     weight: Weight
     plan: WeightPlan | None = None
     reason: str = ""
     unmet: bool = False
+    ineligible: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -76,17 +79,18 @@ def make_plan(
     cannot hold and, under ``strict``, for the first things asked for that will not be done.
     """
     plan = Plan(notes=check_op_types(requests, op_types))
-    used: set[str] = set()
+    named: dict[str, list[Decision]] = defaultdict(list)
     for weight in weights:
         resolved = resolve(weight, requests)
         threshold = resolved.request.weight_threshold if resolved.request else requests.threshold
         if weight.size <= threshold and resolved.level != "constant":
             plan.small += 1
             continue
-        used |= resolved.keys
         form = FORMS.get(opset_after.get(weight.opset, weight.opset))
         plan.decisions.append(_decide(weight, resolved, form, select))
-    unmatched = _unmatched_names(requests, used, op_names, plan)
+        for key in resolved.keys:
+            named[key].append(plan.decisions[-1])
+    unmatched = _unmatched_names(requests, named, op_names, plan)
     plan.notes += unmatched
     if strict:
         _refuse_unmet(plan, unmatched)
@@ -100,7 +104,7 @@ def _decide(weight: Weight, resolved: Resolved, form: Form | None, select: str) 
         return Decision(weight, reason=f"left alone by {resolved.by}", notes=notes)
     reason = _ineligible(weight, resolved, form, select)
     if reason:
-        return Decision(weight, reason=reason, unmet=resolved.level == "constant", notes=notes)
+        return Decision(weight, reason=reason, unmet=resolved.level == "constant", ineligible=True, notes=notes)
     assert form is not None
     refused = refusal(form, request.nbits, request.grouped)
     if refused:
@@ -126,7 +130,8 @@ def _ineligible(weight: Weight, resolved: Resolved, form: Form | None, select: s
     if not weight.consumers:
         return "nothing reads it"
     if form is None:
-        return f"opset {weight.opset} is not known to this version"
+        why = "can hold no palettes" if weight.opset in FORMS else "is not known to this version"
+        return f"opset {weight.opset} {why}"
     if select == "weights" and not resolved.explicit and not _acts_as_weight(weight):
         readers = ", ".join(dict.fromkeys(f"{c.op_type} {c.input_name!r}" for c in weight.consumers))
         return f"does not act as a weight (read by {readers}); name it or select 'all' to take it"
@@ -187,15 +192,22 @@ def not_smaller(after: int, before: int) -> str:
     return f"its palette would take {after:,} bytes, the weight takes {before:,}"
 
 
-def _unmatched_names(requests: Requests, used: set[str], op_names: set[tuple[str, str]], plan: Plan) -> list[str]:
-    """Warnings for entries of ``op_name_configs`` that nothing came of."""
+def _unmatched_names(
+    requests: Requests, named: Mapping[str, list[Decision]], op_names: set[tuple[str, str]], plan: Plan
+) -> list[str]:
+    """Warnings for entries of ``op_name_configs`` that nothing came of. ``named``: the decisions each spoke in."""
     names = {name for _, name in op_names} | {d.weight.name for d in plan.decisions}
     labels = {label for label, _ in op_names}
     qualified = {f"{short}/{name}" for label, name in op_names for short in (label, label.rpartition("/")[2])}
     qualified |= {d.weight.key for d in plan.decisions}
     notes = []
     for key in requests.by_name:
-        if key in used:
+        if key in named:
+            # What is named itself says so in its own decision.
+            if all(d.ineligible and not d.unmet for d in named[key]):
+                notes.append(
+                    f"op_name_configs[{key!r}]: no palette can be made of what it reads ({_reasons(named[key])})"
+                )
             continue
         if key in names or key in qualified:
             if requests.by_name[key] is not None:
@@ -205,6 +217,10 @@ def _unmatched_names(requests: Requests, used: set[str], op_names: set[tuple[str
         near = near_names(key, candidates)
         notes.append(f"op_name_configs[{key!r}] matches nothing in function {', '.join(sorted(labels))}{near}")
     return notes
+
+
+def _reasons(decisions: list[Decision]) -> str:
+    return ", ".join(f"{d.weight.key!r}: {d.reason}" for d in decisions)
 
 
 def _refuse_unmet(plan: Plan, unmatched: list[str]) -> None:

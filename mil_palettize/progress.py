@@ -6,6 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from mil_palettize.tables import printable, shorten
+
+_BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}B/{total_fmt}B [{elapsed}<{remaining}{postfix}]"
+_NAME_WIDTH = 24
+
 
 @dataclass(frozen=True)
 class ProgressEvent:
@@ -51,27 +56,28 @@ class CallbackProgress:
 
 
 class BarProgress:
-    """A tqdm bar over bytes that counts weights beside it, on standard error."""
-
-    def __init__(self) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(unit="B", unit_scale=True, unit_divisor=1024, leave=False, dynamic_ncols=True, disable=None)
-        self._done = self._total = 0
+    """A tqdm bar over bytes that counts weights beside it, on standard error where that is a terminal."""
 
     def start(self, weights: int, nbytes: int) -> None:
-        self._total = weights
-        self._bar.reset(nbytes)
-        self._show("")
+        from tqdm import tqdm
+
+        self._done, self._total = 0, weights
+        self._bar = tqdm(
+            desc=f"0/{weights} weights",
+            total=nbytes,
+            unit="B",
+            unit_scale=True,
+            leave=False,
+            dynamic_ncols=True,
+            disable=None,
+            bar_format=_BAR,
+        )
 
     def advance(self, name: str, weights: int, nbytes: int) -> None:
         self._done += weights
-        self._show(name)
+        self._bar.set_description_str(f"{self._done}/{self._total} weights", refresh=False)
+        self._bar.set_postfix_str(shorten(printable(name), _NAME_WIDTH), refresh=False)
         self._bar.update(nbytes)
-
-    def _show(self, name: str) -> None:
-        self._bar.set_description_str(f"{self._done}/{self._total} weights")
-        self._bar.set_postfix_str(name[-40:])
 
     def close(self) -> None:
         self._bar.close()

@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mil_palettize.tables import format_bytes, format_count, format_table, grouped_lines, shorten
+from mil_palettize.tables import (
+    format_bytes,
+    format_count,
+    format_table,
+    grouped_lines,
+    indented_lines,
+    printable,
+    shorten,
+)
 
 LARGEST = 10
 PALETTIZED = "palettized"
@@ -26,7 +34,8 @@ class WeightReport:
     ``channel_axis`` and ``group_size`` are None for one palette per tensor. ``bytes_after``:
     indices and look-up tables; None in a dry run where it depends on the values. ``snr_db``: signal to noise of
     the palette, 10·log10(Σw² / Σ(w-w')²); infinite when it is lossless, None when skipped or not computed.
-    ``squared_error``: Σ(w-w')². ``notes``: what was done otherwise than asked, or decided between requests.
+    ``squared_error``: Σ(w-w')². ``digest``: SHA-256 of indices and tables, "" without a palette or in a dry run.
+    ``notes``: what was done otherwise than asked, or decided between requests.
     """
 
     name: str
@@ -47,11 +56,18 @@ class WeightReport:
     squared_error: float | None
     seconds: float
     notes: tuple[str, ...] = ()
+    digest: str = ""
 
     @property
     def bits_per_weight(self) -> float | None:
-        """Stored bits per element, look-up tables included."""
-        return None if self.bytes_after is None else self.bytes_after * 8 / math.prod(self.shape)
+        """Stored bits per element, look-up tables included; None where unknown, or without elements."""
+        count = math.prod(self.shape)
+        return None if self.bytes_after is None or not count else self.bytes_after * 8 / count
+
+    @property
+    def label(self) -> str:
+        """``function/name``, ``main`` left out."""
+        return self.name if self.function == "main" else f"{self.function}/{self.name}"
 
     @property
     def lossless(self) -> bool:
@@ -114,23 +130,26 @@ class Report:
 
     def to_text(self, width: int = 110) -> str:
         """Totals, the largest palettes, what was left alone and why, what was moved; at most ``width`` columns."""
+        noted = grouped_lines(((note, w.label) for w in self.weights for note in w.notes), width)
         changed = self.palettized + self.decompressed
         table = _dense_table if self.action == DECOMPRESSED else _palette_table
-        blocks = [self._totals(), table(changed, width), _skip_lines(self.skipped, width)]
-        blocks.append(_bullets("moved to a later opset", [_moved_line(m) for m in self.moved]))
-        noted = [f"{w.function}/{w.name}: {note}" for w in self.weights for note in w.notes]
-        blocks.append(_bullets("notes", noted + self.notes))
-        return "\n\n".join(block for block in blocks if block) + "\n"
+        blocks = [
+            self._totals(),
+            table(changed, width),
+            _titled("left alone", grouped_lines(((w.reason, w.label) for w in self.skipped), width)),
+            _titled("moved to a later opset", _moved_lines(self.moved, width)),
+            _titled("notes", indented_lines(self.notes, width) + noted),
+        ]
+        return printable("\n\n".join(block for block in blocks if block)) + "\n"
 
     def _totals(self) -> str:
-        ratio = self.bytes_before / self.bytes_after if self.bytes_after else math.inf
         done = f"would be {self.action}" if self.dry_run else self.action
         small = f", {self.small} at or below the threshold" if self.action == PALETTIZED else ""
         changed = self.palettized + self.decompressed
         lines = [
             f"{self.source} → {self.destination or '(dry run)'}",
-            f"{format_bytes(self.bytes_before)} → {format_bytes(self.bytes_after)}"
-            + (f", {ratio:.2f} times smaller" if ratio >= 1 else "")
+            f"{format_bytes(self.bytes_before)} → {'about ' if self.dry_run else ''}{format_bytes(self.bytes_after)}"
+            + _times(self.bytes_before, self.bytes_after)
             + ("" if self.dry_run else f", in {self.seconds:.2f} s")
             + (", verified" if self.verified else ""),
             f"{format_count(len(changed), 'constant')} {done}, {len(self.skipped)} left alone{small}",
@@ -138,6 +157,13 @@ class Report:
         if self.dropped_records:
             lines.append(f"{format_count(self.dropped_records, 'record')} that nothing pointed at dropped")
         return "\n".join(lines)
+
+
+def _times(before: int, after: int) -> str:
+    if not before or not after:
+        return ""
+    ratio, word = (before / after, "smaller") if before >= after else (after / before, "larger")
+    return f", {ratio:.2f} times {word}" if f"{ratio:.2f}" != "1.00" else ", about the same"
 
 
 def _weight_dict(weight: WeightReport) -> dict[str, Any]:
@@ -153,37 +179,38 @@ def _weight_dict(weight: WeightReport) -> dict[str, Any]:
 
 
 def _palette_table(weights: list[WeightReport], width: int) -> str:
-    rows = [(*_row(w, _palette_words(w), width), _snr(w)) for w in _largest(weights)]
-    return _table(("weight", "shape", "read by", "palette", "before", "after", "SNR dB"), rows, len(weights))
+    rows = [(*_row(w, _palette_words(w)), _snr(w)) for w in _largest(weights)]
+    header = ("weight", "shape", "read by", "palette", "before", "after", "SNR dB")
+    return _table(header, rows, len(weights), width)
 
 
 def _dense_table(weights: list[WeightReport], width: int) -> str:
-    rows = [_row(w, shorten(w.mode or "", 40), width) for w in _largest(weights)]
-    return _table(("weight", "shape", "read by", "was", "before", "after"), rows, len(weights))
+    rows = [_row(w, shorten(w.mode or "", 40)) for w in _largest(weights)]
+    return _table(("weight", "shape", "read by", "was", "before", "after"), rows, len(weights), width)
 
 
 def _largest(weights: list[WeightReport]) -> list[WeightReport]:
     return sorted(weights, key=lambda w: -w.bytes_before)[:LARGEST]
 
 
-def _row(weight: WeightReport, form: str, width: int) -> tuple[str, ...]:
-    name = weight.name if weight.function == "main" else f"{weight.function}/{weight.name}"
+def _row(weight: WeightReport, form: str) -> tuple[str, ...]:
     return (
-        shorten(name, max(20, width - 76)),
+        printable(weight.label),
         "×".join(map(str, weight.shape)) + f" {weight.dtype}",
-        shorten(", ".join(dict.fromkeys(op for op, _ in weight.consumers)), 18),
+        shorten(printable(", ".join(dict.fromkeys(op for op, _ in weight.consumers))), 18),
         form,
         format_bytes(weight.bytes_before),
         format_bytes(weight.bytes_after) if weight.bytes_after is not None else "?",
     )
 
 
-def _table(header: tuple[str, ...], rows: Sequence[Sequence[str]], count: int) -> str:
+def _table(header: tuple[str, ...], rows: Sequence[Sequence[str]], count: int, width: int) -> str:
     """The rows of the largest of ``count`` weights, and how many are not shown."""
     if not rows:
         return ""
+    table = format_table(header, rows, width, right=4)
     more = count - len(rows)
-    return format_table(header, rows, right=4) + (f"\n… and {more} smaller" if more else "")
+    return table + (f"\n… and {more} more" if more else "")
 
 
 def _palette_words(weight: WeightReport) -> str:
@@ -198,19 +225,12 @@ def _snr(weight: WeightReport) -> str:
     return f"{weight.snr_db:.1f}" if math.isfinite(weight.snr_db) else "lossless"
 
 
-def _skip_lines(weights: list[WeightReport], width: int) -> str:
-    named = [(w.reason, w.name if w.function == "main" else f"{w.function}/{w.name}") for w in weights]
-    lines = grouped_lines(named, width)
-    return "left alone:\n" + "\n".join(lines) if lines else ""
+def _moved_lines(moved: list[Moved], width: int) -> list[str]:
+    """Functions first, then ops by what was changed in them."""
+    functions = indented_lines((f"{m.function}: {m.what}" for m in moved if not m.op_name), width)
+    ops = ((f"{m.op_type}: {m.what}", f"{m.function}/{m.op_name}") for m in moved if m.op_name)
+    return functions + grouped_lines(ops, width)
 
 
-def _moved_line(moved: Moved) -> str:
-    return (
-        f"{moved.function}: {moved.what}"
-        if not moved.op_name
-        else (f"{moved.function}/{moved.op_name} ({moved.op_type}): {moved.what}")
-    )
-
-
-def _bullets(title: str, lines: list[str]) -> str:
-    return f"{title}:\n" + "\n".join(f"  {line}" for line in lines) if lines else ""
+def _titled(title: str, lines: list[str]) -> str:
+    return "\n".join([f"{title}:", *lines]) if lines else ""

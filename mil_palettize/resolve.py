@@ -4,8 +4,8 @@ The rule: a request for the constant by its own name wins. Otherwise each op tha
 its name, else for its type, else the global one, and of these
 
 1. the most specific level wins: name before type before global;
-2. on one level "leave alone" (None) wins, then the one that keeps more: ``unique``, then more bits, then smaller
-   groups before per tensor; what is still equal goes to the first op in program order.
+2. on one level "leave alone" (None) wins, then the one that keeps more: ``unique``, then ``custom``, then more
+   bits, then smaller groups before per tensor; what is still equal goes to the first op in program order.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class _Voice:
     request: PaletteRequest | None
     level: str
     by: str
-    key: str | None = None
+    keys: tuple[str, ...] = ()
 
 
 def resolve(weight: Weight, requests: Requests) -> Resolved:
     """The one request that applies to ``weight``."""
     voices = [_voice(weight.function, consumer, requests) for consumer in weight.consumers]
-    keys = frozenset(v.key for v in voices if v.key is not None)
-    own = requests.named(weight.function, weight.name, weight.op_name)
-    if own is not None:
-        return Resolved(own[1], "constant", f"op_name_configs[{own[0]!r}]", keys | {own[0]})
+    own = requests.matching(weight.function, weight.name, weight.op_name)
+    keys = frozenset(own).union(*(v.keys for v in voices))
+    if own:
+        return Resolved(requests.by_name[own[0]], "constant", f"op_name_configs[{own[0]!r}]", keys)
     if not voices:
         return Resolved(requests.global_request, "global", "global_config")
     chosen = min(voices, key=_preference)
@@ -56,9 +56,9 @@ def resolve(weight: Weight, requests: Requests) -> Resolved:
 
 def _voice(function: str, consumer: Consumer, requests: Requests) -> _Voice:
     ops = [(consumer.op_type, consumer.op_name), *consumer.path]
-    named = requests.named(function, *(name for _, name in ops))
-    if named is not None:
-        return _Voice(named[1], "name", f"op_name_configs[{named[0]!r}]", named[0])
+    named = requests.matching(function, *(name for _, name in ops))
+    if named:
+        return _Voice(requests.by_name[named[0]], "name", f"op_name_configs[{named[0]!r}]", tuple(named))
     for op_type, _ in ops:
         if op_type in requests.by_type:
             return _Voice(requests.by_type[op_type], "type", f"op_type_configs[{op_type!r}]")

@@ -5,10 +5,10 @@ Records are written in the order of the source, whatever the number of workers, 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from mil_palettize.parallel import Workers
 from mil_palettize.plan import Plan, WeightPlan
 from mil_palettize.program.model import Model
 from mil_palettize.program.palette_ops import LutValues, lut_op, store_lut
-from mil_palettize.program.serialized import BlobUse, Site, rename
+from mil_palettize.program.serialized import BlobUse, Site
 from mil_palettize.program.store import StoredWeight
 from mil_palettize.program.values import BLOB_TYPES, static_shape
 from mil_palettize.program.weight import Weight
@@ -64,22 +64,11 @@ class Rewritten:
     dropped: tuple[int, int] | None = (0, 0)
 
 
-class Naming(Enum):
-    """What the op that replaces a constant is called: ``KEEP`` the constant's name, so that its consumers stay the
-    same messages, or coremltools' ``<constant>_palettized``, to which they are bound anew."""
-
-    KEEP = ""
-    COREMLTOOLS = "_palettized"
-
-
 class Rewriter:
     """Writes ``model`` with the palettes of ``plan`` into the empty folder ``staging``."""
 
-    def __init__(
-        self, model: Model, plan: Plan, *, retype: bool, progress: Progress, naming: Naming = Naming.KEEP
-    ) -> None:
+    def __init__(self, model: Model, plan: Plan, *, retype: bool, progress: Progress) -> None:
         self.model = model
-        self.naming = naming
         self.retype = retype  # values were re-typed by a move: store their records so
         self.progress = progress
         self.done = Rewritten()
@@ -190,7 +179,7 @@ class Rewriter:
         if not self.retype or declared is None or shape is None or declared[0] == record.data_type:
             return record.data_type, record.padding_bits
         code, bits = declared
-        return code, record.size * 8 - int(np.prod(shape, dtype=np.int64)) * bits
+        return code, record.size * 8 - math.prod(shape) * bits
 
     def _patch_program(self) -> None:
         """Point every remaining value at its record's new place, then put the palettes in."""
@@ -201,8 +190,6 @@ class Rewriter:
                     use.value.blobFileValue.offset = self._moved[key]
         for site, values in self._replaced:
             site.op.CopyFrom(lut_op(site.op, values))
-            if self.naming is not Naming.KEEP:
-                rename(site, site.weight.op_name + self.naming.value)
 
     def _count_dropped(self, records: dict[int, _Record]) -> None:
         try:
@@ -218,6 +205,8 @@ class Rewriter:
     def _write_other_files(self, staging: Path) -> None:
         model_file = self._relative(self.model.package.model_path)
         rewritten = {self._relative(path) for path in self._records} | {model_file}
+        for relative in self.model.package.folders():  # a manifest may name one that is empty
+            make_folders(staging / relative)
         for relative in self.model.package.files():
             target = staging / relative
             make_folders(target.parent)

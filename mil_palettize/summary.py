@@ -120,6 +120,7 @@ def _encoded(report: WeightReport, figures: Figures) -> WeightReport:
         snr_db=_snr_db(figures.signal, figures.sse),
         squared_error=figures.sse,
         seconds=figures.seconds,
+        digest=figures.digest,
     )
 
 

@@ -105,6 +105,11 @@ class Package:
                 found.append(file.relative_to(self.path))
         return sorted(found)
 
+    def folders(self) -> list[Path]:
+        """The items that are folders, relative to ``path``."""
+        items = (Path(DATA, item.path) for item in self.items)
+        return [item for item in items if os.path.isdir(self.path / item)]
+
     def nbytes(self) -> int:
         """Bytes of all files together. Raises PackageError as :meth:`files` does."""
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -28,19 +29,21 @@ def output_channel_axis(op_type: str, input_name: str, rank: int, params: Params
 
 
 def _flag(value: np.ndarray | None) -> bool:
-    return value is not None and bool(value.reshape(-1)[0])
+    return value is not None and value.size > 0 and bool(value.reshape(-1)[0])
 
 
 def _through_transpose(axis: int, params: Params, before: Shape, after: Shape) -> int | None:
     perm = params.get("perm")
-    return None if perm is None else int(perm.reshape(-1)[axis]) % len(before)
+    if perm is None or perm.size != len(before) or axis >= perm.size:
+        return None
+    return int(perm.reshape(-1)[axis]) % len(before)
 
 
 def _through_reshape(axis: int, params: Params, before: Shape, after: Shape) -> int | None:
     """The axis of ``before`` with the same extent and the same number of elements in front of it."""
-    lead = int(np.prod(after[:axis], dtype=np.int64))
+    lead = math.prod(after[:axis])
     for candidate, size in enumerate(before):
-        if size == after[axis] and int(np.prod(before[:candidate], dtype=np.int64)) == lead:
+        if size == after[axis] and math.prod(before[:candidate]) == lead:
             return candidate
     return None
 

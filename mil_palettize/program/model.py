@@ -5,12 +5,22 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from coremltools.proto import Model_pb2 as CoreML
+
 from mil_palettize.errors import PlanError
 from mil_palettize.package.mlpackage import Package
 from mil_palettize.program.opset import Change, Opset, apply_move, opset_of, plan_move
-from mil_palettize.program.serialized import BlobUse, Stage, Survey, blob_uses, parse_model, stages, survey
+from mil_palettize.program.serialized import (
+    BlobUse,
+    Stage,
+    Survey,
+    blob_uses,
+    parse_model,
+    pipeline_models,
+    stages,
+    survey,
+)
 from mil_palettize.program.store import Store
-from mil_palettize.program.values import MIL
 
 
 @dataclass
@@ -18,7 +28,7 @@ class Model:
     """``spec`` is the parsed root model; ``store`` reads the values it points at. Use as a context manager."""
 
     package: Package
-    spec: MIL.Program
+    spec: CoreML.Model
     store: Store
 
     @classmethod
@@ -74,10 +84,12 @@ class Model:
         planned = [(stage, plan_move(stage.program, target)) for stage in self.stages]
         changes = []
         for stage, move in planned:
+            below = any(opset_of(function).spec < target.spec for function in stage.program.functions.values())
             apply_move(stage.program, move)
-            stage.model.specificationVersion = max(stage.model.specificationVersion, target.spec)
             changes += [_labelled(change, stage) for change in move.changes]
-        self.spec.specificationVersion = max(self.spec.specificationVersion, target.spec)
+            if below:
+                stage.model.specificationVersion = max(stage.model.specificationVersion, target.spec)
+                _raise_version(self.spec)
         return changes
 
     def close(self) -> None:
@@ -88,6 +100,13 @@ class Model:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _raise_version(model: CoreML.Model) -> int:
+    """A pipeline is of the latest version of what it holds, however deep; returns that of ``model``."""
+    versions = [_raise_version(inner) for _, inner in pipeline_models(model)]
+    model.specificationVersion = max(model.specificationVersion, *versions, 0)
+    return int(model.specificationVersion)
 
 
 def _labelled(change: Change, stage: Stage) -> Change:

@@ -6,6 +6,7 @@ attributes, the typed form as inline values bound to op inputs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -58,7 +59,7 @@ def store_lut(lut: Lut, form: Form, append: Append | None) -> LutValues:
 def _place(
     data: np.ndarray, shape: tuple[int, ...], data_type: int, padding_bits: int, append: Append | None
 ) -> MIL.Value:
-    count = int(np.prod(shape, dtype=np.int64))
+    count = math.prod(shape)
     if append is not None and count >= MIN_BLOB_ELEMENTS:
         file_name, offset = append(data, BLOB_TYPES[data_type][0], padding_bits)
         return blob_value(file_name, offset, shape, data_type)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from coremltools.converters.mil.backend.mil.helper import create_file_value_tensor, types_to_proto_primitive
 from coremltools.converters.mil.backend.mil.load import MILProtoExporter
+from coremltools.converters.mil.mil import Block, Operation, Program, Var, types
 from coremltools.converters.mil.mil import Builder as mb
-from coremltools.converters.mil.mil import Operation, Program, Var, types
 from coremltools.proto import Model_pb2 as CoreML
 
 from mil_palettize.forms import PACKED, Form
@@ -76,13 +76,43 @@ class PymilProgram:
             const.enclosing_block.remove_ops([const])
 
 
+def decompress(program: Program) -> None:
+    """Put a ``const`` of its value in the place of every ``constexpr_*`` op, nested blocks included."""
+    for function in program.functions.values():
+        _decompress_block(function)
+
+
+def _decompress_block(block: Block) -> None:
+    with block:
+        for op in list(block.operations):
+            for inner in op.blocks:
+                _decompress_block(inner)
+            if op.op_type.startswith("constexpr_"):
+                _make_dense(op, block)
+
+
+def _make_dense(op: Operation, block: Block) -> None:
+    """Program order: what the op reads is dense already. What nothing reads any more goes with it."""
+    found = op.materialized_val_inference()
+    values = found if isinstance(found, (list, tuple)) else [found]
+    for value, var in zip(values, op.outputs, strict=True):
+        const = mb.const(val=value, before_op=op, name=var.name)
+        block.replace_uses_of_var_after_op(anchor_op=op, old_var=var, new_var=const, force_replace=True)
+    parts = [var.op for var in op.inputs.values() if var is not None and var.op is not None]
+    block.remove_ops([op])
+    for part in parts:
+        unused = all(not var.child_ops and not var.consuming_blocks for var in part.outputs)
+        if part.op_type == "const" and unused and part.enclosing_block is not None:
+            part.enclosing_block.remove_ops([part])
+
+
 def _arguments(lut: Lut, form: Form) -> dict[str, object]:
     """Inputs of ``constexpr_lut_to_dense`` as the form's opset wants them."""
     packed = lut.indices
     if form is PACKED:
-        return {"indices": packed.data, "lut": lut.lut.reshape(-1), "shape": np.array(packed.shape, np.uint32)}
+        return {"indices": packed.data, "lut": lut.table.reshape(-1), "shape": np.array(packed.shape, np.uint32)}
     dtype = types.nptype_from_builtin(types.string_to_builtin(f"uint{packed.nbits}"))
-    arguments: dict[str, object] = {"indices": packed.unpack().astype(dtype), "lut": lut.lut}
+    arguments: dict[str, object] = {"indices": packed.unpack().astype(dtype), "lut": lut.table}
     if lut.vector_axis is not None:
         arguments["vector_axis"] = np.int32(lut.vector_axis)
     return arguments

@@ -113,9 +113,13 @@ def _walk_op(scope: Scope, op: MIL.Operation, names: ChainMap[str, Node]) -> Non
         for binding in argument.arguments
     ]
     params = _constant_params(op, names) if op.type in NEED_PARAMS else {}
-    loop_inputs = _walk_nested(scope, op, names)
+    carried = [_is_constant(node) for input_name, node in read if input_name == "loop_vars"]
+    loop_inputs = _walk_nested(scope, op, names, carried)
     constant = is_constant_op(op.type) or (op.type in TRANSPARENT and all(_is_constant(n) for _, n in read))
-    results = [_declare(scope, names, Node(out.name, out.type, op, constant)) for out in op.outputs]
+    results = [
+        _declare(scope, names, Node(out.name, out.type, op, constant or (i in loop_inputs and carried[i])))
+        for i, out in enumerate(op.outputs)
+    ]
     if is_constant_op(op.type):
         sources = {input_name: node for input_name, node in read if isinstance(node, Node)}
         for result in results:
@@ -134,21 +138,28 @@ def _walk_op(scope: Scope, op: MIL.Operation, names: ChainMap[str, Node]) -> Non
         node.uses.append(use)
 
 
-def _walk_nested(scope: Scope, op: MIL.Operation, names: ChainMap[str, Node]) -> dict[int, list[Node]]:
-    """Walk the blocks of ``op``; for a while_loop, the block inputs of each loop-invariant variable."""
+def _walk_nested(
+    scope: Scope, op: MIL.Operation, names: ChainMap[str, Node], carried: list[bool]
+) -> dict[int, list[Node]]:
+    """Walk the blocks of ``op``; for a while_loop, the block inputs of each loop-invariant variable, which is
+    constant where its initial value is (``carried``)."""
+    invariant = [i for i in _loop_invariant(op) if i < len(carried)]
+    constant = {i for i in invariant if carried[i]}
     inputs: list[list[Node]] = []
     for block in op.blocks:
         inner = names.new_child()
-        inputs.append([_declare(scope, inner, Node(v.name, v.type)) for v in block.inputs])
+        nodes = (Node(v.name, v.type, constant=i in constant) for i, v in enumerate(block.inputs))
+        inputs.append([_declare(scope, inner, node) for node in nodes])
         _walk_block(scope, block, inner)
+    return {i: [block_inputs[i] for block_inputs in inputs if i < len(block_inputs)] for i in invariant}
+
+
+def _loop_invariant(op: MIL.Operation) -> list[int]:
+    """Which variables of a while_loop its body hands on as they are."""
     if op.type != "while_loop" or len(op.blocks) != 2:
-        return {}
+        return []
     body = op.blocks[1]
-    return {
-        i: [block_inputs[i] for block_inputs in inputs if i < len(block_inputs)]
-        for i, (value, output) in enumerate(zip(body.inputs, body.outputs, strict=False))
-        if value.name == output
-    }
+    return [i for i, (v, output) in enumerate(zip(body.inputs, body.outputs, strict=False)) if v.name == output]
 
 
 def _constant_params(op: MIL.Operation, names: ChainMap[str, Node]) -> dict[str, np.ndarray | None]:

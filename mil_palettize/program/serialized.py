@@ -16,6 +16,8 @@ from mil_palettize.program.weight import Consumer, Weight
 
 _PIPELINES = ("pipeline", "pipelineClassifier", "pipelineRegressor")
 _NEURAL_NETWORKS = ("neuralNetwork", "neuralNetworkClassifier", "neuralNetworkRegressor")
+# Of a constant op: what says how its data is to be read.
+_NO_DATA = ("name", "shape", "axis", "vector_axis", "output_dtype")
 _FLOATS = tuple(MIL.DataType.Value(n) for n in ("FLOAT16", "FLOAT32"))
 
 
@@ -81,18 +83,22 @@ def parse_model(raw: bytes, source: str) -> CoreML.Model:
 
 def stages(model: CoreML.Model, label: str = "") -> list[Stage]:
     """Every ML Program of ``model``, pipelines (also nested) opened; other stages are left out."""
-    kind = model.WhichOneof("Type")
-    if kind == "mlProgram":
+    if model.WhichOneof("Type") == "mlProgram":
         return [Stage(label, model)]
+    return [
+        stage for name, inner in pipeline_models(model) for stage in stages(inner, f"{label}/{name}" if label else name)
+    ]
+
+
+def pipeline_models(model: CoreML.Model) -> list[tuple[str, CoreML.Model]]:
+    """(name, model) of a pipeline's stages, numbered where they have no names; [] for any other model."""
+    kind = model.WhichOneof("Type")
     if kind not in _PIPELINES:
         return []
-    pipeline = getattr(model, kind)
-    pipeline = pipeline if kind == "pipeline" else pipeline.pipeline
-    found = []
-    for i, inner in enumerate(pipeline.models):
-        name = pipeline.names[i] if i < len(pipeline.names) and pipeline.names[i] else str(i)
-        found += stages(inner, f"{label}/{name}" if label else name)
-    return found
+    pipeline = model.pipeline if kind == "pipeline" else getattr(model, kind).pipeline
+    names = [name or str(i) for i, name in enumerate(pipeline.names)]
+    names += [str(i) for i in range(len(names), len(pipeline.models))]
+    return list(zip(names, pipeline.models, strict=False))
 
 
 @dataclass
@@ -160,6 +166,8 @@ def _obstacle(node: Node, value: MIL.Value, data_type: int) -> str:
     assert node.op is not None
     if node.op.type != "const":
         return f"already compressed ({node.op.type})"
+    if node.op.blocks or node.op.inputs or len(node.op.outputs) != 1:
+        return "has inputs, blocks or several outputs, which constants have not"
     if data_type not in _FLOATS:
         return f"{type_name(data_type)} values; palettes hold fp16 and fp32"
     if value.type.tensorType.dataType != data_type or static_shape(value.type) != node.shape:
@@ -171,9 +179,10 @@ def _obstacle(node: Node, value: MIL.Value, data_type: int) -> str:
 
 
 def _nbytes(op: MIL.Operation, shape: tuple[int, ...], data_type: int) -> int:
-    """Bytes the constant takes: its data, for a compressed one all its parts."""
-    values = [v for name, v in op.attributes.items() if name != "name"]
-    values += [b.value for a in op.inputs.values() for b in a.arguments if b.WhichOneof("binding") == "value"]
+    """Bytes the constant's data takes: for a compressed one, of all parts stored with it."""
+    values = [v for name, v in op.attributes.items() if name not in _NO_DATA]
+    arguments = (a for name, a in op.inputs.items() if name not in _NO_DATA)
+    values += [b.value for a in arguments for b in a.arguments if b.WhichOneof("binding") == "value"]
     return sum(value_nbytes(value) for value in values)
 
 
@@ -203,9 +212,10 @@ def _inline_sites(op: MIL.Operation, function: str, opset: str) -> list[Site]:
             shape = static_shape(binding.value.type) if binding.WhichOneof("binding") == "value" else None
             if shape is None:
                 continue
+            name = f"{op_name(op)}.{input_name}"
             weight = Weight(
-                name=f"{op_name(op)}.{input_name}",
-                op_name=op_name(op),
+                name=name,
+                op_name=name,  # it has no op of its own, and the one that reads it is its consumer
                 function=function,
                 shape=shape,
                 dtype=type_name(binding.value.type.tensorType.dataType),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ class Store:
             return reader.array(record, dtype, shape, used_by=used_by)
         array = immediate_array(value)
         if array is None:
-            raise BlobError(f"the value of {used_by!r} does not hold the {int(np.prod(shape))} elements of its type")
+            raise BlobError(f"the value of {used_by!r} does not hold the {math.prod(shape)} elements of its type")
         return array
 
     def packed(
@@ -99,7 +100,7 @@ def _check_size(use: BlobUse, reader: BlobReader, record: BlobRecord) -> None:
     data_type = use.value.type.tensorType.dataType
     if shape is None or data_type not in BLOB_TYPES:
         return
-    needed = (int(np.prod(shape, dtype=np.int64)) * BLOB_TYPES[data_type][1] + 7) // 8
+    needed = (math.prod(shape) * BLOB_TYPES[data_type][1] + 7) // 8
     if needed != record.size:
         raise BlobError(
             f"{use.owner!r} needs {needed} bytes by its shape {list(shape)}, but its record at byte "

@@ -13,17 +13,20 @@ def consumers(node: Node) -> tuple[Consumer, ...]:
 
 
 def _through(node: Node, use: Use) -> list[Consumer]:
-    if not use.leads_to:
-        rank = len(node.shape or ())
-        axis = output_channel_axis(use.op.type, use.input_name, rank, use.params)
-        return [Consumer(use.op.type, op_name(use.op), use.input_name, axis)]
-    found = []
+    # What leaves the block is used out there: the op that makes it is the last one known.
+    leaves = any(following.op is use.op and following.is_block_output for following in use.leads_to)
+    found = [] if use.leads_to and not leaves else [_user(node, use)]
     for following in use.leads_to:
         for consumer in consumers(following):
             axis = _axis_back(use, consumer.channel_axis, node, following)
             path = ((use.op.type, op_name(use.op)), *consumer.path)
             found.append(Consumer(consumer.op_type, consumer.op_name, consumer.input_name, axis, path))
     return found
+
+
+def _user(node: Node, use: Use) -> Consumer:
+    axis = output_channel_axis(use.op.type, use.input_name, len(node.shape or ()), use.params)
+    return Consumer(use.op.type, op_name(use.op), use.input_name, axis)
 
 
 def _axis_back(use: Use, axis: int | None, node: Node, following: Node) -> int | None:

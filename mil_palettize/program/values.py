@@ -5,6 +5,7 @@ Data stored in a blob file is described here (:func:`blob_value`) but never read
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -126,7 +127,7 @@ def immediate_array(value: MIL.Value) -> np.ndarray | None:
         flat = np.frombuffer(raw, dtype, count=len(raw) // dtype.itemsize)
     else:
         flat = np.array(getattr(tensor, field).values, dtype=dtype)
-    count = int(np.prod(shape, dtype=np.int64))
+    count = math.prod(shape)
     return flat.reshape(shape) if flat.size == count else None
 
 

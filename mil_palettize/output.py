@@ -1,0 +1,100 @@
+"""Where the command line writes: standard streams that may be closed, full or cut off, and the report's file."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from mil_palettize.errors import ConfigError, PackageError
+
+WIDTH_OF_FILES = 1000  # names uncut, a line for each weight
+
+
+def open_streams() -> None:
+    """Give standard streams that were closed (``>&-``) a place to write to, before a file gets their number."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+        stream = getattr(sys, name)
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # terminals that lack a character
+
+
+def width() -> int:
+    """Columns of the terminal."""
+    return shutil.get_terminal_size((110, 24)).columns if sys.stdout.isatty() else WIDTH_OF_FILES
+
+
+def show(text: str) -> None:
+    """Write to standard output. Raises PackageError when it is full; a reader that has seen enough is none."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard()
+    except OSError as error:
+        _discard()
+        raise PackageError(f"cannot write to standard output: {error.strerror}") from error
+
+
+def _discard() -> None:
+    """Python flushes once more at its end: let that go nowhere."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def identity(path: str | None) -> tuple[int, int] | None:
+    """Which file or folder is there: replacing it changes this."""
+    try:
+        status = os.stat(os.path.expanduser(path or ""))
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def check_report_path(report: str, config: str | None, packages: Iterable[str | None]) -> None:
+    """Find out before the work, not after it. Raises ConfigError saying what to choose instead."""
+    path = Path(os.path.realpath(report))
+    for package in packages:
+        if package and path.is_relative_to(os.path.realpath(os.path.expanduser(package))):
+            raise ConfigError(f"--report {report} is inside the package {package}; choose a place outside it")
+    if config and path == Path(os.path.realpath(config)):
+        raise ConfigError(f"--report {report} is the file of --config; choose another")
+    if path.is_dir():
+        raise ConfigError(f"--report {report} is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--report {report} is in the folder {path.parent}, which does not exist; make it first")
+    if not os.access(report if os.path.exists(report) else path.parent, os.W_OK):
+        raise ConfigError(f"no permission to write --report {report}; choose another place")
+
+
+def write_report(report: str, text: str) -> None:
+    """Replace the file at ``report`` at once, or write to the pipe or device there. Raises PackageError."""
+    path = Path(os.path.realpath(report))
+    whole = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
+    try:
+        if _is_stream(report) or not os.access(path.parent, os.W_OK):
+            Path(report).write_text(text, encoding="utf-8")
+            return
+        try:
+            whole.write_text(text, encoding="utf-8")
+            whole.replace(path)
+        finally:
+            whole.unlink(missing_ok=True)
+    except OSError as error:
+        raise PackageError(f"cannot write the report {report}: {error.strerror}") from error
+
+
+def _is_stream(path: str) -> bool:
+    # /dev/stdout is a link to whatever file the shell has opened.
+    return path.startswith(("/dev/", "/proc/")) or (os.path.exists(path) and not os.path.isfile(path))
