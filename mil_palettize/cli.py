@@ -48,7 +48,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 )
 _EPILOG = """exit codes: 0 done; 1 (diff) the packages differ; 2 wrong options or config; 3 a package or file cannot
 be read or written; 4 the request cannot be met (also under --strict); 5 verification failed; 130 interrupted"""
-_PALETTE_OPTIONS = ("nbits", "mode", "granularity", "group_size", "channel_axis", "weight_threshold")
+_PALETTE_OPTIONS = ("nbits", "mode", "granularity", "group_size", "channel_axis", "cluster_dim", "weight_threshold")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,6 +88,7 @@ def _add_palettize(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     what.add_argument("--group-size", type=int, metavar="N", help="channels per group [32]; implies groups")
     what.add_argument("--channel-axis", type=int, metavar="AXIS", help="of the groups [from the op]; implies groups")
+    what.add_argument("--cluster-dim", type=int, metavar="N", help="channels that share an index [1] (2 up from iOS18)")
     what.add_argument("--weight-threshold", type=int, metavar="N", help="leave up to N elements alone [2048]")
     what.add_argument(
         "--config", type=_path, metavar="FILE.yaml", help="a coremltools OptimizationConfig instead of the above"

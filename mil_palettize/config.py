@@ -44,6 +44,7 @@ class PaletteRequest:
     channel_axis: int | None
     weight_threshold: int
     lut_function: Callable[..., Any] | None = field(default=None)
+    cluster_dim: int = 1
 
     @property
     def grouped(self) -> bool:
@@ -52,7 +53,8 @@ class PaletteRequest:
     def __str__(self) -> str:
         bits = f" {self.nbits} bits" if self.nbits else ""
         groups = f" in groups of {self.group_size}" if self.grouped else ""
-        return f"{self.mode}{bits}{groups}"
+        vectors = f" by vectors of {self.cluster_dim}" if self.cluster_dim > 1 else ""
+        return f"{self.mode}{bits}{groups}{vectors}"
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,7 @@ def _request(config: Any, where: str) -> PaletteRequest | None:
         channel_axis=config.channel_axis,
         weight_threshold=config.weight_threshold,
         lut_function=config.lut_function,
+        cluster_dim=config.cluster_dim,
     )
     _check(request, config, where)
     return request
@@ -177,8 +180,10 @@ def _check(request: PaletteRequest, config: OpPalettizerConfig, where: str) -> N
         problem = f"channel_axis is {request.channel_axis!r}, it must be a whole number or None"
     elif not _whole(request.weight_threshold):
         problem = f"weight_threshold cannot be {request.weight_threshold!r}, it is a number of elements"
-    elif config.cluster_dim != 1:
-        problem = f"cluster_dim is {config.cluster_dim}; palettes are of scalars here: use cluster_dim=1"
+    elif not _whole(request.cluster_dim) or request.cluster_dim < 1:
+        problem = f"cluster_dim is {request.cluster_dim!r}, it is 1 for scalars, 2 or more for vectors"
+    elif request.cluster_dim > 1 and request.mode == "uniform":
+        problem = "Vector palettization (cluster_dim > 1) doesn't support UNIFORM mode: use kmeans, unique or custom"
     elif config.enable_per_channel_scale:
         problem = (
             "enable_per_channel_scale is set; no scales are written here: use granularity='per_grouped_channel' "

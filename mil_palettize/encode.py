@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -59,12 +60,13 @@ def encode(source: Source, plan: WeightPlan, pmap: Callable[..., Iterable[Any]])
             allowed_nbits=plan.allowed_nbits,
             axis=plan.axis,
             group_size=plan.group_size,
+            cluster_dim=plan.cluster_dim,
             lut_function=plan.lut_function,
             pmap=pmap,
         )
     except (NonFiniteError, TooManyValuesError) as error:
         return Declined(str(error).removeprefix(f"weight '{source.name}' "), unmet=True)
-    before = palette.expr.indices.count * source.dtype.itemsize
+    before = math.prod(source.shape) * source.dtype.itemsize
     if palette.expr.nbytes >= before:
         return Declined(not_smaller(palette.expr.nbytes, before), unmet=False)
     return Encoded(palette, time.perf_counter() - start)

@@ -11,16 +11,17 @@ class Form:
     """How an opset stores a palette.
 
     ``packed``: op attributes ``indices`` (uint8, bits packed), ``lut``, ``shape``. ``typed``: op inputs
-    ``indices`` (uint1 ... uint8, the weight's shape) and ``lut`` (rank K+2).
+    ``indices`` (uint1 ... uint8, the weight's shape; of vectors one for each), ``lut`` (rank K+2), ``vector_axis``.
     """
 
     name: str
     nbits: tuple[int, ...]
     grouped: bool
+    vectors: bool
 
 
-PACKED = Form("packed", (1, 2, 4, 6, 8), grouped=False)
-TYPED = Form("typed", (1, 2, 3, 4, 6, 8), grouped=True)
+PACKED = Form("packed", (1, 2, 4, 6, 8), grouped=False, vectors=False)
+TYPED = Form("typed", (1, 2, 3, 4, 6, 8), grouped=True, vectors=True)
 
 FORMS: dict[str, Form | None] = {
     "CoreML5": None,  # iOS15: no palette can live in it
@@ -33,11 +34,13 @@ FORMS: dict[str, Form | None] = {
 FIRST_WITH_PALETTES = "CoreML6"
 
 
-def refusal(form: Form, nbits: int | None, grouped: bool) -> str:
+def refusal(form: Form, nbits: int | None, grouped: bool, vectors: bool = False) -> str:
     """Why ``form`` cannot hold such a palette, "" when it can."""
     needs = 'is supported since iOS18: pass target="iOS18" (--target iOS18) to move the package up'
     if grouped and not form.grouped:
         return f"per_grouped_channel palettization {needs}"
+    if vectors and not form.vectors:
+        return f"The vector palettization {needs}"
     if nbits is not None and nbits not in form.nbits:
         return f"nbits={nbits} {needs}, or use one of {form.nbits}"
     return ""

@@ -21,7 +21,8 @@ ITEMSIZE = {"fp16": 2, "fp32": 4}
 
 @dataclass(frozen=True)
 class WeightPlan:
-    """One palette: ``axis`` and ``group_size`` are None for one LUT per tensor, else both are set."""
+    """One palette. ``group_size``: None for one LUT per tensor. ``axis``: of the groups and of the vectors, None when
+    there are neither. ``cluster_dim``: elements of a vector, 1 for scalars."""
 
     mode: str
     nbits: int | None
@@ -29,10 +30,11 @@ class WeightPlan:
     axis: int | None
     group_size: int | None
     lut_function: Callable[..., Any] | None = None
+    cluster_dim: int = 1
 
     @property
     def granularity(self) -> str:
-        return "per_tensor" if self.axis is None else "per_grouped_channel"
+        return "per_tensor" if self.group_size is None else "per_grouped_channel"
 
 
 @dataclass(frozen=True)
@@ -106,10 +108,15 @@ def _decide(weight: Weight, resolved: Resolved, form: Form | None, select: str) 
     if reason:
         return Decision(weight, reason=reason, unmet=resolved.level == "constant", ineligible=True, notes=notes)
     assert form is not None
-    refused = refusal(form, request.nbits, request.grouped)
+    refused = refusal(form, request.nbits, request.grouped, request.cluster_dim > 1)
     if refused:
         raise PlanError(f"weight {weight.key!r} ({weight.opset}): {refused}")
     plan, note = _palette(weight, request, form)
+    if request.cluster_dim > 1:
+        plan, why = _with_vectors(weight, request, plan)
+        if why and request.mode == "custom":  # its function makes vectors
+            return Decision(weight, reason=why, unmet=True, notes=notes)
+        note = "; ".join(part for part in (note, f"{why}: a palette of scalars instead" if why else "") if part)
     decision = Decision(weight, plan, unmet=bool(note), notes=(*notes, note) if note else notes)
     if request.nbits is not None:
         after = palette_nbytes(weight, plan, request.nbits)
@@ -160,6 +167,22 @@ def _palette(weight: Weight, request: PaletteRequest, form: Form) -> tuple[Weigh
     return grouped, "" if group_size == size else f"{note}: groups of {group_size} instead"
 
 
+def _with_vectors(weight: Weight, request: PaletteRequest, plan: WeightPlan) -> tuple[WeightPlan, str]:
+    """``plan`` by vectors along the channel axis; where that cannot be, ``plan`` itself and why."""
+    dim = request.cluster_dim
+    axis, why = (plan.axis, "") if plan.axis is not None else _channel_axis(weight, request)
+    if axis is None:
+        return plan, f"no vectors of {dim}: {why}"
+    size = plan.group_size or weight.shape[axis]
+    if size % dim:
+        return plan, f"cluster_dim {dim} does not divide the {size} channels of axis {axis} in one look-up table"
+    for consumer in weight.consumers:
+        channels = consumer.channels_of_group(axis, weight.shape[axis])
+        if channels % dim:
+            return plan, f"cluster_dim {dim} does not divide the {channels} channels of a group of {consumer}"
+    return replace(plan, axis=axis, cluster_dim=dim), ""
+
+
 def _channel_axis(weight: Weight, request: PaletteRequest) -> tuple[int | None, str]:
     rank = len(weight.shape)
     if request.channel_axis is not None:
@@ -185,7 +208,8 @@ def nearest_divisor(channels: int, size: int) -> int | None:
 def palette_nbytes(weight: Weight, plan: WeightPlan, nbits: int) -> int:
     """Bytes of indices and look-up tables at ``nbits``."""
     groups = 1 if plan.axis is None or plan.group_size is None else weight.shape[plan.axis] // plan.group_size
-    return packed_nbytes(weight.size, nbits) + groups * (1 << nbits) * ITEMSIZE[weight.dtype]
+    entries = groups * (1 << nbits) * plan.cluster_dim
+    return packed_nbytes(weight.size // plan.cluster_dim, nbits) + entries * ITEMSIZE[weight.dtype]
 
 
 def not_smaller(after: int, before: int) -> str:

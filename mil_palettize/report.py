@@ -31,9 +31,10 @@ class WeightReport:
 
     ``consumers``: (op type, input name) of every op that reads it. ``status``: "palettized", "decompressed" or
     "skipped", then with a ``reason``. ``mode``: how the palette was made; when decompressing, the compressed form.
-    ``channel_axis`` and ``group_size`` are None for one palette per tensor. ``bytes_after``:
-    indices and look-up tables; None in a dry run where it depends on the values. ``snr_db``: signal to noise of
-    the palette, 10·log10(Σw² / Σ(w-w')²); infinite when it is lossless, None when skipped or not computed.
+    ``group_size`` is None for one palette per tensor; ``channel_axis``, of groups and of vectors, where there are
+    neither; ``cluster_dim``: elements of a vector, 1 for scalars, None without a palette. ``bytes_after``: indices and
+    look-up tables; None in a dry run where it depends on the values. ``snr_db``: signal to noise of the palette,
+    10·log10(Σw² / Σ(w-w')²); infinite when it is lossless, None when skipped or not computed.
     ``squared_error``: Σ(w-w')². ``digest``: SHA-256 of indices and tables, "" without a palette or in a dry run.
     ``notes``: what was done otherwise than asked, or decided between requests.
     """
@@ -57,6 +58,7 @@ class WeightReport:
     seconds: float
     notes: tuple[str, ...] = ()
     digest: str = ""
+    cluster_dim: int | None = None
 
     @property
     def bits_per_weight(self) -> float | None:
@@ -215,8 +217,10 @@ def _table(header: tuple[str, ...], rows: Sequence[Sequence[str]], count: int, w
 
 def _palette_words(weight: WeightReport) -> str:
     bits = f" {weight.nbits} bit" if weight.nbits else ""
-    groups = f" g{weight.group_size} axis {weight.channel_axis}" if weight.group_size else ""
-    return f"{weight.mode}{bits}{groups}"
+    vectors = f" v{weight.cluster_dim}" if (weight.cluster_dim or 1) > 1 else ""
+    groups = f" g{weight.group_size}" if weight.group_size else ""
+    axis = f" axis {weight.channel_axis}" if weight.channel_axis is not None else ""
+    return f"{weight.mode}{bits}{vectors}{groups}{axis}"
 
 
 def _snr(weight: WeightReport) -> str:

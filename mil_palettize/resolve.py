@@ -5,7 +5,7 @@ its name, else for its type, else the global one, and of these
 
 1. the most specific level wins: name before type before global;
 2. on one level "leave alone" (None) wins, then the one that keeps more: ``unique``, then ``custom``, then more
-   bits, then smaller groups before per tensor; what is still equal goes to the first op in program order.
+   bits per element, then smaller groups before per tensor; what is still equal goes to the first op in program order.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ def _voice(function: str, consumer: Consumer, requests: Requests) -> _Voice:
     return _Voice(requests.global_request, "global", "global_config")
 
 
-def _preference(voice: _Voice) -> tuple[int, ...]:
+def _preference(voice: _Voice) -> tuple[float, ...]:
     request = voice.request
     level = LEVELS.index(voice.level)
     if request is None:
         return level, 0, 0, 0
-    bits = {"unique": 10, "custom": 9}.get(request.mode, request.nbits or 0)
+    bits = {"unique": 10, "custom": 9}.get(request.mode, (request.nbits or 0) / request.cluster_dim)
     return level, 1, -bits, request.group_size if request.grouped else 1 << 62
 
 

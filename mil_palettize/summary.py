@@ -57,6 +57,7 @@ def _planned(decision: Decision) -> WeightReport:
         granularity=plan.granularity if plan else None,
         group_size=plan.group_size if plan else None,
         channel_axis=plan.axis if plan else None,
+        cluster_dim=plan.cluster_dim if plan else None,
         bytes_before=weight.nbytes,
         bytes_after=_bytes_after(decision),
         snr_db=None,
@@ -108,6 +109,7 @@ def _declined(report: WeightReport, weight: Weight, result: Declined) -> WeightR
         granularity=None,
         group_size=None,
         channel_axis=None,
+        cluster_dim=None,
         bytes_after=weight.nbytes,
     )
 

@@ -153,8 +153,9 @@ def _as_claimed(lut: Lut, claim: WeightReport) -> bool:
     groups = [1] * len(lut.shape)
     if claim.channel_axis is not None and claim.group_size is not None:
         groups[claim.channel_axis] = lut.shape[claim.channel_axis] // claim.group_size
-    said = claim.nbits, claim.bytes_after, tuple(groups), claim.digest
-    return (lut.indices.nbits, lut.nbytes, lut.groups, lut.digest) == said
+    axis = None if claim.cluster_dim == 1 else claim.channel_axis
+    said = claim.nbits, claim.bytes_after, tuple(groups), claim.cluster_dim, axis, claim.digest
+    return (lut.indices.nbits, lut.nbytes, lut.groups, lut.vector, lut.vector_axis, lut.digest) == said
 
 
 def _squared_error(weight: StoredWeight, lut: Lut) -> float:

@@ -124,7 +124,7 @@ class Lut:
     def digest(self) -> str:
         """SHA-256 of what is stored: shapes, indices, tables."""
         table = self.table
-        told = f"{self.indices.nbits} {self.shape} {table.dtype} {table.shape}"
+        told = f"{self.indices.nbits} {self.shape} {table.dtype} {table.shape} {self.vector_axis}"
         digest = hashlib.sha256(told.encode())
         digest.update(np.ascontiguousarray(self.indices.data).data)
         digest.update(np.ascontiguousarray(table).reshape(-1).view(np.uint8).data)

@@ -82,7 +82,11 @@ def after(config: OpPalettizerConfig, **attributes: object) -> OpPalettizerConfi
         (bits(4, channel_axis="0"), "channel_axis is '0', it must be a whole number or None"),
         (bits(4, weight_threshold=None), "weight_threshold cannot be None, it is a number of elements"),
         (after(bits(4), weight_threshold=-1), "weight_threshold cannot be -1"),
-        (bits(4, cluster_dim=2), "cluster_dim is 2; palettes are of scalars here: use cluster_dim=1"),
+        (bits(4, cluster_dim=0), "cluster_dim is 0, it is 1 for scalars, 2 or more for vectors"),
+        (
+            bits(4, mode="uniform", cluster_dim=2),
+            r"Vector palettization \(cluster_dim > 1\) doesn't support UNIFORM mode",
+        ),
         (bits(4, enable_per_channel_scale=True), "enable_per_channel_scale is set; .* group_size=1, a palette for"),
         (cto.OpLinearQuantizerConfig(), r"only accept OpPalettizerConfig type config. Got OpLinearQuantizerConfig"),
     ],

@@ -103,6 +103,7 @@ def assert_same(one: dict[str, tuple[np.ndarray, np.ndarray]], two: dict[str, tu
         (IOS18, {}),
         (IOS18, {"nbits": 3, "granularity": "per_grouped_channel", "group_size": 8}),
         (IOS16, {"mode": "uniform", "nbits": 6}),
+        (IOS18, {"cluster_dim": 2}),
     ],
 )
 def test_same_bits_as_the_package_door(target: ct.target, options: dict[str, object], tmp_path: Path) -> None:

@@ -69,8 +69,9 @@ TRANSPARENT: dict[str, tuple[str, AxisMap]] = {
     "stack": ("values", lambda axis, params, before, after: None),
     "reverse": ("x", _unchanged),
 }
-# Ops whose small constant inputs decide where channels lie.
-NEED_PARAMS = frozenset({*TRANSPARENT, "matmul"})
+CONVOLUTIONS = frozenset({"conv", "conv_transpose"})
+# Ops whose small constant inputs decide where channels lie, or how they are grouped.
+NEED_PARAMS = frozenset({*TRANSPARENT, *CONVOLUTIONS, "matmul"})
 
 
 def axis_before(

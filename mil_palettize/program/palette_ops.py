@@ -41,6 +41,7 @@ class LutValues:
     lut: MIL.Value
     shape: tuple[int, ...]
     form: Form
+    vector_axis: int | None = None
 
 
 def store_lut(lut: Lut, form: Form, append: Append | None) -> LutValues:
@@ -53,7 +54,8 @@ def store_lut(lut: Lut, form: Form, append: Append | None) -> LutValues:
     else:
         indices = _place(index_bytes, packed.shape, UINT_TYPES[packed.nbits], packed.padding_bits, append)
         table = lut.table
-    return LutValues(indices, _place(table, table.shape, MIL_TYPES[table.dtype], 0, append), packed.shape, form)
+    values = _place(table, table.shape, MIL_TYPES[table.dtype], 0, append)
+    return LutValues(indices, values, packed.shape, form, lut.vector_axis)
 
 
 def _place(
@@ -83,6 +85,9 @@ def lut_op(const: MIL.Operation, values: LutValues) -> MIL.Operation:
     else:
         op.inputs["indices"].arguments.add().value.CopyFrom(values.indices)
         op.inputs["lut"].arguments.add().value.CopyFrom(values.lut)
+        if values.vector_axis is not None:
+            axis = immediate_value(np.array(values.vector_axis, np.int32))
+            op.inputs["vector_axis"].arguments.add().value.CopyFrom(axis)
     return op
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mil_palettize.program.axes import axis_before, output_channel_axis
+from mil_palettize.program.axes import CONVOLUTIONS, axis_before, output_channel_axis
 from mil_palettize.program.scopes import Node, Use, op_name
 from mil_palettize.program.weight import Consumer
 
@@ -20,13 +20,15 @@ def _through(node: Node, use: Use) -> list[Consumer]:
         for consumer in consumers(following):
             axis = _axis_back(use, consumer.channel_axis, node, following)
             path = ((use.op.type, op_name(use.op)), *consumer.path)
-            found.append(Consumer(consumer.op_type, consumer.op_name, consumer.input_name, axis, path))
+            found.append(Consumer(consumer.op_type, consumer.op_name, consumer.input_name, axis, path, consumer.groups))
     return found
 
 
 def _user(node: Node, use: Use) -> Consumer:
     axis = output_channel_axis(use.op.type, use.input_name, len(node.shape or ()), use.params)
-    return Consumer(use.op.type, op_name(use.op), use.input_name, axis)
+    groups = use.params.get("groups") if use.op.type in CONVOLUTIONS else None
+    count = int(groups.reshape(-1)[0]) if groups is not None and groups.size else 1
+    return Consumer(use.op.type, op_name(use.op), use.input_name, axis, groups=max(1, count))
 
 
 def _axis_back(use: Use, axis: int | None, node: Node, following: Node) -> int | None:

@@ -11,7 +11,8 @@ class Consumer:
     """An op that reads a weight, found through const-only shape ops, casts and loop arguments.
 
     ``channel_axis``: axis of the *weight* along which the op's output channels lie, None where it cannot be
-    followed back. ``path``: (op type, op name) of the ops in between, nearest the weight first.
+    followed back. ``path``: (op type, op name) of the ops in between, nearest the weight first. ``groups``: of a
+    convolution, 1 for everything else.
     """
 
     op_type: str
@@ -19,6 +20,16 @@ class Consumer:
     input_name: str
     channel_axis: int | None
     path: tuple[tuple[str, str], ...] = ()
+    groups: int = 1
+
+    def channels_of_group(self, axis: int, size: int) -> int:
+        """How many of the ``size`` channels along ``axis`` of the weight a group of the convolution uses.
+
+        As coremltools' ``is_cluster_dim_valid``: groups split the weight along axis 0 as the op reads it. Where that
+        axis cannot be followed back, it may be any.
+        """
+        split = self.channel_axis if self.op_type == "conv" else None if self.path else 0
+        return size // self.groups if split in (None, axis) else size
 
     def __str__(self) -> str:
         return f"{self.op_type} {self.input_name!r} of {self.op_name!r}"
