@@ -217,6 +217,8 @@ class DenseRewriter:
             # A manifest may name a folder that holds no file: "weights" of a program without any.
             if (self.model.package.path / DATA / item.path).is_dir():
                 make_folders(staging / DATA / item.path)
+        for relative in self.model.package.folders():  # a manifest may name one that is empty
+            make_folders(staging / relative)
         for relative in self.model.package.files():
             target = staging / relative
             make_folders(target.parent)

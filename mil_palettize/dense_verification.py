@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from mil_palettize.errors import VerifyError
+from mil_palettize.errors import PalettizeError, VerifyError
 from mil_palettize.program.chains import find_chains, inner_ops
 from mil_palettize.program.contents import dense, fingerprint
 from mil_palettize.program.model import Model
@@ -18,15 +18,24 @@ from mil_palettize.report import Report
 def verify_decompressed(source: Path, written: Path, report: Report) -> None:
     """Hold the package at ``written`` against the one at ``source``: each weight that ``report`` says was decompressed
     is a constant of the values it stood for, every other op has the same parts and bytes. Raises VerifyError naming
-    the first that differs."""
-    with Model.open(source) as original, Model.open(written) as result:
-        if original.package.files() != result.package.files() or _without_ops(original) != _without_ops(result):
-            raise VerifyError(f"the files, inputs, outputs or metadata of {written} are not those of {source}")
-        comparison = _Comparison(original, result)
-        comparison.run()
-        reported = Counter((weight.function, weight.name) for weight in report.decompressed)
-        for key in (reported - comparison.found) + (comparison.found - reported):
-            raise VerifyError(f"{'/'.join(key)!r} is not decompressed as often as was reported")
+    the first that differs, PackageError when the source cannot be read any more."""
+    with Model.open(source) as original:
+        try:
+            with Model.open(written) as result:
+                _verify(original, result, report)
+        except PalettizeError as error:
+            said = str(error).replace(str(written), report.destination or str(written))
+            raise VerifyError(f"{said}; nothing was put in place: check the disk, then run again") from error
+
+
+def _verify(original: Model, result: Model, report: Report) -> None:
+    if original.package.files() != result.package.files() or _without_ops(original) != _without_ops(result):
+        raise VerifyError("the files, inputs, outputs or metadata written are not those of the source")
+    comparison = _Comparison(original, result)
+    comparison.run()
+    reported = Counter((weight.function, weight.name) for weight in report.decompressed)
+    for key in (reported - comparison.found) + (comparison.found - reported):
+        raise VerifyError(f"{'/'.join(key)!r} is not decompressed as often as was reported")
 
 
 class _Comparison:

@@ -20,7 +20,7 @@ import pytest
 from handmade import contents
 from packages import differences, read_spec, spec_file
 
-from mil_palettize import api, cli, output, palettization
+from mil_palettize import api, cli, dense_rewrite, output, palettization
 from mil_palettize.cli import main
 from mil_palettize.errors import ConfigError
 
@@ -89,6 +89,13 @@ WRONG = [
     (("palettize", IN, IN, "--nbits", "4"), 3, "exists; use --overwrite"),
     (("palettize", IN, f"{IN}/out.mlpackage", "--nbits", "4"), 3, "is inside the package"),
     (("palettize", IN, "no/out.mlpackage", "--nbits", "4"), 3, "does not exist; make it first"),
+    ((*PALETTIZE, "--nbits", "4", "--cluster-dim", "2"), 4, "The vector palettization is supported since iOS18"),
+    ((*PALETTIZE, "--nbits", "4", "--cluster-dim", "0"), 2, "cluster_dim is 0"),
+    (("decompress", IN), 2, "required: OUT.mlpackage"),
+    (("decompress", IN, ""), 2, "argument OUT.mlpackage: the path is empty"),
+    (("decompress", IN, IN), 3, "exists; use --overwrite"),
+    (("decompress", IN, OUT, "--report", f"{IN}/r.json"), 2, "is inside the package"),
+    (("decompress", IN, OUT, "--nbits", "4"), 2, "unrecognized arguments: --nbits 4"),
     (("inspect",), 2, "required: IN.mlpackage"),
     (("inspect", "no.mlpackage"), 3, "there is no "),
     (("inspect", IN, "--quiet"), 2, "unrecognized arguments: --quiet"),
@@ -312,6 +319,25 @@ def test_interrupted_before_and_after_the_swap(run: Run, tmp_path: Path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(palettization, "complete", interrupt)
         assert run(*PALETTIZE, "--nbits", "2", "--overwrite")[2].endswith("interrupted; nothing was written\n")
+
+
+def test_decompress(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(*PALETTIZE, "--nbits", "4", "--quiet") == (0, "", "")
+    code, out, _ = run("decompress", OUT, "dense.mlpackage", "--verify", "--json", "--report", "r.json")
+    report = json.loads(out)
+    assert (code, report["action"], report["verified"]) == (0, "decompressed", True)
+    assert json.loads((tmp_path / "r.json").read_text()) == report
+    assert {w["mode"] for w in report["weights"]} == {"4-bit palette"}
+    assert "4-bit palette" not in run("inspect", "dense.mlpackage")[1]
+    assert run("decompress", OUT, OUT, "--overwrite", "--quiet") == (0, "", "")
+    assert run("diff", OUT, "dense.mlpackage")[0] == 0
+    monkeypatch.setattr(dense_rewrite.DenseRewriter, "_patch_program", lambda self: None)
+    assert run(*PALETTIZE, "--nbits", "4", "--quiet", "--overwrite")[0] == 0
+    before = contents(tmp_path)
+    code, _, err = run("decompress", OUT, "bad.mlpackage", "--verify", "--quiet")
+    assert (code, err.count("\n")) == (5, 1)
+    assert "nothing was put in place: check the disk, then run again" in err
+    assert contents(tmp_path) == before
 
 
 def test_interrupt_while_modules_are_imported_ends_the_process() -> None:
