@@ -18,7 +18,6 @@ import numpy as np
 from mil_palettize.errors import BlobError
 from mil_palettize.package.blob import BlobReader, BlobRecord, BlobWriter
 from mil_palettize.package.disk import OutputFile, copy_file, make_folders
-from mil_palettize.package.mlpackage import DATA
 from mil_palettize.parallel import Workers
 from mil_palettize.program.chains import Chain, chain_key, constant_op, first_blob, inner_ops, remove_ops
 from mil_palettize.program.expressions import read_expression
@@ -213,10 +212,6 @@ class DenseRewriter:
     def _write_other_files(self, staging: Path) -> None:
         model_file = self._relative(self.model.package.model_path)
         rewritten = {self._relative(path) for path in self._records} | {model_file}
-        for item in self.model.package.items:
-            # A manifest may name a folder that holds no file: "weights" of a program without any.
-            if (self.model.package.path / DATA / item.path).is_dir():
-                make_folders(staging / DATA / item.path)
         for relative in self.model.package.folders():  # a manifest may name one that is empty
             make_folders(staging / relative)
         for relative in self.model.package.files():
