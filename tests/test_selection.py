@@ -343,15 +343,14 @@ def test_every_constant_of_real_packages_is_accounted_for(shared_models: Path, p
         assert sorted(w.name for w in report.weights) == sorted(above), source.name
 
 
-def test_constant_with_attributes_of_its_own_is_left_alone(fixtures: Path, tmp_path: Path, palettize: Palettize) -> None:
+def test_constant_with_attributes_is_left_alone(fixtures: Path, tmp_path: Path, palettize: Palettize) -> None:
     """The op that replaces a constant has no place for what a later version may have attached to it."""
     source = tmp_path / "attributes.mlpackage"
     shutil.copytree(fixtures / "shared_ios16.mlpackage", source)
     spec = read_spec(source)
-    block = spec.mlProgram.functions["main"].block_specializations["CoreML6"]
-    for op in block.operations:
-        if op.type == "const" and op.attributes["val"].WhichOneof("value") == "blobFileValue":
-            op.attributes["sensitivity"].CopyFrom(op.attributes["name"])
+    for each in spec.mlProgram.functions["main"].block_specializations["CoreML6"].operations:
+        if each.type == "const" and each.attributes["val"].WhichOneof("value") == "blobFileValue":
+            each.attributes["sensitivity"].CopyFrom(each.attributes["name"])
     spec_file(source).write_bytes(spec.SerializeToString())
     written, report = palettize(source, nbits=4)
     assert {w.reason for w in report.skipped} == {"has attributes that a palette would lose (sensitivity)"}
