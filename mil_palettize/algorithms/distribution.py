@@ -118,19 +118,35 @@ def _layout(buckets: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
 
     High-resolution theory: an optimal quantizer has steps in proportion to density**(-1/3), so cells in that
     proportion are everywhere the same fraction of a step, whatever the range and the outliers; that is
-    ``width**(2/3) * count**(1/3)`` cells per bucket, rounded up to a power of two, at most one per float32.
+    ``width**(2/3) * count**(1/3)`` cells per bucket, rounded up to a power of two, at most one per float32 and one per
+    element, so that a few outliers in wide buckets leave the cells to the rest.
     """
     used = buckets > 0
     edges = np.flatnonzero(used).astype(np.uint32) << np.uint32(16)
     last = (edges | np.uint32(0xFFFF)).view(np.float32).astype(np.float64)
     width = np.abs(last - edges.view(np.float32).astype(np.float64))
     share = np.cbrt(width) ** 2 * np.cbrt(buckets[used])
+    most = np.minimum(buckets[used], PATTERNS).astype(np.float64)
     bits = np.zeros(PATTERNS, np.int64)
-    bits[used] = np.clip(np.ceil(np.log2(share * (CELLS / share.sum()))), 0, 16)
+    bits[used] = np.clip(np.ceil(np.log2(_divided(float(CELLS), share, most))), 0, 16)
     sizes = np.where(used, 1 << bits, 0)[ASCENDING]
     base = np.zeros(PATTERNS, np.int64)
     base[ASCENDING] = np.cumsum(sizes) - sizes
     return base, (16 - bits).astype(np.uint32), int(sizes.sum())
+
+
+def _divided(total: float, share: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """``total`` in proportion to ``share``, none above its ``most``; what those leave goes to the others."""
+    parts = np.minimum(share * (total / share.sum()), most)
+    full = parts >= most
+    while full.any() and not full.all():
+        rest = (total - most[full].sum()) / share[~full].sum()
+        parts[~full] = np.minimum(share[~full] * rest, most[~full])
+        grown = full | (parts >= most)
+        if (grown == full).all():
+            break
+        full = grown
+    return np.maximum(parts, 1.0)
 
 
 def _cell_means(counts: np.ndarray, sums: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
