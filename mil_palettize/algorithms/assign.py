@@ -97,7 +97,8 @@ def encode_patterns(window, table, nbits, packed):  # type: ignore[no-untyped-de
 def encode_single(window, lut, used, nbits, packed, error):  # type: ignore[no-untyped-def]
     """Packed nearest entries of float32 values; returns the squared error, continued from ``error``.
 
-    Each run is summed from zero: one long sum of equal terms would round the same way every time.
+    Each run is summed from zero: one long sum of equal terms would round the same way every time. Windows but the last
+    hold whole runs, for sums that do not depend on them.
     """
     indices = np.empty(RUN, np.uint8)
     thresholds = np.empty(len(lut) - 1, np.float32)

@@ -11,6 +11,7 @@ from .compiled import compiled
 
 PATTERNS = 1 << 16
 RUN = 4096  # elements treated together: their indices stay in the first-level cache; a multiple of 8
+SINGLE = 255  # in place of a shift: every element by itself
 _BLOCK = 16  # patterns that are cleared and searched together
 
 # All patterns from the most negative value (NaNs outside) to the most positive one; -0.0 comes just before 0.0.
@@ -90,6 +91,8 @@ def count_cells(window, base, shift, counts, sums, signal):  # type: ignore[no-u
     """Add float32 bit patterns (uint32) to cells; returns the sum of squares, continued from ``signal``.
 
     The upper 16 bits name a bucket, whose first cell is ``base``; the lower 16, shifted right by ``shift``, a cell.
+    Where ``shift`` is ``SINGLE`` every element has a cell of its own, and ``base`` moves on to the next. Windows but
+    the last hold whole runs, for sums that do not depend on them.
     """
     floats = window.view(np.float32)
     for start in range(0, len(window), RUN):
@@ -99,7 +102,11 @@ def count_cells(window, base, shift, counts, sums, signal):  # type: ignore[no-u
             low = window[i] & np.uint32(0xFFFF)
             if bucket >= 32768:
                 low = np.uint32(0xFFFF) - low
-            cell = base[bucket] + (low >> shift[bucket])
+            if shift[bucket] == SINGLE:
+                cell = base[bucket]
+                base[bucket] += 1
+            else:
+                cell = base[bucket] + (low >> shift[bucket])
             value = np.float64(floats[i])
             counts[cell] += 1
             sums[cell] += value
