@@ -282,7 +282,7 @@ def _interrupted(what: str = "") -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    with suppress(OSError, ValueError):  # nobody may be listening
+    with suppress(OSError, ValueError, RuntimeError):  # nobody may be listening
         print(f"mil-palettize: error: {printable(' '.join(message.splitlines()))}", file=sys.stderr, flush=True)
     return code
 

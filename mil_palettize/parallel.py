@@ -23,7 +23,7 @@ class Workers:
 
     def __init__(self, count: int | None = None) -> None:
         if count is not None and (not isinstance(count, int) or count < 1):
-            raise ConfigError(f"workers is {count!r}, it must be a whole number from 1 up, or None for all processors")
+            raise ConfigError(f"workers is {count!r}, it must be a whole number from 1 up, or left out")
         self.count = count or _processors()
         self._outer = ThreadPoolExecutor(self.count, "palettize") if self.count > 1 else None
         self._inner = ThreadPoolExecutor(self.count, "palettize-groups") if self.count > 1 else None

@@ -56,7 +56,7 @@ def _change(owner: Message, field: FieldDescriptor, everything: list[Message], r
     current = getattr(owner, field.name)
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         _change_map(current, field, random)
-    elif field.is_repeated:
+    elif hasattr(current, "append"):
         _change_list(current, field, everything, random)
     elif random.random() < 0.2:
         owner.ClearField(field.name)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -447,11 +448,9 @@ def test_bar_and_table_at_a_terminal(run: Run, tmp_path: Path) -> None:
     )
     os.close(terminal)
     shown = b""
-    while True:
-        try:
-            shown += os.read(reader, 1 << 16)
-        except OSError:  # Linux: the other end is closed
-            break
+    with suppress(OSError):  # what Linux says when the other end is closed
+        while some := os.read(reader, 1 << 16):
+            shown += some
     os.close(reader)
     assert process.wait() == 0
     bar, _, table = shown.decode().partition(f"{IN} → {OUT}")

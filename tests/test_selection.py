@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from coremltools.proto import MIL_pb2 as MIL
 from mil_messages import block, const, decisions, op, planned, program, value
-from packages import blocks, constants, read_spec
+from packages import blocks, constants, differences, read_spec, spec_file
 
 from mil_palettize import ConfigError, OpPalettizerConfig, OptimizationConfig, PlanError, Report
 from mil_palettize.plan import Decision
@@ -340,3 +341,17 @@ def test_every_constant_of_real_packages_is_accounted_for(shared_models: Path, p
         _, report = palettize(source, nbits=4, dry_run=True)
         above = [name for (_, _, _, name), (o, decode) in constants(source).items() if decode().size > 2048]
         assert sorted(w.name for w in report.weights) == sorted(above), source.name
+
+
+def test_constant_with_attributes_is_left_alone(fixtures: Path, tmp_path: Path, palettize: Palettize) -> None:
+    """The op that replaces a constant has no place for what a later version may have attached to it."""
+    source = tmp_path / "attributes.mlpackage"
+    shutil.copytree(fixtures / "shared_ios16.mlpackage", source)
+    spec = read_spec(source)
+    for each in spec.mlProgram.functions["main"].block_specializations["CoreML6"].operations:
+        if each.type == "const" and each.attributes["val"].WhichOneof("value") == "blobFileValue":
+            each.attributes["sensitivity"].CopyFrom(each.attributes["name"])
+    spec_file(source).write_bytes(spec.SerializeToString())
+    written, report = palettize(source, nbits=4)
+    assert {w.reason for w in report.skipped} == {"has attributes that a palette would lose (sensitivity)"}
+    assert differences(source, written) == []

@@ -9,9 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .compiled import compiled
-from .counting import PATTERNS
-
-_RUN = 4096  # elements between two packings: their indices stay in the first-level cache; a multiple of 8
+from .counting import PATTERNS, RUN
 
 
 @compiled
@@ -39,8 +37,9 @@ def _thresholds(lut, used, thresholds):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _nearest_single(values, thresholds, lut, indices, error):  # type: ignore[no-untyped-def]
-    """Fill ``indices`` for float32 values by binary search; returns the squared error, continued from ``error``."""
+def _nearest_single(values, thresholds, lut, indices):  # type: ignore[no-untyped-def]
+    """Fill ``indices`` for float32 values by binary search; returns the squared error."""
+    error = 0.0
     half = (len(thresholds) + 1) >> 1
     for i in range(len(values)):
         value = values[i]
@@ -86,9 +85,9 @@ def _pack(indices, nbits, packed):  # type: ignore[no-untyped-def]
 @compiled
 def encode_patterns(window, table, nbits, packed):  # type: ignore[no-untyped-def]
     """Packed ``table[pattern]`` (uint8, 65,536 entries) of uint16 patterns."""
-    indices = np.empty(_RUN, np.uint8)
-    for start in range(0, len(window), _RUN):
-        stop = min(start + _RUN, len(window))
+    indices = np.empty(RUN, np.uint8)
+    for start in range(0, len(window), RUN):
+        stop = min(start + RUN, len(window))
         for i in range(start, stop):
             indices[i - start] = table[window[i]]
         _pack(indices[: stop - start], nbits, packed[start * nbits // 8 : (stop * nbits + 7) // 8])
@@ -96,13 +95,17 @@ def encode_patterns(window, table, nbits, packed):  # type: ignore[no-untyped-de
 
 @compiled
 def encode_single(window, lut, used, nbits, packed, error):  # type: ignore[no-untyped-def]
-    """Packed nearest entries of float32 values; returns the squared error, continued from ``error``."""
-    indices = np.empty(_RUN, np.uint8)
+    """Packed nearest entries of float32 values; returns the squared error, continued from ``error``.
+
+    Each run is summed from zero: one long sum of equal terms would round the same way every time. Windows but the last
+    hold whole runs, for sums that do not depend on them.
+    """
+    indices = np.empty(RUN, np.uint8)
     thresholds = np.empty(len(lut) - 1, np.float32)
     _thresholds(lut, used, thresholds)
-    for start in range(0, len(window), _RUN):
-        stop = min(start + _RUN, len(window))
-        error = _nearest_single(window[start:stop], thresholds, lut, indices, error)
+    for start in range(0, len(window), RUN):
+        stop = min(start + RUN, len(window))
+        error += _nearest_single(window[start:stop], thresholds, lut, indices)
         _pack(indices[: stop - start], nbits, packed[start * nbits // 8 : (stop * nbits + 7) // 8])
     return error
 
@@ -137,4 +140,7 @@ def assign_single(rows, luts, used, indices, errors):  # type: ignore[no-untyped
     thresholds = np.empty(luts.shape[1] - 1, np.float32)
     for row in range(rows.shape[0]):
         _thresholds(luts[row], used[row], thresholds)
-        errors[row] = _nearest_single(rows[row], thresholds, luts[row], indices[row], 0.0)
+        errors[row] = 0.0
+        for start in range(0, rows.shape[1], RUN):
+            stop = min(start + RUN, rows.shape[1])
+            errors[row] += _nearest_single(rows[row, start:stop], thresholds, luts[row], indices[row, start:stop])

@@ -10,8 +10,9 @@ import numpy as np
 from .compiled import compiled
 
 PATTERNS = 1 << 16
+RUN = 4096  # elements treated together: their indices stay in the first-level cache; a multiple of 8
+SINGLE = 255  # in place of a shift: every element by itself
 _BLOCK = 16  # patterns that are cleared and searched together
-
 
 # All patterns from the most negative value (NaNs outside) to the most positive one; -0.0 comes just before 0.0.
 ASCENDING = np.concatenate([np.arange(PATTERNS - 1, PATTERNS // 2 - 1, -1), np.arange(PATTERNS // 2)]).astype(np.uint16)
@@ -90,16 +91,25 @@ def count_cells(window, base, shift, counts, sums, signal):  # type: ignore[no-u
     """Add float32 bit patterns (uint32) to cells; returns the sum of squares, continued from ``signal``.
 
     The upper 16 bits name a bucket, whose first cell is ``base``; the lower 16, shifted right by ``shift``, a cell.
+    Where ``shift`` is ``SINGLE`` every element has a cell of its own, and ``base`` moves on to the next. Windows but
+    the last hold whole runs, for sums that do not depend on them.
     """
     floats = window.view(np.float32)
-    for i in range(len(window)):
-        bucket = window[i] >> np.uint32(16)
-        low = window[i] & np.uint32(0xFFFF)
-        if bucket >= 32768:
-            low = np.uint32(0xFFFF) - low
-        cell = base[bucket] + (low >> shift[bucket])
-        value = np.float64(floats[i])
-        counts[cell] += 1
-        sums[cell] += value
-        signal += value * value
+    for start in range(0, len(window), RUN):
+        part = 0.0  # each run is summed from zero: a long sum of equal terms rounds the same way every time
+        for i in range(start, min(start + RUN, len(window))):
+            bucket = window[i] >> np.uint32(16)
+            low = window[i] & np.uint32(0xFFFF)
+            if bucket >= 32768:
+                low = np.uint32(0xFFFF) - low
+            if shift[bucket] == SINGLE:
+                cell = base[bucket]
+                base[bucket] += 1
+            else:
+                cell = base[bucket] + (low >> shift[bucket])
+            value = np.float64(floats[i])
+            counts[cell] += 1
+            sums[cell] += value
+            part += value * value
+        signal += part
     return signal

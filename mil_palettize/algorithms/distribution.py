@@ -6,8 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .counting import ASCENDING, HALF_VALUES, PATTERNS, count_cells, count_patterns, distinct_sorted, sums_of_squares
-from .source import NonFiniteError, Source, frozen, raise_non_finite
+from .counting import (
+    ASCENDING,
+    HALF_VALUES,
+    PATTERNS,
+    RUN,
+    SINGLE,
+    count_cells,
+    count_patterns,
+    distinct_sorted,
+    sums_of_squares,
+)
+from .source import NonFiniteError, Source, frozen, raise_non_finite, recut
 
 EXACT_SIZE = 1 << 20  # float32 elements up to which all distinct values are kept
 CELLS = 1 << 20  # about as many cells for larger float32 weights
@@ -107,7 +117,7 @@ def _describe_cells(source: Source, size: int) -> Distribution:
         raise_non_finite(source)
     base, shift, cells = _layout(buckets)
     counts, sums, signal = np.zeros(cells, np.int64), np.zeros(cells), 0.0
-    for window in source.windows():
+    for window in recut(source.windows(), RUN):
         signal = count_cells(frozen(window.view(np.uint32)), base, shift, counts, sums, signal)
     values, weights = _cell_means(counts, sums, float(low), float(high))
     return Distribution(source.name, values, weights, source.dtype, size, signal, exact=False)
@@ -118,29 +128,48 @@ def _layout(buckets: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
 
     High-resolution theory: an optimal quantizer has steps in proportion to density**(-1/3), so cells in that
     proportion are everywhere the same fraction of a step, whatever the range and the outliers; that is
-    ``width**(2/3) * count**(1/3)`` cells per bucket, rounded up to a power of two, at most one per float32.
+    ``width**(2/3) * count**(1/3)`` cells per bucket, rounded up to a power of two, at most one per float32. A bucket
+    entitled to a cell per element has just that, so that outliers stay apart and leave the cells to the rest.
     """
     used = buckets > 0
     edges = np.flatnonzero(used).astype(np.uint32) << np.uint32(16)
     last = (edges | np.uint32(0xFFFF)).view(np.float32).astype(np.float64)
     width = np.abs(last - edges.view(np.float32).astype(np.float64))
     share = np.cbrt(width) ** 2 * np.cbrt(buckets[used])
-    bits = np.zeros(PATTERNS, np.int64)
-    bits[used] = np.clip(np.ceil(np.log2(share * (CELLS / share.sum()))), 0, 16)
-    sizes = np.where(used, 1 << bits, 0)[ASCENDING]
+    counts = buckets[used]
+    parts = _divided(float(CELLS), share, np.minimum(counts, PATTERNS).astype(np.float64))
+    bits = np.ceil(np.log2(parts)).astype(np.int64)
+    single = parts >= counts
+    sizes, shift = np.zeros(PATTERNS, np.int64), np.zeros(PATTERNS, np.uint8)
+    sizes[used] = np.where(single, counts, 1 << bits)
+    shift[used] = np.where(single, SINGLE, 16 - bits)
     base = np.zeros(PATTERNS, np.int64)
-    base[ASCENDING] = np.cumsum(sizes) - sizes
-    return base, (16 - bits).astype(np.uint32), int(sizes.sum())
+    base[ASCENDING] = np.cumsum(sizes[ASCENDING]) - sizes[ASCENDING]
+    return base, shift, int(sizes.sum())
+
+
+def _divided(total: float, share: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """``total`` in proportion to ``share``, none above its ``most``; what those leave goes to the others."""
+    parts = np.minimum(share * (total / share.sum()), most)
+    full = parts >= most
+    while full.any() and not full.all():
+        rest = (total - most[full].sum()) / share[~full].sum()
+        parts[~full] = np.minimum(share[~full] * rest, most[~full])
+        grown = full | (parts >= most)
+        if (grown == full).all():
+            break
+        full = grown
+    return np.maximum(parts, 1.0)
 
 
 def _cell_means(counts: np.ndarray, sums: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
     """Values and weights of the occupied cells; one element each of the extremes stands for itself."""
     used = counts > 0
     counts, sums = counts[used], sums[used]
-    counts[0] -= 1
-    sums[0] -= low
-    counts[-1] -= 1
-    sums[-1] -= high
+    means = sums / counts
+    for cell, value in ((means.argmin(), low), (means.argmax(), high)):
+        counts[cell] -= 1
+        sums[cell] -= value
     used = counts > 0
     means = np.clip(sums[used] / counts[used], low, high)
     values = np.concatenate([[low], means, [high]])

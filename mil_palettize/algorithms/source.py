@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
@@ -66,6 +66,19 @@ class NonFiniteError(AlgorithmError):
         )
         self.nan = nan
         self.inf = inf
+
+
+def recut(windows: Iterable[np.ndarray], multiple: int) -> Iterator[np.ndarray]:
+    """The same 1-D pieces cut anew, each but the last a multiple of ``multiple`` elements; copies only if it must."""
+    rest = np.empty(0)
+    for window in windows:
+        joined = np.concatenate([rest, window], dtype=window.dtype) if rest.size else window
+        whole = joined.size - joined.size % multiple
+        if whole:
+            yield joined[:whole]
+        rest = joined[whole:].copy()
+    if rest.size:
+        yield rest
 
 
 def raise_non_finite(source: Source) -> NoReturn:

@@ -7,10 +7,10 @@ import numpy as np
 from mil_palettize.weight_expr import Lut, Packed, packed_nbytes
 
 from .assign import encode_patterns, encode_single, nearest_sorted
-from .counting import PATTERNS
+from .counting import PATTERNS, RUN
 from .distribution import Distribution, describe
 from .palette import Palette, Request, ScalarAlgorithm, filled, stored_tables
-from .source import frozen
+from .source import frozen, recut
 
 
 def tensor_palette(algorithm: ScalarAlgorithm, request: Request) -> Palette:
@@ -51,7 +51,7 @@ def _encode_single(
 ) -> float:
     """Fill ``packed`` by searching the table for every element; gives the squared error."""
     start, sse = 0, 0.0
-    for window in request.source.windows():
+    for window in recut(request.source.windows(), RUN):
         stop = start + packed_nbytes(window.size, nbits)
         sse = encode_single(frozen(window), lut, used, nbits, packed[start:stop], sse)
         start = stop

@@ -25,10 +25,10 @@ from pathlib import Path
 
 from mil_palettize.errors import PackageError
 from mil_palettize.package import disk
+from mil_palettize.tables import format_bytes
 
 SUFFIX = ".mlpackage"
 MANIFEST = "Manifest.json"
-_MB = 1_000_000
 
 
 def previous_path(destination: Path) -> Path:
@@ -239,7 +239,7 @@ def _check_space(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise PackageError(
-            f"{needed_bytes / _MB:.1f} MB are needed in {folder}, {free / _MB:.1f} MB are free; "
+            f"{format_bytes(needed_bytes)} are needed in {folder}, {format_bytes(free)} are free; "
             "free some or choose a destination on another disk"
         )
 

@@ -168,6 +168,9 @@ def _obstacle(node: Node, value: MIL.Value, data_type: int) -> str:
         return f"already compressed ({node.op.type})"
     if node.op.blocks or node.op.inputs or len(node.op.outputs) != 1:
         return "has inputs, blocks or several outputs, which constants have not"
+    unknown = sorted(set(node.op.attributes) - {"name", "val"})
+    if unknown:
+        return f"has attributes that a palette would lose ({', '.join(unknown)})"
     if data_type not in _FLOATS:
         return f"{type_name(data_type)} values; palettes hold fp16 and fp32"
     if value.type.tensorType.dataType != data_type or static_shape(value.type) != node.shape:
