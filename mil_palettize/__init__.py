@@ -1,12 +1,15 @@
 """Exact, fast palettization of Core ML packages that moves nothing else. See the README for the whole picture.
 
-Names are loaded when first used: coremltools takes seconds to import, and ``--help`` should not.
+Names are loaded when first used: coremltools takes seconds to import, and ``--help`` should not. The graph passes are
+in coremltools' registry as soon as both are imported, in either order.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from mil_palettize.registration import register
 
 if TYPE_CHECKING:
     from mil_palettize.api import palettize_package
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
         VerifyError,
     )
     from mil_palettize.inspection import inspect_package
+    from mil_palettize.pipeline import pass_pipeline
     from mil_palettize.progress import ProgressEvent
     from mil_palettize.report import Report, WeightReport
 
@@ -33,6 +37,7 @@ _HOMES = {
     "inspect_package": "inspection",
     "diff_packages": "comparison",
     "decompress_package": "decompression",
+    "pass_pipeline": "pipeline",
     "OpPalettizerConfig": "config",
     "OptimizationConfig": "config",
     "ProgressEvent": "progress",
@@ -64,7 +69,10 @@ __all__ = [
     "diff_packages",
     "inspect_package",
     "palettize_package",
+    "pass_pipeline",
 ]
+
+register()
 
 
 def __getattr__(name: str) -> object:

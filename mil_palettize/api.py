@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mil_palettize.config import OptimizationConfig, normalise
+from mil_palettize.config import OptimizationConfig
 from mil_palettize.errors import ConfigError
 from mil_palettize.package.replace import check_destination, recover, replacing
 from mil_palettize.palettization import Prepared, carry_out, prepare
@@ -15,6 +15,7 @@ from mil_palettize.parallel import Workers
 from mil_palettize.program.model import Model
 from mil_palettize.progress import Progress, ProgressEvent, make_progress
 from mil_palettize.report import Report
+from mil_palettize.requests import normalise
 from mil_palettize.summary import planned_report
 from mil_palettize.verify import verify_package
 
@@ -27,6 +28,7 @@ def palettize_package(
     config: OptimizationConfig,
     *,
     target: object = None,
+    joint_compression: bool = False,
     select: str = "weights",
     strict: bool = False,
     verify: bool = False,
@@ -37,8 +39,9 @@ def palettize_package(
 ) -> Report:
     """Palettize the ML Programs of the package at ``source`` into ``destination``.
 
-    ``config``: coremltools' ``OptimizationConfig``. ``target``: opset to move up to (``"iOS18"`` or a
-    ``coremltools.target``). ``select``: "weights", or "all" constants above the threshold as coremltools does.
+    ``config``: an ``OptimizationConfig``, coremltools' own or ours. ``target``: opset to move up to (``"iOS18"`` or a
+    ``coremltools.target``). ``joint_compression``: also what sparse weights hold, and the integers of quantized ones
+    (from iOS18). ``select``: "weights", or "all" constants above the threshold as coremltools does.
     ``strict``: anything asked for that cannot be done as asked is an error. ``verify``: decode what was written
     before it takes its place. ``workers``: threads, None for all processors; the result does not depend on it.
     ``progress``: True for a bar, or a function of :class:`ProgressEvent`. ``dry_run``: plan and report only.
@@ -48,7 +51,7 @@ def palettize_package(
     allow, AlgorithmError for a wrong ``lut_function``, VerifyError; nothing is written then.
     """
     started = time.perf_counter()
-    requests = normalise(config)
+    requests = normalise(config, joint_compression)
     if destination is None and not dry_run:
         raise ConfigError("destination is missing; only a dry run goes without one")
     with Workers(workers) as pool:

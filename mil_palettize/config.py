@@ -1,81 +1,89 @@
-"""What the user asks for: coremltools' config objects and YAML, turned into one frozen type.
+"""What the user asks for: coremltools' config classes with the options it lacks, and its YAML.
 
-Precedence is coremltools': op name, then op type, then global; ``None`` means leave alone. Names may be those of
-a constant or of an op, bare (every function) or ``function/name``.
+A file with coremltools' keys alone loads in both; ``scale`` and ``lut_dtype`` are this library's.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+import copy
 from pathlib import Path
 from typing import Any
 
+import attrs
 import yaml
-from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
-from coremltools.optimize.coreml import OpPalettizerConfig, OptimizationConfig
+from coremltools.optimize import coreml
 
 from mil_palettize.errors import ConfigError
-from mil_palettize.weight_expr import LEGAL_NBITS
 
-__all__ = [
-    "OpPalettizerConfig",
-    "OptimizationConfig",
-    "PaletteRequest",
-    "Requests",
-    "load_config",
-    "normalise",
-]
-
-DEFAULT_WEIGHT_THRESHOLD = 2048
-LEVELS = ("name", "type", "global")
+SCALES = ("op", "fold")
+LUT_DTYPES = ("int8", "uint8")
 _WHOLE_NUMBERS = frozenset({"nbits", "group_size", "channel_axis", "cluster_dim", "weight_threshold"})
+_OWN_OPTIONS = ("scale", "lut_dtype")
+_define: Any = attrs.define  # known as such, type checkers would miss the fields of coremltools' untyped classes
 
 
-@dataclass(frozen=True)
-class PaletteRequest:
-    """One ``OpPalettizerConfig``, in lower case and checked."""
+@_define
+class OpPalettizerConfig(coreml.OpPalettizerConfig):
+    """coremltools' ``OpPalettizerConfig`` and two options more, which coremltools itself ignores.
 
-    mode: str
-    nbits: int | None
-    granularity: str
-    group_size: int
-    channel_axis: int | None
-    weight_threshold: int
-    lut_function: Callable[..., Any] | None = field(default=None)
-    cluster_dim: int = 1
+    ``scale``: what ``enable_per_channel_scale`` writes. "op": a scale for each output channel, in an op after the
+    table; "fold": a table for each output channel instead, in which the scales are contained. ``lut_dtype``: "int8" or
+    "uint8" for quantized table entries (iOS18), None for the weight's own type. Raises ValueError for other values.
+    """
 
-    @property
-    def grouped(self) -> bool:
-        return self.granularity == "per_grouped_channel"
-
-    def __str__(self) -> str:
-        bits = f" {self.nbits} bits" if self.nbits else ""
-        groups = f" in groups of {self.group_size}" if self.grouped else ""
-        vectors = f" by vectors of {self.cluster_dim}" if self.cluster_dim > 1 else ""
-        return f"{self.mode}{bits}{groups}{vectors}"
+    scale: str = attrs.field(default="op", validator=attrs.validators.in_(SCALES))
+    lut_dtype: str | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.in_(LUT_DTYPES))
+    )
 
 
-@dataclass(frozen=True)
-class Requests:
-    """A whole ``OptimizationConfig``: requests, or None for "leave alone", by op name, by op type, and for the rest."""
+class OptimizationConfig(coreml.OptimizationConfig):
+    """coremltools' ``OptimizationConfig``, whose ``from_dict`` and ``from_yaml`` know this library's options."""
 
-    global_request: PaletteRequest | None
-    by_type: Mapping[str, PaletteRequest | None]
-    by_name: Mapping[str, PaletteRequest | None]
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any]) -> OptimizationConfig:
+        """As coremltools' own, with ``scale`` and ``lut_dtype``; ``config_dict`` stays as it is.
 
-    @property
-    def threshold(self) -> int:
-        """Of the constants nothing is asked for: the global one, where there is one."""
-        return self.global_request.weight_threshold if self.global_request else DEFAULT_WEIGHT_THRESHOLD
+        Raises ValueError (KeyError and others, as coremltools) for what it does not know.
+        """
+        entries = copy.deepcopy(config_dict)
+        own = {where: _taken(entry) for where, entry in _entries(entries) if _is_palettizer(entry, entries)}
+        plain = coreml.OptimizationConfig.from_dict(entries)
+        return cls(
+            _extended(plain.global_config, own.get(("global_config", ""), {})),
+            *(
+                {name: _extended(of, own.get((level, name), {})) for name, of in getattr(plain, level).items()}
+                for level in ("op_type_configs", "op_name_configs")
+            ),
+        )
 
-    def matching(self, function: str, *names: str) -> list[str]:
-        """Entries of ``by_name`` that mean one of ``names``, what decides first: of the first name before the
-        next, ``function/name`` before a bare name."""
-        short = function.rpartition("/")[2]
-        keys = (key for name in names for key in (f"{function}/{name}", f"{short}/{name}", name))
-        return [key for key in dict.fromkeys(keys) if key in self.by_name]
+
+def _entries(entries: Any) -> list[tuple[tuple[str, str], dict[str, Any]]]:
+    """((level, name), options) of every config that a mapping holds."""
+    if not isinstance(entries, dict):
+        return []
+    found = [(("global_config", ""), entries.get("global_config"))]
+    for level in ("op_type_configs", "op_name_configs"):
+        of_level = entries.get(level)
+        found += [((level, name), of) for name, of in of_level.items()] if isinstance(of_level, dict) else []
+    return [(where, of) for where, of in found if isinstance(of, dict)]
+
+
+def _is_palettizer(entry: dict[str, Any], entries: dict[str, Any]) -> bool:
+    return entry.get("config_type", entries.get("config_type")) == coreml.OpPalettizerConfig.__name__
+
+
+def _taken(entry: dict[str, Any]) -> dict[str, Any]:
+    """This library's options, removed from ``entry``."""
+    return {option: entry.pop(option) for option in _OWN_OPTIONS if option in entry}
+
+
+def _extended(config: Any, own: dict[str, Any]) -> Any:
+    """coremltools' config object as this library's, with its ``own`` options."""
+    if not isinstance(config, coreml.OpPalettizerConfig):
+        return config
+    options = {field.name: getattr(config, field.name) for field in attrs.fields(coreml.OpPalettizerConfig)}
+    return OpPalettizerConfig(**options, **own)
 
 
 def load_config(path: str | Path) -> OptimizationConfig:
@@ -133,95 +141,3 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, AttributeError) and "has no attribute" in text:
         return f"unknown config_type {text.rpartition(' ')[2]}, use 'OpPalettizerConfig'"
     return text or type(error).__name__
-
-
-def normalise(config: OptimizationConfig) -> Requests:
-    """``config`` checked and frozen. Raises ConfigError naming the entry and what is allowed."""
-    if not isinstance(config, OptimizationConfig):
-        raise ConfigError(f"config must be an OptimizationConfig, got {type(config).__name__}")
-    if config._op_selector is not None:
-        raise ConfigError(
-            "op_selector of ct.compression_utils is not supported; use op_type_configs or op_name_configs"
-        )
-    by_type = {str(k): _request(v, f"op_type_configs[{k!r}]") for k, v in (config.op_type_configs or {}).items()}
-    by_name = {str(k): _request(v, f"op_name_configs[{k!r}]") for k, v in (config.op_name_configs or {}).items()}
-    return Requests(_request(config.global_config, "global_config"), by_type, by_name)
-
-
-def _request(config: Any, where: str) -> PaletteRequest | None:
-    if config is None:
-        return None
-    if not isinstance(config, OpPalettizerConfig):
-        raise ConfigError(
-            f"palettize_weights only accept OpPalettizerConfig type config. Got {type(config).__name__}. ({where})"
-        )
-    request = PaletteRequest(
-        mode=config.mode.lower(),
-        nbits=config.nbits,
-        granularity=config.granularity.name.lower(),
-        group_size=config.group_size,
-        channel_axis=config.channel_axis,
-        weight_threshold=config.weight_threshold,
-        lut_function=config.lut_function,
-        cluster_dim=config.cluster_dim,
-    )
-    _check(request, config, where)
-    return request
-
-
-def _check(request: PaletteRequest, config: OpPalettizerConfig, where: str) -> None:
-    """What coremltools' own validators let through (attributes can be set after construction)."""
-    problem = ""
-    if request.mode in ("kmeans", "uniform") and request.nbits not in LEGAL_NBITS:
-        problem = f"nbits is {request.nbits}, allowed are {LEGAL_NBITS}"
-    elif not _whole(request.group_size):
-        problem = f"group_size is {request.group_size!r}, it must be a whole number of channels, 0 for all of them"
-    elif request.channel_axis is not None and not isinstance(request.channel_axis, int):
-        problem = f"channel_axis is {request.channel_axis!r}, it must be a whole number or None"
-    elif not _whole(request.weight_threshold):
-        problem = f"weight_threshold cannot be {request.weight_threshold!r}, it is a number of elements"
-    elif not _whole(request.cluster_dim) or request.cluster_dim < 1:
-        problem = f"cluster_dim is {request.cluster_dim!r}, it is 1 for scalars, 2 or more for vectors"
-    elif request.cluster_dim > 1 and request.mode == "uniform":
-        problem = "Vector palettization (cluster_dim > 1) doesn't support UNIFORM mode: use kmeans, unique or custom"
-    elif config.enable_per_channel_scale:
-        problem = (
-            "enable_per_channel_scale is set; no scales are written here: use granularity='per_grouped_channel' "
-            "with group_size=1, a palette for each channel"
-        )
-    if problem:
-        raise ConfigError(f"{where}: {problem}")
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def known_op_types() -> frozenset[str]:
-    """Every op type of coremltools' registry."""
-    return frozenset(SSAOpRegistry.core_ops) | frozenset(SSAOpRegistry.custom_ops)
-
-
-def check_op_types(requests: Requests, in_model: Iterable[str]) -> list[str]:
-    """Notes on op types the model lacks. Raises ConfigError for a type that neither it nor coremltools knows."""
-    present = set(in_model)
-    notes = []
-    for op_type in requests.by_type:
-        if op_type == "const" or op_type.startswith("constexpr_"):
-            raise ConfigError(
-                f"op_type_configs[{op_type!r}]: const ops cannot be set by the `set_op_type` function. "
-                "Please use `set_global`, or the type of the op that reads the constant"
-            )
-        if op_type in present:
-            continue
-        if op_type not in known_op_types():
-            near = near_names(op_type, known_op_types() | present)
-            raise ConfigError(f"op_type_configs[{op_type!r}]: no such op type{near}")
-        notes.append(f"op_type_configs[{op_type!r}]: this model has no {op_type}")
-    return notes
-
-
-def near_names(name: str, names: Iterable[str]) -> str:
-    """``"; did you mean 'a', 'b'?"`` or ``""``."""
-    close = difflib.get_close_matches(name, sorted(set(names)), n=3, cutoff=0.6)
-    return f"; did you mean {', '.join(map(repr, close))}?" if close else ""

@@ -19,7 +19,8 @@ from mil_palettize.errors import BlobError
 from mil_palettize.package.blob import BlobReader, BlobRecord, BlobWriter
 from mil_palettize.package.disk import OutputFile, copy_file, make_folders
 from mil_palettize.parallel import Workers
-from mil_palettize.program.chains import Chain, chain_key, constant_op, first_blob, inner_ops, remove_ops
+from mil_palettize.program.chains import Chain, chain_key, constant_op, first_blob, inner_ops
+from mil_palettize.program.edits import remove_ops
 from mil_palettize.program.expressions import read_expression
 from mil_palettize.program.model import Model
 from mil_palettize.program.serialized import BlobUse, Site, blob_uses

@@ -16,6 +16,14 @@ class ConfigError(PalettizeError):
     """The request itself is wrong: an option, a config object, a YAML file."""
 
 
+class UnsupportedModeError(ConfigError, NotImplementedError):
+    """A mode that does not exist with the other options; coremltools raises NotImplementedError for it."""
+
+
+class ModelTypeError(PalettizeError, TypeError):
+    """What was given is no model that has weights to palettize; coremltools raises TypeError for it."""
+
+
 class PackageError(PalettizeError):
     """A package cannot be read or written: its manifest, model, files, or the destination."""
 

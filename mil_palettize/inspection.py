@@ -7,13 +7,14 @@ import json
 import os
 from dataclasses import dataclass
 
-from mil_palettize.config import OpPalettizerConfig, OptimizationConfig, normalise
+from mil_palettize.config import OpPalettizerConfig, OptimizationConfig
 from mil_palettize.forms import FIRST_WITH_PALETTES, FORMS
 from mil_palettize.plan import Decision, make_plan
 from mil_palettize.program.contents import describe_form
 from mil_palettize.program.model import Model
 from mil_palettize.program.serialized import Site, blob_uses, value_nbytes
 from mil_palettize.program.weight import Weight
+from mil_palettize.requests import normalise
 from mil_palettize.tables import format_bytes, format_count, format_table, printable
 
 ASSUMED_NBITS = 4

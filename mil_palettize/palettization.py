@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mil_palettize.config import Requests
 from mil_palettize.encode import Declined
 from mil_palettize.errors import ConfigError, PlanError
 from mil_palettize.forms import FIRST_WITH_PALETTES, FORMS
@@ -15,6 +14,7 @@ from mil_palettize.program.model import Model
 from mil_palettize.program.opset import Opset, opset_of, parse_target
 from mil_palettize.progress import Progress
 from mil_palettize.report import Moved, Report
+from mil_palettize.requests import Requests
 from mil_palettize.rewrite import Rewriter, Rewritten
 from mil_palettize.summary import complete
 
@@ -80,13 +80,16 @@ def _move(model: Model, target: Opset) -> list[Moved]:
     return moved + [Moved(c.function, c.op_name, c.op_type, c.what) for c in changes]
 
 
-def carry_out(prepared: Prepared, folder: Path, report: Report, *, pool: Workers, progress: Progress) -> None:
-    """Write the new package into the empty ``folder`` and complete ``report``. Raises PlanError under ``strict`` for
-    weights whose values rule a palette out."""
+def carry_out(
+    prepared: Prepared, folder: Path, report: Report, *, pool: Workers, progress: Progress, rename: bool = False
+) -> None:
+    """Write the new package into the empty ``folder`` and complete ``report``. ``rename``: palettes are called as
+    coremltools calls them, not as the constants they replace. Raises PlanError under ``strict`` for weights whose
+    values rule a palette out."""
     plan = prepared.plan
     planned = [d for d in plan.decisions if d.plan is not None]
     progress.start(len(planned), sum(d.weight.nbytes for d in planned))
-    rewriter = Rewriter(prepared.model, plan, retype=bool(prepared.moved), progress=progress)
+    rewriter = Rewriter(prepared.model, plan, retype=bool(prepared.moved), rename=rename, progress=progress)
     done = rewriter.write(folder, pool)
     complete(report, plan, done)
     if prepared.strict:

@@ -1,35 +1,44 @@
-"""Graph passes for ``ct.PassPipeline``: ``mil_palettize::palettize_weights``, ``mil_palettize::decompress_weights``.
+"""Graph passes for ``ct.PassPipeline``, in coremltools' registry under ``mil_palettize::``.
 
-Importing this module registers them. Everything is planned and clustered before the program is touched.
+Everything is planned and clustered before the program is touched.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from coremltools.converters.mil.mil import Program
+import attrs
+import numpy as np
+from coremltools.converters.mil.mil import Builder as mb
+from coremltools.converters.mil.mil import Operation, Program
 from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 from coremltools.converters.mil.mil.passes.pass_registry import register_pass
 from coremltools.optimize.coreml import OptimizationConfig
 
 from mil_palettize.algorithms import ArraySource
-from mil_palettize.config import normalise
 from mil_palettize.encode import Declined, Encoded, encode
 from mil_palettize.errors import ConfigError, PlanError
-from mil_palettize.forms import FORMS
+from mil_palettize.forms import FORMS, PACKED
+from mil_palettize.fusions import fused_into
 from mil_palettize.parallel import Workers
 from mil_palettize.plan import SELECTIONS, Decision, Plan, make_plan
-from mil_palettize.program.pymil import PymilProgram, decompress
+from mil_palettize.program.pymil import PymilProgram
+from mil_palettize.program.pymil_ops import decompress
+from mil_palettize.program.weight import Weight
 from mil_palettize.report import Report
+from mil_palettize.requests import Requests, normalise
 from mil_palettize.rewrite import Rewritten
 from mil_palettize.summary import complete, planned_report
 
 logger = logging.getLogger("mil_palettize")
+Results = list[tuple[Decision, Encoded | Declined]]
 
 
-@register_pass(namespace="mil_palettize")
+@register_pass(namespace="mil_palettize", override=True)
 class palettize_weights(AbstractGraphPass):
     """Replaces constants that act as weights by look-up tables.
 
@@ -38,16 +47,27 @@ class palettize_weights(AbstractGraphPass):
         Input graph:   const -> downstream op
         Output graph:  constexpr_lut_to_dense -> downstream op
 
-    Options: ``config`` (a coremltools ``OptimizationConfig``), ``select`` ("weights" or "all"), ``strict``.
-    ``report`` is that of the last program; what was left alone otherwise than asked is logged as a warning by the
-    logger ``mil_palettize``. Raises ConfigError and PlanError (both ``ValueError``) before anything is changed.
+    Options: ``config`` (a coremltools ``OptimizationConfig``), ``select`` ("weights" or "all"), ``strict``,
+    ``joint_compression`` (also what sparse and quantized weights hold; from iOS18). Names in ``config`` are those the
+    program has where the pass stands: at the end, those of the saved model. ``report`` is that of the last program;
+    what was left alone otherwise than asked is logged as a warning by the logger ``mil_palettize``. Raises ConfigError
+    and PlanError (both ``ValueError``) before anything is changed.
+
+    The pass can stand in the place of ``compression::palettize_weights``: anywhere in a pipeline, in coremltools'
+    registry, and constructed as that class is. With ``fake_compression`` a weight becomes a ``const`` of the
+    palette's values, ``<weight>_fake_palettized``. A config of ``ct.compression_utils``, with an ``op_selector``, is
+    taken as it is meant there: of the constants the weight file would hold, those that the selector accepts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: OptimizationConfig | None = None, fake_compression: bool = False) -> None:
         self._config: OptimizationConfig | None = None
         self._select = "weights"
         self._strict = False
+        self._joint_compression = False
+        self.fake_compression = fake_compression
         self.report: Report | None = None
+        if config is not None:
+            self.config = config
 
     @property
     def config(self) -> OptimizationConfig | None:
@@ -55,7 +75,7 @@ class palettize_weights(AbstractGraphPass):
 
     @config.setter
     def config(self, value: OptimizationConfig) -> None:
-        normalise(value)
+        _requests(value, self._joint_compression)
         self._config = value
 
     @property
@@ -78,38 +98,146 @@ class palettize_weights(AbstractGraphPass):
             raise ConfigError(f"strict is {value!r}, it must be True or False")
         self._strict = value
 
-    def apply(self, prog: Program) -> None:
+    @property
+    def joint_compression(self) -> bool:
+        return self._joint_compression
+
+    @joint_compression.setter
+    def joint_compression(self, value: bool) -> None:
+        if not isinstance(value, bool):
+            raise ConfigError(f"joint_compression only supports bool, but got {type(value)}")
+        self._joint_compression = value
+
+    @property
+    def requests(self) -> Requests:
+        """``config`` as planning reads it. Raises ConfigError when there is none."""
         if self._config is None:
-            raise ConfigError("mil_palettize::palettize_weights needs its option 'config', an OptimizationConfig")
+            raise ConfigError(f"mil_palettize::{self} needs its option 'config', an OptimizationConfig")
+        return _requests(self._config, self._joint_compression)
+
+    def apply(self, prog: Program) -> None:
+        requests = self.requests
         started = time.perf_counter()
         program = PymilProgram(prog)
-        plan = _plan(program, self._config, self._select, self._strict)
+        plan = self._plan(program, requests)
         results = _encode(program, plan)
-        if self._strict:
-            _refuse_declined(results)
+        self._refuse(results)
         for decision, result in results:
             if isinstance(result, Encoded):
-                form = FORMS[decision.weight.opset]
-                assert form is not None
-                program.palettize(decision.weight, result.palette.expr, form)
+                self._replace(program, decision, result)
         self.report = _report(program, plan, results, time.perf_counter() - started)
-        _log(self.report)
+        self._log(self.report, results)
+
+    def _plan(self, program: PymilProgram, requests: Requests) -> Plan:
+        return self._full_plan(program, requests, self._strict)
+
+    def _full_plan(self, program: PymilProgram, requests: Requests, strict: bool) -> Plan:
+        assert self._config is not None
+        survey, old = program.survey(), self._config._is_deprecated
+        weights = [site.weight for site in survey.sites]
+        return make_plan(
+            _accepted(program, weights, self._config._op_selector) if old else weights,
+            requests,
+            select="all" if old else self._select,
+            strict=strict,
+            opset_after={},
+            op_types=survey.op_types,
+            op_names=survey.op_names,
+        )
+
+    def _refuse(self, results: Results) -> None:
+        unmet = [f"{d.weight.key!r}: {r.reason}" for d, r in results if isinstance(r, Declined) and r.unmet]
+        if unmet and self._strict:
+            raise PlanError(f"strict: {len(unmet)} weights cannot be palettized as asked: {'; '.join(unmet[:3])}")
+
+    def _log(self, report: Report, results: Results) -> None:
+        for weight in report.weights:
+            for note in weight.notes:
+                logger.warning("%s/%s: %s", weight.function, weight.name, note)
+        for decision, result in results:
+            if isinstance(result, Declined) and result.unmet:
+                logger.warning("%s: left alone: %s", decision.weight.key, result.reason)
+        for note in report.notes:
+            logger.warning("%s", note)
+        logger.info("%s", report.to_text())
+
+    def _replace(self, program: PymilProgram, decision: Decision, result: Encoded) -> None:
+        form = FORMS[decision.weight.opset]
+        assert form is not None
+        if self.fake_compression:
+            _put_values(program.constant(decision.weight), decision.weight, result.expr.decode())
+        else:
+            program.palettize(decision.weight, result.expr, form)
 
 
-Results = list[tuple[Decision, Encoded | Declined]]
+@register_pass(namespace="mil_palettize", override=True)
+class palettize_clustered_weights(palettize_weights):
+    """Makes look-up tables of clustered weights that a fusion is about to spread over too many values.
+
+    .. code-block::
+
+        Input graph:   const -> conv -> batch_norm
+        Output graph:  constexpr_lut_to_dense -> conv -> batch_norm
+
+    For weights asked for with mode "unique" that are read by ``conv`` or ``conv_transpose`` and followed, perhaps after
+    constants are added, by a ``batch_norm`` or a ``mul`` or ``real_div`` by a constant with a different factor for each
+    output channel. Fused, one table could not hold their values any more. The table keeps the fusion from
+    happening: the ``batch_norm`` stays, four numbers for each channel, and the weight takes 1 to 8 bits instead of 16.
+    Everything else is left to ``mil_palettize::palettize_weights`` at the end of the pipeline.
+
+    Stands before the fusions, where weights are fp32; the cast to fp16 rounds the tables as it would have rounded the
+    weights. Acts on opsets with one table per weight only (iOS16, iOS17): later ones hold the fused weight with a
+    table for each channel. Options as for ``palettize_weights``; the whole config is checked against the program, so
+    what cannot be met is an error before anything is changed. ``strict`` is left to the pass at the end. Names in
+    ``config`` are those of the saved model.
+    """
+
+    def _plan(self, program: PymilProgram, requests: Requests) -> Plan:
+        requests = _before_casts(requests)
+        plan = self._full_plan(program, requests, strict=False)
+        return Plan([decision for decision in plan.decisions if _is_spread(program, requests, decision)])
+
+    def _refuse(self, results: Results) -> None:
+        """Nothing: what has too many values here is left to the pass at the end."""
+
+    def _log(self, report: Report, results: Results) -> None:
+        super()._log(report, [(decision, result) for decision, result in results if isinstance(result, Encoded)])
 
 
-def _plan(program: PymilProgram, config: OptimizationConfig, select: str, strict: bool) -> Plan:
-    survey = program.survey()
-    return make_plan(
-        [site.weight for site in survey.sites],
-        normalise(config),
-        select=select,
-        strict=strict,
-        opset_after={},
-        op_types=survey.op_types,
-        op_names=survey.op_names,
-    )
+def _requests(config: OptimizationConfig, joint_compression: bool) -> Requests:
+    """``config`` checked, those of ``ct.compression_utils`` without a threshold, which the selector stands in for."""
+    if not isinstance(config, OptimizationConfig):
+        raise ConfigError(f"config must be of type OptimizationConfig. Got {type(config)}.")
+    op_config = config.global_config if config._is_deprecated else None
+    if op_config is None:
+        return normalise(config, joint_compression)
+    if op_config.weight_threshold is not None:
+        raise ConfigError("weight_threshold cannot be set through the deprecated ct.compression_util API")
+    return normalise(OptimizationConfig(attrs.evolve(op_config, weight_threshold=0)), joint_compression)
+
+
+def _accepted(
+    program: PymilProgram, weights: list[Weight], selector: Callable[[Operation], bool] | None
+) -> list[Weight]:
+    """The constants the weight file would hold and ``selector`` accepts."""
+    stored = [weight for weight in weights if weight.form == "const" and weight.storage is not None]
+    return [weight for weight in stored if selector is None or selector(program.constant(weight))]
+
+
+def _before_casts(requests: Requests) -> Requests:
+    """``requests`` by the names ops and constants have before ``add_fp16_cast``, too."""
+    earlier = {key.removesuffix("_cast_fp16").removesuffix("_to_fp16"): r for key, r in requests.by_name.items()}
+    return replace(requests, by_name={**earlier, **requests.by_name})
+
+
+def _is_spread(program: PymilProgram, requests: Requests, decision: Decision) -> bool:
+    """Whether a fusion is about to spread the values of a weight that is asked for with mode "unique"."""
+    plan, weight = decision.plan, decision.weight
+    if plan is None or plan.mode != "unique" or FORMS[weight.opset] is not PACKED:
+        return False
+    fused = fused_into(program.constant(weight))  # by the name of the last of them the convolution is saved
+    named = [requests.by_name[key] for key in requests.matching(weight.function, *(op.name for op in fused))]
+    return bool(fused) and all(request is not None and request.mode == "unique" for request in named)
 
 
 def _encode(program: PymilProgram, plan: Plan) -> Results:
@@ -118,17 +246,26 @@ def _encode(program: PymilProgram, plan: Plan) -> Results:
     with Workers() as pool:
 
         def task(decision: Decision, weight_plan: Any) -> Encoded | Declined:
-            array = program.constant(decision.weight).outputs[0].val
-            return encode(ArraySource(decision.weight.key, array), weight_plan, pool.pmap)
+            weight, form = decision.weight, FORMS[decision.weight.opset]
+            assert form is not None
+            array = program.constant(weight).outputs[0].val
+            return encode(ArraySource(weight.key, array), weight_plan, form, pool.pmap, program.held(weight))
 
         tasks = ((d.weight.nbytes, lambda d=d, p=p: task(d, p)) for d, p in planned)
         return list(zip((d for d, _ in planned), pool.ordered(tasks), strict=True))
 
 
-def _refuse_declined(results: Results) -> None:
-    unmet = [f"{d.weight.key!r}: {r.reason}" for d, r in results if isinstance(r, Declined) and r.unmet]
-    if unmet:
-        raise PlanError(f"strict: {len(unmet)} weights cannot be palettized as asked: {'; '.join(unmet[:3])}")
+def _put_values(const: Operation, weight: Weight, values: np.ndarray) -> None:
+    """``values`` in the place of ``weight``, dense: what its palette would come to, without one. ``const`` holds its
+    data; what a compressed weight was made of is left to ``dead_code_elimination``."""
+    readers = const.outputs[0].child_ops
+    op = next(op for op in readers if op.outputs[0].name == weight.name) if weight.joint else const
+    with op.enclosing_block:
+        fake = mb.const(val=values, name=f"{const.name}_fake_palettized", before_op=op)
+        op.enclosing_block.replace_uses_of_var_after_op(
+            anchor_op=op, old_var=op.outputs[0], new_var=fake, no_check_var_types=True, force_replace=True
+        )
+        op.enclosing_block.remove_ops([op])
 
 
 def _report(program: PymilProgram, plan: Plan, results: Results, seconds: float) -> Report:
@@ -141,16 +278,7 @@ def _report(program: PymilProgram, plan: Plan, results: Results, seconds: float)
     return report
 
 
-def _log(report: Report) -> None:
-    for weight in report.weights:
-        for note in weight.notes:
-            logger.warning("%s/%s: %s", weight.function, weight.name, note)
-    for note in report.notes:
-        logger.warning("%s", note)
-    logger.info("%s", report.to_text())
-
-
-@register_pass(namespace="mil_palettize")
+@register_pass(namespace="mil_palettize", override=True)
 class decompress_weights(AbstractGraphPass):
     """Replaces every ``constexpr_*`` op by a ``const`` of the values it stands for, as coremltools computes them.
 

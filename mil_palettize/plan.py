@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mil_palettize.config import PaletteRequest, Requests, check_op_types, near_names
 from mil_palettize.errors import PlanError
 from mil_palettize.forms import FORMS, Form, refusal
 from mil_palettize.program.roles import is_weight_input
 from mil_palettize.program.weight import Weight
+from mil_palettize.requests import PaletteRequest, Requests, check_op_types, near_names
 from mil_palettize.resolve import Resolved, resolve
 from mil_palettize.weight_expr import packed_nbytes
 
 SELECTIONS = ("weights", "all")
 ITEMSIZE = {"fp16": 2, "fp32": 4}
+SCALE_WARNING = (
+    "a scale for each channel, in an op after the table: loading such a package on the Neural Engine of macOS 26 has "
+    "been reported to crash (coremltools pull request 2688); scale='fold' writes a table for each channel instead"
+)
 
 
 @dataclass(frozen=True)
 class WeightPlan:
     """One palette. ``group_size``: None for one LUT per tensor. ``axis``: of the groups and of the vectors, None when
-    there are neither. ``cluster_dim``: elements of a vector, 1 for scalars."""
+    there are neither. ``cluster_dim``: elements of a vector, 1 for scalars. ``scale_axis``: of a scale for each
+    channel, None without one. ``lut_dtype``: of a quantized table. ``spread_axis``: along which there may be a table
+    for each channel instead, where one table cannot hold a weight without loss (``unique``)."""
 
     mode: str
     nbits: int | None
@@ -31,6 +38,9 @@ class WeightPlan:
     group_size: int | None
     lut_function: Callable[..., Any] | None = None
     cluster_dim: int = 1
+    scale_axis: int | None = None
+    lut_dtype: str | None = None
+    spread_axis: int | None = None
 
     @property
     def granularity(self) -> str:
@@ -89,7 +99,7 @@ def make_plan(
             plan.small += 1
             continue
         form = FORMS.get(opset_after.get(weight.opset, weight.opset))
-        plan.decisions.append(_decide(weight, resolved, form, select))
+        plan.decisions.append(_decide(weight, resolved, form, select, requests.joint))
         for key in resolved.keys:
             named[key].append(plan.decisions[-1])
     unmatched = _unmatched_names(requests, named, op_names, plan)
@@ -99,16 +109,24 @@ def make_plan(
     return plan
 
 
-def _decide(weight: Weight, resolved: Resolved, form: Form | None, select: str) -> Decision:
+def _decide(weight: Weight, resolved: Resolved, form: Form | None, select: str, joint: bool) -> Decision:
     request = resolved.request
     notes = (resolved.note,) if resolved.note else ()
     if request is None:
         return Decision(weight, reason=f"left alone by {resolved.by}", notes=notes)
-    reason = _ineligible(weight, resolved, form, select)
+    reason = _ineligible(weight, resolved, form, select, joint)
     if reason:
         return Decision(weight, reason=reason, unmet=resolved.level == "constant", ineligible=True, notes=notes)
     assert form is not None
-    refused = refusal(form, request.nbits, request.grouped, request.cluster_dim > 1)
+    refused = refusal(
+        form,
+        request.nbits,
+        request.grouped or request.scale == "fold",
+        request.cluster_dim > 1,
+        scaled=request.scale == "op",
+        quantized=request.lut_dtype is not None,
+        joint=joint and bool(weight.joint),
+    )
     if refused:
         raise PlanError(f"weight {weight.key!r} ({weight.opset}): {refused}")
     plan, note = _palette(weight, request, form)
@@ -116,7 +134,11 @@ def _decide(weight: Weight, resolved: Resolved, form: Form | None, select: str) 
         plan, why = _with_vectors(weight, request, plan)
         if why and request.mode == "custom":  # its function makes vectors
             return Decision(weight, reason=why, unmet=True, notes=notes)
-        note = "; ".join(part for part in (note, f"{why}: a palette of scalars instead" if why else "") if part)
+        note = _joined(note, f"{why}: a palette of scalars instead" if why else "")
+    if request.scale == "op":
+        plan, why = _with_scale(weight, plan)
+        note = _joined(note, why)
+        notes = (*notes, SCALE_WARNING) if plan.scale_axis is not None else notes
     decision = Decision(weight, plan, unmet=bool(note), notes=(*notes, note) if note else notes)
     if request.nbits is not None:
         after = palette_nbytes(weight, plan, request.nbits)
@@ -125,10 +147,16 @@ def _decide(weight: Weight, resolved: Resolved, form: Form | None, select: str) 
     return decision
 
 
-def _ineligible(weight: Weight, resolved: Resolved, form: Form | None, select: str) -> str:
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
+
+
+def _ineligible(weight: Weight, resolved: Resolved, form: Form | None, select: str, joint: bool) -> str:
     """Why the weight is not a candidate, "" when it is one."""
     assert resolved.request is not None
-    if weight.obstacle:
+    if weight.joint and not joint:
+        return f"{weight.obstacle}; joint_compression palettizes what is left of it"
+    if weight.obstacle and not weight.joint:
         return weight.obstacle
     if weight.size <= resolved.request.weight_threshold:
         return f"{weight.size:,} elements, not above weight_threshold={resolved.request.weight_threshold:,}"
@@ -151,7 +179,17 @@ def _acts_as_weight(weight: Weight) -> bool:
 
 def _palette(weight: Weight, request: PaletteRequest, form: Form) -> tuple[WeightPlan, str]:
     """The plan, and where it is not what was asked for, a note."""
-    per_tensor = WeightPlan(request.mode, request.nbits, form.nbits, None, None, request.lut_function)
+    lut_dtype = None if weight.joint == "scaled" else request.lut_dtype  # its table holds integers anyway
+    per_tensor = WeightPlan(
+        request.mode, request.nbits, form.nbits, None, None, request.lut_function, lut_dtype=lut_dtype
+    )
+    if request.scale == "fold" and weight.joint != "scaled":
+        axis, note = _output_axis(weight)
+        if axis is None:
+            return per_tensor, f"{note}: no scales"
+        return replace(per_tensor, axis=axis, group_size=1), ""
+    if request.mode == "unique" and form.grouped and request.cluster_dim == 1 and not weight.joint:
+        per_tensor = replace(per_tensor, spread_axis=_output_axis(weight)[0])
     if not request.grouped:
         return per_tensor, ""
     axis, note = _channel_axis(weight, request)
@@ -170,6 +208,8 @@ def _palette(weight: Weight, request: PaletteRequest, form: Form) -> tuple[Weigh
 def _with_vectors(weight: Weight, request: PaletteRequest, plan: WeightPlan) -> tuple[WeightPlan, str]:
     """``plan`` by vectors along the channel axis; where that cannot be, ``plan`` itself and why."""
     dim = request.cluster_dim
+    if weight.joint:
+        return plan, f"no vectors of {dim} of values that are {weight.joint}"
     axis, why = (plan.axis, "") if plan.axis is not None else _channel_axis(weight, request)
     if axis is None:
         return plan, f"no vectors of {dim}: {why}"
@@ -183,12 +223,28 @@ def _with_vectors(weight: Weight, request: PaletteRequest, plan: WeightPlan) -> 
     return replace(plan, axis=axis, cluster_dim=dim), ""
 
 
+def _with_scale(weight: Weight, plan: WeightPlan) -> tuple[WeightPlan, str]:
+    """``plan`` with a scale for each output channel; where that cannot be, ``plan`` itself and why."""
+    if weight.joint:
+        return plan, f"no scales for values that are {weight.joint}"
+    if plan.cluster_dim > 1:
+        return plan, "no scales for palettes of vectors"
+    axis, why = _output_axis(weight)
+    return (plan, f"no scales: {why}") if axis is None else (replace(plan, scale_axis=axis), "")
+
+
 def _channel_axis(weight: Weight, request: PaletteRequest) -> tuple[int | None, str]:
+    """The axis of the groups and vectors, None and why where it is not known."""
     rank = len(weight.shape)
     if request.channel_axis is not None:
         if -rank <= request.channel_axis < rank:
             return request.channel_axis % rank, ""
         return None, f"channel_axis {request.channel_axis} is outside its {rank} axes"
+    return _output_axis(weight)
+
+
+def _output_axis(weight: Weight) -> tuple[int | None, str]:
+    """The axis of the output channels of the ops that read the weight."""
     readers = [c for c in weight.consumers if is_weight_input(c.op_type, c.input_name)] or weight.consumers
     axes = {c.channel_axis for c in readers}
     if len(axes) == 1 and None not in axes:
@@ -206,10 +262,28 @@ def nearest_divisor(channels: int, size: int) -> int | None:
 
 
 def palette_nbytes(weight: Weight, plan: WeightPlan, nbits: int) -> int:
-    """Bytes of indices and look-up tables at ``nbits``."""
+    """Bytes of everything a weight is stored as with a palette of ``nbits``."""
+    itemsize = ITEMSIZE[weight.dtype]
     groups = 1 if plan.axis is None or plan.group_size is None else weight.shape[plan.axis] // plan.group_size
     entries = groups * (1 << nbits) * plan.cluster_dim
-    return packed_nbytes(weight.size // plan.cluster_dim, nbits) + entries * ITEMSIZE[weight.dtype]
+    if weight.joint:
+        kept = weight.nbytes - weight.stored_nbytes
+        table = _integer_tables(weight, plan) << nbits if weight.joint == "scaled" else entries * itemsize
+        return kept + packed_nbytes(weight.stored, nbits) + table
+    table = entries * itemsize if plan.lut_dtype is None else entries + itemsize + (plan.lut_dtype == "uint8")
+    scales = 0 if plan.scale_axis is None else weight.shape[plan.scale_axis] * itemsize
+    return packed_nbytes(weight.size // plan.cluster_dim, nbits) + table + scales
+
+
+def _integer_tables(weight: Weight, plan: WeightPlan) -> int:
+    """How many tables of integers are stored: where they are scaled first, one for each scale or group."""
+    form = FORMS[weight.opset]
+    groups = [1] * len(weight.shape)
+    if plan.axis is not None and plan.group_size is not None:
+        groups[plan.axis] = weight.shape[plan.axis] // plan.group_size
+    if form is not None and form.tables_scaled_first:
+        groups = [math.lcm(own, blocks) for own, blocks in zip(groups, weight.blocks, strict=True)]
+    return math.prod(groups)
 
 
 def not_smaller(after: int, before: int) -> str:

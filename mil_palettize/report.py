@@ -35,7 +35,9 @@ class WeightReport:
     neither; ``cluster_dim``: elements of a vector, 1 for scalars, None without a palette. ``bytes_after``: indices and
     look-up tables; None in a dry run where it depends on the values. ``snr_db``: signal to noise of the palette,
     10·log10(Σw² / Σ(w-w')²); infinite when it is lossless, None when skipped or not computed.
-    ``squared_error``: Σ(w-w')². ``digest``: SHA-256 of indices and tables, "" without a palette or in a dry run.
+    ``squared_error``: Σ(w-w')². ``digest``: SHA-256 of all parts, "" without a palette or in a dry run.
+    ``scale_axis``: of a scale for each channel; ``lut_dtype``: of a quantized table, both None where there is none.
+    ``joint``: what the palette is of, a constant's "sparse" or "scaled" values, "" for a dense one's.
     ``notes``: what was done otherwise than asked, or decided between requests.
     """
 
@@ -59,6 +61,9 @@ class WeightReport:
     notes: tuple[str, ...] = ()
     digest: str = ""
     cluster_dim: int | None = None
+    scale_axis: int | None = None
+    lut_dtype: str | None = None
+    joint: str = ""
 
     @property
     def bits_per_weight(self) -> float | None:
@@ -220,7 +225,10 @@ def _palette_words(weight: WeightReport) -> str:
     vectors = f" v{weight.cluster_dim}" if (weight.cluster_dim or 1) > 1 else ""
     groups = f" g{weight.group_size}" if weight.group_size else ""
     axis = f" axis {weight.channel_axis}" if weight.channel_axis is not None else ""
-    return f"{weight.mode}{bits}{vectors}{groups}{axis}"
+    scale = " ×scale" if weight.scale_axis is not None else ""
+    table = f" {weight.lut_dtype}" if weight.lut_dtype else ""
+    joint = f", {weight.joint}" if weight.joint else ""
+    return f"{weight.mode}{bits}{vectors}{groups}{axis}{table}{scale}{joint}"
 
 
 def _snr(weight: WeightReport) -> str:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mil_palettize.config import LEVELS, PaletteRequest, Requests
 from mil_palettize.program.weight import Consumer, Weight
+from mil_palettize.requests import LEVELS, PaletteRequest, Requests
 
 
 @dataclass(frozen=True)

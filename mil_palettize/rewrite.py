@@ -22,11 +22,15 @@ from mil_palettize.package.blob import BlobReader, BlobRecord, BlobWriter
 from mil_palettize.package.disk import OutputFile, copy_file, make_folders
 from mil_palettize.parallel import Workers
 from mil_palettize.plan import Plan, WeightPlan
+from mil_palettize.program.chains import chain_key
+from mil_palettize.program.contents import expression
+from mil_palettize.program.edits import insert_ops, rebind
 from mil_palettize.program.model import Model
-from mil_palettize.program.palette_ops import LutValues, lut_op, store_lut
+from mil_palettize.program.names import NameSource
+from mil_palettize.program.palette_ops import PaletteValues, palette_ops, store_palette
 from mil_palettize.program.serialized import BlobUse, Site
 from mil_palettize.program.store import StoredWeight
-from mil_palettize.program.values import BLOB_TYPES, static_shape
+from mil_palettize.program.values import BLOB_TYPES, MIL, static_shape
 from mil_palettize.program.weight import Weight
 from mil_palettize.progress import Progress
 
@@ -36,11 +40,18 @@ Stored = tuple[int, int]  # blob data type code, padding bits
 
 @dataclass(eq=False)
 class _Job:
-    """One palette to make, for every site with the same data and the same plan."""
+    """One palette to make, for every site with the same data and the same plan. ``chain``: of a compressed constant,
+    equal for the same ops over the same data."""
 
     plan: WeightPlan
     form: Form
+    shape: tuple[int, ...]
+    chain: bytes
     sites: list[Site] = field(default_factory=list)
+
+    @property
+    def same(self) -> tuple[object, ...]:
+        return self.plan, self.form, self.shape, self.chain
 
 
 @dataclass(eq=False)
@@ -65,14 +76,19 @@ class Rewritten:
 
 
 class Rewriter:
-    """Writes ``model`` with the palettes of ``plan`` into the empty folder ``staging``."""
+    """Writes ``model`` with the palettes of ``plan`` into the empty folder ``staging``.
 
-    def __init__(self, model: Model, plan: Plan, *, retype: bool, progress: Progress) -> None:
+    ``retype``: values were given other types by a move, and their records are stored so. ``rename``: what replaces a
+    constant is called as coremltools calls it.
+    """
+
+    def __init__(self, model: Model, plan: Plan, *, retype: bool, rename: bool = False, progress: Progress) -> None:
         self.model = model
-        self.retype = retype  # values were re-typed by a move: store their records so
+        self.retype = retype
+        self.rename = rename
         self.progress = progress
         self.done = Rewritten()
-        self._replaced: list[tuple[Site, LutValues]] = []
+        self._replaced: list[tuple[Site, PaletteValues]] = []
         self._moved: dict[tuple[Path, int, Stored], int] = {}
         self._records = self._find_records()
         self._immediate: list[_Job] = []
@@ -94,19 +110,18 @@ class Rewriter:
                 continue
             form = FORMS[site.weight.opset]
             assert form is not None
+            chain = chain_key(site.node) if site.weight.joint and site.node is not None else b""
+            job = _Job(weight_plan, form, site.weight.shape, chain, [site])
             if site.weight.storage is None:
-                self._immediate.append(_Job(weight_plan, form, [site]))
+                self._immediate.append(job)
                 continue
             reader, _ = self.model.store.locate(site.value, used_by=site.weight.key)
             jobs = self._records[reader.path][site.weight.storage[1]].jobs
-            same = (
-                j for j in jobs if (j.plan, j.form, j.sites[0].weight.shape) == (weight_plan, form, site.weight.shape)
-            )
-            job = next(same, None)
-            if job is None:
-                job = _Job(weight_plan, form)
+            same = next((other for other in jobs if other.same == job.same), None)
+            if same is None:
                 jobs.append(job)
-            job.sites.append(site)
+            else:
+                same.sites.append(site)
 
     def write(self, staging: Path, workers: Workers) -> Rewritten:
         """Write every file of the new package."""
@@ -126,7 +141,9 @@ class Rewriter:
                 yield path, record
 
     def _encode(self, job: _Job, pmap: Callable[..., Iterable[Any]]) -> Result:
-        return encode(StoredWeight(self.model.store, job.sites[0]), job.plan, pmap)
+        site = job.sites[0]
+        held = expression(site, self.model.store) if site.weight.joint else None
+        return encode(StoredWeight(self.model.store, site), job.plan, job.form, pmap, held)
 
     def _write_weight_file(
         self, staging: Path, path: Path, records: dict[int, _Record], results: Iterator[Result]
@@ -163,7 +180,7 @@ class Rewriter:
         self.progress.advance(job.sites[0].weight.key, len(job.sites), _nbytes(job))
         if isinstance(result, Declined):
             return False
-        values = store_lut(result.palette.expr, job.form, append)
+        values = store_palette(result.expr, job.sites[0].weight.joint, job.form, append)
         self._replaced += [(site, values) for site in job.sites]
         return True
 
@@ -188,8 +205,20 @@ class Rewriter:
                 key = (path, record.record.metadata_offset, self._stored(use, record.record))
                 if key in self._moved:
                     use.value.blobFileValue.offset = self._moved[key]
-        for site, values in self._replaced:
-            site.op.CopyFrom(lut_op(site.op, values))
+        self._put_palettes()
+
+    def _put_palettes(self) -> None:
+        names: dict[str, NameSource] = {}
+        for stage in self.model.stages:
+            names |= {stage.function_label(n): NameSource(f) for n, f in stage.program.functions.items()}
+        new: dict[int, list[MIL.Operation]] = {}
+        for site, values in sorted(self._replaced, key=lambda replaced: replaced[0].weight.position):
+            assert site.node is not None
+            *new[id(site.op)], last = palette_ops(site, values, names[site.weight.function], rename=self.rename)
+            site.op.CopyFrom(last)
+            rebind(site.node, site.op.outputs[0].name)
+        for stage in self.model.stages:
+            insert_ops(stage, new)
 
     def _count_dropped(self, records: dict[int, _Record]) -> None:
         try:

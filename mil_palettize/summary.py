@@ -58,6 +58,9 @@ def _planned(decision: Decision) -> WeightReport:
         group_size=plan.group_size if plan else None,
         channel_axis=plan.axis if plan else None,
         cluster_dim=plan.cluster_dim if plan else None,
+        scale_axis=plan.scale_axis if plan else None,
+        lut_dtype=plan.lut_dtype if plan else None,
+        joint=weight.joint if plan else "",
         bytes_before=weight.nbytes,
         bytes_after=_bytes_after(decision),
         snr_db=None,
@@ -110,14 +113,22 @@ def _declined(report: WeightReport, weight: Weight, result: Declined) -> WeightR
         group_size=None,
         channel_axis=None,
         cluster_dim=None,
+        scale_axis=None,
+        lut_dtype=None,
+        joint="",
         bytes_after=weight.nbytes,
     )
 
 
 def _encoded(report: WeightReport, figures: Figures) -> WeightReport:
+    plan = figures.plan
     return dataclasses.replace(
         report,
         nbits=figures.nbits,
+        granularity=plan.granularity,
+        group_size=plan.group_size,
+        channel_axis=plan.axis,
+        notes=(*report.notes, figures.note) if figures.note else report.notes,
         bytes_after=figures.nbytes,
         snr_db=_snr_db(figures.signal, figures.sse),
         squared_error=figures.sse,

@@ -6,24 +6,29 @@ from __future__ import annotations
 import filecmp
 import math
 from collections import defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from google.protobuf.message import Message
 
+from mil_palettize.algorithms import lut_of
+from mil_palettize.digest import expression_digest
 from mil_palettize.errors import PackageError, PalettizeError, VerifyError
 from mil_palettize.forms import FORMS
 from mil_palettize.package.blob import BlobReader
-from mil_palettize.program.contents import fingerprint, record_digest
+from mil_palettize.program.contents import dense, expression, fingerprint, record_digest
 from mil_palettize.program.model import Model
+from mil_palettize.program.names import NameSource
 from mil_palettize.program.opset import opset_of
-from mil_palettize.program.palette_ops import OP_TYPE, lut_op, read_lut, store_lut
-from mil_palettize.program.scopes import op_name
+from mil_palettize.program.palette_ops import palette_ops, store_palette
+from mil_palettize.program.scopes import is_constant_op, op_name
 from mil_palettize.program.serialized import Site
-from mil_palettize.program.store import StoredWeight
-from mil_palettize.program.values import MIL
+from mil_palettize.program.store import Store, StoredWeight
+from mil_palettize.program.values import MIL, NUMPY_TYPES
 from mil_palettize.report import Report, WeightReport
-from mil_palettize.weight_expr import Lut
+from mil_palettize.weight_expr import WeightExpr
 
 # The report's error is summed over the histogram, this one over the elements: only rounding may differ.
 RELATIVE_TOLERANCE = 1e-9
@@ -53,7 +58,9 @@ class _Comparison:
         self.original = original
         self.result = result
         self.moved = bool(report.moved)
-        self.sites = {id(site.op): site for site in original.survey().sites if site.weight.form == "const"}
+        found = (s for s in original.survey().sites if s.weight.form == "const" or s.weight.joint)
+        self.sites = {id(site.op): site for site in found}
+        self.written = {id(site.op): site for site in result.survey().sites}
         # In program order: names may repeat in sibling blocks.
         self.claims: dict[tuple[str, str], deque[WeightReport]] = defaultdict(deque)
         for weight in report.palettized:
@@ -62,13 +69,14 @@ class _Comparison:
     def run(self) -> None:
         self._check_files()
         self._check_weight_files()
-        if self._differ(_without_ops(self.original), _without_ops(self.result)):
+        if self.differ(_without_ops(self.original), _without_ops(self.result)):
             raise VerifyError("inputs, outputs, description or metadata were written otherwise than they are")
         for one, two in zip(self.original.stages, self.result.stages, strict=True):
             for name, function in sorted(one.program.functions.items()):
                 blocks = two.program.functions[name].block_specializations
+                comparison = _BlockComparison(self, one.function_label(name), NameSource(function))
                 for opset, block in sorted(function.block_specializations.items()):
-                    self._check_block(one.function_label(name), block, blocks[opset])
+                    comparison.check(block, blocks[opset])
         for weight in (w for weights in self.claims.values() for w in weights):
             raise VerifyError(f"{weight.function}/{weight.name!r} was reported as palettized and is dense")
 
@@ -91,56 +99,90 @@ class _Comparison:
         for reader in sorted(readers, key=lambda reader: reader.path):
             _check_layout(reader)
 
-    def _check_block(self, function: str, one: MIL.Block, two: MIL.Block) -> None:
-        if self._differ(_bare_block(one), _bare_block(two)):
-            raise VerifyError(f"a block of function {function!r} has other inputs or outputs")
-        for a, b in zip(one.operations, two.operations, strict=False):
-            self._check_op(function, a, b)
-        if len(one.operations) != len(two.operations):
-            longer, found = (one, "missing") if len(one.operations) > len(two.operations) else (two, "new")
-            op = longer.operations[min(len(one.operations), len(two.operations))]
-            raise VerifyError(f"{op.type} {op_name(op)!r} of function {function!r} is {found}")
-
-    def _check_op(self, function: str, one: MIL.Operation, two: MIL.Operation) -> None:
-        if one.type != two.type and two.type == OP_TYPE and id(one) in self.sites:
-            self._check_palette(self.sites[id(one)], two)
-            return
-        where = f"{one.type} {op_name(one)!r} of function {function!r}"
-        if one.type != two.type or len(one.blocks) != len(two.blocks):
-            raise VerifyError(f"{where} is missing: {two.type} {op_name(two)!r} is in its place")
-        if self._differ(one, two):
-            raise VerifyError(f"{where} was to be left alone and differs")
-        for inner, other in zip(one.blocks, two.blocks, strict=True):
-            self._check_block(function, inner, other)
-
-    def _differ(self, one: Message, two: Message) -> bool:
+    def differ(self, one: Message, two: Message) -> bool:
         expected = fingerprint(one, self.original.store, as_declared=self.moved)
         return fingerprint(two, self.result.store) != expected
 
-    def _check_palette(self, site: Site, op: MIL.Operation) -> None:
+
+@dataclass(frozen=True)
+class _BlockComparison:
+    """Of one function. ``names``: those of the original, from which new ops take theirs in the same way."""
+
+    packages: _Comparison
+    function: str
+    names: NameSource
+
+    def check(self, one: MIL.Block, two: MIL.Block) -> None:
+        if self.packages.differ(_bare_block(one), _bare_block(two)):
+            raise VerifyError(f"a block of function {self.function!r} has other inputs or outputs")
+        following = deque(two.operations)
+        for op in one.operations:
+            if not following:
+                raise VerifyError(f"{op.type} {op_name(op)!r} of function {self.function!r} is missing")
+            self._check_op(op, following)
+        for op in following:
+            raise VerifyError(f"{op.type} {op_name(op)!r} of function {self.function!r} is new")
+
+    def _check_op(self, one: MIL.Operation, following: deque[MIL.Operation]) -> None:
+        """Hold ``one`` against what stands in its place, taken from ``following``."""
+        site = self.packages.sites.get(id(one))
+        chain = _chain(one, following) if site is not None else []
+        if site is not None and chain and (len(chain) > 1 or chain[0].type != one.type):
+            for _ in chain:
+                following.popleft()
+            self._check_palette(site, chain)
+            return
+        two = following.popleft()
+        where = f"{one.type} {op_name(one)!r} of function {self.function!r}"
+        if one.type != two.type or len(one.blocks) != len(two.blocks):
+            raise VerifyError(f"{where} is missing: {two.type} {op_name(two)!r} is in its place")
+        if self.packages.differ(one, two):
+            raise VerifyError(f"{where} was to be left alone and differs")
+        for inner, other in zip(one.blocks, two.blocks, strict=True):
+            self.check(inner, other)
+
+    def _check_palette(self, site: Site, ops: list[MIL.Operation]) -> None:
         key = site.weight.key
-        claims = self.claims[site.weight.function, site.weight.name]
+        claims = self.packages.claims[site.weight.function, site.weight.name]
         if not claims:
             raise VerifyError(f"{key!r} is a palette that was not reported")
         claim = claims.popleft()
-        lut = read_lut(op, self.result.store, used_by=key)
-        weight = StoredWeight(self.original.store, site)
-        if lut is None or lut.shape != weight.shape or lut.dtype != weight.dtype or not _as_claimed(lut, claim):
+        original, result = self.packages.original.store, self.packages.result.store
+        written = self.packages.written.get(id(ops[-1]))
+        expr = expression(written, result) if written is not None else None
+        shape, dtype = site.weight.shape, NUMPY_TYPES[site.op.outputs[0].type.tensorType.dataType]
+        if expr is None or expr.shape != shape or expr.dtype != dtype or not _as_claimed(expr, claim):
             raise VerifyError(f"{key!r} is not stored as the palette of {claim.nbits} bits that was reported")
-        self._check_form(site, op, lut)
-        error = _squared_error(weight, lut)
+        self._check_form(site, ops, expr)
+        error = _squared_error(site, original, expr)
         assert claim.squared_error is not None
         if not math.isclose(error, claim.squared_error, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-300):
             raise VerifyError(f"{key!r} decodes with squared error {error!r}, reported was {claim.squared_error!r}")
 
-    def _check_form(self, site: Site, op: MIL.Operation, lut: Lut) -> None:
-        """The op and the types of its records are those that stand for this palette in this opset."""
+    def _check_form(self, site: Site, ops: list[MIL.Operation], expr: WeightExpr) -> None:
+        """The ops and the types of their records are those that stand for this palette in this opset."""
         form = FORMS[site.weight.opset]
         assert form is not None
         append = None if site.weight.storage is None else _digest
-        expected = lut_op(site.op, store_lut(lut, form, append)).SerializeToString(deterministic=True)
-        if fingerprint(op, self.result.store) != expected:
+        values = store_palette(expr, site.weight.joint, form, append)
+        own = Site(site.weight, MIL.Operation(), site.value, site.node)
+        own.op.ParseFromString(fingerprint(site.op, self.packages.original.store, as_declared=self.packages.moved))
+        expected = palette_ops(own, values, self.names)
+        stored = [fingerprint(op, self.packages.result.store) for op in ops]
+        if stored != [op.SerializeToString(deterministic=True) for op in expected]:
             raise VerifyError(f"the palette of {site.weight.key!r} has other parts, names or types than it has to have")
+
+
+def _chain(one: MIL.Operation, following: deque[MIL.Operation]) -> list[MIL.Operation]:
+    """The constant ops that ``following`` begins with, up to the one with the output of ``one``; [] without that."""
+    chain: list[MIL.Operation] = []
+    for op in following:
+        if not is_constant_op(op.type):
+            break
+        chain.append(op)
+        if op.outputs and op.outputs[0].name == one.outputs[0].name:
+            return chain
+    return []
 
 
 def _digest(data: np.ndarray, data_type: int, padding_bits: int) -> tuple[str, int]:
@@ -149,19 +191,28 @@ def _digest(data: np.ndarray, data_type: int, padding_bits: int) -> tuple[str, i
     return record_digest(data_type, padding_bits, [flat]), 0
 
 
-def _as_claimed(lut: Lut, claim: WeightReport) -> bool:
+def _as_claimed(expr: WeightExpr, claim: WeightReport) -> bool:
+    lut = lut_of(expr)
     groups = [1] * len(lut.shape)
     if claim.channel_axis is not None and claim.group_size is not None:
         groups[claim.channel_axis] = lut.shape[claim.channel_axis] // claim.group_size
     axis = None if claim.cluster_dim == 1 else claim.channel_axis
-    said = claim.nbits, claim.bytes_after, tuple(groups), claim.cluster_dim, axis, claim.digest
-    return (lut.indices.nbits, lut.nbytes, lut.groups, lut.vector, lut.vector_axis, lut.digest) == said
+    said = claim.nbits, claim.bytes_after, claim.cluster_dim, axis, claim.digest
+    found = lut.indices.nbits, expr.nbytes, lut.vector, lut.vector_axis, expression_digest(expr)
+    # Tables of integers are repeated for every scale.
+    return found == said and (claim.joint == "scaled" or lut.groups == tuple(groups))
 
 
-def _squared_error(weight: StoredWeight, lut: Lut) -> float:
-    decoded = lut.decode().reshape(-1)
+def _squared_error(site: Site, store: Store, expr: WeightExpr) -> float:
+    decoded = expr.decode().reshape(-1)
+    if site.weight.joint:
+        original = dense(site, store)
+        assert original is not None
+        windows: Iterable[np.ndarray] = [original.reshape(-1)]
+    else:
+        windows = StoredWeight(store, site).windows()
     total, start = 0.0, 0
-    for window in weight.windows():
+    for window in windows:
         difference = window.astype(np.float64) - decoded[start : start + window.size]
         total += float(np.dot(difference, difference))
         start += window.size

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -119,16 +118,6 @@ class Lut:
     def nbytes(self) -> int:
         """Bytes of indices and tables, without blob metadata."""
         return self.indices.nbytes + self.lut.nbytes
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of what is stored: shapes, indices, tables."""
-        table = self.table
-        told = f"{self.indices.nbits} {self.shape} {table.dtype} {table.shape} {self.vector_axis}"
-        digest = hashlib.sha256(told.encode())
-        digest.update(np.ascontiguousarray(self.indices.data).data)
-        digest.update(np.ascontiguousarray(table).reshape(-1).view(np.uint8).data)
-        return digest.hexdigest()
 
     def decode(self) -> np.ndarray:
         """The dense array, of the tables' dtype."""

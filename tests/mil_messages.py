@@ -11,7 +11,8 @@ from coremltools.proto import MIL_pb2 as MIL
 from coremltools.proto import Model_pb2
 from handmade import manifest
 
-from mil_palettize.config import OpPalettizerConfig, OptimizationConfig, normalise
+from mil_palettize.config import OpPalettizerConfig, OptimizationConfig
+from mil_palettize.requests import normalise
 from mil_palettize.plan import Decision, Plan, make_plan
 from mil_palettize.program.serialized import Stage, Survey, survey
 from mil_palettize.program.weight import Weight

@@ -355,5 +355,5 @@ def test_wrong_requests(request_: dict[str, Any], message: str) -> None:
 
 
 def test_other_dtypes_are_refused() -> None:
-    with pytest.raises(AlgorithmError, match=r"'layer.weight' is int8"):
-        make(np.zeros((4, 4), np.int8), "kmeans")
+    with pytest.raises(AlgorithmError, match=r"'layer.weight' is int16; a palette is made of float16, float32, int8"):
+        make(np.zeros((4, 4), np.int16), "kmeans")

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from mil_messages import const, decisions, op, planned, program, value
 
 from mil_palettize import ConfigError, OpPalettizerConfig, OptimizationConfig, PlanError, Report, palettize_package
-from mil_palettize.config import PaletteRequest, known_op_types, load_config, normalise
+from mil_palettize.config import load_config
+from mil_palettize.requests import PaletteRequest, known_op_types, normalise
 
 W = (64, 48)
 Palettize = Callable[..., tuple[Path, Report]]

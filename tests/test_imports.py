@@ -18,17 +18,19 @@ PACKAGE = Path(mil_palettize.__file__).parent
 TESTS = Path(__file__).resolve().parent
 # Each may import from its own row and those above.
 LAYERS = [
-    ("packed",),
+    ("packed", "registration"),
     ("errors", "weight_expr", "forms", "tables"),
+    ("digest",),
     ("algorithms", "package"),
     ("program",),
     ("config",),
+    ("requests",),
     ("resolve", "plan"),
     ("encode", "parallel", "progress", "report"),
     ("rewrite", "verify", "dense_rewrite", "dense_verification"),
     ("summary", "inspection", "comparison"),
     ("palettization",),
-    ("api", "decompression", "passes"),
+    ("api", "decompression", "fusions", "passes", "pipeline"),
     ("cli", "output", "__main__", ""),  # "" is mil_palettize itself
 ]
 LAYER = {name: number for number, row in enumerate(LAYERS) for name in row}

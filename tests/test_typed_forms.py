@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import types
+from coremltools.converters.mil.mil.ops.defs.iOS16 import constexpr_ops as ios16
 from coremltools.proto import MIL_pb2 as MIL
 from coremltools.proto import Model_pb2
 from opset_programs import block_of, built, loaded, moved, op_named, unchanged
@@ -114,6 +115,37 @@ def cast_bodies(shape: tuple[int, ...]) -> tuple:
     return body, body, source.astype(np.float32)
 
 
+def affine_bodies(zero: np.ndarray, scale: np.ndarray, axis: int, dtype: type = np.int8) -> tuple:
+    """``zero`` and ``scale`` of rank 0 or 1; the weight is computed by coremltools' own iOS16 op."""
+    shape = (12, 20, 3)
+    info = np.iinfo(dtype)
+    data = np.random.default_rng(5).integers(info.min, info.max + 1, shape).astype(dtype)
+    spread = [1] * len(shape)
+    spread[axis] = max(zero.size, scale.size)
+
+    def old(x):
+        w = mb.constexpr_affine_dequantize(quantized_data=data, zero_point=zero, scale=scale, axis=axis, name="w")
+        return mb.relu(x=x), mb.identity(x=w)
+
+    def new(x):
+        parts = {k: np.broadcast_to(v.reshape(-1), spread[axis]).reshape(spread) for k, v in (("s", scale), ("z", zero))}
+        w = mb.constexpr_blockwise_shift_scale(data=data, scale=parts["s"], offset=parts["z"], name="w")
+        return mb.relu(x=x), mb.identity(x=w)
+
+    return old, new, ios16.constexpr_affine_dequantize.decompress(data, zero, scale, axis)
+
+
+def halves(count: int) -> np.ndarray:
+    return np.random.default_rng(6).uniform(0.001, 3, count).astype(np.float16)
+
+
+AFFINE = {
+    "affine per tensor": affine_bodies(np.int8(-7), np.float16(0.37), 0),
+    "affine per channel": affine_bodies(np.arange(-6, 6, dtype=np.int8), halves(12), 0),
+    "affine, last axis": affine_bodies(np.zeros(3, np.int8), halves(3).astype(np.float32), -1),
+    "affine, uint8": affine_bodies(np.arange(90, 110, dtype=np.uint8), halves(20), 1, np.uint8),
+    "affine, one zero point": affine_bodies(np.int8(3), halves(3), 2),
+}
 BODIES = {
     **{f"lut {n} bits": lut_bodies(n, (5, 7, 3), np.float16) for n in (1, 2, 4, 6, 8)},
     "lut in the program": lut_bodies(2, (3, 3), np.float16),
@@ -145,15 +177,33 @@ def test_the_moved_op_is_what_coremltools_writes(old, new, weight: np.ndarray, s
     np.testing.assert_array_equal(dense(after, copy)["w"], weight)
 
 
-def test_forms_before_ios18_and_affine_stay(tmp_path: Path) -> None:
-    def body(x):
-        w = mb.constexpr_affine_dequantize(
-            quantized_data=np.ones((4, 4), np.int8), zero_point=np.int8(0), scale=np.float32(2), axis=0, name="a"
-        )
-        return mb.relu(x=x), mb.identity(x=w)
+@pytest.mark.parametrize(("old", "new", "weight"), AFFINE.values(), ids=AFFINE.keys())
+def test_affine_becomes_blockwise_over_the_same_bytes(old, new, weight: np.ndarray, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("old", "new")]
+    for folder in folders:
+        folder.mkdir()
+    program, direct = built(old, [X], "iOS16", folders[0]), built(new, [X], "iOS18", folders[1])
+    after, move = moved(program, "iOS18")
+    assert [change.op_type for change in move.changes] == ["constexpr_affine_dequantize"]
+    unchanged(program, after, {"w"})
+    found = dense(after, folders[0])["w"]
+    assert found.tobytes() == weight.astype(found.dtype).tobytes()
+    for message in (after, direct):  # they write offset and scale in another order
+        for value in inline_blobs(message):
+            value.blobFileValue.offset = 0
+    assert op_named(block_of(after), "w") == op_named(block_of(direct), "w")
 
-    program = built(body, [X], "iOS16", tmp_path)
-    unchanged(program, moved(program, "iOS18")[0], set())
+
+def test_affine_with_zero_points_of_another_type_stays(tmp_path: Path) -> None:
+    old, _, weight = affine_bodies(np.linspace(-9, 9, 12).astype(np.float32), halves(12), 0)
+    program = built(old, [X], "iOS16", tmp_path)
+    after, move = moved(program, "iOS18")
+    assert not move.changes
+    unchanged(program, after, set())
+    np.testing.assert_array_equal(dense(after, tmp_path)["w"], weight)
+
+
+def test_forms_before_ios18_stay(tmp_path: Path) -> None:
     program = built(BODIES["lut 4 bits"][0], [X], "iOS16", tmp_path)
     unchanged(program, moved(program, "iOS17")[0], set())
 
@@ -186,7 +236,7 @@ def test_real_compressed_weights_decode_to_the_same(name: str, shared_models: Pa
     model, weights = real_program(shared_models / f"silero_vad_unified_{name}.mlpackage")
     before = dense(model.mlProgram, weights)
     after, move = moved(model.mlProgram, "iOS18")
-    assert len(move.changes) == {"palette_4bit": 7, "int8": 0, "pruned_int8": 1}[name]
+    assert len(move.changes) == {"palette_4bit": 7, "int8": 7, "pruned_int8": 7}[name]
     same = dense(after, redeclared(after, weights, tmp_path / "weights"))
     assert len(before) == len(same) == 7
     for key, array in before.items():

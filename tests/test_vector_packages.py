@@ -25,7 +25,7 @@ from mil_palettize.program.weight import Consumer
 # What can be split into vectors of 2 along its channel axis; of 4, only the table.
 EVEN = {"conv", "product", "first", "added", "table"}
 DIMS = {2: EVEN, 4: {"table"}}
-NEEDS = r'The vector palettization is supported since iOS18: pass target="iOS18"'
+NEEDS = r'The vector palettization is supported since iOS18\. Please re-convert .* Or pass target="iOS18"'
 
 
 @pytest.fixture(scope="module")

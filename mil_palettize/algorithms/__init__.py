@@ -8,11 +8,16 @@ from typing import Any
 import numpy as np
 
 from mil_palettize.errors import AlgorithmError
+from mil_palettize.packed import Packed
 
 from . import custom, kmeans, uniform, unique, vector_kmeans
 from .distribution import Distribution
+from .grid import LUT_DTYPES, UnquantizableError
 from .grouped import grouped_palette
-from .palette import ArrayAlgorithm, Palette, Request, ScalarAlgorithm
+from .palette import ArrayAlgorithm, Palette, Request, ScalarAlgorithm, lut_of
+from .quantized_vectors import quantized_vector_palette
+from .shaped import shaped_palette
+from .shaped_custom import shaped_array_palette
 from .source import ArraySource, NonFiniteError, Source
 from .tensor import tensor_palette
 from .unique import TooManyValuesError
@@ -20,7 +25,7 @@ from .vector import VectorAlgorithm, vector_palette
 from .whole import array_palette
 
 ALGORITHMS: dict[str, ScalarAlgorithm | ArrayAlgorithm] = {
-    "kmeans": ScalarAlgorithm(kmeans.entries, entries_of_groups=kmeans.entries_of_groups),
+    "kmeans": ScalarAlgorithm(kmeans.entries, entries_of_groups=kmeans.entries_of_groups, optimal=True),
     "uniform": ScalarAlgorithm(uniform.entries),
     "unique": ScalarAlgorithm(unique.entries, chooses_nbits=True),
     "custom": ArrayAlgorithm(custom.codes),
@@ -42,7 +47,9 @@ __all__ = [
     "ScalarAlgorithm",
     "Source",
     "TooManyValuesError",
+    "UnquantizableError",
     "VectorAlgorithm",
+    "lut_of",
     "make_palette",
 ]
 
@@ -58,8 +65,12 @@ def make_palette(
     cluster_dim: int = 1,
     lut_function: Callable[[np.ndarray], Any] | None = None,
     pmap: Callable[..., Iterable[Any]] = map,
+    mask: Packed | None = None,
+    scale_axis: int | None = None,
+    lut_dtype: str | None = None,
+    importance: np.ndarray | None = None,
 ) -> Palette:
-    """Make the palette of a weight (float16 or float32, at least one element, any rank from 1).
+    """Make the palette of a weight (float16, float32, int8 or uint8, at least one element, any rank from 1).
 
     ``mode``: a name in ``ALGORITHMS``. ``nbits``: one of ``allowed_nbits``; None for "unique" and "custom", which use
     the fewest allowed that fit. ``axis`` and ``group_size``: one table per ``group_size`` (a divisor) consecutive
@@ -68,20 +79,85 @@ def make_palette(
     "custom". ``pmap``: like ``map``, may run on threads. The same input gives the same bytes whatever ``pmap`` and the
     windows of the source are.
 
-    Raises ``AlgorithmError``: ``NonFiniteError``, ``TooManyValuesError``, a wrong ``lut_function``, a wrong request.
+    For scalars (``lut_dtype`` also for vectors), one by one or together; the squared error of what is decoded in the
+    end is made small:
+
+    - ``mask``: 1 bit, of the weight's shape. Only elements where it is set count; the others decode to 0.
+    - ``scale_axis``: entries are multiplied by a scale for each channel along this axis, of the weight's dtype. The
+      weight is float.
+    - ``lut_dtype``: "int8" or "uint8". All tables are stored in it, with one scale (and for uint8 one zero point). The
+      weight is float.
+    - ``importance``: positive floats of the weight's rank; each size divides the weight's, an element holds for a
+      block. The sum of importance times squared error is made small, and ``sse`` and ``signal`` are weighted.
+
+    A table of an int8 or uint8 weight is of the same dtype; ``lut_function`` then sees int32. The palette's expression
+    is a ``Lut``, with ``scale_axis`` in a ``Scale``, with ``mask`` in a ``Sparse`` (outermost).
+
+    Raises ``AlgorithmError``: ``NonFiniteError``, ``TooManyValuesError``, ``UnquantizableError`` (mode "unique" with
+    ``scale_axis`` or ``lut_dtype``), a wrong ``lut_function``, a wrong request.
     """
     algorithm = _algorithm(source.name, mode, cluster_dim)
     chooses = isinstance(algorithm, ArrayAlgorithm) or algorithm.chooses_nbits
     _check_nbits(source.name, mode, nbits, allowed_nbits, chooses)
-    if source.dtype not in (np.float16, np.float32):
-        raise AlgorithmError(f"weight '{source.name}' is {source.dtype}; a palette is made of float16 or float32")
+    if source.dtype not in (np.float16, np.float32, np.int8, np.uint8):
+        raise AlgorithmError(
+            f"weight '{source.name}' is {source.dtype}; a palette is made of float16, float32, int8 or uint8"
+        )
     axis, groups = _groups(source, axis, group_size, cluster_dim)
-    request = Request(source, nbits, tuple(allowed_nbits), axis, groups, lut_function, pmap, cluster_dim)
+    request = Request(
+        source,
+        nbits,
+        tuple(allowed_nbits),
+        axis,
+        groups,
+        lut_function,
+        pmap,
+        cluster_dim,
+        mask=mask,
+        scale_axis=_scale_axis(source, scale_axis),
+        lut_dtype=lut_dtype,
+        importance=importance,
+    )
+    if request.shaped:
+        return _shaped_palette(algorithm, request)
     if isinstance(algorithm, ArrayAlgorithm):
         return array_palette(algorithm, request)
     if isinstance(algorithm, VectorAlgorithm):
         return vector_palette(algorithm, request)
     return (tensor_palette if groups == 1 else grouped_palette)(algorithm, request)
+
+
+def _shaped_palette(algorithm: ScalarAlgorithm | ArrayAlgorithm | VectorAlgorithm, request: Request) -> Palette:
+    _check_shape(request)
+    if request.cluster_dim > 1:
+        assert not isinstance(algorithm, ScalarAlgorithm)
+        return quantized_vector_palette(algorithm, request)
+    if isinstance(algorithm, ArrayAlgorithm):
+        return shaped_array_palette(algorithm, request)
+    assert isinstance(algorithm, ScalarAlgorithm)
+    return shaped_palette(algorithm, request)
+
+
+def _check_shape(request: Request) -> None:
+    """Raises ``AlgorithmError`` for what does not go together."""
+    told, whole = f"weight '{request.source.name}'", request.whole_numbers
+    if request.lut_dtype is not None and request.lut_dtype not in LUT_DTYPES:
+        raise AlgorithmError(f"{told}: lut_dtype is {request.lut_dtype!r}; use one of {list(LUT_DTYPES)}, or None")
+    for name, value in (("lut_dtype", request.lut_dtype), ("scale_axis", request.scale_axis)):
+        if whole and value is not None:
+            raise AlgorithmError(f"{told} is {request.source.dtype}, whose tables have no {name}; leave it out")
+    extras = {"mask": request.mask, "scale_axis": request.scale_axis, "importance": request.importance}
+    found = [name for name, value in extras.items() if value is not None]
+    if request.cluster_dim > 1 and (found or whole):
+        what = found[0] if found else str(request.source.dtype)
+        raise AlgorithmError(f"{told}: {what} needs scalars, but cluster_dim is {request.cluster_dim}; use 1")
+
+
+def _scale_axis(source: Source, axis: int | None) -> int | None:
+    rank = len(source.shape)
+    if axis is not None and not -rank <= axis < rank:
+        raise AlgorithmError(f"weight '{source.name}' has {rank} axes; scale_axis {axis} is none of them")
+    return None if axis is None else axis % rank
 
 
 def _algorithm(name: str, mode: str, cluster_dim: int) -> ScalarAlgorithm | ArrayAlgorithm | VectorAlgorithm:

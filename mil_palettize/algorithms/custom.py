@@ -14,14 +14,15 @@ from .palette import Request
 def codes(array: np.ndarray, request: Request) -> tuple[np.ndarray, np.ndarray]:
     """Call ``lut_function`` with the array; gives its table in the weight's dtype and its indices, int64.
 
-    With ``cluster_dim`` above 1 the table is (entries, cluster_dim), with one index per vector.
+    Entries for a weight of whole numbers (``array`` is int32) have to be whole and such that its dtype holds them. With
+    ``cluster_dim`` above 1 the table is (entries, cluster_dim), with one index per vector.
 
     Raises ``AlgorithmError`` saying what is wrong with the result, or that the function failed (chained).
     """
     name = request.source.name
     if request.lut_function is None:
         raise AlgorithmError(f"weight '{name}': mode 'custom' needs a lut_function")
-    dtype, count = array.dtype, array.size // request.cluster_dim
+    dtype, count = request.source.dtype, array.size // request.cluster_dim
     try:
         result = request.lut_function(array)
     except Exception as error:
@@ -58,12 +59,22 @@ def _table(name: str, value: Any, dtype: np.dtype, limit: int, dim: int) -> np.n
         raise _wrong(name, f"returned a lut of {lut.dtype}{list(lut.shape)}; it must be real numbers {wanted}")
     if not 1 <= len(lut) <= limit:
         raise _wrong(name, f"returned a lut of {len(lut)} entries; it may have 1 to {limit}")
+    if dtype.kind in "iu":
+        return _whole(name, lut, dtype)
     with np.errstate(over="ignore"):
         stored = lut.astype(dtype)
     bad = np.flatnonzero(~np.isfinite(stored.reshape(len(lut), -1)).all(axis=1))
     if bad.size:
         raise _wrong(name, f"returned a lut with entry {bad[0]} = {lut[bad[0]]}, which is not finite as {dtype}")
     return stored
+
+
+def _whole(name: str, lut: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    limits = np.iinfo(dtype)
+    bad = lut[~((lut >= limits.min) & (lut <= limits.max) & (lut == np.rint(lut)))]
+    if bad.size:
+        raise _wrong(name, f"returned a lut with entry {bad[0]}; use whole numbers from {limits.min} to {limits.max}")
+    return lut.astype(dtype)
 
 
 def _indices(name: str, value: Any, count: int, entries: int, what: str) -> np.ndarray:

@@ -115,7 +115,7 @@ def _describe_cells(source: Source, size: int) -> Distribution:
         low, high = np.minimum(low, window.min()), np.maximum(high, window.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise_non_finite(source)
-    base, shift, cells = _layout(buckets)
+    base, shift, cells = cell_layout(buckets, CELLS)
     counts, sums, signal = np.zeros(cells, np.int64), np.zeros(cells), 0.0
     for window in recut(source.windows(), RUN):
         signal = count_cells(frozen(window.view(np.uint32)), base, shift, counts, sums, signal)
@@ -123,8 +123,8 @@ def _describe_cells(source: Source, size: int) -> Distribution:
     return Distribution(source.name, values, weights, source.dtype, size, signal, exact=False)
 
 
-def _layout(buckets: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """First cell and shift of every bucket of upper 16 bits, and the number of cells.
+def cell_layout(buckets: np.ndarray, total: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """First cell and shift of every bucket of upper 16 bits, and the number of cells: about ``total``.
 
     High-resolution theory: an optimal quantizer has steps in proportion to density**(-1/3), so cells in that
     proportion are everywhere the same fraction of a step, whatever the range and the outliers; that is
@@ -137,7 +137,7 @@ def _layout(buckets: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     width = np.abs(last - edges.view(np.float32).astype(np.float64))
     share = np.cbrt(width) ** 2 * np.cbrt(buckets[used])
     counts = buckets[used]
-    parts = _divided(float(CELLS), share, np.minimum(counts, PATTERNS).astype(np.float64))
+    parts = _divided(float(total), share, np.minimum(counts, PATTERNS).astype(np.float64))
     bits = np.ceil(np.log2(parts)).astype(np.int64)
     single = parts >= counts
     sizes, shift = np.zeros(PATTERNS, np.int64), np.zeros(PATTERNS, np.uint8)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mil_palettize.weight_expr import Lut
+from mil_palettize.packed import Packed
+from mil_palettize.weight_expr import Lut, Scale, Sparse, WeightExpr
 
 from .compiled import compiled
 from .distribution import Distribution
@@ -19,12 +20,23 @@ from .source import Source
 class Palette:
     """A weight's palette as it is stored: the table is rounded to the weight's dtype.
 
-    ``sse``: float64 sum of ``(w - decoded)**2`` over all elements; ``signal``: of ``w**2``.
+    ``expr``: a ``Lut``, whose table may be a ``Scale``; in a ``Scale`` where channels have scales, and around that in a
+    ``Sparse`` where there is a mask. ``sse``: float64 sum of ``(w - decoded)**2`` over all elements that count, each
+    times its importance; ``signal``: of ``w**2``.
     """
 
-    expr: Lut
+    expr: WeightExpr
     sse: float
     signal: float
+
+
+def lut_of(expr: WeightExpr) -> Lut:
+    """The look-up table inside a palette's expression. Raises TypeError where there is none."""
+    while isinstance(expr, (Scale, Sparse)):
+        expr = expr.data
+    if not isinstance(expr, Lut):
+        raise TypeError(f"{type(expr).__name__} has no look-up table")
+    return expr
 
 
 @dataclass(frozen=True)
@@ -32,13 +44,16 @@ class ScalarAlgorithm:
     """Sees sorted distinct values with weights; nearest entries, packing and errors are everybody's.
 
     ``entries(distribution, nbits)``: at most ``2**nbits`` finite float64 values within the extremes.
-    ``chooses_nbits``: the request has no nbits, ``nbits`` is the most allowed. ``entries_of_groups(values, weights,
-    offsets, half, nbits)``: optional, the same for many groups at once, ascending (groups, 2**nbits).
+    ``chooses_nbits``: the request has no nbits, ``nbits`` is the most allowed, and the palette is lossless.
+    ``entries_of_groups(values, weights, offsets, half, nbits)``: optional, the same for many groups at once, ascending
+    (groups, 2**nbits). ``optimal``: the entries are those with the least squared error, so that other entries may take
+    their place where they have less of it when stored.
     """
 
     entries: Callable[[Distribution, int], np.ndarray]
     entries_of_groups: Callable[..., np.ndarray] | None = None
     chooses_nbits: bool = False
+    optimal: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,7 @@ class Request:
     """The arguments of ``make_palette`` after validation.
 
     ``axis`` is not negative; one table if ``groups`` is 1. ``cluster_dim``: elements of an entry, along ``axis``.
+    ``scale_axis`` is not negative. The last four: see ``make_palette``.
     """
 
     source: Source
@@ -68,6 +84,21 @@ class Request:
     lut_function: Callable[[np.ndarray], Any] | None
     pmap: Callable[..., Iterable[Any]]
     cluster_dim: int = 1
+    mask: Packed | None = None
+    scale_axis: int | None = None
+    lut_dtype: str | None = None
+    importance: np.ndarray | None = None
+
+    @property
+    def whole_numbers(self) -> bool:
+        """Whether the weight's dtype is an integer."""
+        return self.source.dtype.kind in "iu"
+
+    @property
+    def shaped(self) -> bool:
+        """Whether this is more than a plain palette of floats."""
+        extras = (self.mask, self.scale_axis, self.lut_dtype, self.importance)
+        return self.whole_numbers or any(extra is not None for extra in extras)
 
     @property
     def most_nbits(self) -> int:

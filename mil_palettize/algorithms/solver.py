@@ -43,6 +43,9 @@ def _half(value: float) -> float:
     return scaled - (scaled - value)
 
 
+half_of = _half
+
+
 @compiled
 def _value(s0, s1, best, j, i, center, snap):  # type: ignore[no-untyped-def]
     """``best[j]`` plus the cost of the cluster ``j .. i-1``, both without their ``S2``."""

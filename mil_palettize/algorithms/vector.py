@@ -38,6 +38,13 @@ class _Table:
     signal: float
 
 
+def vector_blocks(array: np.ndarray, request: Request) -> np.ndarray:
+    """A C-contiguous weight as ``Vectors`` wants it: (outer, groups, rows, dim, inner)."""
+    dim, axis, groups = request.cluster_dim, request.axis, request.groups
+    outer, inner = math.prod(array.shape[:axis]), math.prod(array.shape[axis + 1 :])
+    return array.reshape(outer, groups, array.shape[axis] // groups // dim, dim, inner)
+
+
 def vector_palette(algorithm: VectorAlgorithm, request: Request) -> Palette:
     """The palette of ``request.groups`` tables of vectors along ``request.axis``; the weight is read whole.
 
@@ -45,8 +52,8 @@ def vector_palette(algorithm: VectorAlgorithm, request: Request) -> Palette:
     """
     source, dim, axis, groups = request.source, request.cluster_dim, request.axis, request.groups
     array = np.ascontiguousarray(source.read())
-    outer, inner = math.prod(array.shape[:axis]), math.prod(array.shape[axis + 1 :])
-    blocks = array.reshape(outer, groups, array.shape[axis] // groups // dim, dim, inner)
+    blocks = vector_blocks(array, request)
+    outer, inner = blocks.shape[0], blocks.shape[4]
     indices = np.empty((outer, groups, blocks.shape[2], inner), np.uint8)
     inside = request.pmap if groups == 1 else map
 

@@ -13,7 +13,7 @@ from .assign import pack_indices
 from .palette import ArrayAlgorithm, Palette, Request
 from .source import raise_non_finite
 
-_one_at_a_time = threading.RLock()  # a user's function need not be safe on threads
+one_at_a_time = threading.RLock()  # a user's function need not be safe on threads
 
 
 def array_palette(algorithm: ArrayAlgorithm, request: Request) -> Palette:
@@ -30,7 +30,7 @@ def array_palette(algorithm: ArrayAlgorithm, request: Request) -> Palette:
     indices = np.empty(shape, np.uint8)
     parts, targets = _parts(array, request), _parts(indices, request)
     luts, errors, signals = [], [], []
-    with _one_at_a_time:
+    with one_at_a_time:
         for part, target in zip(parts, targets, strict=True):
             lut, chosen = algorithm.codes(np.array(part, order="C"), request)
             target[...] = chosen.reshape(target.shape)

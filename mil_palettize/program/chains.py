@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mil_palettize.program.expressions import unknown_form
 from mil_palettize.program.scopes import Node, is_constant_op
-from mil_palettize.program.serialized import Site, Stage, blob_uses
+from mil_palettize.program.serialized import Site, blob_uses
 from mil_palettize.program.values import BLOB_TYPES, MIL, NUMPY_TYPES, string_value, type_name
 
 
@@ -104,23 +104,6 @@ def inner_ops(chains: Iterable[Chain]) -> dict[int, MIL.Operation]:
             gone[id(node.op)] = node.op
             waiting += node.sources.values()
     return {key: op for key, op in gone.items() if key not in ends}
-
-
-def remove_ops(stage: Stage, ops: dict[int, MIL.Operation]) -> None:
-    """Take ``ops`` (by ``id``) out of the blocks of a program."""
-    for function in stage.program.functions.values():
-        for block in function.block_specializations.values():
-            _remove(block, ops)
-
-
-def _remove(block: MIL.Block, ops: dict[int, MIL.Operation]) -> None:
-    for index in range(len(block.operations) - 1, -1, -1):
-        op = block.operations[index]
-        if id(op) in ops:
-            del block.operations[index]
-            continue
-        for inner in op.blocks:
-            _remove(inner, ops)
 
 
 def first_blob(node: Node) -> MIL.Value | None:

@@ -13,10 +13,12 @@ from coremltools import target as _CoremltoolsTarget
 from coremltools.proto import MIL_pb2 as MIL
 
 from mil_palettize.errors import ConfigError, PlanError
+from mil_palettize.program.names import NameSource
 from mil_palettize.program.opset_ops import KNOWN_OPS
 from mil_palettize.program.opset_rules import RULES
-from mil_palettize.program.opset_scope import NameSource, Scope, Site, operation_name
+from mil_palettize.program.opset_scope import Scope, Site
 from mil_palettize.program.opset_verdicts import Refusal, Rewrite, Verdict
+from mil_palettize.program.scopes import op_name
 
 _NAMES_PER_REASON = 3
 
@@ -152,7 +154,7 @@ class _Walk:
         rewrites: dict[int, Rewrite] = {}
         for position, op in enumerate(block.operations):
             verdict = self._verdict(Site(op, scope, self.names))
-            where = operation_name(op)
+            where = op_name(op)
             if isinstance(verdict, Rewrite):
                 rewrites[position] = verdict
                 self.survey.changes.append(Change(self.function, where, op.type, verdict.what))

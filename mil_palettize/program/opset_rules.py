@@ -15,7 +15,7 @@ from mil_palettize.program.element_facts import never_zero
 from mil_palettize.program.negative_indices import INDEXED_OPS, nonnegative_indices
 from mil_palettize.program.opset_scope import Site
 from mil_palettize.program.opset_verdicts import Refusal, Verdict
-from mil_palettize.program.typed_forms import typed_cast, typed_lut, typed_sparse
+from mil_palettize.program.typed_forms import blockwise_affine, typed_cast, typed_lut, typed_sparse
 
 Rule = Callable[[Site], Verdict]
 
@@ -69,4 +69,5 @@ RULES: dict[str, tuple[int, Rule]] = {
     "constexpr_lut_to_dense": (_SPEC_IOS18, typed_lut),
     "constexpr_sparse_to_dense": (_SPEC_IOS18, typed_sparse),
     "constexpr_cast": (_SPEC_IOS18, typed_cast),
+    "constexpr_affine_dequantize": (_SPEC_IOS18, blockwise_affine),
 }

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from coremltools.proto import MIL_pb2 as MIL
 
-from mil_palettize.program.values import immediate_array, immediate_value, scalar, string_value, tensor_type
+from mil_palettize.program.names import NameSource
+from mil_palettize.program.scopes import op_name
+from mil_palettize.program.values import immediate_array, immediate_value, string_value, tensor_type
 
 
 @dataclass(frozen=True)
@@ -96,40 +98,6 @@ class Scope:
         return found[0] if len(found) == 1 else None
 
 
-def operation_name(op: MIL.Operation) -> str:
-    """Attribute ``name`` of an op, or its first output's name."""
-    name = scalar(op.attributes["name"]) if "name" in op.attributes else None
-    if isinstance(name, str):
-        return name
-    return op.outputs[0].name if op.outputs else op.type
-
-
-class NameSource:
-    """Names not used anywhere in a function."""
-
-    def __init__(self, function: MIL.Function) -> None:
-        self._used = {item.name for item in function.inputs}
-        for block in function.block_specializations.values():
-            self._collect(block)
-
-    def _collect(self, block: MIL.Block) -> None:
-        self._used.update(item.name for item in block.inputs)
-        for op in block.operations:
-            self._used.add(operation_name(op))
-            self._used.update(item.name for item in op.outputs)
-            for nested in op.blocks:
-                self._collect(nested)
-
-    def unique(self, wanted: str) -> str:
-        """``wanted``, or ``wanted_1``, ``wanted_2``, ...; used from now on."""
-        name, count = wanted, 0
-        while name in self._used:
-            count += 1
-            name = f"{wanted}_{count}"
-        self._used.add(name)
-        return name
-
-
 @dataclass(frozen=True)
 class Site:
     """An op a rule looks at: where it stands and where new names come from."""
@@ -170,7 +138,7 @@ class NewOps:
 
     def _add(self, op_type: str, suffix: str, inputs: Mapping[str, str], output: MIL.ValueType) -> str:
         own = self.site.op
-        base = own.outputs[0].name if own.outputs else operation_name(own)
+        base = own.outputs[0].name if own.outputs else op_name(own)
         name = self.site.names.unique(f"{base}_{suffix}")
         op = MIL.Operation(type=op_type)
         op.attributes["name"].CopyFrom(string_value(name))

@@ -1,7 +1,8 @@
-"""Palettes as ops: a :class:`Lut` written as ``constexpr_lut_to_dense`` in either form, and read back.
+"""Palettes as ops: an expression written as the ``constexpr_*`` ops that stand for it, in either form.
 
 Serialized exactly as coremltools does (``backend/mil/load.py``, ``translate_constexpr``): the packed form in op
-attributes, the typed form as inline values bound to op inputs.
+attributes, the typed form as inline values bound to op inputs. An op that another one reads is called as coremltools
+calls it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mil_palettize.forms import PACKED, Form
-from mil_palettize.program.expressions import UnknownFormError, read_expression
-from mil_palettize.program.store import Store
+from mil_palettize.packed import Packed
+from mil_palettize.program.names import NameSource
+from mil_palettize.program.serialized import Site
 from mil_palettize.program.values import (
     BLOB_TYPES,
     MIL,
@@ -23,39 +25,75 @@ from mil_palettize.program.values import (
     UINT_TYPES,
     blob_value,
     immediate_value,
+    static_shape,
     string_value,
     tensor_type,
 )
-from mil_palettize.weight_expr import Lut
+from mil_palettize.weight_expr import Lut, Scale, Sparse, WeightExpr
 
-OP_TYPE = "constexpr_lut_to_dense"
+LUT_TO_DENSE = "constexpr_lut_to_dense"
+LUT_TO_SPARSE = "constexpr_lut_to_sparse"
+SHIFT_SCALE = "constexpr_blockwise_shift_scale"
+SUFFIX = "_palettized"  # of what replaces a constant, as coremltools calls it
+SCALED_SUFFIX = "_palettized_pcs"  # of what scales each channel of it
 # (bytes, blob data type code, padding bits) -> (file name, metadata offset)
 Append = Callable[[np.ndarray, int, int], tuple[str, int]]
 
 
 @dataclass(frozen=True)
-class LutValues:
-    """A palette's parts as values, ready to stand in any number of ops."""
+class PaletteValues:
+    """The parts of a palette as values, ready to stand in the ops of any number of sites.
 
+    ``indices``: of a sparse weight those of the values it holds. ``lut``: the entries, integers where ``lut_scale``
+    and ``lut_offset`` make the table of them. ``scale``: of each channel. What a site's own op holds (mask, scale
+    and offset of a compressed constant) is not among them.
+    """
+
+    form: Form
+    shape: tuple[int, ...]
     indices: MIL.Value
     lut: MIL.Value
-    shape: tuple[int, ...]
-    form: Form
+    lut_scale: MIL.Value | None = None
+    lut_offset: MIL.Value | None = None
+    scale: MIL.Value | None = None
     vector_axis: int | None = None
 
 
-def store_lut(lut: Lut, form: Form, append: Append | None) -> LutValues:
-    """Write a palette's data through ``append`` (None: into the values themselves) and describe it."""
-    packed = lut.indices
-    index_bytes = packed.data
+def store_palette(expr: WeightExpr, joint: str, form: Form, append: Append | None) -> PaletteValues:
+    """Write a palette's data through ``append`` (None: into the values themselves) and describe it. ``joint``: of
+    the weight; a compressed constant keeps its own mask and scales."""
+    outer = expr if isinstance(expr, Scale) else None
+    inner = outer.data if outer is not None else expr
+    lut = inner.data if isinstance(inner, Sparse) else inner
+    assert isinstance(lut, Lut)
+    packed = _stored_indices(lut, inner)
     if form is PACKED:
-        indices = _place(index_bytes, (index_bytes.size,), UINT_TYPES[8], 0, append)
-        table = lut.table.reshape(-1)
-    else:
-        indices = _place(index_bytes, packed.shape, UINT_TYPES[packed.nbits], packed.padding_bits, append)
-        table = lut.table
-    values = _place(table, table.shape, MIL_TYPES[table.dtype], 0, append)
-    return LutValues(indices, values, packed.shape, form, lut.vector_axis)
+        indices = _place(packed.data, (packed.data.size,), UINT_TYPES[8], 0, append)
+        table = _array(lut.table.reshape(-1), append)
+        return PaletteValues(form, packed.shape, indices, table)
+    scaled = lut.lut if isinstance(lut.lut, Scale) else None
+    own = scaled if joint != "scaled" else None
+    return PaletteValues(
+        form,
+        lut.indices.shape,
+        _place(packed.data, packed.shape, UINT_TYPES[packed.nbits], packed.padding_bits, append),
+        _array(lut.table if scaled is None else scaled.data.decode(), append),
+        None if own is None else _array(own.scale, append),
+        None if own is None or own.offset is None else _array(own.offset, append),
+        None if outer is None or joint == "scaled" else _array(outer.scale, append),
+        lut.vector_axis,
+    )
+
+
+def _stored_indices(lut: Lut, inner: WeightExpr) -> Packed:
+    if not isinstance(inner, Sparse):
+        return lut.indices
+    return Packed.pack(lut.indices.unpack()[inner.mask.unpack().view(bool)], lut.indices.nbits)
+
+
+def _array(part: np.ndarray | WeightExpr, append: Append | None) -> MIL.Value:
+    array = part if isinstance(part, np.ndarray) else part.decode()
+    return _place(array, array.shape, MIL_TYPES[array.dtype], 0, append)
 
 
 def _place(
@@ -65,42 +103,117 @@ def _place(
     if append is not None and count >= MIN_BLOB_ELEMENTS:
         file_name, offset = append(data, BLOB_TYPES[data_type][0], padding_bits)
         return blob_value(file_name, offset, shape, data_type)
+    if data.shape == shape and MIL_TYPES[data.dtype] == data_type:
+        return immediate_value(data)
     value = MIL.Value(type=tensor_type(shape, data_type))
     value.immediateValue.tensor.bytes.values = np.ascontiguousarray(data).tobytes()
-    if data.dtype == np.float32:
-        value = immediate_value(data.reshape(shape))
     return value
 
 
-def lut_op(const: MIL.Operation, values: LutValues) -> MIL.Operation:
-    """The op that stands in for ``const``: the same output, the same name."""
-    op = MIL.Operation(type=OP_TYPE)
-    op.outputs.extend(const.outputs)
-    name = const.attributes["name"] if "name" in const.attributes else string_value(const.outputs[0].name)
-    op.attributes["name"].CopyFrom(name)
+def palette_ops(site: Site, values: PaletteValues, names: NameSource, *, rename: bool = False) -> list[MIL.Operation]:
+    """The ops that stand in place of ``site.op``, in order; the last one has its output. ``rename``: a dense
+    constant's output is called as coremltools calls it, otherwise as before."""
+    if site.weight.joint == "sparse":
+        return _sparse_ops(site, values, names)
+    if site.weight.joint == "scaled":
+        return _scaled_ops(site, values, names)
+    ops: list[MIL.Operation] = []
+    named = f"{site.weight.name}{SUFFIX}"
+    lut = _table(values, f"{named}_lut_0_quantized", names, ops)
+    if values.scale is None:
+        return [*ops, _last(site, _lut_op(values, lut), named if rename else "", names)]
+    looked_up = _named(_lut_op(values, lut), named, names, site.op.outputs[0].type)
+    scaled = _op(SHIFT_SCALE, data=looked_up.outputs[0].name, scale=values.scale)
+    return [*ops, looked_up, _last(site, scaled, f"{site.weight.name}{SCALED_SUFFIX}" if rename else "", names)]
+
+
+def _sparse_ops(site: Site, values: PaletteValues, names: NameSource) -> list[MIL.Operation]:
+    """The values that are left, looked up; the mask goes through that op."""
+    ops: list[MIL.Operation] = []
+    named = f"{site.weight.name}_nonzero_data_0{SUFFIX}"
+    lut = _table(values, f"{named}_lut_0_quantized", names, ops)
+    inputs = {name: argument.arguments[0].value for name, argument in site.op.inputs.items()}
+    looked_up = _op(LUT_TO_SPARSE, indices_mask=inputs["mask"], indices_nonzero_data=values.indices, lut=lut)
+    looked_up.attributes["name"].CopyFrom(string_value(names.unique(named)))
+    for index, like in enumerate((inputs["mask"], inputs["nonzero_data"])):
+        looked_up.outputs.add(name=names.unique(f"{named}_{index}"), type=like.type)
+    dense = _op(site.op.type, mask=looked_up.outputs[0].name, nonzero_data=looked_up.outputs[1].name)
+    return [*ops, looked_up, _last(site, dense, "", names)]
+
+
+def _scaled_ops(site: Site, values: PaletteValues, names: NameSource) -> list[MIL.Operation]:
+    """The integers looked up and then scaled, or the table scaled and its entries looked up."""
+    named = f"{site.weight.name}_data_0{SUFFIX}"
+    inputs = {name: argument.arguments[0].value for name, argument in site.op.inputs.items()}
+    if not values.form.tables_scaled_first:
+        integers = tensor_type(values.shape, values.lut.type.tensorType.dataType)
+        looked_up = _named(_lut_op(values, values.lut), named, names, integers)
+        inputs.pop("data")
+        scaled = _op(SHIFT_SCALE, data=looked_up.outputs[0].name, **inputs)
+        return [looked_up, _last(site, scaled, "", names)]
+    parts = {name: _for_tables(value) for name, value in inputs.items() if name != "data"}
+    floats = tensor_type(static_shape(values.lut.type) or (), inputs["scale"].type.tensorType.dataType)
+    table = _named(_op(SHIFT_SCALE, data=values.lut, **parts), named, names, floats)
+    return [table, _last(site, _lut_op(values, table.outputs[0].name), "", names)]
+
+
+def _for_tables(value: MIL.Value) -> MIL.Value:
+    """A scale or offset of the weight as one of its tables: the same data, two axes more."""
+    spread = MIL.Value()
+    spread.CopyFrom(value)
+    spread.type.CopyFrom(tensor_type((*(static_shape(value.type) or ()), 1, 1), value.type.tensorType.dataType))
+    return spread
+
+
+def _table(values: PaletteValues, named: str, names: NameSource, ops: list[MIL.Operation]) -> MIL.Value | str:
+    """The table itself, or the name of what the op that scales it, added to ``ops``, gives."""
+    if values.lut_scale is None:
+        return values.lut
+    parts = {"scale": values.lut_scale} | ({} if values.lut_offset is None else {"offset": values.lut_offset})
+    floats = tensor_type(static_shape(values.lut.type) or (), values.lut_scale.type.tensorType.dataType)
+    ops.append(_named(_op(SHIFT_SCALE, data=values.lut, **parts), named, names, floats))
+    return str(ops[-1].outputs[0].name)
+
+
+def _lut_op(values: PaletteValues, lut: MIL.Value | str) -> MIL.Operation:
     if values.form is PACKED:
+        assert isinstance(lut, MIL.Value)
+        op = MIL.Operation(type=LUT_TO_DENSE)
         op.attributes["indices"].CopyFrom(values.indices)
-        op.attributes["lut"].CopyFrom(values.lut)
+        op.attributes["lut"].CopyFrom(lut)
         op.attributes["shape"].CopyFrom(immediate_value(np.array(values.shape, "<u4")))
-    else:
-        op.inputs["indices"].arguments.add().value.CopyFrom(values.indices)
-        op.inputs["lut"].arguments.add().value.CopyFrom(values.lut)
-        if values.vector_axis is not None:
-            axis = immediate_value(np.array(values.vector_axis, np.int32))
-            op.inputs["vector_axis"].arguments.add().value.CopyFrom(axis)
+        return op
+    op = _op(LUT_TO_DENSE, indices=values.indices, lut=lut)
+    if values.vector_axis is not None:
+        axis = immediate_value(np.array(values.vector_axis, np.int32))
+        op.inputs["vector_axis"].arguments.add().value.CopyFrom(axis)
     return op
 
 
-def read_lut(op: MIL.Operation, store: Store, *, used_by: str) -> Lut | None:
-    """The palette of an op all of whose parts stand in it; None when it is another form.
+def _op(op_type: str, **inputs: MIL.Value | str) -> MIL.Operation:
+    """An op without name and outputs; its inputs are bound to values in place, or by name."""
+    op = MIL.Operation(type=op_type)
+    for name, bound in inputs.items():
+        binding = op.inputs[name].arguments.add()
+        if isinstance(bound, str):
+            binding.name = bound
+        else:
+            binding.value.CopyFrom(bound)
+    return op
 
-    Raises BlobError when its parts are damaged or do not fit together.
-    """
-    if op.type != OP_TYPE:
-        return None
-    try:
-        expr = read_expression(op, {}, store, used_by=used_by)
-    except UnknownFormError:
-        return None
-    assert isinstance(expr, Lut)
-    return expr
+
+def _named(op: MIL.Operation, name: str, names: NameSource, output: MIL.ValueType) -> MIL.Operation:
+    unique = names.unique(name)
+    op.attributes["name"].CopyFrom(string_value(unique))
+    op.outputs.add(name=unique, type=output)
+    return op
+
+
+def _last(site: Site, op: MIL.Operation, rename: str, names: NameSource) -> MIL.Operation:
+    """``op`` with the outputs and the name of ``site.op``, or with another name for both."""
+    if rename:
+        return _named(op, rename, names, site.op.outputs[0].type)
+    op.outputs.extend(site.op.outputs)
+    named = "name" in site.op.attributes
+    op.attributes["name"].CopyFrom(site.op.attributes["name"] if named else string_value(site.op.outputs[0].name))
+    return op

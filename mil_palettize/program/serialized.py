@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -19,6 +20,13 @@ _NEURAL_NETWORKS = ("neuralNetwork", "neuralNetworkClassifier", "neuralNetworkRe
 # Of a constant op: what says how its data is to be read.
 _NO_DATA = ("name", "shape", "axis", "vector_axis", "output_dtype")
 _FLOATS = tuple(MIL.DataType.Value(n) for n in ("FLOAT16", "FLOAT32"))
+_NIBBLES = tuple(MIL.DataType.Value(n) for n in ("INT4", "UINT4"))
+_INTEGERS = (*(MIL.DataType.Value(n) for n in ("INT8", "UINT8")), *_NIBBLES)
+# Op type -> what it is to joint compression, the input that holds the values, and their types.
+_JOINT = {
+    "constexpr_sparse_to_dense": ("sparse", "nonzero_data", _FLOATS),
+    "constexpr_blockwise_shift_scale": ("scaled", "data", _INTEGERS),
+}
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,9 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """A constant where it stands: ``op`` is the message to replace, ``value`` holds or points at its data (nothing
-    for a compressed constant). ``node``: None for a tensor bound to its op in place."""
+    """A constant where it stands: ``op`` is the message to replace, ``value`` holds or points at its data (of a
+    compressed constant what joint compression takes, or nothing). ``node``: None for a tensor bound to its op in
+    place."""
 
     weight: Weight
     op: MIL.Operation
@@ -137,7 +146,9 @@ def _site(node: Node, function: str, opset: str) -> Site | None:
     shape = static_shape(node.type)
     if shape is None or node.op.outputs[0].name != node.name:
         return None
-    value = node.op.attributes["val"] if "val" in node.op.attributes else MIL.Value()
+    joint, value = _joint(node)
+    if not joint and "val" in node.op.attributes:
+        value = node.op.attributes["val"]
     data_type = node.type.tensorType.dataType
     weight = Weight(
         name=node.name,
@@ -151,8 +162,44 @@ def _site(node: Node, function: str, opset: str) -> Site | None:
         storage=_storage(value),
         form=node.op.type,
         obstacle=_obstacle(node, value, data_type),
+        joint=joint,
+        stored=math.prod(static_shape(value.type) or ()) if joint else math.prod(shape),
+        stored_nbytes=value_nbytes(value),
+        blocks=_scale_shape(node.op) if joint == "scaled" else (),
     )
     return Site(weight, node.op, value, node)
+
+
+def _joint(node: Node) -> tuple[str, MIL.Value]:
+    """What of a compressed constant joint compression can palettize, and the value that holds it; ("", empty) when
+    there is none: all parts stand in the op (iOS18), and other ops than constants read the result."""
+    assert node.op is not None
+    nothing = "", MIL.Value()
+    if node.op.type not in _JOINT or len(node.op.outputs) != 1 or _place_obstacle(node):
+        return nothing
+    joint, main, types = _JOINT[node.op.type]
+    bound = {name: argument.arguments for name, argument in node.op.inputs.items()}
+    if main not in bound or any(len(b) != 1 or b[0].WhichOneof("binding") != "value" for b in bound.values()):
+        return nothing
+    value = bound[main][0].value
+    data_type = value.type.tensorType.dataType
+    if data_type not in types or static_shape(value.type) is None or node.type.tensorType.dataType not in _FLOATS:
+        return nothing
+    if data_type in _NIBBLES and "offset" in bound:  # an offset has the type of the data, and no table has that one
+        return nothing
+    return joint, value
+
+
+def _scale_shape(op: MIL.Operation) -> tuple[int, ...]:
+    return static_shape(op.inputs["scale"].arguments[0].value.type) or ()
+
+
+def _place_obstacle(node: Node) -> str:
+    """What in the constant's place rules a palette out."""
+    if node.is_block_output:
+        return "is an output of its block, which a compressed constant cannot be"
+    feeds = next((use.op.type for use in node.uses if use.op.type.startswith("constexpr_")), None)
+    return f"feeds {feeds}" if feeds else ""
 
 
 def _storage(value: MIL.Value) -> tuple[str, int] | None:
@@ -175,10 +222,7 @@ def _obstacle(node: Node, value: MIL.Value, data_type: int) -> str:
         return f"{type_name(data_type)} values; palettes hold fp16 and fp32"
     if value.type.tensorType.dataType != data_type or static_shape(value.type) != node.shape:
         return "its value's type differs from its output's"
-    if node.is_block_output:
-        return "is an output of its block, which a compressed constant cannot be"
-    feeds = next((use.op.type for use in node.uses if use.op.type.startswith("constexpr_")), None)
-    return f"feeds {feeds}" if feeds else ""
+    return _place_obstacle(node)
 
 
 def _nbytes(op: MIL.Operation, shape: tuple[int, ...], data_type: int) -> int:

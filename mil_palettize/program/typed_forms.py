@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from coremltools.proto import MIL_pb2 as MIL
 
 from mil_palettize.program.opset_scope import Site
@@ -19,6 +20,8 @@ from mil_palettize.program.values import (
     DT,
     UINT_TYPES,
     immediate_array,
+    immediate_value,
+    scalar,
     static_shape,
     tensor_type,
     type_name,
@@ -67,6 +70,46 @@ def typed_cast(site: Site) -> Verdict:
     if isinstance(values, str):
         return Refusal(values)
     return Rewrite(_with_inputs(site.op, values), "attributes became inputs, their values unchanged")
+
+
+def blockwise_affine(site: Site) -> Verdict:
+    """``constexpr_affine_dequantize`` becomes ``constexpr_blockwise_shift_scale``, which other compressions can follow:
+    the same ``(data - zero_point) * scale``, rounded alike since the difference of two bytes is exact.
+
+    ``scale`` and ``zero_point``, a number or one for each channel of ``axis``, get the rank of the data. Where the
+    later op cannot hold them the op stays, which the later opset still has.
+    """
+    values = _attributes(site, ("quantized_data", "scale", "zero_point", "axis"))
+    if isinstance(values, str):
+        return None
+    data, axis = values["quantized_data"], scalar(values["axis"])
+    shape, codes = static_shape(data.type), {n: values[n].type.tensorType.dataType for n in ("scale", "zero_point")}
+    if shape is None or not isinstance(axis, int) or not -len(shape) <= axis < len(shape):
+        return None
+    if codes["zero_point"] != data.type.tensorType.dataType:  # of fp32 the two ops round differently
+        return None
+    sizes = [static_shape(values[name].type) for name in codes]
+    count = max((math.prod(size) for size in sizes if size is not None), default=1)
+    spread = tuple(count if i == axis % len(shape) else 1 for i in range(len(shape)))
+    scale, offset = (_spread(values[name], spread) for name in codes)
+    if scale is None or offset is None or None in sizes:
+        return None
+    changed = _with_inputs(site.op, {"data": data, "scale": scale, "offset": offset})
+    changed.type = "constexpr_blockwise_shift_scale"
+    for name in ("quantized_data", "scale", "zero_point", "axis"):
+        changed.attributes.pop(name, None)
+    return Rewrite(changed, "became constexpr_blockwise_shift_scale over the same bytes")
+
+
+def _spread(value: MIL.Value, shape: tuple[int, ...]) -> MIL.Value | None:
+    """``value`` with another shape of as many elements, one number repeated; None for one that is not at hand."""
+    own = static_shape(value.type) or ()
+    if math.prod(own) == math.prod(shape):
+        return _retyped(value, shape, value.type.tensorType.dataType)
+    array = immediate_array(value)
+    if array is None or array.size != 1:
+        return None
+    return immediate_value(np.full(shape, array.reshape(-1)[0]))
 
 
 def _weight_shape(site: Site) -> tuple[int, ...] | str:

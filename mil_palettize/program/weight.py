@@ -44,6 +44,10 @@ class Weight:
     blob record it is stored in, equal for constants that share one; None for a value inside the program.
     ``obstacle``: why its form rules out a palette ("" when nothing does). ``position``: its place among the
     constants of its model, since names may repeat in sibling blocks.
+
+    ``joint``: what joint compression can make a palette of although the constant is compressed already: its "sparse"
+    values or its "scaled" integers, "" for neither. ``stored``: how many elements of ``stored_nbytes`` that are;
+    ``blocks``: the shape of the scales.
     """
 
     name: str
@@ -58,6 +62,10 @@ class Weight:
     form: str = "const"
     obstacle: str = ""
     position: int = 0
+    joint: str = ""
+    stored: int = 0
+    stored_nbytes: int = 0
+    blocks: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
