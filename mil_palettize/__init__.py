@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         VerifyError,
     )
     from mil_palettize.inspection import inspect_package
+    from mil_palettize.mlmodel import decompress_weights, palettize_weights
     from mil_palettize.pipeline import pass_pipeline
     from mil_palettize.progress import ProgressEvent
     from mil_palettize.report import Report, WeightReport
@@ -34,6 +35,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "palettize_package": "api",
+    "palettize_weights": "mlmodel",
+    "decompress_weights": "mlmodel",
     "inspect_package": "inspection",
     "diff_packages": "comparison",
     "decompress_package": "decompression",
@@ -66,9 +69,11 @@ __all__ = [
     "VerifyError",
     "WeightReport",
     "decompress_package",
+    "decompress_weights",
     "diff_packages",
     "inspect_package",
     "palettize_package",
+    "palettize_weights",
     "pass_pipeline",
 ]
 

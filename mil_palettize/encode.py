@@ -17,13 +17,12 @@ from mil_palettize.algorithms import (
     Source,
     TooManyValuesError,
     UnquantizableError,
-    lut_of,
     make_palette,
 )
 from mil_palettize.digest import expression_digest
 from mil_palettize.forms import Form
 from mil_palettize.plan import WeightPlan, not_smaller
-from mil_palettize.weight_expr import Const, Lut, Scale, Sparse, WeightExpr
+from mil_palettize.weight_expr import Const, Lut, Scale, Sparse, WeightExpr, lut_of
 
 PMap = Callable[..., Iterable[Any]]
 

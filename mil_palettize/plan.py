@@ -93,12 +93,14 @@ def make_plan(
     plan = Plan(notes=check_op_types(requests, op_types))
     named: dict[str, list[Decision]] = defaultdict(list)
     for weight in weights:
+        form = FORMS.get(opset_after.get(weight.opset, weight.opset))
+        if requests.joint and form is not None and not form.chains:
+            raise PlanError(f"function {weight.function!r} ({weight.opset}): {refusal(form, None, False, joint=True)}")
         resolved = resolve(weight, requests)
         threshold = resolved.request.weight_threshold if resolved.request else requests.threshold
         if weight.size <= threshold and resolved.level != "constant":
             plan.small += 1
             continue
-        form = FORMS.get(opset_after.get(weight.opset, weight.opset))
         plan.decisions.append(_decide(weight, resolved, form, select, requests.joint))
         for key in resolved.keys:
             named[key].append(plan.decisions[-1])
@@ -125,7 +127,6 @@ def _decide(weight: Weight, resolved: Resolved, form: Form | None, select: str, 
         request.cluster_dim > 1,
         scaled=request.scale == "op",
         quantized=request.lut_dtype is not None,
-        joint=joint and bool(weight.joint),
     )
     if refused:
         raise PlanError(f"weight {weight.key!r} ({weight.opset}): {refused}")

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from google.protobuf.message import Message
 
-from mil_palettize.algorithms import lut_of
 from mil_palettize.digest import expression_digest
 from mil_palettize.errors import PackageError, PalettizeError, VerifyError
 from mil_palettize.forms import FORMS
@@ -28,7 +27,7 @@ from mil_palettize.program.serialized import Site
 from mil_palettize.program.store import Store, StoredWeight
 from mil_palettize.program.values import MIL, NUMPY_TYPES
 from mil_palettize.report import Report, WeightReport
-from mil_palettize.weight_expr import WeightExpr
+from mil_palettize.weight_expr import WeightExpr, lut_of
 
 # The report's error is summed over the histogram, this one over the elements: only rounding may differ.
 RELATIVE_TOLERANCE = 1e-9

@@ -309,6 +309,15 @@ WeightExpr: TypeAlias = Const | Lut | Scale | Sparse | Cast
 Part: TypeAlias = np.ndarray | WeightExpr
 
 
+def lut_of(expr: WeightExpr) -> Lut:
+    """The look-up table inside a palette's expression. Raises TypeError where there is none."""
+    while isinstance(expr, (Scale, Sparse)):
+        expr = expr.data
+    if not isinstance(expr, Lut):
+        raise TypeError(f"{type(expr).__name__} has no look-up table")
+    return expr
+
+
 def _array(part: Part) -> np.ndarray:
     return part if isinstance(part, np.ndarray) else part.decode()
 

@@ -18,7 +18,7 @@ from coremltools.converters.mil.mil import Block, Operation, Var, types
 from coremltools.converters.mil.mil import Builder as mb
 from coremltools.optimize.coreml import palettize_weights
 from coremltools.proto import MIL_pb2 as MIL
-from packages import blob_file, constants, read_record, read_spec, weights_dir
+from packages import Scope, blob_file, constants, read_record, read_spec, weights_dir
 from threadpoolctl import threadpool_limits
 
 from mil_palettize import OpPalettizerConfig, OptimizationConfig, Report, palettize_package
@@ -122,14 +122,31 @@ def sound_unique(unique: Callable, array: np.ndarray, **options: object) -> obje
     return (found[0].astype(np.float16), *found[1:]) if isinstance(found, tuple) else found.astype(np.float16)
 
 
-def described(op: MIL.Operation, package: Path) -> dict[str, object]:
-    """An op but for its names and its data: parameters, types, and how and where values are stored."""
+def weights(package: Path) -> Palettes:
+    """Of a package: its compressed constants that other ops than constants read, by the names they had when dense."""
+    found = {}
+    scoped = constants(package)
+    inner = {b.name for op, _ in scoped.values() for a in op.inputs.values() for b in a.arguments}
+    for (_, function, place, name), entry in scoped.items():
+        if entry[0].type.startswith("constexpr_") and name not in inner and entry[0].outputs[0].name == name:
+            found[function, place, name.removesuffix("_pcs").removesuffix("_palettized")] = entry
+    return Palettes(package, found)
+
+
+def described(op: MIL.Operation, package: Path, scope: Scope | None = None) -> dict[str, object]:
+    """An op but for its names and its data: parameters, types, and how and where values are stored; inputs bound by
+    name, which are looked up in ``scope``, are which output of which op."""
     parts: dict[str, object] = {"type": op.type, "outputs": [o.type.SerializeToString() for o in op.outputs]}
     for name, value in op.attributes.items():
         parts[f"attribute {name}"] = "" if name == "name" else stored(value, package)
     for name, argument in op.inputs.items():
-        assert [binding.WhichOneof("binding") for binding in argument.arguments] == ["value"]
-        parts[f"input {name}"] = stored(argument.arguments[0].value, package)
+        (binding,) = argument.arguments
+        if binding.WhichOneof("binding") == "value":
+            parts[f"input {name}"] = stored(binding.value, package)
+        else:
+            source = (scope or {})[binding.name]
+            number = [output.name for output in source.outputs].index(binding.name)
+            parts[f"input {name}"] = number, described(source, package, scope)
     return parts
 
 

@@ -31,7 +31,7 @@ from mil_decoding import (
 )
 
 __all__ = [
-    "Key", "PlacedBlock", "blob_file", "blob_users", "blob_values", "blocks", "constants", "decode_op",
+    "Key", "PlacedBlock", "Scope", "blob_file", "blob_users", "blob_values", "blocks", "constants", "decode_op",
     "decode_value", "differences", "manifest", "models", "named_ops", "normalised", "read_record",
     "read_spec", "spec_file", "unpack", "weights_dir",
 ]  # fmt: skip

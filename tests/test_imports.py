@@ -26,11 +26,12 @@ LAYERS = [
     ("config",),
     ("requests",),
     ("resolve", "plan"),
-    ("encode", "parallel", "progress", "report"),
+    ("encode", "parallel", "progress", "report", "report_log"),
     ("rewrite", "verify", "dense_rewrite", "dense_verification"),
     ("summary", "inspection", "comparison"),
     ("palettization",),
     ("api", "decompression", "fusions", "passes", "pipeline"),
+    ("mlmodel",),
     ("cli", "output", "__main__", ""),  # "" is mil_palettize itself
 ]
 LAYER = {name: number for number, row in enumerate(LAYERS) for name in row}

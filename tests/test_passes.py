@@ -15,9 +15,9 @@ from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import Program, types
 from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
-import mil_palettize.passes  # noqa: F401
 from mil_palettize import ConfigError, PlanError, palettize_package
 from mil_palettize.algorithms import ArraySource, make_palette
+from mil_palettize.passes import palettize_weights
 from mil_palettize.weight_expr import Packed
 
 PASS = "mil_palettize::palettize_weights"
@@ -243,3 +243,133 @@ def test_importing_the_module_registers_the_passes() -> None:
         f"assert {PASS!r} not in r; import mil_palettize.passes; assert {PASS!r} in r and {DECOMPRESS!r} in r"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True)
+
+
+# In the place of coremltools' own pass
+
+
+@pytest.fixture
+def in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PASS_REGISTRY.passes, "compression::palettize_weights", palettize_weights)
+
+
+@pytest.mark.usefixtures("in_its_place")
+@pytest.mark.parametrize("joint", [False, True])
+def test_coremltools_own_function_uses_it(joint: bool) -> None:
+    model = convert(program(IOS18), IOS18, name="common::noop_elimination")
+    found = palettes(cto.palettize_weights(model, config(), joint_compression=joint))
+    assert_same(found, palettes(convert(program(IOS18), IOS18, config=config())))
+    with pytest.raises(ValueError, match="joint_compression only supports bool, but got <class 'int'>"):
+        cto.palettize_weights(model, config(), joint_compression=1)
+
+
+@pytest.mark.usefixtures("in_its_place")
+@pytest.mark.parametrize("target", [IOS16, IOS18])
+def test_coremltools_own_pipeline_uses_it(target: ct.target) -> None:
+    """First of all passes, on fp32 weights that are clustered."""
+    values = np.random.default_rng(1).standard_normal(4).astype(np.float32)
+    weight = values[np.random.default_rng(2).integers(0, 4, (64, 64))]
+
+    @mb.program(input_specs=[mb.TensorSpec(shape=(2, 64))], opset_version=target)
+    def prog(x):
+        return mb.linear(x=x, weight=weight)
+
+    pipeline = ct.PassPipeline.DEFAULT_PALETTIZATION
+    options = {"minimum_deployment_target": target, "compute_precision": ct.precision.FLOAT16, "skip_model_load": True}
+    main = ct.convert(prog, pass_pipeline=pipeline, **options)._mil_program.functions["main"]
+    (palette,) = main.find_ops(op_type="constexpr_lut_to_dense")
+    assert palette.materialized_val_inference().tobytes() == weight.astype(np.float16).tobytes()
+
+
+@pytest.mark.usefixtures("in_its_place")
+def test_an_op_selector_takes_the_place_of_the_threshold() -> None:
+    """``ct.compression_utils``: constants that are no weights and small ones, too, if the selector accepts them."""
+    asked = []
+
+    def selector(const: object) -> bool:
+        asked.append(const.name)
+        return const.name != "two_weight_to_fp16"
+
+    @mb.program(input_specs=[mb.TensorSpec(shape=(2, 64))], opset_version=IOS16)
+    def prog(x):
+        generator = np.random.default_rng(4)
+        y = mb.linear(x=x, weight=mb.const(val=generator.standard_normal((48, 64)).astype("f"), name="one_weight"))
+        y = mb.linear(x=y, weight=mb.const(val=generator.standard_normal((16, 48)).astype("f"), name="two_weight"))
+        return mb.add(x=y, y=mb.const(val=generator.standard_normal((2, 16)).astype("f"), name="table"))
+
+    model = convert(prog, IOS16, name="common::noop_elimination")
+    found = palettes(ct.compression_utils.palettize_weights(model, nbits=2, op_selector=selector))
+    assert found.keys() == {"one_weight_to_fp16", "table_to_fp16"}
+    assert asked.count("two_weight_to_fp16") == 1
+    assert all(len(table) == 4 for table, _ in found.values())
+    found = palettes(ct.compression_utils.palettize_weights(model, nbits=2))
+    assert found.keys() == {"one_weight_to_fp16"}  # coremltools' own selector: above 2,048 elements
+
+
+def test_an_op_selector_and_a_threshold_are_an_error() -> None:
+    old = cto.OptimizationConfig(cto.OpPalettizerConfig(nbits=4, weight_threshold=10), is_deprecated=True)
+    with pytest.raises(ConfigError, match="weight_threshold cannot be set"):
+        palettize_weights(old)
+
+
+@pytest.mark.parametrize("wrong", [1, "config"])
+def test_constructed_with_something_else(wrong: object) -> None:
+    with pytest.raises(ConfigError, match="config must be of type OptimizationConfig"):
+        palettize_weights(config=wrong)
+
+
+@pytest.mark.parametrize("target", [IOS16, IOS18])
+def test_fake_compression_gives_the_values_of_the_palette(target: ct.target) -> None:
+    real, fake = program(target), program(target)
+    palettize_weights(config(), fake_compression=False).apply(real)
+    palettize_weights(config(), fake_compression=True).apply(fake)
+    expected = {
+        op.name.removesuffix("_palettized"): op.materialized_val_inference()
+        for op in real.functions["main"].find_ops(op_type="constexpr_lut_to_dense")
+    }
+    found = {op.name: op.outputs[0] for op in fake.functions["main"].find_ops(op_type="const")}
+    assert not fake.functions["main"].find_ops(op_type="constexpr_lut_to_dense")
+    assert len(expected) == 3
+    for name, values in expected.items():
+        var = found[f"{name}_fake_palettized"]
+        assert name not in found
+        assert (var.val.dtype, var.val.tobytes()) == (values.dtype, values.tobytes())
+        assert [op.op_type for op in var.child_ops] == ["linear"] * (2 if name == "two_weight" else 1)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "scaled"])
+def test_fake_compression_of_what_is_compressed_already(kind: str) -> None:
+    generator = np.random.default_rng(6)
+    mask = generator.integers(0, 2, (64, 64)).astype(types.np_uint1_dtype)
+    values = generator.standard_normal(int(np.sum(mask != 0))).astype(np.float16)
+    codes, scale = generator.integers(-99, 99, (64, 64)).astype(np.int8), np.full((64, 1), 0.01, np.float16)
+
+    def prog() -> Program:
+        @mb.program(input_specs=[mb.TensorSpec(shape=(2, 64), dtype=types.fp16)], opset_version=IOS18)
+        def inner(x):
+            if kind == "sparse":
+                weight = mb.constexpr_sparse_to_dense(nonzero_data=values, mask=mask, name="weight")
+            else:
+                weight = mb.constexpr_blockwise_shift_scale(data=codes, scale=scale, name="weight")
+            return mb.linear(x=x, weight=weight, name="out")
+
+        return inner
+
+    done = []
+    for fake in (False, True):
+        instance = palettize_weights(config(nbits=2), fake_compression=fake)
+        instance.joint_compression = True
+        done.append(prog())
+        instance.apply(done[-1])
+        assert [weight.name for weight in instance.report.palettized] == ["weight"]
+    PASS_REGISTRY[DECOMPRESS].apply(done[0])
+    (real,), (faked,) = (p.functions["main"].find_ops(op_type="linear") for p in done)
+    assert faked.weight.op.name.endswith("_fake_palettized")
+    assert (faked.weight.val.dtype, faked.weight.val.tobytes()) == (np.float16, real.weight.val.tobytes())
+
+
+def test_weights_with_too_many_values_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "mil_palettize"):
+        palettize_weights(config(mode="unique", nbits=None)).apply(program(IOS16))
+    messages = [record.getMessage() for record in caplog.records]
+    assert sum("main/one_weight: left alone: " in message for message in messages) == 1

@@ -102,7 +102,11 @@ for thread in threads: thread.join()
 
 
 def test_without_coremltools(tmp_path: Path) -> None:
-    code = "sys.modules['coremltools'] = None; import mil_palettize; assert issubclass(mil_palettize.ConfigError, ValueError)"
+    code = """
+sys.modules["coremltools"] = None
+import mil_palettize
+assert issubclass(mil_palettize.ConfigError, ValueError)
+"""
     run(code, cwd=tmp_path)
 
 

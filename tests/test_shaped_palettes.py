@@ -18,7 +18,6 @@ from mil_palettize.algorithms import (
     Palette,
     TooManyValuesError,
     UnquantizableError,
-    lut_of,
     make_palette,
     solver,
     subset,
@@ -26,7 +25,7 @@ from mil_palettize.algorithms import (
 )
 from mil_palettize.errors import AlgorithmError
 from mil_palettize.packed import Packed
-from mil_palettize.weight_expr import Lut, Scale, Sparse
+from mil_palettize.weight_expr import Lut, Scale, Sparse, lut_of
 
 ALLOWED = (1, 2, 3, 4, 6, 8)
 DTYPES = (np.float16, np.float32)

@@ -14,7 +14,7 @@ from . import custom, kmeans, uniform, unique, vector_kmeans
 from .distribution import Distribution
 from .grid import LUT_DTYPES, UnquantizableError
 from .grouped import grouped_palette
-from .palette import ArrayAlgorithm, Palette, Request, ScalarAlgorithm, lut_of
+from .palette import ArrayAlgorithm, Palette, Request, ScalarAlgorithm
 from .quantized_vectors import quantized_vector_palette
 from .shaped import shaped_palette
 from .shaped_custom import shaped_array_palette
@@ -49,7 +49,6 @@ __all__ = [
     "TooManyValuesError",
     "UnquantizableError",
     "VectorAlgorithm",
-    "lut_of",
     "make_palette",
 ]
 

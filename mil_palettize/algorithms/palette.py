@@ -30,15 +30,6 @@ class Palette:
     signal: float
 
 
-def lut_of(expr: WeightExpr) -> Lut:
-    """The look-up table inside a palette's expression. Raises TypeError where there is none."""
-    while isinstance(expr, (Scale, Sparse)):
-        expr = expr.data
-    if not isinstance(expr, Lut):
-        raise TypeError(f"{type(expr).__name__} has no look-up table")
-    return expr
-
-
 @dataclass(frozen=True)
 class ScalarAlgorithm:
     """Sees sorted distinct values with weights; nearest entries, packing and errors are everybody's.

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mil_palettize.weight_expr import Lut, Packed
+from mil_palettize.weight_expr import Lut, Packed, lut_of
 
 from .grid import Grid, exact_grid, proposed, ranked
 from .grouped import pack_all
 from .lloyd import assign
-from .palette import ArrayAlgorithm, Palette, Request, lut_of
+from .palette import ArrayAlgorithm, Palette, Request
 from .vector import VectorAlgorithm, vector_blocks, vector_palette
 from .vectors import Vectors
 from .whole import array_palette

@@ -32,13 +32,15 @@ class Model:
     store: Store
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Model:
+    def open(cls, path: str | os.PathLike[str], spec: CoreML.Model | None = None) -> Model:
         """Open and check a package: manifest, specification, and every record its programs point at.
 
-        Raises PackageError (BlobError for a damaged weight file), in one line.
+        ``spec``: taken instead of the package's own specification. Raises PackageError (BlobError for a damaged weight
+        file), in one line.
         """
         package = Package.open(path)
-        spec = parse_model(package.model_bytes(), str(package.path))
+        if spec is None:
+            spec = parse_model(package.model_bytes(), str(package.path))
         model = cls(package, spec, Store(package))
         try:
             model.store.check(model.blob_uses())
