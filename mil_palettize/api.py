@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from mil_palettize.config import OptimizationConfig
+from coremltools.optimize.coreml import OptimizationConfig
+
 from mil_palettize.errors import ConfigError
-from mil_palettize.package.replace import check_destination, recover, replacing
+from mil_palettize.package.replace import SUFFIX, check_destination, recover, replacing
 from mil_palettize.palettization import Prepared, carry_out, prepare
 from mil_palettize.parallel import Workers
 from mil_palettize.program.model import Model
-from mil_palettize.progress import Progress, ProgressEvent, make_progress
+from mil_palettize.progress import ProgressEvent, make_progress
+from mil_palettize.redo import Key, key, palettes, tell, write_dense
 from mil_palettize.report import Report
-from mil_palettize.requests import normalise
+from mil_palettize.requests import Requests, normalise
 from mil_palettize.summary import planned_report
 from mil_palettize.verify import verify_package
 
@@ -29,6 +33,7 @@ def palettize_package(
     *,
     target: object = None,
     joint_compression: bool = False,
+    redo: bool = False,
     select: str = "weights",
     strict: bool = False,
     verify: bool = False,
@@ -41,7 +46,9 @@ def palettize_package(
 
     ``config``: an ``OptimizationConfig``, coremltools' own or ours. ``target``: opset to move up to (``"iOS18"`` or a
     ``coremltools.target``). ``joint_compression``: also what sparse weights hold, and the integers of quantized ones
-    (from iOS18). ``select``: "weights", or "all" constants above the threshold as coremltools does.
+    (from iOS18). ``redo``: weights that are palettes already get a new one, of the values the old one stands for; they
+    are made dense in a temporary folder first. ``select``: "weights", or "all" constants above the threshold as
+    coremltools does.
     ``strict``: anything asked for that cannot be done as asked is an error. ``verify``: decode what was written
     before it takes its place. ``workers``: threads, None for all processors; the result does not depend on it.
     ``progress``: True for a bar, or a function of :class:`ProgressEvent`. ``dry_run``: plan and report only.
@@ -56,34 +63,100 @@ def palettize_package(
         raise ConfigError("destination is missing; only a dry run goes without one")
     with Workers(workers) as pool:
         recovered = recover(Path(destination)) if destination is not None and not dry_run else None
-        with Model.open(source) as model:
-            if destination is not None:
-                check_destination(model.package.path, Path(destination), overwrite or dry_run)
-            prepared = prepare(model, requests, target=target, select=select, strict=strict)
-            goal = None if destination is None else os.fspath(destination)
-            report = planned_report(
-                os.fspath(source), goal, model.package.nbytes(), prepared.plan, prepared.moved, dry_run=dry_run
-            )
-            report.notes += [recovered] if recovered else []
-            if destination is not None and not dry_run:
-                _write(prepared, report, Path(destination), verify, overwrite, pool, make_progress(progress))
+        run = _Run(source, destination, requests, target, select, strict, verify, overwrite, dry_run, progress, pool)
+        report = _palettized_again(run) if redo else _palettized(run)
+    report.notes += [recovered] if recovered else []
     report.seconds = time.perf_counter() - started
     return report
 
 
-def _write(
-    prepared: Prepared,
-    report: Report,
-    destination: Path,
-    verify: bool,
-    overwrite: bool,
-    pool: Workers,
-    progress: Progress,
-) -> None:
+@dataclass(frozen=True)
+class _Run:
+    """One call: its options, and what it works with."""
+
+    source: PathLike
+    destination: PathLike | None
+    requests: Requests
+    target: object
+    select: str
+    strict: bool
+    verify: bool
+    overwrite: bool
+    dry_run: bool
+    progress: bool | Callable[[ProgressEvent], object] | None
+    pool: Workers
+
+    def prepare(self, model: Model, redo: Container[Key] = ()) -> Prepared:
+        return prepare(model, self.requests, target=self.target, select=self.select, strict=self.strict, redo=redo)
+
+    def check_destination(self, model: Model) -> None:
+        if self.destination is not None:
+            check_destination(model.package.path, Path(self.destination), self.overwrite or self.dry_run)
+
+    def report(self, prepared: Prepared, nbytes: int) -> Report:
+        goal = None if self.destination is None else os.fspath(self.destination)
+        source = os.fspath(self.source)
+        return planned_report(source, goal, nbytes, prepared.plan, prepared.moved, dry_run=self.dry_run)
+
+
+def _palettized(run: _Run) -> Report:
+    with Model.open(run.source) as model:
+        run.check_destination(model)
+        prepared = run.prepare(model)
+        report = run.report(prepared, model.package.nbytes())
+        _write(run, prepared, report)
+    return report
+
+
+def _palettized_again(run: _Run) -> Report:
+    """As :func:`_palettized`, but weights that are palettes already get the new one too, unless their values rule it
+    out: then they stay what they are."""
+    kept: set[Key] = set()
+    while True:
+        with Model.open(run.source) as model:
+            run.check_destination(model)
+            nbytes = model.package.nbytes()
+            old = {key: old for key, old in palettes(model).items() if key not in kept}
+            prepared = run.prepare(model, old)
+            old = {k: old[k] for k in (key(d.weight) for d in prepared.plan.decisions if d.plan) if k in old}
+            if not old or run.dry_run:
+                report = run.report(prepared, nbytes)
+                tell(report, old)
+                return report if run.dry_run else _palettized(run)
+        with TemporaryDirectory(suffix=SUFFIX, prefix="mil-palettize-") as folder:
+            write_dense(Path(run.source), Path(folder), set(old), run.pool, verify=run.verify)
+            with Model.open(folder) as model:
+                prepared = run.prepare(model)
+                report = run.report(prepared, nbytes)
+                try:
+                    _write(run, prepared, report, needed=old)
+                except _DeclinedError as declined:
+                    kept |= declined.keys
+                    continue
+            tell(report, old)
+            return report
+
+
+class _DeclinedError(Exception):
+    """Weights (``keys``) that were made dense for another palette got none."""
+
+    def __init__(self, keys: set[Key]) -> None:
+        super().__init__()
+        self.keys = keys
+
+
+def _write(run: _Run, prepared: Prepared, report: Report, *, needed: Container[Key] = ()) -> None:
+    """Write the package, unless this is a dry run. Raises _DeclinedError when a weight of ``needed`` stays dense."""
+    if run.dry_run or run.destination is None:
+        return
+    progress = make_progress(run.progress)
     try:
-        with replacing(destination, overwrite=overwrite, needed_bytes=report.bytes_after) as staging:
-            carry_out(prepared, staging, report, pool=pool, progress=progress)
-            if verify:
+        with replacing(Path(run.destination), overwrite=run.overwrite, needed_bytes=report.bytes_after) as staging:
+            carry_out(prepared, staging, report, pool=run.pool, progress=progress)
+            declined = {key for w in report.skipped if (key := (w.function, w.name)) in needed}
+            if declined:
+                raise _DeclinedError(declined)
+            if run.verify:
                 verify_package(prepared.model.package.path, staging, report)
                 report.verified = True
     finally:

@@ -66,12 +66,20 @@ def _open_chains(model: Model) -> list[Chain]:
     return [chain for chain in find_chains(model.survey().sites) if not chain.obstacle]
 
 
-def decompress_model(model: Model, folder: Path, report: Report, *, pool: Workers, progress: Progress) -> None:
+def decompress_model(
+    model: Model,
+    folder: Path,
+    report: Report,
+    *,
+    pool: Workers,
+    progress: Progress,
+    only: Callable[[Chain], bool] = lambda chain: True,
+) -> None:
     """Write ``model`` into the empty ``folder`` with its compressed weights dense, and complete ``report``.
 
-    ``model`` is changed. Raises BlobError for a damaged weight.
+    ``only``: which ones. ``model`` is changed. Raises BlobError for a damaged weight.
     """
-    chains = find_chains(model.survey().sites)
+    chains = [chain for chain in find_chains(model.survey().sites) if only(chain)]
     opened = [chain for chain in chains if not chain.obstacle]
     report.weights = [_weight(chain) for chain in chains]  # before their ops are replaced
     progress.start(len(opened), sum(dense_nbytes(chain.site) for chain in opened))

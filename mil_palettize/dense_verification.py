@@ -31,21 +31,25 @@ def verify_decompressed(source: Path, written: Path, report: Report) -> None:
 def _verify(original: Model, result: Model, report: Report) -> None:
     if original.package.files() != result.package.files() or _without_ops(original) != _without_ops(result):
         raise VerifyError("the files, inputs, outputs or metadata written are not those of the source")
-    comparison = _Comparison(original, result)
-    comparison.run()
     reported = Counter((weight.function, weight.name) for weight in report.decompressed)
+    comparison = _Comparison(original, result, set(reported))
+    comparison.run()
     for key in (reported - comparison.found) + (comparison.found - reported):
         raise VerifyError(f"{'/'.join(key)!r} is not decompressed as often as was reported")
 
 
 class _Comparison:
-    """``found``: (function, name) of constants that were compressed."""
+    """``reported``: (function, name) of the constants that are dense in ``result``; ``found``: those that are."""
 
-    def __init__(self, original: Model, result: Model) -> None:
+    def __init__(self, original: Model, result: Model, reported: set[tuple[str, str]]) -> None:
         self.original = original
         self.result = result
         self.found: Counter[tuple[str, str]] = Counter()
-        chains = [chain for chain in find_chains(original.survey().sites) if not chain.obstacle]
+        chains = [
+            chain
+            for chain in find_chains(original.survey().sites)
+            if not chain.obstacle and (chain.site.weight.function, chain.site.weight.name) in reported
+        ]
         self.ends = {id(chain.site.op): chain.site for chain in chains}
         self.gone = inner_ops(chains)
 

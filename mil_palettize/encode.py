@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,10 +84,15 @@ def encode(
     except (NonFiniteError, TooManyValuesError, UnquantizableError) as error:
         return Declined(str(error).removeprefix(f"weight '{source.name}' "), unmet=True)
     encoded = _finished(palette, made, note, form, held)
-    before = math.prod(source.shape) * source.dtype.itemsize if held is None else held.nbytes
+    before = _nbytes(source, held)
     if encoded.expr.nbytes >= before:
         return Declined(not_smaller(encoded.expr.nbytes, before), unmet=False)
     return replace(encoded, seconds=time.perf_counter() - start)
+
+
+def _nbytes(source: Source, held: WeightExpr | None) -> int:
+    """What the weight takes now."""
+    return math.prod(source.shape) * source.dtype.itemsize if held is None else held.nbytes
 
 
 def _with_spread(
@@ -101,10 +107,11 @@ def _with_spread(
         if plan.spread_axis is None or spread == plan:
             raise
         note = f"{error.found} or more distinct values: a table for each channel of axis {spread.axis} instead of one"
-        try:
-            return _palette(source, spread, pmap, held), spread, note
-        except TooManyValuesError:
-            raise error from None
+        with suppress(TooManyValuesError):
+            palette = _palette(source, spread, pmap, held)
+            if palette.expr.nbytes < _nbytes(source, held):
+                return palette, spread, note
+        raise
 
 
 def _palette(source: Source, plan: WeightPlan, pmap: PMap, held: WeightExpr | None) -> Palette:

@@ -6,22 +6,48 @@ of 16 distinct values over 64 channels they make up to 1,024, too many for one l
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 from coremltools.converters.mil.mil import Operation, Var
+
+from mil_palettize.program.weight import Weight
+from mil_palettize.requests import Requests
 
 # The passes that multiply weights; everything before them moves weights or leaves them alone.
 MULTIPLYING = ("common::fuse_conv_scale", "common::fuse_conv_batchnorm")
 _CONVOLUTIONS = ("conv", "conv_transpose")
 
 
-def fused_into(const: Operation) -> list[Operation]:
-    """The convolutions that read ``const`` and what would be fused into them, if that gives its channels different
-    factors; else []. Also [] where a reader must keep a plain constant: ``fuse_conv_bias`` fails on a compressed
+def fused_into(const: Operation) -> list[list[Operation]]:
+    """Of each convolution that reads ``const``, itself and the ops that would be fused into it, if that gives its
+    channels different factors. [] where a reader must keep a plain constant: ``fuse_conv_bias`` fails on a compressed
     weight of a convolution that is transposed and then added to."""
     readers = const.outputs[0].child_ops
     if any(_is_transposed_and_added(op) for op in readers):
         return []
-    return [op for reader in readers for op in _scaled(reader, const.outputs[0])]
+    chains = (_scaled(reader, const.outputs[0]) for reader in readers)
+    return [chain for chain in chains if chain]
+
+
+def named_before(key: str) -> str:
+    """The name, before ``add_fp16_cast``, of what is called ``key`` in the saved model."""
+    return key.removesuffix("_cast_fp16").removesuffix("_to_fp16")
+
+
+def before_fusions(requests: Requests, chains: Mapping[Weight, list[list[Operation]]]) -> Requests:
+    """``requests`` by names of the saved model, by the names that these have before casts and fusions as well: a
+    convolution is saved by the name of the last op fused into it. ``chains``: of :func:`fused_into`."""
+    earlier = {named_before(key): request for key, request in requests.by_name.items()}
+    result = replace(requests, by_name={**earlier, **requests.by_name})
+    fused = {}
+    for weight, of_weight in chains.items():
+        for convolution, *others in of_weight:
+            keys = result.matching(weight.function, *(op.name for op in reversed(others)), convolution.name)
+            if keys:
+                fused[f"{weight.function}/{convolution.name}"] = result.by_name[keys[0]]
+    return replace(result, by_name={**result.by_name, **fused})
 
 
 def _is_transposed_and_added(op: Operation) -> bool:

@@ -9,14 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import coremltools as ct
 from coremltools.converters.mil.frontend.milproto import load as milproto
 from coremltools.models import MLModel
 from coremltools.optimize.coreml import OptimizationConfig
 
 from mil_palettize.decompression import decompress_model
 from mil_palettize.errors import ModelTypeError
-from mil_palettize.package.mlpackage import Package
 from mil_palettize.palettization import carry_out, prepare
 from mil_palettize.parallel import Workers
 from mil_palettize.program.model import Model
@@ -44,7 +42,8 @@ def palettize_weights(
     Signature, config, and names in the result (``<weight>_palettized``) are those of
     ``coremltools.optimize.coreml.palettize_weights``; functions, states, metadata, compute units, function name and
     whether the model is loaded are as in ``mlmodel``. ``select`` and ``strict``: as for ``palettize_package``. An iOS15
-    model moves to iOS16. The report goes to the logger ``mil_palettize``, what was done otherwise than asked as warnings.
+    model moves to iOS16. The report goes to the logger ``mil_palettize``; what was done otherwise than asked, and what
+    was left alone, as warnings.
 
     Raises ModelTypeError (TypeError) for what is no ML Program, ConfigError and PlanError (ValueError) for requests
     that are wrong or that this model cannot meet, PackageError when its weights cannot be read.
@@ -117,6 +116,8 @@ def _checked(mlmodel: MLModel) -> Any:
 
 class _TemporaryModel(MLModel):
     """A model whose PyMIL program is made when something asks for it, as what coremltools returns has one."""
+
+    _program: Any = None
 
     @property
     def _mil_program(self) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from mil_palettize.encode import Declined
 from mil_palettize.errors import ConfigError, PlanError
 from mil_palettize.forms import FIRST_WITH_PALETTES, FORMS
 from mil_palettize.parallel import Workers
-from mil_palettize.plan import SELECTIONS, Plan, make_plan
+from mil_palettize.plan import SELECTIONS, Plan, as_dense, make_plan
 from mil_palettize.program.model import Model
 from mil_palettize.program.opset import Opset, opset_of, parse_target
 from mil_palettize.progress import Progress
@@ -29,8 +30,17 @@ class Prepared:
     strict: bool
 
 
-def prepare(model: Model, requests: Requests, *, target: object, select: str, strict: bool) -> Prepared:
-    """Plan, moving the model in memory: to ``target``, or out of an opset that can hold no palette.
+def prepare(
+    model: Model,
+    requests: Requests,
+    *,
+    target: object,
+    select: str,
+    strict: bool,
+    redo: Container[tuple[str, str]] = (),
+) -> Prepared:
+    """Plan, moving the model in memory: to ``target``, or out of an opset that can hold no palette. ``redo``:
+    (function, name) of compressed constants to plan for as if they were dense.
 
     Raises ConfigError and PlanError for everything that names, types, consumers and target rule out.
     """
@@ -42,10 +52,10 @@ def prepare(model: Model, requests: Requests, *, target: object, select: str, st
         after = {name: FIRST_WITH_PALETTES for name, form in FORMS.items() if form is None}
     else:
         moved = _move(model, _palette_target(model, target))
-    plan = _plan(model, requests, select, strict, after)
+    plan = _plan(model, requests, select, strict, after, redo)
     if any(d.plan is not None and d.weight.opset in after for d in plan.decisions):
         moved = _move(model, parse_target(FIRST_WITH_PALETTES))
-        plan = _plan(model, requests, select, strict, {})
+        plan = _plan(model, requests, select, strict, {}, redo)
     return Prepared(model, plan, moved, strict)
 
 
@@ -57,10 +67,18 @@ def _palette_target(model: Model, target: object) -> Opset:
     return opset
 
 
-def _plan(model: Model, requests: Requests, select: str, strict: bool, after: dict[str, str]) -> Plan:
+def _plan(
+    model: Model,
+    requests: Requests,
+    select: str,
+    strict: bool,
+    after: dict[str, str],
+    redo: Container[tuple[str, str]],
+) -> Plan:
     survey = model.survey()
+    weights = (site.weight for site in survey.sites)
     return make_plan(
-        [site.weight for site in survey.sites],
+        [as_dense(weight) if (weight.function, weight.name) in redo else weight for weight in weights],
         requests,
         select=select,
         strict=strict,

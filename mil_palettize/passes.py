@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import attrs
 import numpy as np
@@ -23,7 +24,7 @@ from mil_palettize.algorithms import ArraySource
 from mil_palettize.encode import Declined, Encoded, encode
 from mil_palettize.errors import ConfigError, PlanError
 from mil_palettize.forms import FORMS, PACKED
-from mil_palettize.fusions import fused_into
+from mil_palettize.fusions import before_fusions, fused_into, named_before
 from mil_palettize.parallel import Workers
 from mil_palettize.plan import SELECTIONS, Decision, Plan, make_plan
 from mil_palettize.program.pymil import PymilProgram
@@ -36,6 +37,8 @@ from mil_palettize.summary import complete, planned_report
 
 logger = logging.getLogger("mil_palettize")
 Results = list[tuple[Decision, Encoded | Declined]]
+# Entries of op_name_configs that an earlier pass of the same pipeline has met, under names that are gone since.
+_MET: WeakKeyDictionary[Program, frozenset[str]] = WeakKeyDictionary()
 
 
 @register_pass(namespace="mil_palettize", override=True)
@@ -119,6 +122,7 @@ class palettize_weights(AbstractGraphPass):
         requests = self.requests
         started = time.perf_counter()
         program = PymilProgram(prog)
+        requests = _still_unmet(requests, program, _MET.get(prog, frozenset()))
         plan = self._plan(program, requests)
         results = _encode(program, plan)
         self._refuse(results)
@@ -192,10 +196,22 @@ class palettize_clustered_weights(palettize_weights):
     ``config`` are those of the saved model.
     """
 
+    def apply(self, prog: Program) -> None:
+        self._chains: dict[Weight, list[list[Operation]]] = {}
+        super().apply(prog)
+        assert self.report is not None
+        done = {(weight.function, weight.name) for weight in self.report.palettized}
+        names = {name for w, of in self._chains.items() if (w.function, w.name) in done for name in _names(w, of)}
+        asked = self.requests.by_name.items()
+        _MET[prog] = frozenset(key for key, r in asked if r and r.mode == "unique" and named_before(key) in names)
+
     def _plan(self, program: PymilProgram, requests: Requests) -> Plan:
-        requests = _before_casts(requests)
-        plan = self._full_plan(program, requests, strict=False)
-        return Plan([decision for decision in plan.decisions if _is_spread(program, requests, decision)])
+        weights = [site.weight for site in program.survey().sites]
+        dense = [w for w in weights if w.form == "const" and w.storage is not None and FORMS[w.opset] is PACKED]
+        found = {weight: fused_into(program.constant(weight)) for weight in dense}
+        self._chains = {weight: chains for weight, chains in found.items() if chains}
+        plan = self._full_plan(program, before_fusions(requests, self._chains), strict=False)
+        return Plan([d for d in plan.decisions if d.weight in self._chains and d.plan and d.plan.mode == "unique"])
 
     def _refuse(self, results: Results) -> None:
         """Nothing: what has too many values here is left to the pass at the end."""
@@ -224,20 +240,22 @@ def _accepted(
     return [weight for weight in stored if selector is None or selector(program.constant(weight))]
 
 
-def _before_casts(requests: Requests) -> Requests:
-    """``requests`` by the names ops and constants have before ``add_fp16_cast``, too."""
-    earlier = {key.removesuffix("_cast_fp16").removesuffix("_to_fp16"): r for key, r in requests.by_name.items()}
-    return replace(requests, by_name={**earlier, **requests.by_name})
+def _names(weight: Weight, chains: list[list[Operation]]) -> set[str]:
+    """What a config may call a weight by, in every function and in its own."""
+    names = {weight.name, weight.op_name, *(op.name for chain in chains for op in chain)}
+    return names | {f"{weight.function}/{name}" for name in names}
 
 
-def _is_spread(program: PymilProgram, requests: Requests, decision: Decision) -> bool:
-    """Whether a fusion is about to spread the values of a weight that is asked for with mode "unique"."""
-    plan, weight = decision.plan, decision.weight
-    if plan is None or plan.mode != "unique" or FORMS[weight.opset] is not PACKED:
-        return False
-    fused = fused_into(program.constant(weight))  # by the name of the last of them the convolution is saved
-    named = [requests.by_name[key] for key in requests.matching(weight.function, *(op.name for op in fused))]
-    return bool(fused) and all(request is not None and request.mode == "unique" for request in named)
+def _still_unmet(requests: Requests, program: PymilProgram, met: frozenset[str]) -> Requests:
+    """``requests`` without the entries that an earlier pass has met, but for those that speak of other weights, too."""
+    others = set()
+    for weight in (site.weight for site in program.survey().sites if site.weight.form == "const"):
+        names = (weight.name, weight.op_name, *(consumer.op_name for consumer in weight.consumers))
+        for key in met.intersection(requests.matching(weight.function, *names)):
+            request = requests.by_name[key]
+            if request is not None and weight.size > request.weight_threshold:
+                others.add(key)
+    return replace(requests, by_name={k: r for k, r in requests.by_name.items() if k in others or k not in met})
 
 
 def _encode(program: PymilProgram, plan: Plan) -> Results:

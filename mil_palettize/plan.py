@@ -74,6 +74,12 @@ class Plan:
         return any(d.plan is not None for d in self.decisions)
 
 
+def as_dense(weight: Weight) -> Weight:
+    """A compressed constant as it will be when its values stand for themselves."""
+    nbytes = weight.size * ITEMSIZE.get(weight.dtype, 0)
+    return replace(weight, form="const", obstacle="", joint="", stored=weight.size, stored_nbytes=nbytes, nbytes=nbytes)
+
+
 def make_plan(
     weights: Iterable[Weight],
     requests: Requests,
@@ -158,7 +164,8 @@ def _ineligible(weight: Weight, resolved: Resolved, form: Form | None, select: s
     if weight.joint and not joint:
         return f"{weight.obstacle}; joint_compression palettizes what is left of it"
     if weight.obstacle and not weight.joint:
-        return weight.obstacle
+        again = "; redo (--redo) palettizes it again" if weight.form.startswith("constexpr_lut_") else ""
+        return weight.obstacle + again
     if weight.size <= resolved.request.weight_threshold:
         return f"{weight.size:,} elements, not above weight_threshold={resolved.request.weight_threshold:,}"
     if len(weight.shape) < 2:
@@ -267,11 +274,11 @@ def palette_nbytes(weight: Weight, plan: WeightPlan, nbits: int) -> int:
     itemsize = ITEMSIZE[weight.dtype]
     groups = 1 if plan.axis is None or plan.group_size is None else weight.shape[plan.axis] // plan.group_size
     entries = groups * (1 << nbits) * plan.cluster_dim
+    table = entries * itemsize if plan.lut_dtype is None else entries + itemsize + (plan.lut_dtype == "uint8")
     if weight.joint:
         kept = weight.nbytes - weight.stored_nbytes
-        table = _integer_tables(weight, plan) << nbits if weight.joint == "scaled" else entries * itemsize
+        table = _integer_tables(weight, plan) << nbits if weight.joint == "scaled" else table
         return kept + packed_nbytes(weight.stored, nbits) + table
-    table = entries * itemsize if plan.lut_dtype is None else entries + itemsize + (plan.lut_dtype == "uint8")
     scales = 0 if plan.scale_axis is None else weight.shape[plan.scale_axis] * itemsize
     return packed_nbytes(weight.size // plan.cluster_dim, nbits) + table + scales
 

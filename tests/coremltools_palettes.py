@@ -16,14 +16,16 @@ import pytest
 from coremltools.converters.mil.frontend.milproto.load import load as load_pymil
 from coremltools.converters.mil.mil import Block, Operation, Var, types
 from coremltools.converters.mil.mil import Builder as mb
+from coremltools.converters.mil.mil.ops.defs.iOS18 import compression as ios18
 from coremltools.optimize.coreml import palettize_weights
 from coremltools.proto import MIL_pb2 as MIL
-from packages import Scope, blob_file, constants, read_record, read_spec, weights_dir
+from packages import Scope, blob_file, constants, decode_value, read_record, read_spec, weights_dir
 from threadpoolctl import threadpool_limits
 
 from mil_palettize import OpPalettizerConfig, OptimizationConfig, Report, palettize_package
 
 LUT = "constexpr_lut_to_dense"
+LUT_TO_SPARSE = "constexpr_lut_to_sparse"
 DTYPES = {"fp16": np.float16, "fp32": np.float32}
 TARGETS = {"iOS16": ct.target.iOS16, "iOS18": ct.target.iOS18}
 # Distinct values of each weight of a network made for mode "unique": 1 to 8 bits, 3 only where there are such.
@@ -122,15 +124,26 @@ def sound_unique(unique: Callable, array: np.ndarray, **options: object) -> obje
     return (found[0].astype(np.float16), *found[1:]) if isinstance(found, tuple) else found.astype(np.float16)
 
 
-def weights(package: Path) -> Palettes:
-    """Of a package: its compressed constants that other ops than constants read, by the names they had when dense."""
+def weights(package: Path, *, bare: bool = True) -> Palettes:
+    """Of a package: its compressed constants that other ops than constants read. ``bare``: by the names they had when
+    dense."""
     found = {}
     scoped = constants(package)
     inner = {b.name for op, _ in scoped.values() for a in op.inputs.values() for b in a.arguments}
     for (_, function, place, name), entry in scoped.items():
         if entry[0].type.startswith("constexpr_") and name not in inner and entry[0].outputs[0].name == name:
-            found[function, place, name.removesuffix("_pcs").removesuffix("_palettized")] = entry
+            dense = name.removesuffix("_pcs").removesuffix("_palettized") if bare else name
+            found[function, place, dense] = entry
     return Palettes(package, found)
+
+
+def part(entry: MIL.Operation, scope: Scope, package: Path, *names: str) -> np.ndarray:
+    """The value of the first input called so, of a constant op or the ones it is made of."""
+    for name in names:
+        if name in entry.inputs and entry.inputs[name].arguments[0].WhichOneof("binding") == "value":
+            return decode_value(entry.inputs[name].arguments[0].value, package)
+    sources = [a.arguments[0].name for a in entry.inputs.values() if a.arguments[0].WhichOneof("binding") == "name"]
+    return part(scope[sources[0]], scope, package, *names)
 
 
 def described(op: MIL.Operation, package: Path, scope: Scope | None = None) -> dict[str, object]:
@@ -197,6 +210,21 @@ def main_names(keys: object) -> set[str]:
 # What coremltools makes of our packages
 
 
+# Op type -> coremltools' decoder, and its parameters.
+DECODERS = {
+    "constexpr_lut_to_dense": (ios18.constexpr_lut_to_dense.decompress, ("indices", "lut", "vector_axis")),
+    "constexpr_blockwise_shift_scale": (
+        ios18.constexpr_blockwise_shift_scale.decompress,
+        ("data", "scale", "offset"),
+    ),
+    "constexpr_lut_to_sparse": (
+        ios18.constexpr_lut_to_sparse.decompress,
+        ("indices_mask", "indices_nonzero_data", "lut", "vector_axis"),
+    ),
+    "constexpr_sparse_to_dense": (ios18.constexpr_sparse_to_dense.decompress, ("nonzero_data", "mask")),
+}
+
+
 def pymil_ops(package: Path) -> Iterator[tuple[str, Operation]]:
     """(function, op) of every op as coremltools reads the package, nested blocks included."""
     spec = read_spec(package)
@@ -211,6 +239,35 @@ def pymil_ops(package: Path) -> Iterator[tuple[str, Operation]]:
     for name, function in program.functions.items():
         for op in walk(function):
             yield name, op
+
+
+def decoded_there(package: Path) -> dict[tuple[str, str], np.ndarray]:
+    """(function, name) -> what coremltools decodes a compressed constant to.
+
+    It decodes none whose table is another op's output (when it learns to, this fails); for these its decoders of the
+    ops follow one another.
+    """
+    found = {}
+    for function, op in pymil_ops(package):
+        if op.op_type not in DECODERS or op.op_type == LUT_TO_SPARSE:
+            continue
+        inner = [op, *(var.op for var in op.inputs.values() if var is not None and not isinstance(var, tuple))]
+        lut = next((o.lut for o in inner if o is not None and o.op_type.startswith("constexpr_lut")), None)
+        if lut is None or lut.op.op_type == "const":
+            found[function, op.outputs[0].name] = np.asarray(op.materialized_val_inference())
+            continue
+        with pytest.raises((AttributeError, TypeError)):
+            op.materialized_val_inference()
+        found[function, op.outputs[0].name] = np.asarray(_step_by_step(op.outputs[0]))
+    return found
+
+
+def _step_by_step(var: Var | None) -> np.ndarray | None:
+    if var is None or var.op.op_type not in DECODERS:
+        return None if var is None else var.val
+    decompress, names = DECODERS[var.op.op_type]
+    made = decompress(*(_step_by_step(getattr(var.op, name, None)) for name in names))
+    return made[var.op.outputs.index(var)] if isinstance(made, tuple) else made
 
 
 def check_loads(source: Path, mine: Palettes, report: Report) -> None:

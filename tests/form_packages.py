@@ -98,7 +98,9 @@ def network(dtype: str, target: ct.target, levels: int, shapes: dict[str, tuple[
 
 
 @cache
-def source(kind: str = "dense", target: str = "iOS18", dtype: str = "fp16", levels: int = 0, short: bool = False) -> Path:
+def source(
+    kind: str = "dense", target: str = "iOS18", dtype: str = "fp16", levels: int = 0, short: bool = False
+) -> Path:
     """The package before: made once, for every test to read."""
     dense = network(dtype, ct.target[target], levels, SHORT if short else SHAPES)
     folder = Path(_PACKAGES.name, str(len(list(Path(_PACKAGES.name).iterdir()))))

@@ -12,10 +12,10 @@ from coremltools.proto import Model_pb2
 from handmade import manifest
 
 from mil_palettize.config import OpPalettizerConfig, OptimizationConfig
-from mil_palettize.requests import normalise
 from mil_palettize.plan import Decision, Plan, make_plan
 from mil_palettize.program.serialized import Stage, Survey, survey
 from mil_palettize.program.weight import Weight
+from mil_palettize.requests import normalise
 
 Shape = Sequence[int]
 Argument = str | Sequence[str] | MIL.Value

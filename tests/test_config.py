@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -35,8 +36,55 @@ def lut_function(weight: object) -> object:
 
 
 def test_configs_are_those_of_coremltools() -> None:
-    assert OpPalettizerConfig is cto.OpPalettizerConfig
-    assert OptimizationConfig is cto.OptimizationConfig
+    assert issubclass(OpPalettizerConfig, cto.OpPalettizerConfig)
+    assert issubclass(OptimizationConfig, cto.OptimizationConfig)
+    theirs = cto.OptimizationConfig(
+        cto.OpPalettizerConfig(nbits=4), {"conv": None}, {"w": cto.OpPalettizerConfig(nbits=2)}
+    )
+    ours = OptimizationConfig(OpPalettizerConfig(nbits=4), {"conv": None}, {"w": OpPalettizerConfig(nbits=2)})
+    assert normalise(theirs) == normalise(ours)
+
+
+def test_own_options_in_dicts_and_yaml(tmp_path: Path) -> None:
+    entries = {
+        "config_type": "OpPalettizerConfig",
+        "global_config": {"nbits": 4, "enable_per_channel_scale": True, "scale": "fold"},
+        "op_type_configs": {"conv": {"nbits": 2, "lut_dtype": "int8"}, "gather": None},
+        "op_name_configs": {"w": {"mode": "unique"}},
+    }
+    before = copy.deepcopy(entries)
+    requests = normalise(OptimizationConfig.from_dict(entries))
+    assert entries == before
+    assert (requests.global_request.scale, requests.by_type["conv"].lut_dtype) == ("fold", "int8")
+    assert (requests.by_type["gather"], requests.by_name["w"].scale) == (None, None)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(entries))
+    assert normalise(load_config(path)) == normalise(OptimizationConfig.from_yaml(str(path))) == requests
+
+
+def test_coremltools_yaml_loads_in_both(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("config_type: OpPalettizerConfig\nglobal_config: {nbits: 3, cluster_dim: 2}\n")
+    assert normalise(OptimizationConfig.from_yaml(str(path))) == normalise(cto.OptimizationConfig.from_yaml(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": "both"}, "'scale' must be in"),
+        ({"lut_dtype": "int4"}, "'lut_dtype' must be in"),
+        ({"lut_type": "int8"}, "lut_type"),
+    ],
+)
+def test_wrong_own_options(options: dict, message: str, tmp_path: Path) -> None:
+    if "lut_type" not in options:
+        with pytest.raises(ValueError, match=message):
+            OpPalettizerConfig(nbits=4, **options)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"config_type": "OpPalettizerConfig", "global_config": {"nbits": 4, **options}}))
+    with pytest.raises(ConfigError, match=message) as error:
+        load_config(path)
+    assert "\n" not in str(error.value)
 
 
 def test_normalised() -> None:
@@ -88,7 +136,8 @@ def after(config: OpPalettizerConfig, **attributes: object) -> OpPalettizerConfi
             bits(4, mode="uniform", cluster_dim=2),
             r"Vector palettization \(cluster_dim > 1\) doesn't support UNIFORM mode",
         ),
-        (bits(4, enable_per_channel_scale=True), "enable_per_channel_scale is set; .* group_size=1, a palette for"),
+        (after(bits(4, enable_per_channel_scale=True), scale="both"), r"scale is 'both', allowed are \('op', 'fold'\)"),
+        (after(bits(4), lut_dtype="int4"), r"lut_dtype is 'int4', allowed are \('int8', 'uint8'\)"),
         (cto.OpLinearQuantizerConfig(), r"only accept OpPalettizerConfig type config. Got OpLinearQuantizerConfig"),
     ],
 )

@@ -30,7 +30,9 @@ LAYERS = [
     ("rewrite", "verify", "dense_rewrite", "dense_verification"),
     ("summary", "inspection", "comparison"),
     ("palettization",),
-    ("api", "decompression", "fusions", "passes", "pipeline"),
+    ("decompression", "fusions", "passes", "pipeline"),
+    ("redo",),
+    ("api",),
     ("mlmodel",),
     ("cli", "output", "__main__", ""),  # "" is mil_palettize itself
 ]

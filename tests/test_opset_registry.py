@@ -85,6 +85,7 @@ def test_the_op_table_is_the_registry() -> None:
 
 def test_rules_are_for_ops_that_change_there() -> None:
     changing = {(name, target.value) for name, target, _, _ in NEW_CLASSES.values()}
+    changing.add(("constexpr_affine_dequantize", 9))  # still there, but joint compression starts from its successor
     assert {(name, spec) for name, (spec, _) in RULES.items()} <= changing
 
 

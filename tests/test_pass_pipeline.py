@@ -201,11 +201,27 @@ def test_before_ios18_what_one_table_can_hold_after_fusion_is_fused() -> None:
     assert tables(found) == [(16,), (16,)]
 
 
-@pytest.mark.parametrize("name", ["norm_cast_fp16", "norm", "second", "main/norm_cast_fp16"])
+NAMES = ["norm_cast_fp16", "norm", "second", "main/norm_cast_fp16", "fused_weight", "fused_weight_to_fp16"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_names_are_those_of_the_saved_model(name: str) -> None:
+    """And those before: a convolution is saved by the name of what was fused into it, with that of the cast."""
     asked = config()
     asked.set_op_name(name, None)
     assert clustered_pass(asked, network(IOS16)) == []
+    asked = cto.OptimizationConfig(op_name_configs={name: cto.OpPalettizerConfig(mode="unique", weight_threshold=100)})
+    found = converted(network(IOS16), IOS16, pass_pipeline(asked, strict=True))
+    (palette,) = found.functions["main"].find_ops(op_type="constexpr_lut_to_dense")
+    assert palette.outputs[0].shape == WEIGHTS["fused"].shape
+
+
+def test_strict_still_finds_names_that_mean_nothing() -> None:
+    asked = config()
+    asked.set_op_name("norm", cto.OpPalettizerConfig(mode="unique", weight_threshold=100))
+    asked.set_op_name("nor", cto.OpPalettizerConfig(mode="unique"))
+    with pytest.raises(PlanError, match=r"strict: 1 requests .*op_name_configs\['nor'\] matches nothing"):
+        converted(network(IOS16), IOS16, pass_pipeline(asked, strict=True))
 
 
 def clustered_pass(asked: cto.OptimizationConfig, prog: Program) -> list[str]:

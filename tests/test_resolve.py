@@ -13,8 +13,8 @@ from coremltools.proto import MIL_pb2 as MIL
 from mil_messages import block, const, function, op, planned
 
 from mil_palettize import OpPalettizerConfig, OptimizationConfig, PlanError, Report
-from mil_palettize.requests import Requests, normalise
 from mil_palettize.program.weight import Consumer, Weight
+from mil_palettize.requests import Requests, normalise
 from mil_palettize.resolve import resolve
 
 W = (64, 48)

@@ -128,7 +128,9 @@ def affine_bodies(zero: np.ndarray, scale: np.ndarray, axis: int, dtype: type = 
         return mb.relu(x=x), mb.identity(x=w)
 
     def new(x):
-        parts = {k: np.broadcast_to(v.reshape(-1), spread[axis]).reshape(spread) for k, v in (("s", scale), ("z", zero))}
+        parts = {
+            k: np.broadcast_to(v.reshape(-1), spread[axis]).reshape(spread) for k, v in (("s", scale), ("z", zero))
+        }
         w = mb.constexpr_blockwise_shift_scale(data=data, scale=parts["s"], offset=parts["z"], name="w")
         return mb.relu(x=x), mb.identity(x=w)
 

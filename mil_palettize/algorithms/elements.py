@@ -90,7 +90,7 @@ class Weight:
     def first_scales(self) -> np.ndarray:
         """The largest magnitude of every channel, float64, at least the least normal number of the weight's dtype.
 
-        A channel of zeros has that least one: with it any entry decodes to next to nothing, so that none is spent on it.
+        A channel of zeros has that least one: with it any entry decodes to next to nothing, and none is spent on it.
         """
         assert self.scale_axis is not None
         others = tuple(axis for axis in range(self.array.ndim) if axis != self.scale_axis)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -29,14 +30,14 @@ class Grid:
     scale: float
     zero: int = 0
 
-    @property
+    @cached_property
     def codes(self) -> np.ndarray:
         """The codes whose values are finite, ascending int64."""
         limits = np.iinfo(self.kind)
         every = np.arange(limits.min, limits.max + 1)
         return every[np.isfinite(self.decode(every))]
 
-    @property
+    @cached_property
     def values(self) -> np.ndarray:
         """Of ``codes``: ascending float64."""
         return self.decode(self.codes)

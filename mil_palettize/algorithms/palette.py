@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mil_palettize.packed import Packed
-from mil_palettize.weight_expr import Lut, Scale, Sparse, WeightExpr
+from mil_palettize.weight_expr import WeightExpr
 
 from .compiled import compiled
 from .distribution import Distribution

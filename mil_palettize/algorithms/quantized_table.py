@@ -61,15 +61,17 @@ def _trial(
     algorithm: ScalarAlgorithm, request: Request, grid: Grid, samples: Sequence[Sample]
 ) -> tuple[float, list[np.ndarray]]:
     """The squared error of all tables on a grid, and their codes: the best, or those nearest to the entries."""
-    every, most = grid.codes, 1 << request.most_nbits
+    most = 1 << request.most_nbits
 
     def work(sample: Sample) -> tuple[float, np.ndarray]:
-        nearest = np.unique(grid.nearest(sample.entries))
+        codes, values = grid.codes, grid.values
+        if sample.distribution is None or not algorithm.optimal:
+            codes = np.unique(grid.nearest(sample.entries))
+            values = grid.decode(codes)
         if sample.distribution is None:
-            return 0.0, nearest
-        codes = every if algorithm.optimal else nearest
+            return 0.0, codes
         chosen = np.empty(min(len(codes), most), np.int64)
-        error = best_subset(sample.distribution.values, sample.distribution.weights, grid.decode(codes), chosen)
+        error = best_subset(sample.distribution.values, sample.distribution.weights, values, chosen)
         return float(error), codes[chosen]
 
     results = list(request.pmap(work, samples))

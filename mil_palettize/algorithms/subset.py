@@ -33,17 +33,26 @@ def _to(candidate, first, last, s0, s1):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _pair(values, candidates, at, a, b, s0, s1):  # type: ignore[no-untyped-def]
-    """Cost of the points between the neighbours a < b."""
-    middle = _first_above(values, (candidates[a] + candidates[b]) * 0.5, at[a], at[b])
+def _pair(values, candidates, at, near, a, b, s0, s1):  # type: ignore[no-untyped-def]
+    """Cost of the points between the neighbours a < b.
+
+    ``near``: where those above the middle of a pair begin, by ``a + b``: all pairs of one sum have nearly the same middle
+    when candidates lie at equal distances but for rounding.
+    """
+    bound = (candidates[a] + candidates[b]) * 0.5
+    middle = min(max(near[a + b], at[a]), at[b])
+    while middle < at[b] and values[middle] <= bound:
+        middle += 1
+    while middle > at[a] and values[middle - 1] > bound:
+        middle -= 1
     return _to(candidates[a], at[a], middle, s0, s1) + _to(candidates[b], middle, at[b], s0, s1)
 
 
 @compiled
-def _layers(values, candidates, at, s0, s1, previous, argument):  # type: ignore[no-untyped-def]
-    """Fill ``argument`` (k, m + 1), the best predecessor of each candidate as the chosen one number j.
+def _layers(values, candidates, at, near, s0, s1, previous, argument):  # type: ignore[no-untyped-def]
+    """Fill ``argument`` (k, m), the best predecessor of each candidate as the chosen one number j.
 
-    The last column is for the points beyond the last chosen one.
+    ``previous`` (m,): costs with one chosen, in the end with k.
     """
     k, m = argument.shape[0], len(candidates)
     current = np.empty(m)
@@ -56,7 +65,7 @@ def _layers(values, candidates, at, s0, s1, previous, argument):  # type: ignore
             low = max(argument[j - 1, b], j - 1)
             high = min(argument[j, b + 1], b - 1) if b + 1 < m else b - 1
             for a in range(low, high + 1):
-                value = previous[a] + _pair(values, candidates, at, a, b, s0, s1)
+                value = previous[a] + _pair(values, candidates, at, near, a, b, s0, s1)
                 if value < current[b]:
                     current[b] = value
                     argument[j, b] = a
@@ -83,8 +92,12 @@ def best_subset(values, weights, candidates, chosen):  # type: ignore[no-untyped
     for a in range(m):
         at[a] = _first_above(values, candidates[a], 0, n)
         best[a] = _to(candidates[a], 0, at[a], s0, s1)
-    argument = np.zeros((k, m + 1), np.int64)
-    _layers(values, candidates, at, s0, s1, best, argument)
+    near = np.empty(2 * m - 1, np.int64)
+    for total in range(2 * m - 1):
+        middle = (candidates[total // 2] + candidates[total - total // 2]) * 0.5
+        near[total] = _first_above(values, middle, at[total // 2], at[total - total // 2])
+    argument = np.zeros((k, m), np.int64)
+    _layers(values, candidates, at, near, s0, s1, best, argument)
     least = math.inf
     for a in range(k - 1, m):
         value = best[a] + _to(candidates[a], at[a], n, s0, s1)

@@ -156,7 +156,7 @@ def _site(node: Node, function: str, opset: str) -> Site | None:
         function=function,
         shape=shape,
         dtype=type_name(data_type),
-        nbytes=_nbytes(node.op, shape, data_type),
+        nbytes=stored_nbytes(node.op),
         opset=opset,
         consumers=consumers(node),
         storage=_storage(value),
@@ -225,7 +225,7 @@ def _obstacle(node: Node, value: MIL.Value, data_type: int) -> str:
     return _place_obstacle(node)
 
 
-def _nbytes(op: MIL.Operation, shape: tuple[int, ...], data_type: int) -> int:
+def stored_nbytes(op: MIL.Operation) -> int:
     """Bytes the constant's data takes: for a compressed one, of all parts stored with it."""
     values = [v for name, v in op.attributes.items() if name not in _NO_DATA]
     arguments = (a for name, a in op.inputs.items() if name not in _NO_DATA)
