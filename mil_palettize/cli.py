@@ -16,9 +16,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from mil_palettize import __version__, output
+from mil_palettize import output
+from mil_palettize.arguments import build_parser, config_of
 from mil_palettize.errors import (
     AlgorithmError,
     ConfigError,
@@ -30,7 +31,6 @@ from mil_palettize.errors import (
 from mil_palettize.tables import printable
 
 if TYPE_CHECKING:
-    from mil_palettize.config import OptimizationConfig
     from mil_palettize.report import Report
 
 EXIT_DIFFERENT = 1
@@ -46,111 +46,6 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (PalettizeError, EXIT_UNMET),
     (OSError, 3),
 )
-_EPILOG = """exit codes: 0 done; 1 (diff) the packages differ; 2 wrong options or config; 3 a package or file cannot
-be read or written; 4 the request cannot be met (also under --strict); 5 verification failed; 130 interrupted"""
-_PALETTE_OPTIONS = ("nbits", "mode", "granularity", "group_size", "channel_axis", "cluster_dim", "weight_threshold")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, as every other error."""
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    parser = _Parser(prog="mil-palettize", description="Palettize Core ML packages.", epilog=_EPILOG)
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
-    _add_palettize(commands)
-    _add_decompress(commands)
-    inspect = commands.add_parser("inspect", help="list every constant of a package", epilog=_EPILOG)
-    inspect.add_argument("package", type=_path, metavar="IN.mlpackage")
-    inspect.add_argument("--json", action="store_true", help="JSON on standard output")
-    inspect.set_defaults(run=_inspect)
-    diff = commands.add_parser("diff", help="what differs between two packages", epilog=_EPILOG)
-    diff.add_argument("first", type=_path, metavar="A.mlpackage")
-    diff.add_argument("second", type=_path, metavar="B.mlpackage")
-    diff.add_argument("--json", action="store_true", help="JSON on standard output")
-    diff.set_defaults(run=_diff)
-    return parser
-
-
-def _add_palettize(commands: argparse._SubParsersAction[_Parser]) -> None:
-    sub = commands.add_parser("palettize", help="write a smaller package", epilog=_EPILOG)
-    sub.add_argument("source", type=_path, metavar="IN.mlpackage")
-    sub.add_argument("destination", type=_path, metavar="OUT.mlpackage", nargs="?", help="may be IN with --overwrite")
-    what = sub.add_argument_group("palettes (or --config)")
-    what.add_argument("--nbits", type=int, choices=(1, 2, 3, 4, 6, 8), help="bits per weight (3 from iOS18)")
-    what.add_argument("--mode", choices=("kmeans", "uniform", "unique"), help="how look-up tables are made [kmeans]")
-    what.add_argument(
-        "--granularity", choices=("per_tensor", "per_grouped_channel"), help="one table, or one per group of channels"
-    )
-    what.add_argument("--group-size", type=int, metavar="N", help="channels per group [32]; implies groups")
-    what.add_argument("--channel-axis", type=int, metavar="AXIS", help="of the groups [from the op]; implies groups")
-    what.add_argument("--cluster-dim", type=int, metavar="N", help="channels that share an index [1] (2 up from iOS18)")
-    what.add_argument("--weight-threshold", type=int, metavar="N", help="leave up to N elements alone [2048]")
-    what.add_argument(
-        "--config", type=_path, metavar="FILE.yaml", help="a coremltools OptimizationConfig instead of the above"
-    )
-    how = sub.add_argument_group("how")
-    how.add_argument("--target", metavar="iOS18", help="move the package up to this opset [as it is; iOS15 to iOS16]")
-    how.add_argument("--select", choices=("weights", "all"), default="weights", help="[weights], or all constants")
-    how.add_argument("--strict", action="store_true", help="what cannot be done as asked is an error")
-    how.add_argument("--verify", action="store_true", help="decode what was written before it is put in place")
-    how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
-    how.add_argument("--dry-run", action="store_true", help="plan and report, write nothing")
-    how.add_argument("--workers", type=int, metavar="N", help="threads [all processors]; no effect on the result")
-    _add_shown(sub)
-    sub.set_defaults(run=_palettize)
-
-
-def _add_decompress(commands: argparse._SubParsersAction[_Parser]) -> None:
-    sub = commands.add_parser("decompress", help="make every compressed weight dense again", epilog=_EPILOG)
-    sub.add_argument("source", type=_path, metavar="IN.mlpackage")
-    sub.add_argument("destination", type=_path, metavar="OUT.mlpackage", help="may be IN with --overwrite")
-    how = sub.add_argument_group("how")
-    how.add_argument("--verify", action="store_true", help="read what was written before it is put in place")
-    how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
-    how.add_argument("--workers", type=int, metavar="N", help="threads [all processors]; no effect on the result")
-    _add_shown(sub)
-    sub.set_defaults(run=_decompress, config=None, dry_run=False)
-
-
-def _add_shown(sub: _Parser) -> None:
-    show = sub.add_argument_group("what is shown")
-    show.add_argument("--report", type=_path, metavar="FILE.json", help="write the report there as JSON")
-    show.add_argument("--json", action="store_true", help="the report as JSON on standard output")
-    show.add_argument("--quiet", action="store_true", help="nothing but errors")
-
-
-def _path(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("the path is empty")
-    return text
-
-
-def _config(options: argparse.Namespace) -> OptimizationConfig:
-    """The config of ``--config``, or of the single options."""
-    from mil_palettize.config import OpPalettizerConfig, OptimizationConfig, load_config
-
-    given = {name: getattr(options, name) for name in _PALETTE_OPTIONS if getattr(options, name) is not None}
-    if options.config is not None:
-        if given:
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise ConfigError(f"--config and {flags} exclude each other; put them into {options.config}")
-        return load_config(options.config)
-    if "nbits" not in given and given.get("mode") != "unique":
-        raise ConfigError("say how many bits with --nbits N, or give --mode unique or --config FILE.yaml")
-    grouped = {"group_size", "channel_axis"} & given.keys()
-    if grouped and given.setdefault("granularity", "per_grouped_channel") == "per_tensor":
-        raise ConfigError("--group-size and --channel-axis go with --granularity per_grouped_channel")
-    if given.get("mode") == "unique" and "nbits" in given:
-        raise ConfigError("--mode unique takes as many bits as the values need; leave --nbits out")
-    try:
-        return OptimizationConfig(global_config=OpPalettizerConfig(**given))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def _palettize(options: argparse.Namespace) -> int:
@@ -163,8 +58,10 @@ def _palettize(options: argparse.Namespace) -> int:
         lambda: api.palettize_package(
             options.source,
             options.destination,
-            _config(options),
+            config_of(options),
             target=options.target,
+            joint_compression=options.joint,
+            redo=options.redo,
             select=options.select,
             strict=options.strict,
             verify=options.verify,
@@ -234,6 +131,9 @@ def _diff(options: argparse.Namespace) -> int:
     return 0 if difference.identical else EXIT_DIFFERENT
 
 
+COMMANDS = {"palettize": _palettize, "decompress": _decompress, "inspect": _inspect, "diff": _diff}
+
+
 def _load(name: str) -> ModuleType:
     """Import a module of this package. Meanwhile an interrupt ends the process at once: what coremltools imports
     swallows ``KeyboardInterrupt``, or is left half imported and waits for itself."""
@@ -256,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("coremltools").setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")
     try:
-        options = build_parser().parse_args(arguments)
+        options = build_parser(COMMANDS).parse_args(arguments)
         return int(options.run(options))
     except KeyboardInterrupt as interrupt:
         return _interrupted(str(interrupt))

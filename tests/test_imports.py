@@ -34,7 +34,7 @@ LAYERS = [
     ("redo",),
     ("api",),
     ("mlmodel",),
-    ("cli", "output", "__main__", ""),  # "" is mil_palettize itself
+    ("cli", "arguments", "output", "__main__", ""),  # "" is mil_palettize itself
 ]
 LAYER = {name: number for number, row in enumerate(LAYERS) for name in row}
 

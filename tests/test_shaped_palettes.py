@@ -402,6 +402,28 @@ def test_the_best_subset_is_the_best_of_all(seed: int) -> None:
         assert error == pytest.approx(nearest_error(values, weights, candidates[chosen]), rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize("k", [2, 5, 16, 64])
+@pytest.mark.parametrize("rounding", [np.float16, np.float64])
+def test_the_best_subset_of_a_grid_is_that_of_the_plain_dynamic_program(k: int, rounding: type) -> None:
+    rng = np.random.default_rng(k)
+    candidates = (np.arange(-128, 128) * 0.0213).astype(rounding).astype(np.float64)
+    values = np.unique(rng.standard_normal(300).astype(np.float16).astype(np.float64))
+    weights = rng.random(len(values)) + 0.01
+    squares = np.square(values[:, None] - candidates[None])
+    below, above = values[:, None] <= candidates[None], values[:, None] > candidates[None]
+    first = (weights[:, None] * squares * below).sum(axis=0)
+    last = (weights[:, None] * squares * above).sum(axis=0)
+    pairs = np.full((256, 256), np.inf)
+    for a in range(256):
+        inside = weights[:, None] * np.minimum(squares[:, [a]], squares) * above[:, [a]] * below
+        pairs[a, a + 1 :] = inside.sum(axis=0)[a + 1 :]
+    best = first
+    for _ in range(k - 1):
+        best = (best[:, None] + pairs).min(axis=0)
+    chosen = np.empty(k, np.int64)
+    assert subset.best_subset(values, weights, candidates, chosen) == pytest.approx((best + last).min(), rel=1e-11)
+
+
 @pytest.mark.parametrize("kind", ["int8", "uint8"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_no_two_values_of_the_grid_are_better(kind: str, dtype: type) -> None:
@@ -410,11 +432,9 @@ def test_no_two_values_of_the_grid_are_better(kind: str, dtype: type) -> None:
     inner = lut_of(made.expr).lut
     assert isinstance(inner, Scale)
     every = np.arange(256, dtype=np.uint8).view(kind)
-    shape = (256, *(1,) * (len(inner.shape) - 1))
-    grid = np.tile(every.reshape(shape), 1)
     scale, offset = np.asarray(inner.scale).reshape(-1)[0], inner.offset
     zero = 0 if offset is None else int(np.asarray(offset).reshape(-1)[0])
-    values = ((grid.reshape(-1).astype(np.float64) - zero) * float(scale)).astype(dtype).astype(np.float64)
+    values = ((every.astype(np.float64) - zero) * float(scale)).astype(dtype).astype(np.float64)
     flat = array.astype(np.float64).reshape(-1)
     squares = np.square(flat[:, None] - values[None])
     least = min(float(np.minimum(squares[:, a], squares[:, b]).sum()) for a, b in combinations(range(256), 2))

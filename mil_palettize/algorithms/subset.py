@@ -36,8 +36,8 @@ def _to(candidate, first, last, s0, s1):  # type: ignore[no-untyped-def]
 def _pair(values, candidates, at, near, a, b, s0, s1):  # type: ignore[no-untyped-def]
     """Cost of the points between the neighbours a < b.
 
-    ``near``: where those above the middle of a pair begin, by ``a + b``: all pairs of one sum have nearly the same middle
-    when candidates lie at equal distances but for rounding.
+    ``near``: where those above the middle of a pair begin, by ``a + b``: all pairs of one sum have nearly the same
+    middle when candidates lie at equal distances but for rounding.
     """
     bound = (candidates[a] + candidates[b]) * 0.5
     middle = min(max(near[a + b], at[a]), at[b])

@@ -29,9 +29,9 @@ SECONDS = 300  # to compile and load a package for the Neural Engine
 
 
 def pair(name: str, folder: Path) -> tuple[Path, Path]:
-    """A form's package, and one of floats with the values its palettes decode to."""
+    """A form's package (off a Mac of one weight), and one of floats with the values its palettes decode to."""
     palettized, dense = folder / "palettized.mlpackage", folder / "dense.mlpackage"
-    WRITTEN[name].palettize(palettized, verify=True)
+    WRITTEN[name].palettize(palettized, short=not ON_A_MAC, verify=True)
     decompress_package(palettized, dense, verify=True)
     return palettized, dense
 
@@ -97,7 +97,7 @@ def test_the_packages_are_what_predictions_compare(name: str, tmp_path: Path) ->
     assert [spec.specificationVersion for spec in specs] == [int(ct.target[WRITTEN[name].target])] * 2
     plain = {key[3]: decode for key, (op, decode) in constants(dense).items() if op.type == "const"}
     found = weights(palettized, bare=False).found
-    assert len(found) == 4
+    assert len(found) == (4 if ON_A_MAC else 1)
     for (_, _, output), (_, decode) in found.items():
         assert plain[output]().tobytes() == decode().tobytes()
     assert not weights(dense).found
@@ -117,6 +117,7 @@ def test_a_palette_read_wrongly_is_far_off() -> None:
     assert distance(values * np.nan, values) == float("inf")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(ON_A_MAC, reason="of machines without Core ML")
 def test_a_prediction_that_fails_says_so(tmp_path: Path) -> None:
     palettized, _ = pair("packed", tmp_path)
