@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Container
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from coremltools.optimize.coreml import OptimizationConfig
 
+from mil_palettize.clustered import Clustered
 from mil_palettize.errors import ConfigError
 from mil_palettize.package.replace import SUFFIX, check_destination, recover, replacing
 from mil_palettize.palettization import Prepared, carry_out, prepare
@@ -39,6 +41,8 @@ def palettize_package(
     verify: bool = False,
     overwrite: bool = False,
     workers: int | None = None,
+    executor: Executor | None = None,
+    resume: PathLike | None = None,
     progress: bool | Callable[[ProgressEvent], object] | None = None,
     dry_run: bool = False,
 ) -> Report:
@@ -48,10 +52,14 @@ def palettize_package(
     ``coremltools.target``). ``joint_compression``: also what sparse weights hold, and the integers of quantized ones
     (from iOS18). ``redo``: weights that are palettes already get a new one, of the values the old one stands for; they
     are made dense in a temporary folder first. ``select``: "weights", or "all" constants above the threshold as
-    coremltools does.
-    ``strict``: anything asked for that cannot be done as asked is an error. ``verify``: decode what was written
-    before it takes its place. ``workers``: threads, None for all processors; the result does not depend on it.
-    ``progress``: True for a bar, or a function of :class:`ProgressEvent`. ``dry_run``: plan and report only.
+    coremltools does. ``strict``: anything asked for that cannot be done as asked is an error. ``verify``: decode what
+    was written before it takes its place. ``progress``: True for a bar, or a function of :class:`ProgressEvent`.
+    ``dry_run``: plan and report only.
+
+    ``workers``: threads, None for all processors. ``executor``: any ``concurrent.futures.Executor`` instead, to which
+    weights go by reference: its processes read the package's files themselves, this one writes. The result does not
+    depend on either. ``resume``: a folder where palettes are kept by content and plan, so that a run after one that was
+    interrupted, or one like it, takes them from there.
 
     ``destination`` may be ``source`` with ``overwrite``. Raises ConfigError for a wrong request, PackageError
     (BlobError) for a package that cannot be read or written, PlanError for what the model or target does not
@@ -61,9 +69,22 @@ def palettize_package(
     requests = normalise(config, joint_compression)
     if destination is None and not dry_run:
         raise ConfigError("destination is missing; only a dry run goes without one")
-    with Workers(workers) as pool:
+    with Workers(workers, executor) as pool:
         recovered = recover(Path(destination)) if destination is not None and not dry_run else None
-        run = _Run(source, destination, requests, target, select, strict, verify, overwrite, dry_run, progress, pool)
+        run = _Run(
+            source=source,
+            destination=destination,
+            requests=requests,
+            target=target,
+            select=select,
+            strict=strict,
+            verify=verify,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            progress=progress,
+            pool=pool,
+            clustered=None if resume is None else Clustered(os.path.abspath(resume)),
+        )
         report = _palettized_again(run) if redo else _palettized(run)
     report.notes += [recovered] if recovered else []
     report.seconds = time.perf_counter() - started
@@ -85,6 +106,7 @@ class _Run:
     dry_run: bool
     progress: bool | Callable[[ProgressEvent], object] | None
     pool: Workers
+    clustered: Clustered | None
 
     def prepare(self, model: Model, redo: Container[Key] = ()) -> Prepared:
         return prepare(model, self.requests, target=self.target, select=self.select, strict=self.strict, redo=redo)
@@ -152,7 +174,7 @@ def _write(run: _Run, prepared: Prepared, report: Report, *, needed: Container[K
     progress = make_progress(run.progress)
     try:
         with replacing(Path(run.destination), overwrite=run.overwrite, needed_bytes=report.bytes_after) as staging:
-            carry_out(prepared, staging, report, pool=run.pool, progress=progress)
+            carry_out(prepared, staging, report, pool=run.pool, progress=progress, clustered=run.clustered)
             declined = {key for w in report.skipped if (key := (w.function, w.name)) in needed}
             if declined:
                 raise _DeclinedError(declined)

@@ -83,6 +83,7 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     how.add_argument("--verify", action="store_true", help="decode what was written before it is put in place")
     how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
     how.add_argument("--dry-run", action="store_true", help="plan and report, write nothing")
+    how.add_argument("--resume", type=_path, metavar="DIR", help="keep palettes there; what is there is not made again")
     how.add_argument("--workers", type=int, metavar="N", help="threads [all processors]; no effect on the result")
     _add_shown(sub)
 

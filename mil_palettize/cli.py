@@ -67,6 +67,7 @@ def _palettize(options: argparse.Namespace) -> int:
             verify=options.verify,
             overwrite=options.overwrite,
             workers=options.workers,
+            resume=options.resume,
             progress=None if options.quiet or options.json else True,
             dry_run=options.dry_run,
         ),

@@ -7,25 +7,30 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mil_palettize.algorithms import (
     ArraySource,
+    Distribution,
     NonFiniteError,
     Palette,
     Source,
     TooManyValuesError,
     UnquantizableError,
+    describe,
     make_palette,
 )
+from mil_palettize.clustered import Clustered, Stored
 from mil_palettize.digest import expression_digest
 from mil_palettize.forms import Form
 from mil_palettize.plan import WeightPlan, not_smaller
 from mil_palettize.weight_expr import Const, Lut, Scale, Sparse, WeightExpr, lut_of
 
 PMap = Callable[..., Iterable[Any]]
+Distinct = Callable[[Source], Distribution]
 
 
 @dataclass(frozen=True)
@@ -70,71 +75,108 @@ class Declined:
     unmet: bool
 
 
-def encode(
-    source: Source, plan: WeightPlan, form: Form, pmap: PMap, held: WeightExpr | None = None
-) -> Encoded | Declined:
-    """Make the palette of ``plan``. ``held``: what a compressed constant is stored as, of which the palette replaces
-    the values that are left (:class:`Sparse`) or the integers (:class:`Scale`); then ``source`` is not read.
+@dataclass(frozen=True)
+class Task:
+    """A palette to make; may be sent to another process, where ``source`` may.
 
-    Raises AlgorithmError when the user's ``lut_function`` is at fault.
+    ``held``: what a compressed constant is stored as, of which the palette replaces the values that are left
+    (:class:`Sparse`) or the integers (:class:`Scale`); then ``source`` is not read. ``clustered``: where palettes are
+    kept, None where they are not.
     """
-    start = time.perf_counter()
-    try:
-        palette, made, note = _with_spread(source, plan, pmap, held)
-    except (NonFiniteError, TooManyValuesError, UnquantizableError) as error:
-        return Declined(str(error).removeprefix(f"weight '{source.name}' "), unmet=True)
-    encoded = _finished(palette, made, note, form, held)
-    before = _nbytes(source, held)
-    if encoded.expr.nbytes >= before:
-        return Declined(not_smaller(encoded.expr.nbytes, before), unmet=False)
-    return replace(encoded, seconds=time.perf_counter() - start)
 
+    source: Source
+    plan: WeightPlan
+    form: Form
+    held: WeightExpr | None = None
+    clustered: Clustered | None = None
 
-def _nbytes(source: Source, held: WeightExpr | None) -> int:
-    """What the weight takes now."""
-    return math.prod(source.shape) * source.dtype.itemsize if held is None else held.nbytes
+    def __call__(self, pmap: PMap = map) -> Encoded | Declined:
+        """Make it. ``pmap``: like ``map``, for pieces of the weight. Raises AlgorithmError when the user's
+        ``lut_function`` is at fault, PackageError when what was clustered cannot be kept."""
+        start = time.perf_counter()
+        try:
+            encoded = self._made(pmap) if self.clustered is None else self._kept(self.clustered, pmap)
+        except (NonFiniteError, TooManyValuesError, UnquantizableError) as error:
+            return Declined(str(error).removeprefix(f"weight '{self.source.name}' "), unmet=True)
+        if encoded.expr.nbytes >= self.nbytes:
+            return Declined(not_smaller(encoded.expr.nbytes, self.nbytes), unmet=False)
+        return replace(encoded, seconds=time.perf_counter() - start)
 
+    @property
+    def nbytes(self) -> int:
+        """What the weight takes now."""
+        if self.held is not None:
+            return self.held.nbytes
+        return math.prod(self.source.shape) * self.source.dtype.itemsize
 
-def _with_spread(
-    source: Source, plan: WeightPlan, pmap: PMap, held: WeightExpr | None
-) -> tuple[Palette, WeightPlan, str]:
-    """The palette, as planned or with a table for each channel where one cannot hold all values; the plan carried out,
-    and why it is another. Raises what ``make_palette`` does."""
-    spread = replace(plan, axis=plan.spread_axis, group_size=1)
-    try:
-        return _palette(source, plan, pmap, held), plan, ""
-    except TooManyValuesError as error:
-        if plan.spread_axis is None or spread == plan:
+    def _kept(self, clustered: Clustered, pmap: PMap) -> Encoded:
+        """The palette that was made of the same content before, else a new one, which is kept."""
+        if self.plan.lut_function is not None:  # who knows what it does
+            return self._made(pmap)
+        content = clustered.content(self.source, self.held)
+        found = clustered.palette(content, self.plan, self.form)
+        if found is None:
+            made = self._made(pmap, partial(_distinct, clustered, content))
+            found = Stored(made.expr, made.sse, made.signal, made.plan, made.note)
+            clustered.keep_palette(content, self.plan, self.form, found)
+        return Encoded(found.expr, found.sse, found.signal, 0.0, found.plan, found.note)
+
+    def _made(self, pmap: PMap, distinct: Distinct = describe) -> Encoded:
+        """The palette, as planned or, where one table cannot hold all values, with a table for each channel."""
+        spread = replace(self.plan, axis=self.plan.spread_axis, group_size=1)
+        try:
+            return self._finished(self._palette(self.plan, pmap, distinct), self.plan, "")
+        except TooManyValuesError as error:
+            if self.plan.spread_axis is None or spread == self.plan:
+                raise
+            note = (
+                f"{error.found} or more distinct values: a table for each channel of axis {spread.axis} instead of one"
+            )
+            with suppress(TooManyValuesError):
+                encoded = self._finished(self._palette(spread, pmap, distinct), spread, note)
+                if encoded.expr.nbytes < self.nbytes:
+                    return encoded
             raise
-        note = f"{error.found} or more distinct values: a table for each channel of axis {spread.axis} instead of one"
-        with suppress(TooManyValuesError):
-            palette = _palette(source, spread, pmap, held)
-            if palette.expr.nbytes < _nbytes(source, held):
-                return palette, spread, note
-        raise
+
+    def _palette(self, plan: WeightPlan, pmap: PMap, distinct: Distinct) -> Palette:
+        source, held, mask, importance = self.source, self.held, None, None
+        if isinstance(held, Sparse):
+            source, mask = ArraySource(source.name, held.decode()), held.mask
+        elif isinstance(held, Scale):
+            source, importance = ArraySource(source.name, _bytes(held.data.decode())), _importance(source.name, held)
+        return make_palette(
+            source,
+            mode=plan.mode,
+            nbits=plan.nbits,
+            allowed_nbits=plan.allowed_nbits,
+            axis=plan.axis,
+            group_size=plan.group_size,
+            cluster_dim=plan.cluster_dim,
+            lut_function=plan.lut_function,
+            pmap=pmap,
+            mask=mask,
+            scale_axis=plan.scale_axis,
+            lut_dtype=plan.lut_dtype,
+            importance=importance,
+            distinct=distinct,
+        )
+
+    def _finished(self, palette: Palette, plan: WeightPlan, note: str) -> Encoded:
+        if not isinstance(self.held, Scale):
+            return Encoded(palette.expr, palette.sse, palette.signal, 0.0, plan, note)
+        expr = _rescaled(lut_of(palette.expr), self.held, self.form)
+        wide = self.held.decode().astype(np.float64)
+        difference = wide - expr.decode()
+        return Encoded(expr, float(np.vdot(difference, difference)), float(np.vdot(wide, wide)), 0.0, plan, note)
 
 
-def _palette(source: Source, plan: WeightPlan, pmap: PMap, held: WeightExpr | None) -> Palette:
-    mask, importance = None, None
-    if isinstance(held, Sparse):
-        source, mask = ArraySource(source.name, held.decode()), held.mask
-    elif isinstance(held, Scale):
-        source, importance = ArraySource(source.name, _bytes(held.data.decode())), _importance(source.name, held)
-    return make_palette(
-        source,
-        mode=plan.mode,
-        nbits=plan.nbits,
-        allowed_nbits=plan.allowed_nbits,
-        axis=plan.axis,
-        group_size=plan.group_size,
-        cluster_dim=plan.cluster_dim,
-        lut_function=plan.lut_function,
-        pmap=pmap,
-        mask=mask,
-        scale_axis=plan.scale_axis,
-        lut_dtype=plan.lut_dtype,
-        importance=importance,
-    )
+def _distinct(clustered: Clustered, content: str, source: Source) -> Distribution:
+    """The distinct values of a weight, kept for other numbers of bits."""
+    found = clustered.distribution(content, source.name)
+    if found is None:
+        found = describe(source)
+        clustered.keep_distribution(content, found)
+    return found
 
 
 def _bytes(integers: np.ndarray) -> np.ndarray:
@@ -149,15 +191,6 @@ def _importance(name: str, held: Scale) -> np.ndarray:
     if not np.isfinite(squares).all():
         raise NonFiniteError(name, int(np.isnan(squares).sum()), int(np.isinf(squares).sum()))
     return np.maximum(squares, max(float(squares.max(initial=0.0)), 1.0) * 1e-30)
-
-
-def _finished(palette: Palette, plan: WeightPlan, note: str, form: Form, held: WeightExpr | None) -> Encoded:
-    if not isinstance(held, Scale):
-        return Encoded(palette.expr, palette.sse, palette.signal, 0.0, plan, note)
-    expr = _rescaled(lut_of(palette.expr), held, form)
-    wide = held.decode().astype(np.float64)
-    difference = wide - expr.decode()
-    return Encoded(expr, float(np.vdot(difference, difference)), float(np.vdot(wide, wide)), 0.0, plan, note)
 
 
 def _rescaled(lut: Lut, held: Scale, form: Form) -> WeightExpr:

@@ -6,6 +6,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
+from mil_palettize.clustered import Clustered
 from mil_palettize.encode import Declined
 from mil_palettize.errors import ConfigError, PlanError
 from mil_palettize.forms import FIRST_WITH_PALETTES, FORMS
@@ -99,15 +100,26 @@ def _move(model: Model, target: Opset) -> list[Moved]:
 
 
 def carry_out(
-    prepared: Prepared, folder: Path, report: Report, *, pool: Workers, progress: Progress, rename: bool = False
+    prepared: Prepared,
+    folder: Path,
+    report: Report,
+    *,
+    pool: Workers,
+    progress: Progress,
+    rename: bool = False,
+    clustered: Clustered | None = None,
 ) -> None:
-    """Write the new package into the empty ``folder`` and complete ``report``. ``rename``: palettes are called as
-    coremltools calls them, not as the constants they replace. Raises PlanError under ``strict`` for weights whose
-    values rule a palette out."""
+    """Write the new package into the empty ``folder`` and complete ``report``.
+
+    ``rename``: palettes are called as coremltools calls them, not as the constants they replace. ``clustered``: where
+    palettes are kept. Raises PlanError under ``strict`` for weights whose values rule a palette out.
+    """
     plan = prepared.plan
     planned = [d for d in plan.decisions if d.plan is not None]
     progress.start(len(planned), sum(d.weight.nbytes for d in planned))
-    rewriter = Rewriter(prepared.model, plan, retype=bool(prepared.moved), rename=rename, progress=progress)
+    rewriter = Rewriter(
+        prepared.model, plan, retype=bool(prepared.moved), rename=rename, clustered=clustered, progress=progress
+    )
     done = rewriter.write(folder, pool)
     complete(report, plan, done)
     if prepared.strict:

@@ -21,7 +21,7 @@ from coremltools.converters.mil.mil.passes.pass_registry import register_pass
 from coremltools.optimize.coreml import OptimizationConfig
 
 from mil_palettize.algorithms import ArraySource
-from mil_palettize.encode import Declined, Encoded, encode
+from mil_palettize.encode import Declined, Encoded, Task
 from mil_palettize.errors import ConfigError, PlanError
 from mil_palettize.forms import FORMS, PACKED
 from mil_palettize.fusions import before_fusions, fused_into, named_before
@@ -267,7 +267,7 @@ def _encode(program: PymilProgram, plan: Plan) -> Results:
             weight, form = decision.weight, FORMS[decision.weight.opset]
             assert form is not None
             array = program.constant(weight).outputs[0].val
-            return encode(ArraySource(weight.key, array), weight_plan, form, pool.pmap, program.held(weight))
+            return Task(ArraySource(weight.key, array), weight_plan, form, program.held(weight))(pool.pmap)
 
         tasks = ((d.weight.nbytes, lambda d=d, p=p: task(d, p)) for d, p in planned)
         return list(zip((d for d, _ in planned), pool.ordered(tasks), strict=True))

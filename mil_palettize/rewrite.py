@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from mil_palettize.encode import Declined, Encoded, Figures, encode
+from mil_palettize.algorithms import ArraySource, Source
+from mil_palettize.clustered import Clustered
+from mil_palettize.encode import Declined, Encoded, Figures, Task
 from mil_palettize.errors import BlobError
 from mil_palettize.forms import FORMS, Form
 from mil_palettize.package.blob import BlobReader, BlobRecord, BlobWriter
@@ -79,11 +81,21 @@ class Rewriter:
     """Writes ``model`` with the palettes of ``plan`` into the empty folder ``staging``.
 
     ``retype``: values were given other types by a move, and their records are stored so. ``rename``: what replaces a
-    constant is called as coremltools calls it.
+    constant is called as coremltools calls it. ``clustered``: where palettes are kept.
     """
 
-    def __init__(self, model: Model, plan: Plan, *, retype: bool, rename: bool = False, progress: Progress) -> None:
+    def __init__(
+        self,
+        model: Model,
+        plan: Plan,
+        *,
+        retype: bool,
+        rename: bool = False,
+        clustered: Clustered | None = None,
+        progress: Progress,
+    ) -> None:
         self.model = model
+        self.clustered = clustered
         self.retype = retype
         self.rename = rename
         self.progress = progress
@@ -126,7 +138,7 @@ class Rewriter:
     def write(self, staging: Path, workers: Workers) -> Rewritten:
         """Write every file of the new package."""
         jobs = [job for _, record in self._in_order() for job in record.jobs] + self._immediate
-        results = workers.ordered((_nbytes(job), partial(self._encode, job, workers.pmap)) for job in jobs)
+        results = workers.ordered((_nbytes(job), self._task(job, workers)) for job in jobs)
         for path, records in sorted(self._records.items()):
             self._write_weight_file(staging, path, records, results)
         for job in self._immediate:
@@ -140,10 +152,23 @@ class Rewriter:
             for _, record in sorted(records.items()):
                 yield path, record
 
+    def _task(self, job: _Job, workers: Workers) -> Callable[[], Result]:
+        if workers.executor is None:
+            return partial(self._encode, job, workers.pmap)
+        return self._encoding(job, sent=True)
+
     def _encode(self, job: _Job, pmap: Callable[..., Iterable[Any]]) -> Result:
+        return self._encoding(job)(pmap)
+
+    def _encoding(self, job: _Job, *, sent: bool = False) -> Task:
+        """``sent``: to another process, which reads the weight itself."""
         site = job.sites[0]
         held = expression(site, self.model.store) if site.weight.joint else None
-        return encode(StoredWeight(self.model.store, site), job.plan, job.form, pmap, held)
+        stored = StoredWeight(self.model.store, site)
+        source: Source = stored
+        if sent:
+            source = stored.reference() or ArraySource(stored.name, stored.read())
+        return Task(source, job.plan, job.form, held, self.clustered)
 
     def _write_weight_file(
         self, staging: Path, path: Path, records: dict[int, _Record], results: Iterator[Result]

@@ -11,7 +11,7 @@ from mil_palettize.errors import AlgorithmError
 from mil_palettize.packed import Packed
 
 from . import custom, kmeans, uniform, unique, vector_kmeans
-from .distribution import Distribution
+from .distribution import Distribution, describe
 from .grid import LUT_DTYPES, UnquantizableError
 from .grouped import grouped_palette
 from .palette import ArrayAlgorithm, Palette, Request, ScalarAlgorithm
@@ -49,6 +49,7 @@ __all__ = [
     "TooManyValuesError",
     "UnquantizableError",
     "VectorAlgorithm",
+    "describe",
     "make_palette",
 ]
 
@@ -68,6 +69,7 @@ def make_palette(
     scale_axis: int | None = None,
     lut_dtype: str | None = None,
     importance: np.ndarray | None = None,
+    distinct: Callable[[Source], Distribution] = describe,
 ) -> Palette:
     """Make the palette of a weight (float16, float32, int8 or uint8, at least one element, any rank from 1).
 
@@ -76,7 +78,8 @@ def make_palette(
     channels along ``axis``; None for one table. ``cluster_dim``: with more than 1, every so many consecutive elements
     along ``axis`` share an index into a table of vectors (a name in ``VECTOR_ALGORITHMS``). ``lut_function``: for
     "custom". ``pmap``: like ``map``, may run on threads. The same input gives the same bytes whatever ``pmap`` and the
-    windows of the source are.
+    windows of the source are. ``distinct``: like :func:`describe`, which may know the weight already; asked for
+    palettes of one plain table.
 
     For scalars (``lut_dtype`` also for vectors), one by one or together; the squared error of what is decoded in the
     end is made small:
@@ -116,6 +119,7 @@ def make_palette(
         scale_axis=_scale_axis(source, scale_axis),
         lut_dtype=lut_dtype,
         importance=importance,
+        distinct=distinct,
     )
     if request.shaped:
         return _shaped_palette(algorithm, request)

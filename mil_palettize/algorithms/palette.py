@@ -12,7 +12,7 @@ from mil_palettize.packed import Packed
 from mil_palettize.weight_expr import WeightExpr
 
 from .compiled import compiled
-from .distribution import Distribution
+from .distribution import Distribution, describe
 from .source import Source
 
 
@@ -64,7 +64,7 @@ class Request:
     """The arguments of ``make_palette`` after validation.
 
     ``axis`` is not negative; one table if ``groups`` is 1. ``cluster_dim``: elements of an entry, along ``axis``.
-    ``scale_axis`` is not negative. The last four: see ``make_palette``.
+    ``scale_axis`` is not negative. The last five: see ``make_palette``.
     """
 
     source: Source
@@ -79,6 +79,7 @@ class Request:
     scale_axis: int | None = None
     lut_dtype: str | None = None
     importance: np.ndarray | None = None
+    distinct: Callable[[Source], Distribution] = describe
 
     @property
     def whole_numbers(self) -> bool:

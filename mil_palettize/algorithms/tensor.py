@@ -8,7 +8,7 @@ from mil_palettize.weight_expr import Lut, Packed, packed_nbytes
 
 from .assign import encode_patterns, encode_single, nearest_sorted
 from .counting import PATTERNS, RUN
-from .distribution import Distribution, describe
+from .distribution import Distribution
 from .palette import Palette, Request, ScalarAlgorithm, filled, stored_tables
 from .source import frozen, recut
 
@@ -16,7 +16,7 @@ from .source import frozen, recut
 def tensor_palette(algorithm: ScalarAlgorithm, request: Request) -> Palette:
     """The palette of one table. Raises what ``describe`` and the algorithm raise."""
     source = request.source
-    distribution = describe(source)
+    distribution = request.distinct(source)
     entries = algorithm.entries(distribution, request.most_nbits)
     tables, used = stored_tables(filled([entries], request.most_nbits), source.dtype)
     nbits = request.nbits_for(int(used[0]))

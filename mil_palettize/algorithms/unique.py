@@ -19,8 +19,8 @@ class TooManyValuesError(AlgorithmError):
     def __init__(self, name: str, found: int, limit: int, what: str = "values") -> None:
         super().__init__(
             f"weight '{name}' has {found} or more distinct {what} in one look-up table. Unique values in weight cannot "
-            f"be represented by {limit.bit_length() - 1} bits palettization, which holds {limit}: use mode 'kmeans', or "
-            "smaller groups"
+            f"be represented by {limit.bit_length() - 1} bits palettization, which holds {limit}: use mode 'kmeans', "
+            "or smaller groups"
         )
         self.found = found
         self.limit = limit

@@ -127,6 +127,13 @@ class StoredWeight:
     def dtype(self) -> np.dtype:
         return NUMPY_TYPES[self.site.value.type.tensorType.dataType]
 
+    def reference(self) -> WeightReference | None:
+        """The same for another process; None for values that stand in the program."""
+        if self.site.weight.storage is None:
+            return None
+        reader, record = self.store.locate(self.site.value, used_by=self.name)
+        return WeightReference(self.name, str(reader.path), record.metadata_offset, self.shape, self.dtype)
+
     def windows(self) -> Iterator[np.ndarray]:
         """Consecutive 1-D pieces in C order, each but the last of ``WINDOW_BYTES``."""
         if self.site.weight.storage is None:
@@ -139,3 +146,27 @@ class StoredWeight:
     def read(self) -> np.ndarray:
         """The whole array."""
         return self.store.array(self.site.value, used_by=self.name)
+
+
+@dataclass(frozen=True)
+class WeightReference:
+    """Where a constant's values lie in a weight file: a ``Source`` that can be sent to another process, which reads
+    them itself. ``offset``: of the metadata record."""
+
+    name: str
+    path: str
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def windows(self) -> Iterator[np.ndarray]:
+        """As :class:`StoredWeight`."""
+        with BlobReader(Path(self.path)) as reader:
+            for window in reader.windows(reader.record(self.offset, used_by=self.name), WINDOW_BYTES):
+                yield window.view(self.dtype)
+
+    def read(self) -> np.ndarray:
+        """The whole array."""
+        with BlobReader(Path(self.path)) as reader:
+            record = reader.record(self.offset, used_by=self.name)
+            return reader.array(record, self.dtype, self.shape, used_by=self.name)
