@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from mil_palettize.tables import printable, shorten
 
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}B/{total_fmt}B [{elapsed}<{remaining}{postfix}]"
 _NAME_WIDTH = 24
+_COMPILE = "numba:compile"
+_COMPILING = "compiling, once after installing"
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,13 @@ class CallbackProgress:
 
 
 class BarProgress:
-    """A tqdm bar over bytes that counts weights beside it, on standard error where that is a terminal."""
+    """A tqdm bar over bytes that counts weights beside it, on standard error where that is a terminal.
+
+    The first palette after installing waits for loops to be compiled: the bar says so.
+    """
 
     def start(self, weights: int, nbytes: int) -> None:
+        from numba.core import event
         from tqdm import tqdm
 
         self._done, self._total = 0, weights
@@ -73,6 +79,9 @@ class BarProgress:
             bar_format=_BAR,
         )
 
+        self._listener = _compile_listener(self._bar)
+        event.register(_COMPILE, self._listener)
+
     def advance(self, name: str, weights: int, nbytes: int) -> None:
         self._done += weights
         self._bar.set_description_str(f"{self._done}/{self._total} weights", refresh=False)
@@ -80,7 +89,26 @@ class BarProgress:
         self._bar.update(nbytes)
 
     def close(self) -> None:
-        self._bar.close()
+        from numba.core import event
+
+        if hasattr(self, "_bar"):  # otherwise nothing was begun
+            event.unregister(_COMPILE, self._listener)
+            self._bar.close()
+
+
+def _compile_listener(bar: Any) -> Any:
+    """Lets the bar say that functions are being compiled; numba does not tell of those it finds on disk."""
+    from numba.core.event import Event, Listener
+
+    class Compiling(Listener):
+        def on_start(self, event: Event) -> None:
+            if bar.postfix != _COMPILING:
+                bar.set_postfix_str(_COMPILING)
+
+        def on_end(self, event: Event) -> None:
+            """The next weight takes the words' place."""
+
+    return Compiling()
 
 
 def make_progress(progress: bool | Callable[[ProgressEvent], object] | None) -> Progress:

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
+from numba import njit
 
 from mil_palettize.algorithms import ArraySource, Palette, kmeans, make_palette, solver
 from mil_palettize.algorithms.distribution import describe
 
 ALLOWED = (1, 2, 3, 4, 6, 8)
+
+
+@cache
+def entered(inlined: Any) -> Any:
+    """A way into a loop that is compiled for other loops only."""
+
+    @njit
+    def call(*arguments):  # type: ignore[no-untyped-def]
+        return inlined(*arguments)
+
+    return call
 
 
 def brute_force(values: np.ndarray, weights: np.ndarray, most: int, candidates: np.ndarray | None = None) -> np.ndarray:
@@ -105,16 +119,16 @@ def test_exact_when_the_search_is_cut_short(passes: int, monkeypatch: pytest.Mon
             few, many = np.array([0, n], np.int32), np.arange(n + 1, dtype=np.int32)
             counts = [1, n]
             s0, s1 = np.empty(n + 1), np.empty(n + 1)
-            center, deviation, start = solver._sums(values, weights, s0, s1)
+            center, deviation, start = entered(solver._sums)(values, weights, s0, s1)
             for _ in range(passes):
                 count, partition = _penalised(s0, s1, start, deviation * float(rng.random()) ** 4 / k, center)
                 if counts[0] <= count < k:
                     counts[0], few = count, partition
                 if k < count <= counts[1]:
                     counts[1], many = count, partition
-            solver._between(s0, s1, start, k, center, False, few, counts[0], many, counts[1], bounds)
+            entered(solver._between)(s0, s1, start, k, center, False, few, counts[0], many, counts[1], bounds)
             centers = np.empty(k)
-            solver._centers(s0, s1, deviation, center, False, bounds, centers)
+            entered(solver._centers)(s0, s1, deviation, center, False, bounds, centers)
             assert abs(nearest_error(values, weights, centers) - optimum[k]) <= 1e-12 * optimum[1]
 
 
@@ -122,7 +136,9 @@ def _penalised(s0: np.ndarray, s1: np.ndarray, start: float, penalty: float, cen
     n = len(s0) - 1
     best, start_best = np.empty(n + 1), np.empty(n + 1)
     parent, queue, first, bounds = (np.empty(n + 1, np.int32) for _ in range(4))
-    count = solver._penalised(s0, s1, start, penalty, center, False, best, parent, queue, first, start_best, bounds)
+    count = entered(solver._penalised)(
+        s0, s1, start, penalty, center, False, best, parent, queue, first, start_best, bounds
+    )
     return count, bounds
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .compiled import compiled
+from .compiled import compiled, inlined
 from .counting import PATTERNS, RUN
 
 
@@ -25,7 +25,7 @@ def nearest_sorted(values, weights, lut, used, indices):  # type: ignore[no-unty
     return total
 
 
-@compiled
+@inlined
 def _thresholds(lut, used, thresholds):  # type: ignore[no-untyped-def]
     """The greatest float32 not above each midpoint (then comparing float32 is exact); infinity beyond ``used``."""
     for i in range(len(thresholds)):
@@ -36,7 +36,7 @@ def _thresholds(lut, used, thresholds):  # type: ignore[no-untyped-def]
             thresholds[i] = np.nextafter(near, np.float32(-np.inf)) if near > middle else near
 
 
-@compiled
+@inlined
 def _nearest_single(values, thresholds, lut, indices):  # type: ignore[no-untyped-def]
     """Fill ``indices`` for float32 values by binary search; returns the squared error."""
     error = 0.0
@@ -55,7 +55,7 @@ def _nearest_single(values, thresholds, lut, indices):  # type: ignore[no-untype
     return error
 
 
-@compiled
+@inlined
 def _pack(indices, nbits, packed):  # type: ignore[no-untyped-def]
     """Write uint8 indices below ``2**nbits`` without gaps, least significant bit first, into ``packed`` bytes."""
     n = len(indices)

@@ -8,6 +8,11 @@ from typing import Any
 from numba import njit
 
 
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile ``function`` for use in other compiled ones only: into them, without a way in from Python."""
+    return njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+
+
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile ``function`` on its first call and cache the result beside the source, or where ``NUMBA_CACHE_DIR`` says.
 

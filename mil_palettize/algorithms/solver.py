@@ -26,7 +26,7 @@ import math
 
 import numpy as np
 
-from .compiled import compiled
+from .compiled import compiled, inlined
 
 MAX_PASSES = 48
 SMALL = 2048  # distinct values up to which float16 centers are always solved for as such
@@ -46,7 +46,7 @@ def _half(value: float) -> float:
 half_of = _half
 
 
-@compiled
+@inlined
 def _value(s0, s1, best, j, i, center, snap):  # type: ignore[no-untyped-def]
     """``best[j]`` plus the cost of the cluster ``j .. i-1``, both without their ``S2``."""
     i, j = np.uintp(i), np.uintp(j)  # unsigned: no code for negative indices
@@ -62,7 +62,7 @@ def _value(s0, s1, best, j, i, center, snap):  # type: ignore[no-untyped-def]
     return value
 
 
-@compiled
+@inlined
 def _sums(values, weights, s0, s1):  # type: ignore[no-untyped-def]
     """Fill the running sums of weights and of weighted deviations from a center, which are 0 at its position.
 
@@ -99,7 +99,7 @@ def _sums(values, weights, s0, s1):  # type: ignore[no-untyped-def]
     return center, second, second - right
 
 
-@compiled
+@inlined
 def _penalised(s0, s1, start_value, penalty, center, snap, best, parent, queue, start, start_best, bounds):  # type: ignore[no-untyped-def]
     """One pass: the cheapest partition when every cluster also costs ``penalty``. Fills ``bounds``; returns the count.
 
@@ -147,7 +147,7 @@ def _penalised(s0, s1, start_value, penalty, center, snap, best, parent, queue, 
     return _trace(parent, bounds)
 
 
-@compiled
+@inlined
 def _trace(parent, bounds):  # type: ignore[no-untyped-def]
     """Follow the parents from the end; fills ``bounds[0 .. count]`` and returns the count of clusters."""
     count = 0
@@ -163,7 +163,7 @@ def _trace(parent, bounds):  # type: ignore[no-untyped-def]
     return count
 
 
-@compiled
+@inlined
 def _next_penalty(k, few, few_penalty, many, many_penalty, round_):  # type: ignore[no-untyped-def]
     """Secant on log penalty against log count, kept inside the bracket; one-sided: the cubic law of high resolution."""
     if few_penalty == math.inf:
@@ -177,7 +177,14 @@ def _next_penalty(k, few, few_penalty, many, many_penalty, round_):  # type: ign
     return many_penalty * math.exp(width * min(max(share, 0.05), 0.95))
 
 
-@compiled
+@inlined
+def _copy(source, target, count):  # type: ignore[no-untyped-def]
+    """Element by element: assigning slices takes seconds to compile, for the text of its error."""
+    for i in range(count):
+        target[i] = source[i]
+
+
+@inlined
 def _search(s0, s1, start_value, k, penalty, center, snap, bounds_few, bounds_many):  # type: ignore[no-untyped-def]
     """Optimal partitions of at most k and at least k clusters, their counts, and the last penalty.
 
@@ -202,10 +209,10 @@ def _search(s0, s1, start_value, k, penalty, center, snap, bounds_few, bounds_ma
         count = _penalised(s0, s1, start_value, penalty, center, snap, best, parent, queue, start, start_best, bounds)
         if count <= k:
             few, few_penalty = count, penalty
-            bounds_few[: count + 1] = bounds[: count + 1]
+            _copy(bounds, bounds_few, count + 1)
         if count >= k:
             many, many_penalty = count, penalty
-            bounds_many[: count + 1] = bounds[: count + 1]
+            _copy(bounds, bounds_many, count + 1)
         bracketed = few_penalty < math.inf and many_penalty > 0.0
         if few == many or (bracketed and min(k - few, many - k) <= CLOSE):
             break
@@ -213,7 +220,7 @@ def _search(s0, s1, start_value, k, penalty, center, snap, bounds_few, bounds_ma
     return few, many, penalty
 
 
-@compiled
+@inlined
 def _windows(n, k, bounds_few, few, bounds_many, many, low, high):  # type: ignore[no-untyped-def]
     """Where the boundaries of an optimal k-partition lie, given optimal ones of few < k < many clusters.
 
@@ -238,7 +245,7 @@ def _windows(n, k, bounds_few, few, bounds_many, many, low, high):  # type: igno
     high[k] = n
 
 
-@compiled
+@inlined
 def _layer(s0, s1, previous, low0, high0, low1, high1, center, snap, current, argument):  # type: ignore[no-untyped-def]
     """One cluster more: ``current[i]`` over ends ``low1 .. high1`` from ``previous`` over starts ``low0 .. high0``.
 
@@ -268,7 +275,7 @@ def _layer(s0, s1, previous, low0, high0, low1, high1, center, snap, current, ar
             depth += 1
 
 
-@compiled
+@inlined
 def _between(s0, s1, start_value, k, center, snap, bounds_few, few, bounds_many, many, bounds):  # type: ignore[no-untyped-def]
     """Fill ``bounds`` with the optimal k-partition, given optimal partitions of few < k < many clusters."""
     n = len(s0) - 1
@@ -290,7 +297,7 @@ def _between(s0, s1, start_value, k, center, snap, bounds_few, few, bounds_many,
         bounds[j - 1] = argument[offset[j] + bounds[j] - low[j]]
 
 
-@compiled
+@inlined
 def _start_penalty(s0, s1, start_value, k, deviation, center, snap):  # type: ignore[no-untyped-def]
     """A penalty near the one of k clusters: searches where only every 64th, then every 8th point may be a boundary."""
     n = len(s0) - 1
@@ -301,14 +308,17 @@ def _start_penalty(s0, s1, start_value, k, deviation, center, snap):  # type: ig
     while stride > 1:
         points = n // stride
         if points >= 8 * k:
-            picked = np.arange(points + 1) * n // points
+            picked0, picked1 = np.empty(points + 1), np.empty(points + 1)
+            for i in range(points + 1):
+                picked0[i] = s0[i * n // points]
+                picked1[i] = s1[i * n // points]
             few, many = np.empty(points + 1, np.int32), np.empty(points + 1, np.int32)
-            penalty = _search(s0[picked], s1[picked], start_value, k, penalty, center, snap, few, many)[2]
+            penalty = _search(picked0, picked1, start_value, k, penalty, center, snap, few, many)[2]
         stride //= 8
     return penalty
 
 
-@compiled
+@inlined
 def _partition(s0, s1, start_value, k, penalty, center, snap, bounds):  # type: ignore[no-untyped-def]
     """Fill ``bounds[0 .. k]`` with an optimal partition into k clusters, ``1 <= k < n``."""
     n = len(s0) - 1
@@ -316,12 +326,12 @@ def _partition(s0, s1, start_value, k, penalty, center, snap, bounds):  # type: 
     bounds_many = np.empty(n + 1, np.int32)
     few, many, _ = _search(s0, s1, start_value, k, penalty, center, snap, bounds_few, bounds_many)
     if few == many:
-        bounds[: k + 1] = bounds_few[: k + 1]
+        _copy(bounds_few, bounds, k + 1)
     else:
         _between(s0, s1, start_value, k, center, snap, bounds_few, few, bounds_many, many, bounds)
 
 
-@compiled
+@inlined
 def _centers(s0, s1, deviation, center, snap, bounds, out):  # type: ignore[no-untyped-def]
     """Write each cluster's center; returns the squared error, and how much rounding them to float16 would add to it."""
     error = deviation
