@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from .counting import (
     SINGLE,
     count_cells,
     count_patterns,
+    distinct_patterns,
     distinct_sorted,
     sums_of_squares,
 )
@@ -21,6 +23,7 @@ from .source import NonFiniteError, Source, frozen, raise_non_finite, recut
 
 EXACT_SIZE = 1 << 20  # float32 elements up to which all distinct values are kept
 CELLS = 1 << 20  # about as many cells for larger float32 weights
+FEW_HALVES = 1 << 15  # float16 elements up to which only the patterns that occur are looked at
 FEW = 256  # distinct values that are kept as such whatever the size: as many as the largest palette holds
 
 __all__ = ["Distribution", "NonFiniteError", "describe"]
@@ -76,6 +79,8 @@ def _exact(source: Source, values: np.ndarray, weights: np.ndarray) -> Distribut
 
 
 def _describe_half(source: Source) -> Distribution:
+    if math.prod(source.shape) <= FEW_HALVES:
+        return _describe_few_halves(source)
     counts = np.zeros(PATTERNS, np.int64)
     for window in source.windows():
         count_patterns(frozen(window.view(np.uint16)), counts)
@@ -83,6 +88,14 @@ def _describe_half(source: Source) -> Distribution:
     counts[PATTERNS // 2] = 0
     present = ASCENDING[counts[ASCENDING] > 0]
     return _exact(source, HALF_VALUES[present], counts[present].astype(np.float64))
+
+
+def _describe_few_halves(source: Source) -> Distribution:
+    rows = frozen(source.read().reshape(1, -1).view(np.uint16))
+    values, weights, patterns = np.empty(rows.size + 1), np.empty(rows.size + 1), np.empty(rows.size + 1, np.uint16)
+    offsets = np.empty(2, np.int64)
+    distinct_patterns(rows, HALF_VALUES, values, weights, patterns, offsets)
+    return _exact(source, values[: offsets[1]].copy(), weights[: offsets[1]].copy())
 
 
 def _describe_sorted(source: Source, size: int) -> Distribution:

@@ -30,6 +30,8 @@ class Model:
     package: Package
     spec: CoreML.Model
     store: Store
+    _survey: Survey | None = None
+    _uses: list[BlobUse] | None = None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], spec: CoreML.Model | None = None) -> Model:
@@ -50,18 +52,22 @@ class Model:
         return model
 
     def blob_uses(self) -> list[BlobUse]:
-        return list(blob_uses(self.spec))
+        """Every value in a weight file, as the model was opened or moved."""
+        if self._uses is None:
+            self._uses = list(blob_uses(self.spec))
+        return self._uses
 
     @property
     def stages(self) -> list[Stage]:
         return stages(self.spec)
 
     def survey(self) -> Survey:
-        """Constants, op types and names of all stages."""
-        found = Survey()
-        for stage in self.stages:
-            found.add(survey(stage))
-        return found
+        """Constants, op types and names of all stages, as they were opened or moved."""
+        if self._survey is None:
+            self._survey = Survey()
+            for stage in self.stages:
+                self._survey.add(survey(stage))
+        return self._survey
 
     def functions(self) -> list[tuple[str, str]]:
         """(function, opset name) of every function of every stage."""
@@ -84,6 +90,7 @@ class Model:
     def move(self, target: Opset) -> list[Change]:
         """Move every program up to ``target``, in memory. Raises PlanError when a meaning would change."""
         planned = [(stage, plan_move(stage.program, target)) for stage in self.stages]
+        self._survey = self._uses = None
         changes = []
         for stage, move in planned:
             below = any(opset_of(function).spec < target.spec for function in stage.program.functions.values())

@@ -281,6 +281,8 @@ def blob_uses(message: Message, owner: str = "the model") -> Iterator[BlobUse]:
     """Every value under ``message`` that is stored in a weight file, wherever the format lets one stand."""
     if isinstance(message, MIL.Value) and message.WhichOneof("value") == "blobFileValue":
         yield BlobUse(message, owner)
+    if isinstance(message, MIL.ValueType) and _is_plain_type(message):
+        return
     if isinstance(message, MIL.Operation):
         owner = op_name(message)
     for descriptor, value in message.ListFields():
@@ -294,3 +296,8 @@ def blob_uses(message: Message, owner: str = "the model") -> Iterator[BlobUse]:
             children = [value] if isinstance(value, Message) else list(value)
         for child in children:
             yield from blob_uses(child, owner)
+
+
+def _is_plain_type(value_type: MIL.ValueType) -> bool:
+    """A tensor type that holds no values itself, as nearly all messages of a program are."""
+    return value_type.WhichOneof("type") == "tensorType" and not value_type.tensorType.attributes

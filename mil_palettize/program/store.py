@@ -24,18 +24,25 @@ class Store:
     def __init__(self, package: Package) -> None:
         self.package = package
         self._readers: dict[Path, BlobReader] = {}
+        self._named: dict[str, BlobReader] = {}  # by what programs call them
+        self._located: dict[tuple[str, int], tuple[BlobReader, BlobRecord]] = {}
 
     def reader(self, file_name: str, *, used_by: str) -> BlobReader:
         """The weight file a program calls ``file_name``. Raises PackageError when it cannot be opened."""
-        path = self.package.weight_path(file_name, used_by=used_by)
-        if path not in self._readers:
-            self._readers[path] = BlobReader(path)
-        return self._readers[path]
+        if file_name not in self._named:
+            path = self.package.weight_path(file_name, used_by=used_by)
+            if path not in self._readers:
+                self._readers[path] = BlobReader(path)
+            self._named[file_name] = self._readers[path]
+        return self._named[file_name]
 
     def locate(self, value: MIL.Value, *, used_by: str) -> tuple[BlobReader, BlobRecord]:
         """Where a blob value's data lies. Raises BlobError when the record is damaged."""
-        reader = self.reader(value.blobFileValue.fileName, used_by=used_by)
-        return reader, reader.record(int(value.blobFileValue.offset), used_by=used_by)
+        where = value.blobFileValue.fileName, int(value.blobFileValue.offset)
+        if where not in self._located:
+            reader = self.reader(where[0], used_by=used_by)
+            self._located[where] = reader, reader.record(where[1], used_by=used_by)
+        return self._located[where]
 
     def raw(self, value: MIL.Value, *, used_by: str) -> np.ndarray:
         """The bytes of a tensor value as stored, uint8."""

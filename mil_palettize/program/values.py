@@ -71,10 +71,12 @@ def static_shape(value_type: MIL.ValueType) -> tuple[int, ...] | None:
     """The shape of a tensor type, or None when it is no tensor or a dimension is not a constant."""
     if value_type.WhichOneof("type") != "tensorType":
         return None
-    dimensions = value_type.tensorType.dimensions
-    if any(d.WhichOneof("dimension") != "constant" for d in dimensions):
-        return None
-    return tuple(int(d.constant.size) for d in dimensions)
+    sizes = []
+    for dimension in value_type.tensorType.dimensions:
+        if dimension.WhichOneof("dimension") != "constant":
+            return None
+        sizes.append(int(dimension.constant.size))
+    return tuple(sizes)
 
 
 def string_value(text: str) -> MIL.Value:
