@@ -5,7 +5,6 @@ Everything is planned and clustered before the program is touched.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,11 +30,11 @@ from mil_palettize.program.pymil import PymilProgram
 from mil_palettize.program.pymil_ops import decompress
 from mil_palettize.program.weight import Weight
 from mil_palettize.report import Report
+from mil_palettize.report_log import log_report
 from mil_palettize.requests import Requests, normalise
 from mil_palettize.rewrite import Rewritten
 from mil_palettize.summary import complete, planned_report
 
-logger = logging.getLogger("mil_palettize")
 Results = list[tuple[Decision, Encoded | Declined]]
 # Entries of op_name_configs that an earlier pass of the same pipeline has met, under names that are gone since.
 _MET: WeakKeyDictionary[Program, frozenset[str]] = WeakKeyDictionary()
@@ -130,7 +129,7 @@ class palettize_weights(AbstractGraphPass):
             if isinstance(result, Encoded):
                 self._replace(program, decision, result)
         self.report = _report(program, plan, results, time.perf_counter() - started)
-        self._log(self.report, results)
+        self._log(self.report)
 
     def _plan(self, program: PymilProgram, requests: Requests) -> Plan:
         return self._full_plan(program, requests, self._strict)
@@ -154,16 +153,8 @@ class palettize_weights(AbstractGraphPass):
         if unmet and self._strict:
             raise PlanError(f"strict: {len(unmet)} weights cannot be palettized as asked: {'; '.join(unmet[:3])}")
 
-    def _log(self, report: Report, results: Results) -> None:
-        for weight in report.weights:
-            for note in weight.notes:
-                logger.warning("%s/%s: %s", weight.function, weight.name, note)
-        for decision, result in results:
-            if isinstance(result, Declined) and result.unmet:
-                logger.warning("%s: left alone: %s", decision.weight.key, result.reason)
-        for note in report.notes:
-            logger.warning("%s", note)
-        logger.info("%s", report.to_text())
+    def _log(self, report: Report) -> None:
+        log_report(report)
 
     def _replace(self, program: PymilProgram, decision: Decision, result: Encoded) -> None:
         form = FORMS[decision.weight.opset]
@@ -216,8 +207,9 @@ class palettize_clustered_weights(palettize_weights):
     def _refuse(self, results: Results) -> None:
         """Nothing: what has too many values here is left to the pass at the end."""
 
-    def _log(self, report: Report, results: Results) -> None:
-        super()._log(report, [(decision, result) for decision, result in results if isinstance(result, Encoded)])
+    def _log(self, report: Report) -> None:
+        """What gets no table here, the pass at the end tells of."""
+        log_report(replace(report, weights=report.palettized))
 
 
 def _requests(config: OptimizationConfig, joint_compression: bool) -> Requests:

@@ -20,6 +20,8 @@ from threadpoolctl import threadpool_limits
 
 from mil_palettize import Report
 
+# coremltools' k-means, of fewer values than entries.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 SLACK = 1e-6
 BITS = {"kmeans": {"nbits": 4}, "uniform": {"nbits": 4}, "unique": {}}
 REFUSALS = (NotImplementedError, ValueError)

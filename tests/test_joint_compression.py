@@ -199,6 +199,16 @@ def test_quantized(
     assert w.lossless == (mode == "unique")
 
 
+@pytest.mark.parametrize("target", ["iOS18", "iOS26"])
+def test_int4_with_offsets_is_left_alone(target: str, tmp_path: Path) -> None:
+    """An offset has the type of the data, which no table can have."""
+    before = built(quantized("int4", (10, 8), True), tmp_path, target)
+    report = joint(before, tmp_path / "after.mlpackage")
+    (reason,) = [w.reason for w in report.skipped if w.name == "w"]
+    assert reason.startswith("already compressed (constexpr_blockwise_shift_scale)")
+    assert differences(before, tmp_path / "after.mlpackage") == []
+
+
 # Packages
 
 

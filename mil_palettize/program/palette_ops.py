@@ -118,19 +118,19 @@ def palette_ops(site: Site, values: PaletteValues, names: NameSource, *, rename:
     if site.weight.joint == "scaled":
         return _scaled_ops(site, values, names)
     ops: list[MIL.Operation] = []
-    named = f"{site.weight.name}{SUFFIX}"
+    named = f"{site.weight.op_name}{SUFFIX}"
     lut = _table(values, f"{named}_lut_0_quantized", names, ops)
     if values.scale is None:
         return [*ops, _last(site, _lut_op(values, lut), named if rename else "", names)]
     looked_up = _named(_lut_op(values, lut), named, names, site.op.outputs[0].type)
     scaled = _op(SHIFT_SCALE, data=looked_up.outputs[0].name, scale=values.scale)
-    return [*ops, looked_up, _last(site, scaled, f"{site.weight.name}{SCALED_SUFFIX}" if rename else "", names)]
+    return [*ops, looked_up, _last(site, scaled, f"{site.weight.op_name}{SCALED_SUFFIX}" if rename else "", names)]
 
 
 def _sparse_ops(site: Site, values: PaletteValues, names: NameSource) -> list[MIL.Operation]:
     """The values that are left, looked up; the mask goes through that op."""
     ops: list[MIL.Operation] = []
-    named = f"{site.weight.name}_nonzero_data_0{SUFFIX}"
+    named = f"{site.weight.op_name}_nonzero_data_0{SUFFIX}"
     lut = _table(values, f"{named}_lut_0_quantized", names, ops)
     inputs = {name: argument.arguments[0].value for name, argument in site.op.inputs.items()}
     looked_up = _op(LUT_TO_SPARSE, indices_mask=inputs["mask"], indices_nonzero_data=values.indices, lut=lut)
@@ -143,7 +143,7 @@ def _sparse_ops(site: Site, values: PaletteValues, names: NameSource) -> list[MI
 
 def _scaled_ops(site: Site, values: PaletteValues, names: NameSource) -> list[MIL.Operation]:
     """The integers looked up and then scaled, or the table scaled and its entries looked up."""
-    named = f"{site.weight.name}_data_0{SUFFIX}"
+    named = f"{site.weight.op_name}_data_0{SUFFIX}"
     inputs = {name: argument.arguments[0].value for name, argument in site.op.inputs.items()}
     if not values.form.tables_scaled_first:
         integers = tensor_type(values.shape, values.lut.type.tensorType.dataType)
