@@ -21,7 +21,7 @@ from mil_palettize.program.model import Model
 from mil_palettize.program.serialized import stages
 from mil_palettize.progress import make_progress
 from mil_palettize.report import DECOMPRESSED, Report
-from mil_palettize.report_log import log_report
+from mil_palettize.report_log import log_report, logger
 from mil_palettize.requests import normalise
 from mil_palettize.summary import planned_report
 
@@ -115,21 +115,38 @@ def _checked(mlmodel: MLModel) -> Any:
 
 
 class _TemporaryModel(MLModel):
-    """A model whose PyMIL program is made when something asks for it, as what coremltools returns has one."""
+    """A model whose PyMIL program is made when something asks for it, as what coremltools returns has one. None, as of
+    any model that was loaded, where there is no such program: of pipelines, and of what PyMIL cannot load."""
 
     _program: Any = None
+    _made = False
+
+    def save(self, save_path: str) -> None:
+        """As ``MLModel.save``. That looks in the program for what a converter left there, which a program that was
+        read from a package does not have: so none is made for it."""
+        made, self._made = self._made, True
+        try:
+            super().save(save_path)
+        finally:
+            self._made = made
 
     @property
     def _mil_program(self) -> Any:
-        if self._program is None and self.package_path is not None:
-            spec = self.get_spec()
-            self._program = milproto.load(
-                model_spec=spec,
-                specification_version=spec.specificationVersion,
-                file_weights_dir=self.weights_dir,
-            )
+        if not self._made:
+            self._made = True
+            self._program = self._loaded_program()
         return self._program
 
     @_mil_program.setter
     def _mil_program(self, program: Any) -> None:
         self._program = program
+
+    def _loaded_program(self) -> Any:
+        spec = self.get_spec()
+        if spec.WhichOneof("Type") != "mlProgram":
+            return None
+        try:
+            return milproto.load(spec, spec.specificationVersion, self.weights_dir)
+        except Exception as error:  # of any kind: it is made for models of its own making
+            logger.warning("PyMIL cannot load the model, which has no _mil_program therefore: %s", error)
+            return None

@@ -164,8 +164,7 @@ def _ineligible(weight: Weight, resolved: Resolved, form: Form | None, select: s
     if weight.joint and not joint:
         return f"{weight.obstacle}; joint_compression palettizes what is left of it"
     if weight.obstacle and not weight.joint:
-        again = "; redo (--redo) palettizes it again" if weight.form.startswith("constexpr_lut_") else ""
-        return weight.obstacle + again
+        return weight.obstacle + _way_out(weight)
     if weight.size <= resolved.request.weight_threshold:
         return f"{weight.size:,} elements, not above weight_threshold={resolved.request.weight_threshold:,}"
     if len(weight.shape) < 2:
@@ -179,6 +178,12 @@ def _ineligible(weight: Weight, resolved: Resolved, form: Form | None, select: s
         readers = ", ".join(dict.fromkeys(f"{c.op_type} {c.input_name!r}" for c in weight.consumers))
         return f"does not act as a weight (read by {readers}); name it or select 'all' to take it"
     return ""
+
+
+def _way_out(weight: Weight) -> str:
+    if weight.form.startswith("constexpr_lut_"):
+        return "; redo (--redo) palettizes it again"
+    return "; decompress it first" if weight.form.startswith("constexpr_") else ""
 
 
 def _acts_as_weight(weight: Weight) -> bool:

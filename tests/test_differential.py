@@ -87,7 +87,6 @@ class Known(NamedTuple):
 LUCK = Known(
     {"error"}, "entries at equal distances, theirs summed in the weight's own precision or cut to whole ones", 1.03
 )
-VECTORS = Known({"error"}, "where k-means of vectors ends depends on where it starts: no one finds the optimum", 1.01)
 SCALED = Known(
     {"ops", "error"},
     "coremltools scales each position within a channel, not each channel (pull request 2777), and repeats the table "
@@ -102,7 +101,6 @@ KNOWN = {
     **dict.fromkeys((f"groups uniform along {a}" for a in (None, 1)), LUCK),
     **dict.fromkeys(("sparse uniform", "sparse uniform groups", "int8 tensor uniform"), LUCK),
     **dict.fromkeys((f"{b} uniform table" for b in BYTES), LUCK),
-    **dict.fromkeys(("vectors of 2 fp16", "vectors iOS26", *(f"{b} table of vectors" for b in BYTES)), VECTORS),
     **dict.fromkeys(("scaled", "scaled groups", "scaled iOS26"), SCALED),
     **dict.fromkeys(("sparse unique", "sparse unique groups"), ZERO),
     "groups along -1": NEGATIVE,

@@ -70,7 +70,7 @@ def entries(vectors: Vectors, nbits: int) -> np.ndarray:
 def _best_start(vectors: Vectors, points: _Points, k: int) -> np.ndarray:
     """Centers (k, dim) of the start with the smallest error on a few points."""
     some = points.some(min(1 << 14, max(1 << 12, 64 * k)))
-    runs = min(64 if len(some) <= 1 << 8 else 16, max(2, (1 << 19) // (len(some) * k)))
+    runs = min(256, max(2, (1 << 22) // (len(some) * k)))
 
     def work(run: int) -> tuple[float, np.ndarray]:
         centers = _start(some, k, run)
