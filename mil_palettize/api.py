@@ -12,15 +12,15 @@ from tempfile import TemporaryDirectory
 
 from coremltools.optimize.coreml import OptimizationConfig
 
-from mil_palettize.clustered import Clustered
+from mil_palettize.clustered import Clustered, clustered_in
 from mil_palettize.errors import ConfigError
 from mil_palettize.package.replace import SUFFIX, check_destination, recover, replacing
 from mil_palettize.palettization import Prepared, carry_out, prepare
 from mil_palettize.parallel import Workers
 from mil_palettize.program.model import Model
 from mil_palettize.progress import ProgressEvent, make_progress
-from mil_palettize.redo import Key, key, palettes, tell, write_dense
-from mil_palettize.report import Report
+from mil_palettize.redo import Key, correct_estimate, key, palettes, parts, tell, write_dense
+from mil_palettize.report import COUNT_UNKNOWN, Report
 from mil_palettize.requests import Requests, normalise
 from mil_palettize.summary import planned_report
 from mil_palettize.verify import verify_package
@@ -83,7 +83,7 @@ def palettize_package(
             dry_run=dry_run,
             progress=progress,
             pool=pool,
-            clustered=None if resume is None else Clustered(os.path.abspath(resume)),
+            clustered=None if resume is None else clustered_in(resume, (source, destination)),
         )
         report = _palettized_again(run) if redo else _palettized(run)
     report.notes += [recovered] if recovered else []
@@ -141,12 +141,15 @@ def _palettized_again(run: _Run) -> Report:
             old = {key: old for key, old in palettes(model).items() if key not in kept}
             prepared = run.prepare(model, old)
             old = {k: old[k] for k in (key(d.weight) for d in prepared.plan.decisions if d.plan) if k in old}
-            if not old or run.dry_run:
+            if run.dry_run:
                 report = run.report(prepared, nbytes)
+                correct_estimate(report, old, parts(model, old))
                 tell(report, old)
-                return report if run.dry_run else _palettized(run)
+                return report
+        if not old:
+            return _palettized(run)
         with TemporaryDirectory(suffix=SUFFIX, prefix="mil-palettize-") as folder:
-            write_dense(Path(run.source), Path(folder), set(old), run.pool, verify=run.verify)
+            dropped = write_dense(Path(run.source), Path(folder), old, run.pool, verify=run.verify)
             with Model.open(folder) as model:
                 prepared = run.prepare(model)
                 report = run.report(prepared, nbytes)
@@ -156,6 +159,8 @@ def _palettized_again(run: _Run) -> Report:
                     kept |= declined.keys
                     continue
             tell(report, old)
+            report.dropped_records = dropped
+            report.notes += [COUNT_UNKNOWN] if dropped is None else []
             return report
 
 

@@ -141,7 +141,7 @@ class DenseRewriter:
     def write(self, staging: Path, workers: Workers) -> Decompressed:
         """Write every file of the new package. Raises BlobError for parts that are damaged."""
         results = workers.ordered(
-            (2 * job.dense_nbytes, partial(_decode, job, self.model)) for job in self._jobs_in_order()
+            ((2 * job.dense_nbytes, partial(_decode, job, self.model)) for job in self._jobs_in_order()), here=True
         )
         for path, records in sorted(self._records.items()):
             self._write_weight_file(staging, path, records, results)

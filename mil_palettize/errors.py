@@ -3,6 +3,10 @@
 All derive from :class:`PalettizeError`, itself a ``ValueError`` as coremltools raises for bad requests.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class PalettizeError(ValueError):
     """Base of every error this library raises on purpose. ``str(error)`` is one line."""
@@ -10,6 +14,16 @@ class PalettizeError(ValueError):
     def __init__(self, message: str) -> None:
         # Names in it come from packages, and may hold anything.
         super().__init__(" ".join(message.splitlines()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sent from another process as it is, whatever the constructor takes."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[PalettizeError], arguments: tuple[Any, ...], state: dict[str, Any]) -> PalettizeError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(state)
+    return error
 
 
 class ConfigError(PalettizeError):

@@ -10,9 +10,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
-from mil_palettize.errors import ConfigError, PalettizeError
+from mil_palettize.errors import AlgorithmError, ConfigError
 
 logger = logging.getLogger("mil_palettize")
 T = TypeVar("T")
@@ -26,39 +27,45 @@ class Workers:
     """``count`` threads for weights and as many for the groups within one, so that neither waits for itself.
 
     ``count`` None: the processors this process may use. One worker runs everything in the calling thread.
-    ``executor``: takes the weights instead, any ``concurrent.futures.Executor``; it is not shut down.
+    ``executor``: takes the weights instead, anything with the ``submit`` of a ``concurrent.futures.Executor``. It is
+    not shut down, and what was not begun is taken back from it on leaving the ``with`` block.
     """
 
     def __init__(self, count: int | None = None, executor: Executor | None = None) -> None:
         if count is not None and (not isinstance(count, int) or count < 1):
             raise ConfigError(f"workers is {count!r}, it must be a whole number from 1 up, or left out")
-        if executor is not None and not callable(getattr(executor, "submit", None)):
+        if executor is not None and (isinstance(executor, type) or not callable(getattr(executor, "submit", None))):
             raise ConfigError(f"executor is {executor!r}, it must be a concurrent.futures.Executor")
         if executor is not None and count is not None:
             raise ConfigError("workers and executor exclude each other: the executor has workers of its own")
         self.count = count or _processors()
         self.executor = executor
-        threads = self.count > 1 and executor is None
-        self._outer = ThreadPoolExecutor(self.count, "palettize") if threads else None
-        self._inner = ThreadPoolExecutor(self.count, "palettize-groups") if threads else None
+        self._outer = ThreadPoolExecutor(self.count, "palettize") if self.count > 1 else None
+        self._inner = ThreadPoolExecutor(self.count, "palettize-groups") if self.count > 1 else None
+        self._windows: list[_Window[Any]] = []
 
     @property
     def pmap(self) -> Callable[..., Iterable[Any]]:
         """Like ``map``, for pieces of one weight."""
         return map if self._inner is None else self._inner.map
 
-    def ordered(self, tasks: Iterable[tuple[int, Callable[[], T]]]) -> Iterator[T]:
+    def ordered(self, tasks: Iterable[tuple[int, Callable[[], T]]], *, here: bool = False) -> Iterator[T]:
         """Results of (bytes, task) pairs in their order, so many bytes being worked on at most; larger ones of these
-        are begun first.
+        are begun first. ``here``: the tasks cannot be sent to other processes; an executor is not asked.
 
-        A task that an executor fails to carry out (a worker was killed, a task cannot be sent) is carried out here; its
-        own errors are raised.
+        A task that an executor fails to carry out (a worker was killed, a task cannot be sent, a file is not to be
+        seen from there) is carried out here, which the log says once. Raises what a task raises here, and
+        AlgorithmError wherever it was raised: that comes of the values alone.
         """
-        pool = self.executor or self._outer
-        if pool is None:
+        window: _Window[T]
+        if self.executor is not None and not here:
+            window = _SentOut(self.executor, BYTES_SENT_OUT)
+        elif self._outer is not None:
+            window = _Window(self._outer, BYTES_IN_FLIGHT)
+        else:
             yield from (task() for _, task in tasks)
             return
-        window: _Window[T] = _Window(pool, BYTES_IN_FLIGHT if self.executor is None else BYTES_SENT_OUT)
+        self._windows.append(window)
         try:
             for nbytes, task in tasks:
                 while window.is_full(nbytes):
@@ -68,11 +75,14 @@ class Workers:
                 yield window.next()
         finally:
             window.cancel()
+            self._windows.remove(window)
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        for window in self._windows:  # an error's traceback may keep their loops alive
+            window.cancel()
         for pool in (self._outer, self._inner):
             if pool is not None:
                 pool.shutdown(wait=True, cancel_futures=True)
@@ -83,7 +93,7 @@ class _Entry(Generic[T]):
         self.nbytes = nbytes
         self.task = task
         self.begun = False
-        self.future: Future[T] | None = None  # None too where the executor would not take it
+        self.future: Future[T] | None = None
 
 
 class _Window(Generic[T]):
@@ -105,30 +115,52 @@ class _Window(Generic[T]):
     def next(self) -> T:
         """The first result. What has been added since the last call is begun, the largest first."""
         for entry in sorted((e for e in self.waiting if not e.begun), key=lambda e: -e.nbytes):
+            entry.begun = True
             self._begin(entry)
-        entry = self.waiting.popleft()
-        self._in_flight -= entry.nbytes
-        if entry.future is not None:
-            try:
-                return entry.future.result()
-            except PalettizeError:
-                raise
-            except Exception as error:
-                logger.warning("the executor failed to carry out a task, which is done here instead: %r", error)
-        return entry.task()
+        result = self._result(self.waiting[0])  # which stays among those to be cancelled while it is waited for
+        self._in_flight -= self.waiting.popleft().nbytes
+        return result
 
     def _begin(self, entry: _Entry[T]) -> None:
-        entry.begun = True
-        try:
-            entry.future = self.pool.submit(entry.task)
-        except Exception as error:
-            logger.warning("the executor takes no more tasks, which are done here instead: %r", error)
+        entry.future = self.pool.submit(entry.task)
+
+    def _result(self, entry: _Entry[T]) -> T:
+        assert entry.future is not None
+        return entry.future.result()
 
     def cancel(self) -> None:
         """Drop what has not been begun."""
         for entry in self.waiting:
             if entry.future is not None:
-                entry.future.cancel()
+                with suppress(Exception):  # of an executor that is broken
+                    entry.future.cancel()
+
+
+class _SentOut(_Window[T]):
+    """The same on an executor of the user's. An entry it would not take has no future."""
+
+    _told = False
+
+    def _begin(self, entry: _Entry[T]) -> None:
+        try:
+            super()._begin(entry)
+        except Exception as error:
+            self._tell(error)
+
+    def _result(self, entry: _Entry[T]) -> T:
+        if entry.future is not None:
+            try:
+                return super()._result(entry)
+            except AlgorithmError:
+                raise
+            except Exception as error:
+                self._tell(error)
+        return entry.task()
+
+    def _tell(self, error: Exception) -> None:
+        level = logging.DEBUG if self._told else logging.WARNING
+        logger.log(level, "the executor failed at a task, which is done here, as are others it fails at: %r", error)
+        self._told = True
 
 
 def _processors() -> int:

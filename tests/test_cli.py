@@ -92,6 +92,22 @@ WRONG = [
     (("palettize", IN, "no/out.mlpackage", "--nbits", "4"), 3, "does not exist; make it first"),
     ((*PALETTIZE, "--nbits", "4", "--cluster-dim", "2"), 4, "The vector palettization is supported since iOS18"),
     ((*PALETTIZE, "--nbits", "4", "--cluster-dim", "0"), 2, "cluster_dim is 0"),
+    ((*PALETTIZE, "--nbits", "4", "--lut-dtype", "int4"), 2, "--lut-dtype: invalid choice: 'int4'"),
+    ((*PALETTIZE, "--nbits", "4", "--lut-dtype", "int8"), 4, "lut_dtype, a quantized look-up table, is only supported"),
+    ((*PALETTIZE, "--lut-dtype", "int8"), 2, "say how many bits"),
+    ((*PALETTIZE, "--lut-dtype", "int8", "--config", "c.yaml"), 2, "--config and --lut-dtype exclude each other"),
+    ((*PALETTIZE, "--nbits", "4", "--per-channel-scale", "on"), 2, "--per-channel-scale: invalid choice: 'on'"),
+    ((*PALETTIZE, "--nbits", "4", "--per-channel-scale"), 2, "--per-channel-scale: expected one argument"),
+    ((*PALETTIZE, "--nbits", "4", "--per-channel-scale", "op"), 4, "per-channel-scale is only supported since iOS18"),
+    ((*PALETTIZE, "--nbits", "4", "--per-channel-scale", "fold"), 4, "per_grouped_channel palettization is supported"),
+    ((*PALETTIZE, "--per-channel-scale", "op", "--config", "c.yaml"), 2, "and --per-channel-scale exclude each other"),
+    ((*PALETTIZE, "--nbits", "4", "--joint"), 4, "Joint compression is only supported since iOS18"),
+    ((*PALETTIZE, "--nbits", "4", "--joint=yes"), 2, "--joint: ignored explicit argument 'yes'"),
+    ((*PALETTIZE, "--joint", "--redo"), 2, "say how many bits"),
+    ((*PALETTIZE, "--nbits", "4", "--redo", "now"), 2, "unrecognized arguments: now"),
+    ((*PALETTIZE, "--nbits", "3", "--redo"), 4, "weight 'main/stem_weight' (CoreML6): nbits=3 is supported"),
+    (("palettize", IN, IN, "--nbits", "4", "--redo"), 3, "exists; use --overwrite"),
+    (("decompress", IN, OUT, "--redo"), 2, "unrecognized arguments: --redo"),
     (("decompress", IN), 2, "required: OUT.mlpackage"),
     (("decompress", IN, ""), 2, "argument OUT.mlpackage: the path is empty"),
     (("decompress", IN, IN), 3, "exists; use --overwrite"),
@@ -341,6 +357,52 @@ def test_decompress(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert contents(tmp_path) == before
 
 
+def test_redo(run: Run, tmp_path: Path) -> None:
+    assert run("palettize", IN, OUT, "--nbits", "8", "--quiet")[0] == 0
+    code, out, _ = run("palettize", OUT, "left.mlpackage", "--nbits", "4")
+    assert (code, "0 constants palettized, 5 left alone" in out) == (0, True)
+    assert "redo (--redo) palettizes it again" in " ".join(out.split())
+    before = contents(tmp_path)
+    code, out, _ = run("palettize", OUT, "--nbits", "4", "--redo", "--dry-run")
+    assert (code, "5 constants would be palettized" in out) == (0, True)
+    assert contents(tmp_path) == before
+    code, out, _ = run("palettize", OUT, OUT, "--nbits", "4", "--redo", "--overwrite", "--verify", "--json")
+    weights = json.loads(out)["weights"]
+    assert (code, {w["nbits"] for w in weights}) == (0, {4})
+    assert {w["notes"][0].partition(",")[0] for w in weights} == {
+        "in place of what was compressed already (8-bit palette)"
+    }
+    assert "4-bit palette" in run("inspect", OUT)[1]
+
+
+def test_joint(run: Run, tmp_path: Path, fixtures: Path) -> None:
+    source = str(fixtures / "quantized_sparse_ios16.mlpackage")
+    arguments = ("palettize", source, OUT, "--nbits", "4", "--target", "iOS18", "--json", "--overwrite")
+    told = {}
+    for options in ((), ("--joint",)):
+        code, out, _ = run(*arguments, *options)
+        told[options] = {w["name"]: (w["joint"], w["status"]) for w in json.loads(out)["weights"]}
+        assert code == 0
+    names = "a_weight_quantized", "b_weight_sparsified"
+    assert [told[()][name] for name in names] == [("", "skipped")] * 2
+    assert [told[("--joint",)][name] for name in names] == [("scaled", "palettized"), ("sparse", "palettized")]
+
+
+def test_scales_and_quantized_tables(run: Run, tmp_path: Path) -> None:
+    arguments = (*PALETTIZE, "--nbits", "4", "--target", "iOS18", "--overwrite", "--json")
+    told = {}
+    for options in ((), ("--per-channel-scale", "op"), ("--per-channel-scale", "fold"), ("--lut-dtype", "int8")):
+        code, out, _ = run(*arguments, *options)
+        (weight,) = (w for w in json.loads(out)["weights"] if w["name"] == "stem_weight")
+        told[options[-1:]] = weight["scale_axis"], weight["group_size"], weight["lut_dtype"]
+        assert code == 0
+    assert told[()] == (None, None, None)
+    assert told[("op",)] == (0, None, None)
+    assert told[("fold",)] == (None, 1, None)
+    assert told[("int8",)] == (None, None, "int8")
+    assert "int8 scaled entries" in run("inspect", OUT)[1]
+
+
 def test_interrupt_while_modules_are_imported_ends_the_process() -> None:
     """It cannot be swallowed by an ``except:`` of theirs."""
     read, write = os.pipe()
@@ -478,6 +540,8 @@ def test_help(tmp_path: Path) -> None:
     assert (shown.returncode, shown.stderr) == (0, "")
     for option in ("--nbits", "--config", "--target", "--strict", "--verify", "--overwrite", "--report", "--dry-run"):
         assert option in shown.stdout
+    for option in ("--joint", "--redo", "--lut-dtype {int8,uint8}", "--per-channel-scale {op,fold}", "--cluster-dim N"):
+        assert re.search(rf"^  {re.escape(option)}\s", shown.stdout, re.MULTILINE), option
     told = " ".join(shown.stdout.split())
     for code in {code for _, code in cli.EXIT_CODES} | {0, cli.EXIT_DIFFERENT, cli.EXIT_INTERRUPTED}:
         assert re.search(rf"[:;] {code} ", told)

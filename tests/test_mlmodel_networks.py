@@ -1,4 +1,4 @@
-"""``palettize_weights(mlmodel, …)`` and ``decompress_weights``: what they make of models of every kind, and its names."""
+"""``palettize_weights(mlmodel, …)`` and ``decompress_weights``: models of every kind, and names."""
 
 from __future__ import annotations
 
@@ -244,11 +244,16 @@ def test_pipelines(name: str, fixtures: Path, tmp_path: Path) -> None:
     assert differences(tmp_path / "saved.mlpackage", Path(result.package_path)) == []
 
 
-def test_a_model_that_coremltools_cannot_load(fixtures: Path) -> None:
+def test_a_model_that_coremltools_cannot_load(fixtures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = loaded(fixtures / "future_op_ios17.mlpackage")
     with pytest.raises(ValueError, match="not registered"):
         cto.palettize_weights(model, config())
-    assert len(compressed(palettize_weights(model, config()))) == 2
+    result = palettize_weights(model, config())
+    assert len(compressed(result)) == 2
+    result.save(str(tmp_path / "saved.mlpackage"))
+    assert differences(tmp_path / "saved.mlpackage", Path(result.package_path)) == []
+    assert result._mil_program is None
+    assert "PyMIL cannot load the model" in caplog.text
 
 
 def test_decompression_gives_the_values_coremltools_decodes(fixtures: Path) -> None:

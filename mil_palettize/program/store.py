@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -15,6 +18,8 @@ from mil_palettize.package.mlpackage import Package
 from mil_palettize.program.serialized import BlobUse, Site
 from mil_palettize.program.values import BLOB_TYPES, MIL, NUMPY_TYPES, immediate_array, static_shape
 from mil_palettize.weight_expr import Packed
+
+_SAMPLE_BYTES = 1 << 16
 
 
 class Store:
@@ -101,6 +106,9 @@ class Store:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("open weight files cannot be sent to another process; send references")
+
 
 def _check_size(use: BlobUse, reader: BlobReader, record: BlobRecord) -> None:
     shape = static_shape(use.value.type)
@@ -139,7 +147,8 @@ class StoredWeight:
         if self.site.weight.storage is None:
             return None
         reader, record = self.store.locate(self.site.value, used_by=self.name)
-        return WeightReference(self.name, str(reader.path), record.metadata_offset, self.shape, self.dtype)
+        sample = zlib.crc32(reader.read(record, 0, min(record.size, _SAMPLE_BYTES)).data)
+        return WeightReference(self.name, str(reader.path), record.metadata_offset, self.shape, self.dtype, sample)
 
     def windows(self) -> Iterator[np.ndarray]:
         """Consecutive 1-D pieces in C order, each but the last of ``WINDOW_BYTES``."""
@@ -158,22 +167,37 @@ class StoredWeight:
 @dataclass(frozen=True)
 class WeightReference:
     """Where a constant's values lie in a weight file: a ``Source`` that can be sent to another process, which reads
-    them itself. ``offset``: of the metadata record."""
+    them itself. ``offset``: of the metadata record; ``sample``: CRC-32 of the first 64 kB of the values.
+
+    Reading raises BlobError where another file lies at ``path``, as it may on another machine.
+    """
 
     name: str
     path: str
     offset: int
     shape: tuple[int, ...]
     dtype: np.dtype
+    sample: int
 
     def windows(self) -> Iterator[np.ndarray]:
         """As :class:`StoredWeight`."""
-        with BlobReader(Path(self.path)) as reader:
-            for window in reader.windows(reader.record(self.offset, used_by=self.name), WINDOW_BYTES):
+        with self._opened() as (reader, record):
+            for window in reader.windows(record, WINDOW_BYTES):
                 yield window.view(self.dtype)
 
     def read(self) -> np.ndarray:
         """The whole array."""
+        with self._opened() as (reader, record):
+            return reader.array(record, self.dtype, self.shape, used_by=self.name)
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[BlobReader, BlobRecord]]:
         with BlobReader(Path(self.path)) as reader:
             record = reader.record(self.offset, used_by=self.name)
-            return reader.array(record, self.dtype, self.shape, used_by=self.name)
+            found = reader.read(record, 0, min(record.size, _SAMPLE_BYTES))
+            if record.size != math.prod(self.shape) * self.dtype.itemsize or zlib.crc32(found.data) != self.sample:
+                raise BlobError(
+                    f"{self.path} holds other values of {self.name!r} than when the run began; give every worker the "
+                    "same files, and leave the package alone meanwhile"
+                )
+            yield reader, record
