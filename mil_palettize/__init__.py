@@ -20,9 +20,11 @@ if TYPE_CHECKING:
         AlgorithmError,
         BlobError,
         ConfigError,
+        ModelTypeError,
         PackageError,
         PalettizeError,
         PlanError,
+        UnsupportedModeError,
         VerifyError,
     )
     from mil_palettize.inspection import inspect_package
@@ -51,6 +53,8 @@ _HOMES = {
     "PackageError": "errors",
     "BlobError": "errors",
     "PlanError": "errors",
+    "ModelTypeError": "errors",
+    "UnsupportedModeError": "errors",
     "AlgorithmError": "errors",
     "VerifyError": "errors",
 }
@@ -59,6 +63,7 @@ __all__ = [
     "AlgorithmError",
     "BlobError",
     "ConfigError",
+    "ModelTypeError",
     "OpPalettizerConfig",
     "OptimizationConfig",
     "PackageError",
@@ -66,6 +71,7 @@ __all__ = [
     "PlanError",
     "ProgressEvent",
     "Report",
+    "UnsupportedModeError",
     "VerifyError",
     "WeightReport",
     "decompress_package",

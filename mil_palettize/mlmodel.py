@@ -139,7 +139,7 @@ class _TemporaryModel(MLModel):
 
     @_mil_program.setter
     def _mil_program(self, program: Any) -> None:
-        self._program = program
+        self._program, self._made = program, program is not None
 
     def _loaded_program(self) -> Any:
         spec = self.get_spec()

@@ -142,6 +142,8 @@ def _decide(weight: Weight, resolved: Resolved, form: Form | None, select: str, 
         if why and request.mode == "custom":  # its function makes vectors
             return Decision(weight, reason=why, unmet=True, notes=notes)
         note = _joined(note, f"{why}: a palette of scalars instead" if why else "")
+    if request.scale == "fold" and request.grouped and request.group_size != 1:
+        notes = (*notes, f"groups of {request.group_size} are not made: scale='fold' writes a table for each channel")
     if request.scale == "op":
         plan, why = _with_scale(weight, plan)
         note = _joined(note, why)

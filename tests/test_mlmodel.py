@@ -257,6 +257,11 @@ def test_coremltools_goes_on_with_the_result() -> None:
     assert not names(cto.decompress_weights(small)).made
     assert {op.op_type for op in small._mil_program.functions["main"].operations} >= {"constexpr_lut_to_dense"}
     assert small._get_mil_internal() is not small._mil_program
+    program = small._mil_program
+    small._mil_program = None
+    assert small._mil_program is not program
+    small._mil_program = program
+    assert small._mil_program is program
 
 
 # The log
