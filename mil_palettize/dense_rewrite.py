@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mil_palettize.carrying import write_other_files
 from mil_palettize.errors import BlobError
 from mil_palettize.package.blob import BlobReader, BlobRecord, BlobWriter
-from mil_palettize.package.disk import OutputFile, copy_file, make_folders
+from mil_palettize.package.disk import make_folders
 from mil_palettize.parallel import Workers
 from mil_palettize.program.chains import Chain, chain_key, constant_op, first_blob, inner_ops
 from mil_palettize.program.edits import remove_ops
@@ -148,7 +149,7 @@ class DenseRewriter:
         for job in self._immediate:
             self._take(job, next(results), None, "")
         self._patch_program()
-        self._write_other_files(staging)
+        write_other_files(self.model, staging, self._records)
         return self.done
 
     def _jobs_in_order(self) -> Iterator[_Job]:
@@ -209,19 +210,6 @@ class DenseRewriter:
             return
         if self.done.dropped_records is not None:
             self.done.dropped_records += sum(r.metadata_offset not in records for r in stored)
-
-    def _write_other_files(self, staging: Path) -> None:
-        model_file = self._relative(self.model.package.model_path)
-        rewritten = {self._relative(path) for path in self._records} | {model_file}
-        for relative in self.model.package.folders():  # a manifest may name one that is empty
-            make_folders(staging / relative)
-        for relative in self.model.package.files():
-            target = staging / relative
-            make_folders(target.parent)
-            if relative not in rewritten:
-                copy_file(self.model.package.path / relative, target)
-        with OutputFile(staging / model_file) as file:
-            file.write(self.model.spec.SerializeToString(deterministic=True))
 
     def _relative(self, path: Path) -> Path:
         return path.relative_to(self.model.package.path)

@@ -29,7 +29,7 @@ def verify_decompressed(source: Path, written: Path, report: Report) -> None:
 
 
 def _verify(original: Model, result: Model, report: Report) -> None:
-    if original.package.files() != result.package.files() or _without_ops(original) != _without_ops(result):
+    if original.package.files() != result.package.files() or original.without_ops() != result.without_ops():
         raise VerifyError("the files, inputs, outputs or metadata written are not those of the source")
     reported = Counter((weight.function, weight.name) for weight in report.decompressed)
     comparison = _Comparison(original, result, set(reported))
@@ -83,14 +83,3 @@ class _Comparison:
         if before.tobytes() != after.tobytes():
             raise VerifyError(f"{key!r} has other values than the compressed weight stood for")
         self.found[site.weight.function, site.weight.name] += 1
-
-
-def _without_ops(model: Model) -> bytes:
-    """The specification with empty blocks."""
-    spec = type(model.spec)()
-    spec.CopyFrom(model.spec)
-    for stage in Model(model.package, spec, model.store).stages:
-        for function in stage.program.functions.values():
-            for block in function.block_specializations.values():
-                block.ClearField("operations")
-    return bytes(spec.SerializeToString(deterministic=True))

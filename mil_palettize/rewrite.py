@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from mil_palettize.algorithms import ArraySource, Source
+from mil_palettize.carrying import write_other_files
 from mil_palettize.clustered import Clustered
 from mil_palettize.encode import Declined, Encoded, Figures, Task
 from mil_palettize.errors import BlobError
 from mil_palettize.forms import FORMS, Form
 from mil_palettize.package.blob import BlobReader, BlobRecord, BlobWriter
-from mil_palettize.package.disk import OutputFile, copy_file, make_folders
+from mil_palettize.package.disk import make_folders
 from mil_palettize.parallel import Workers
 from mil_palettize.plan import Plan, WeightPlan
 from mil_palettize.program.chains import chain_key
@@ -144,7 +145,7 @@ class Rewriter:
         for job in self._immediate:
             self._take(job, next(results), None)
         self._patch_program()
-        self._write_other_files(staging)
+        write_other_files(self.model, staging, self._records)
         return self.done
 
     def _in_order(self) -> Iterator[tuple[Path, _Record]]:
@@ -255,19 +256,6 @@ class Rewriter:
         if self.done.dropped is not None:
             count, nbytes = self.done.dropped
             self.done.dropped = count + len(unused), nbytes + sum(r.size for r in unused)
-
-    def _write_other_files(self, staging: Path) -> None:
-        model_file = self._relative(self.model.package.model_path)
-        rewritten = {self._relative(path) for path in self._records} | {model_file}
-        for relative in self.model.package.folders():  # a manifest may name one that is empty
-            make_folders(staging / relative)
-        for relative in self.model.package.files():
-            target = staging / relative
-            make_folders(target.parent)
-            if relative not in rewritten:
-                copy_file(self.model.package.path / relative, target)
-        with OutputFile(staging / model_file) as file:
-            file.write(self.model.spec.SerializeToString(deterministic=True))
 
     def _relative(self, path: Path) -> Path:
         return path.relative_to(self.model.package.path)

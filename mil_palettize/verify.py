@@ -68,7 +68,7 @@ class _Comparison:
     def run(self) -> None:
         self._check_files()
         self._check_weight_files()
-        if self.differ(_without_ops(self.original), _without_ops(self.result)):
+        if self.differ(self.original.without_ops(), self.result.without_ops()):
             raise VerifyError("inputs, outputs, description or metadata were written otherwise than they are")
         for one, two in zip(self.original.stages, self.result.stages, strict=True):
             for name, function in sorted(one.program.functions.items()):
@@ -224,17 +224,6 @@ def _check_layout(reader: BlobReader) -> None:
     end = records[-1].end if records else _FIRST_RECORD
     if end != reader.size:
         raise VerifyError(f"the header of {reader.path} counts {len(records)} records, which are not all")
-
-
-def _without_ops(model: Model) -> Message:
-    """The specification with empty blocks."""
-    spec = type(model.spec)()
-    spec.CopyFrom(model.spec)
-    for stage in Model(model.package, spec, model.store).stages:
-        for function in stage.program.functions.values():
-            for block in function.block_specializations.values():
-                block.ClearField("operations")
-    return spec
 
 
 def _bare_block(block: MIL.Block) -> Message:

@@ -194,6 +194,7 @@ def test_a_comparison(packages: cases.Packages, in_process: list[tuple[str, dict
     assert [len(row["ratios"]) for row in results["comparisons"]] == [2, 2, 2]
     assert all(row["limit_share"] > 0 and row["limit_share_as_written"] > 0 for row in results["comparisons"])
     text = document(results)
+    assert "Little packages" in text
     assert "float32 matrix, 8 bits: the squared error is" in text
     assert "(once)" in text
     assert not list(packages.folder.rglob("*.copy"))
@@ -271,6 +272,7 @@ def figures(**changes: object) -> dict:
 
 def test_the_table_of_comparisons() -> None:
     lines = document(figures()).splitlines()
+    assert lines[0].endswith("coremltools 9.0; runs: 3")
     row = "| 4 bits | 0.091 s | 5.0 s | 55 (50–60) | 25x | 499 / 610 MB | 1.000000 | 0.50 (0.25) |"
     assert row in lines
     head = lines.index(row) - 2

@@ -26,7 +26,7 @@ LAYERS = [
     ("config",),
     ("requests",),
     ("resolve", "plan"),
-    ("clustered", "encode", "parallel", "progress", "report", "report_log"),
+    ("carrying", "clustered", "encode", "parallel", "progress", "report", "report_log"),
     ("rewrite", "verify", "dense_rewrite", "dense_verification"),
     ("summary", "inspection", "comparison"),
     ("palettization",),

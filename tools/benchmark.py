@@ -1,8 +1,9 @@
-"""Times palettize_package against coremltools on the same packages in the same run.
+"""Measures palettize_package, beside coremltools on the same packages in the same run.
 
-Every measurement is a process of its own; ours and coremltools' alternate. The time is the whole call, source on disk
-to destination on disk (coremltools: load, palettize_weights, save). Imports and compilation are left out: ours first
-palettizes a package of a few kilobytes. Run: ``python tools/benchmark.py`` (``--quick`` for under a minute).
+``python tools/benchmark.py`` takes some twenty minutes, nearly all of it coremltools'; ``--quick`` under a minute, on
+little packages; ``--only`` some parts. Every measurement is a process of its own, and what is compared alternates. The
+time is the whole call, source on disk to destination on disk (coremltools: load, palettize_weights, save). Imports and
+compilation are left out, and measured apart.
 """
 
 from __future__ import annotations
@@ -12,175 +13,207 @@ import json
 import logging
 import os
 import platform
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from benchmark_cases import CASES, LAYOUTS, QUICK_CASES, QUICK_LAYOUTS, QUICK_PROFILES, Packages, weight_file
+from benchmark_child import measure
+from benchmark_tables import document
 
-logging.getLogger("coremltools").setLevel(logging.CRITICAL)
-
-GROUPED = {"granularity": "per_grouped_channel"}
-CASES = {
-    "4 bits per tensor": {"nbits": 4},
-    "8 bits per tensor": {"nbits": 8},
-    "4 bits, groups of 16": {"nbits": 4, "group_size": 16, **GROUPED},
-    "4 bits, groups of 4": {"nbits": 4, "group_size": 4, **GROUPED},
-}
-DEFAULT_CASES = ("4 bits per tensor", "4 bits, groups of 16")
+PARTS = ("memory", "start", "workers", "profile")
+CHUNK = 4 << 20
+Figures = dict[str, Any]
 
 
-def make_package(path: Path, matrices: int, rows: int, columns: int) -> None:
-    """A chain of linear ops with fp16 weights N(0, 0.02), iOS18."""
-    import coremltools as ct
-    from coremltools.converters.mil.mil import Builder as mb
+@dataclass(frozen=True)
+class Bench:
+    """What to run: ``cases`` and ``parts`` by name, on ``packages``. ``large``: memory also with 2.4 GB."""
 
-    rng = np.random.default_rng(0)
+    packages: Packages
+    cases: Sequence[str]
+    parts: Sequence[str]
+    runs: int
+    quick: bool
+    large: bool
 
-    @mb.program(input_specs=[mb.TensorSpec((1, columns))], opset_version=ct.target.iOS18)
-    def program(x):
-        for i in range(matrices):
-            shape = (rows, columns) if i % 2 == 0 else (columns, rows)
-            x = mb.linear(x=x, weight=rng.normal(0, 0.02, shape).astype(np.float32), name=f"linear_{i}")
-        return x
+    def results(self) -> Figures:
+        profiled = self.cases or tuple(CASES)
+        parts: dict[str, Callable[[], Any]] = {
+            "memory": self.memory,
+            "start": self.start,
+            "workers": self.workers,
+            "profile": partial(self.profile, QUICK_PROFILES if self.quick else profiled),
+        }
+        found: Figures = {"machine": machine(), "quick": self.quick, "runs": self.runs}
+        found["comparisons"] = [self.compare(name) for name in self.cases]
+        return found | {name: parts[name]() for name in self.parts}
 
-    model = ct.convert(program, minimum_deployment_target=ct.target.iOS18, skip_model_load=True)
-    model.save(str(path))
+    def compare(self, name: str) -> Figures:
+        """Ours, coremltools' and a plain read and write in turn."""
+        case, source = CASES[name], self.packages.path(CASES[name].layout)
+        job: Figures = {"source": str(source), "options": case.options, "workers": None}
+        job["warm_up"] = str(self.packages.warm_up(case.layout))
+        ours, theirs, plain, plain_as_written = [], [], [], []
+        for number in range(self.runs):
+            ours.append(measure("ours", **job))
+            nbytes = weight_file(source).stat().st_size
+            plain.append(plain_seconds(weight_file(source), nbytes))
+            plain_as_written.append(plain_seconds(weight_file(source), ours[-1]["written_bytes"]))
+            if not (number and case.once):
+                theirs.append(measure("coremltools", **job))
+        gap = None
+        if case.bounded:
+            least = measure("optimum", source=str(source), nbits=case.options["nbits"])["error"]
+            gap = ours[0]["error"] / least - 1
+        told = {"case": case.title, "target": case.target, "package": self.packages.layouts[case.layout].text}
+        return told | compared(ours, theirs, plain, plain_as_written) | {"optimum_gap": gap}
+
+    def memory(self) -> list[Figures]:
+        """Ours without a warm-up; coremltools loads and saves only."""
+        return [row for layout in ("600 MB", "2.4 GB")[: 1 + self.large] for row in self._memory(layout)]
+
+    def _memory(self, layout: str) -> list[Figures]:
+        source, text = str(self.packages.path(layout)), self.packages.layouts[layout].text
+        rows = []
+        for name in QUICK_CASES[:1] if self.quick else QUICK_CASES:
+            job: Figures = {"options": CASES[name].options, "workers": None, "warm_up": None}
+            rows.append({"case": f"ours, {CASES[name].title}", **measure("ours", source=source, **job)})
+        rows.append({"case": "coremltools, load and save only", **measure("resave", source=source)})
+        return [{"package": text, "growth_mb": row["peak_mb"] - row["idle_mb"], **row} for row in rows]
+
+    def start(self) -> Figures:
+        """New processes with an empty folder for compiled loops, and with the one that such a process filled."""
+        source, options = str(self.packages.warm_up("eight")), CASES["tensor4"].options
+        runs: dict[str, list[Figures]] = {"empty cache": [], "filled cache": []}
+        for _ in range(1 if self.quick else min(3, self.runs)):
+            with tempfile.TemporaryDirectory() as folder:
+                environment = {**os.environ, "NUMBA_CACHE_DIR": folder}
+                for name in runs:
+                    runs[name].append(measure("start", environment=environment, source=source, options=options))
+        return {name: started(of_name) for name, of_name in runs.items()}
+
+    def workers(self) -> Figures:
+        """Ours with one worker and with two in turn."""
+        case = CASES["groups16"]
+        job: Figures = {"source": str(self.packages.path(case.layout)), "options": case.options}
+        job["warm_up"] = str(self.packages.warm_up(case.layout))
+        seconds: dict[int, list[float]] = {1: [], 2: []}
+        for _ in range(self.runs):
+            for count in seconds:
+                seconds[count].append(measure("ours", **job, workers=count)["seconds"])
+        ratios = [one / two for one, two in zip(seconds[1], seconds[2], strict=True)]
+        return {
+            "case": case.title,
+            "seconds_of_one": statistics.median(seconds[1]),
+            "seconds_of_two": statistics.median(seconds[2]),
+            "speed_up": statistics.median(ratios),
+            "speed_ups": ratios,
+        }
+
+    def profile(self, names: Sequence[str]) -> list[Figures]:
+        cases = [CASES[name] for name in names]
+        runs = [{"source": str(self.packages.path(case.layout)), "options": case.options} for case in cases]
+        profiles = measure("profile", runs=runs)["profiles"]
+        return [{"case": case.title, **profile} for case, profile in zip(cases, profiles, strict=True)]
 
 
-def run_ours(source: Path, destination: Path, options: dict, warm_up: Path) -> dict:
-    from mil_palettize import OpPalettizerConfig, OptimizationConfig, palettize_package
-
-    config = OptimizationConfig(global_config=OpPalettizerConfig(**options))
-    start = time.perf_counter()
-    palettize_package(warm_up, destination, config)
-    first = time.perf_counter() - start
-    start = time.perf_counter()
-    report = palettize_package(source, destination, config, overwrite=True)
-    seconds = time.perf_counter() - start
-    return {"seconds": seconds, "first_call": first, "error": sum(w.squared_error for w in report.palettized)}
-
-
-def run_coremltools(source: Path, destination: Path, options: dict) -> dict:
-    import coremltools as ct
-    import coremltools.optimize.coreml as cto
-
-    config = cto.OptimizationConfig(global_config=cto.OpPalettizerConfig(**options))
-    start = time.perf_counter()
-    model = ct.models.MLModel(str(source), skip_model_load=True)
-    cto.palettize_weights(model, config).save(str(destination))
-    return {"seconds": time.perf_counter() - start, "error": total_error(source, destination)}
-
-
-def total_error(source: Path, written: Path) -> float:
-    """Squared error of coremltools' palettes, which it names ``<weight>_palettized``."""
-    from mil_palettize.program.contents import dense
-    from mil_palettize.program.model import Model
-
-    total = 0.0
-    with Model.open(source) as before, Model.open(written) as after:
-        weights = {s.weight.name: s for s in before.survey().sites}
-        for site in after.survey().sites:
-            if site.weight.form == "constexpr_lut_to_dense":
-                original = dense(weights[site.weight.name.removesuffix("_palettized")], before.store)
-                difference = original.astype(np.float64) - dense(site, after.store)
-                total += float(np.vdot(difference, difference))
-    return total
-
-
-def child(arguments: argparse.Namespace) -> None:
-    """One measurement in this process, printed as JSON."""
-    options, source = CASES[arguments.case], Path(arguments.source)
-    with tempfile.TemporaryDirectory(dir=source.parent) as folder:
-        destination = Path(folder, "out.mlpackage")
-        if arguments.child == "ours":
-            result = run_ours(source, destination, options, source.with_name("warm.mlpackage"))
-        else:
-            result = run_coremltools(source, destination, options)
-    result["peak_mb"] = peak_megabytes()
-    print(json.dumps(result))
-
-
-def peak_megabytes() -> float:
-    """Peak resident memory of this process. On Linux ru_maxrss would count the parent's, which it was forked from."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return next(float(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) / 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
-def measure(who: str, case: str, source: Path) -> dict:
-    command = [sys.executable, __file__, "--child", who, "--case", case, "--source", str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{who} failed on {case!r}:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def compare(case: str, source: Path, runs: int) -> dict:
-    """Alternate both, ``runs`` times."""
-    ours, theirs = [], []
-    for _ in range(runs):
-        ours.append(measure("ours", case, source))
-        theirs.append(measure("coremltools", case, source))
-    ratios = sorted(b["seconds"] / a["seconds"] for a, b in zip(ours, theirs, strict=True))
+def compared(
+    ours: Sequence[Figures], theirs: Sequence[Figures], plain: Sequence[float], plain_as_written: Sequence[float]
+) -> Figures:
+    """Medians of runs; where coremltools ran once, that run is held against each of ours."""
+    beside = list(theirs) * len(ours) if len(theirs) == 1 else theirs
+    ratios = [b["seconds"] / a["seconds"] for a, b in zip(ours, beside, strict=True)]
+    seconds = statistics.median(a["seconds"] for a in ours)
     return {
-        "case": case,
-        "ours_seconds": statistics.median(a["seconds"] for a in ours),
+        "runs": len(ours),
+        "coremltools_runs": len(theirs),
+        "ours_seconds": seconds,
         "coremltools_seconds": statistics.median(b["seconds"] for b in theirs),
         "ratio": statistics.median(ratios),
-        "ratio_range": [ratios[0], ratios[-1]],
+        "ratios": ratios,
         "ours_peak_mb": max(a["peak_mb"] for a in ours),
         "coremltools_peak_mb": max(b["peak_mb"] for b in theirs),
         "error_ratio": ours[0]["error"] / theirs[0]["error"],
-        "first_call_seconds": ours[0]["first_call"],
+        "limit_share": statistics.median(plain) / seconds,
+        "limit_share_as_written": statistics.median(plain_as_written) / seconds,
+        "palettized": ours[0]["palettized"],
+        "import_seconds": statistics.median(a["import_seconds"] for a in ours),
+        "warm_up_seconds": statistics.median(a["warm_up_seconds"] for a in ours),
     }
 
 
-def table(rows: list[dict]) -> str:
-    lines = [
-        "| work | ours | coremltools | times faster (range) | peak memory | squared error |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        low, high = row["ratio_range"]
-        lines.append(
-            f"| {row['case']} | {row['ours_seconds']:.2f} s | {row['coremltools_seconds']:.1f} s "
-            f"| {row['ratio']:.0f} ({low:.0f}–{high:.0f}) "
-            f"| {row['ours_peak_mb']:.0f} / {row['coremltools_peak_mb']:.0f} MB | {row['error_ratio']:.6f} |"
-        )
-    return "\n".join(lines)
+def started(runs: Sequence[Figures]) -> Figures:
+    found: Figures = {}
+    for key in ("imported", "finished"):
+        found[f"{key}_runs"] = [run[key] for run in runs]
+        found[key] = statistics.median(found[f"{key}_runs"])
+    return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare palettize_package with coremltools.")
-    parser.add_argument("--case", action="append", choices=CASES, help=f"default: {', '.join(DEFAULT_CASES)}")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="one run on a small package")
+def plain_seconds(source: Path, written: int) -> float:
+    """Seconds of reading ``source`` and of writing and syncing a new file of so many bytes beside it."""
+    buffer = bytearray(CHUNK)
+    copy = source.with_suffix(".copy")
+    start = time.perf_counter()
+    with source.open("rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
+    with copy.open("xb", buffering=0) as file:
+        while written:
+            written -= file.write(memoryview(buffer)[: min(CHUNK, written)])
+        os.fsync(file.fileno())
+    seconds = time.perf_counter() - start
+    copy.unlink()
+    return seconds
+
+
+def machine() -> Figures:
+    return {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("coremltools", "numpy", "numba")},
+    }
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure palettize_package, and compare it with coremltools.")
+    names = (*CASES, *PARTS)
+    parser.add_argument("--only", action="append", choices=names, help="may be repeated; default: all of them")
+    parser.add_argument("--runs", type=int, default=5, help="of each comparison")
+    parser.add_argument("--quick", action="store_true", help="one run of some parts on little packages")
+    parser.add_argument("--large", action="store_true", help="memory is measured with 2.4 GB, too")
     parser.add_argument("--json", type=Path, help="write the figures there")
-    parser.add_argument("--child", choices=("ours", "coremltools"), help=argparse.SUPPRESS)
-    parser.add_argument("--source", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        arguments.case = arguments.case[0]
-        child(arguments)
-        return
-    matrices, rows, columns, runs = (2, 512, 256, 1) if arguments.quick else (8, 4096, 1024, arguments.runs)
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "model.mlpackage")
-        make_package(source, matrices, rows, columns)
-        make_package(source.with_name("warm.mlpackage"), 1, 64, 64)
-        results = [compare(case, source, runs) for case in arguments.case or DEFAULT_CASES]
-    print(
-        f"{matrices} fp16 matrices of {rows}x{columns}; {platform.machine()}, {os.cpu_count()} processors, {runs} runs"
-    )
-    print(table(results))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    parser.add_argument("--folder", type=Path, help="where packages are made; default: the system's for such files")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = parsed(arguments)
+    logging.getLogger("coremltools").setLevel(logging.CRITICAL)
+    # Two workers gain nothing on little packages.
+    names = given.only or ((*QUICK_CASES, "memory", "start", "profile") if given.quick else (*CASES, *PARTS))
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        bench = Bench(
+            Packages(Path(folder), QUICK_LAYOUTS if given.quick else LAYOUTS),
+            cases=[name for name in CASES if name in names],
+            parts=[name for name in PARTS if name in names],
+            runs=1 if given.quick else given.runs,
+            quick=given.quick,
+            large=given.large,
+        )
+        results = bench.results()
+    print(document(results))
+    if given.json:
+        given.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class Model:
         if self._survey is None:
             self._survey = Survey()
             for stage in self.stages:
-                self._survey.add(survey(stage))
+                self._survey.add(survey(stage, len(self._survey.sites)))
         return self._survey
 
     def functions(self) -> list[tuple[str, str]]:
@@ -100,6 +100,16 @@ class Model:
                 stage.model.specificationVersion = max(stage.model.specificationVersion, target.spec)
                 _raise_version(self.spec)
         return changes
+
+    def without_ops(self) -> CoreML.Model:
+        """A copy of the specification with empty blocks."""
+        bare = CoreML.Model()
+        bare.CopyFrom(self.spec)
+        for stage in stages(bare):
+            for function in stage.program.functions.values():
+                for block in function.block_specializations.values():
+                    block.ClearField("operations")
+        return bare
 
     def close(self) -> None:
         self.store.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import count
 
 from coremltools.proto import Model_pb2 as CoreML
 from google.protobuf.message import DecodeError, Message
@@ -119,29 +120,29 @@ class Survey:
     op_names: set[tuple[str, str]] = field(default_factory=set)
 
     def add(self, other: Survey) -> None:
-        offset = len(self.sites)
-        self.sites += [replace(s, weight=replace(s.weight, position=offset + i)) for i, s in enumerate(other.sites)]
+        self.sites += other.sites
         self.op_types |= other.op_types
         self.op_names |= other.op_names
 
 
-def survey(stage: Stage) -> Survey:
-    """Every constant of the stage's functions and nested blocks, and what else planning asks about."""
-    found = Survey()
+def survey(stage: Stage, first: int = 0) -> Survey:
+    """Every constant of the stage's functions and nested blocks, and what else planning asks about. ``first``: position
+    of its first constant in the model."""
+    found, position = Survey(), count(first)
     for name, function in sorted(stage.program.functions.items()):
         label = stage.function_label(name)
         for opset, block in sorted(function.block_specializations.items()):
             scope = build_scope(function, block)
-            sites = (_site(node, label, opset) for node in scope.constants)
+            sites = (_site(node, label, opset, position) for node in scope.constants)
             found.sites += [site for site in sites if site is not None]
             for op in scope.ops:
                 found.op_types.add(op.type)
                 found.op_names.add((label, op_name(op)))
-                found.sites += _inline_sites(op, label, opset)
+                found.sites += _inline_sites(op, label, opset, position)
     return found
 
 
-def _site(node: Node, function: str, opset: str) -> Site | None:
+def _site(node: Node, function: str, opset: str, position: Iterator[int]) -> Site | None:
     assert node.op is not None
     shape = static_shape(node.type)
     if shape is None or node.op.outputs[0].name != node.name:
@@ -162,6 +163,7 @@ def _site(node: Node, function: str, opset: str) -> Site | None:
         storage=_storage(value),
         form=node.op.type,
         obstacle=_obstacle(node, value, data_type),
+        position=next(position),
         joint=joint,
         stored=math.prod(static_shape(value.type) or ()) if joint else math.prod(shape),
         stored_nbytes=value_nbytes(value),
@@ -249,7 +251,7 @@ def value_nbytes(value: MIL.Value) -> int:
     return (count * bits + 7) // 8
 
 
-def _inline_sites(op: MIL.Operation, function: str, opset: str) -> list[Site]:
+def _inline_sites(op: MIL.Operation, function: str, opset: str, position: Iterator[int]) -> list[Site]:
     """Tensors bound to inputs of ``op`` in place, without a const op: reported, never rewritten."""
     if is_constant_op(op.type):
         return []
@@ -272,6 +274,7 @@ def _inline_sites(op: MIL.Operation, function: str, opset: str) -> list[Site]:
                 storage=_storage(binding.value),
                 form="inline",
                 obstacle="is bound to its op in place, not by a const op",
+                position=next(position),
             )
             found.append(Site(weight, op, binding.value))
     return found

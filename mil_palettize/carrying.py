@@ -1,0 +1,26 @@
+"""What a rewritten package takes over from its source: every file but the model and its weight files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from mil_palettize.package.disk import OutputFile, copy_file, make_folders
+from mil_palettize.program.model import Model
+
+
+def write_other_files(model: Model, staging: Path, weight_files: Iterable[Path]) -> None:
+    """Write the model as it is in memory, and copies of all files but it and ``weight_files``, which are there already
+    or not needed any more."""
+    package = model.package
+    model_file = package.model_path.relative_to(package.path)
+    rewritten = {path.relative_to(package.path) for path in weight_files} | {model_file}
+    for relative in package.folders():  # a manifest may name one that is empty
+        make_folders(staging / relative)
+    for relative in package.files():
+        target = staging / relative
+        make_folders(target.parent)
+        if relative not in rewritten:
+            copy_file(package.path / relative, target)
+    with OutputFile(staging / model_file) as file:
+        file.write(model.spec.SerializeToString(deterministic=True))
