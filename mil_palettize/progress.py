@@ -101,9 +101,12 @@ def _compile_listener(bar: Any) -> Any:
     from numba.core.event import Event, Listener
 
     class Compiling(Listener):
+        told = False
+
         def on_start(self, event: Event) -> None:
-            if bar.postfix != _COMPILING:
+            if not self.told:
                 bar.set_postfix_str(_COMPILING)
+                self.told = True
 
         def on_end(self, event: Event) -> None:
             """The next weight takes the words' place."""
