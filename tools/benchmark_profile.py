@@ -45,7 +45,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "sync": ("os:fsync",),
     "protobuf": (
         "mil_palettize.program.model:parse_model",
-        "mil_palettize.rewrite:Rewriter._write_other_files",  # serializes; copies a manifest besides
+        "mil_palettize.rewrite:write_other_files",  # serializes; copies a manifest besides
     ),
     "program": (
         "mil_palettize.program.model:Model.blob_uses",
