@@ -90,7 +90,7 @@ def dask_client() -> Iterator[Any]:
     distributed = pytest.importorskip("distributed", reason="distributed is not installed: pip install '.[dask]'")
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=logging.CRITICAL
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=logging.CRITICAL
         ) as cluster,
         distributed.Client(cluster) as client,
     ):

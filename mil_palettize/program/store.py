@@ -140,7 +140,9 @@ class StoredWeight:
 
     @property
     def dtype(self) -> np.dtype:
-        return NUMPY_TYPES[self.site.value.type.tensorType.dataType]
+        """Of what a compressed constant stands for, whose own values are not read through this."""
+        value_type = self.site.op.outputs[0].type if self.site.weight.joint else self.site.value.type
+        return NUMPY_TYPES[value_type.tensorType.dataType]
 
     def reference(self) -> WeightReference | None:
         """The same for another process; None for values that stand in the program."""
