@@ -27,8 +27,8 @@ from mil_palettize.package.blob import BlobReader
 from mil_palettize.program.store import WeightReference
 
 FORMS = {name: WRITTEN[name] for name in WRITTEN if "fp32" not in name} | {"fp32": Form({"nbits": 4}, dtype="fp32")}
-FEW = ("typed", "grouped", "vectors in groups", "sparse", "data scaled", "int8 table", "packed unique", "fp32")
-STORED = [name for name, form in FORMS.items() if not form.joint]
+FEW = ("typed", "grouped", "vectors in groups", "sparse", "int8 table", "packed unique", "fp32")
+STORED = [name for name in FEW if not FORMS[name].joint]
 MOST_BYTES = 4096
 
 

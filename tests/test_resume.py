@@ -438,6 +438,7 @@ def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_runs_at_the_same_time(tmp_path: Path) -> None:
+    PLAIN.source()  # made once
     children = [child(lambda n=n: PLAIN.palettize(tmp_path / f"{n}.mlpackage", resume=tmp_path / "kept")) for n in "ab"]
     assert [ended(process) for process in children] == [0, 0]
     PLAIN.palettize(tmp_path / "plain.mlpackage")
