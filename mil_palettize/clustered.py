@@ -22,6 +22,7 @@ import numpy as np
 
 from mil_palettize.algorithms import Distribution, Source
 from mil_palettize.digest import expression_digest
+from mil_palettize.encoded import Encoded
 from mil_palettize.errors import ConfigError, PackageError
 from mil_palettize.forms import Form
 from mil_palettize.packed import Packed
@@ -34,17 +35,6 @@ _CODE = ("algorithms/*.py", "encode.py", "packed.py", "weight_expr.py")
 _INTEGERS = (np.uint8, np.uint16, np.uint32)
 PathLike = str | os.PathLike[str]
 _KINDS = {kind.__name__: kind for kind in (Cast, Const, Lut, Packed, Scale, Sparse)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Stored:
-    """A palette as it was made; ``note``: why not as planned, and ``plan`` how instead."""
-
-    expr: WeightExpr
-    sse: float
-    signal: float
-    plan: WeightPlan
-    note: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,17 +52,17 @@ class Clustered:
             digest.update(np.ascontiguousarray(window).view(np.uint8).data)
         return digest.hexdigest()
 
-    def palette(self, content: str, plan: WeightPlan, form: Form) -> Stored | None:
+    def palette(self, content: str, plan: WeightPlan, form: Form) -> Encoded | None:
         """What was kept, None when nothing was."""
         header, arrays = self._load(_key(content, plan, form)) or ({}, {})
         try:
             made = dataclasses.replace(plan, **header["made"])
             expr = _built(header["expr"], arrays)
-            return Stored(expr, float(header["sse"]), float(header["signal"]), made, str(header["note"]))
+            return Encoded(expr, float(header["sse"]), float(header["signal"]), made, str(header["note"]))
         except Exception:  # whatever is wrong with a file, the weight can be clustered again
             return None
 
-    def keep_palette(self, content: str, plan: WeightPlan, form: Form, made: Stored) -> None:
+    def keep_palette(self, content: str, plan: WeightPlan, form: Form, made: Encoded) -> None:
         """Raises PackageError when the folder cannot be written to."""
         arrays: dict[str, np.ndarray] = {}
         header = {

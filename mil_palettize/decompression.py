@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from mil_palettize.carrying import folder_nbytes
 from mil_palettize.dense_rewrite import DenseRewriter, dense_nbytes
 from mil_palettize.dense_verification import verify_decompressed
 from mil_palettize.package.replace import check_destination, recover, replacing
@@ -93,7 +94,7 @@ def decompress_model(
     report.dropped_records = done.dropped_records
     if done.dropped_records is None:
         report.notes.append(COUNT_UNKNOWN)
-    report.bytes_after = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    report.bytes_after = folder_nbytes(folder)
 
 
 def _weight(chain: Chain) -> WeightReport:

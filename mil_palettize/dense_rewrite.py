@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mil_palettize.carrying import write_other_files
-from mil_palettize.errors import BlobError
+from mil_palettize.carrying import unused_records, write_other_files
 from mil_palettize.package.blob import BlobReader, BlobRecord, BlobWriter
 from mil_palettize.package.disk import make_folders
 from mil_palettize.parallel import Workers
@@ -176,7 +175,9 @@ class DenseRewriter:
                 self._take(job, next(results), writer, file_name)
         # Chains still to be decoded read the old places: the program is changed when all are.
         self._moved += [(use, moved[offset]) for offset in moved for use in records[offset].uses]
-        self._count_dropped(records)
+        unused = unused_records(records, next(iter(records.values())).reader)
+        before = self.done.dropped_records
+        self.done.dropped_records = None if before is None or unused is None else before + unused
 
     def _take(
         self, job: _Job, result: tuple[np.ndarray, DenseFigures], writer: BlobWriter | None, file_name: str
@@ -201,15 +202,6 @@ class DenseRewriter:
             site.op.CopyFrom(constant_op(site.op, value))
         for stage in self.model.stages:
             remove_ops(stage, self._inner)
-
-    def _count_dropped(self, records: dict[int, _Record]) -> None:
-        try:
-            stored = next(iter(records.values())).reader.all_records()
-        except BlobError:
-            self.done.dropped_records = None  # the header's count is not to be trusted
-            return
-        if self.done.dropped_records is not None:
-            self.done.dropped_records += sum(r.metadata_offset not in records for r in stored)
 
     def _relative(self, path: Path) -> Path:
         return path.relative_to(self.model.package.path)

@@ -23,56 +23,14 @@ from mil_palettize.algorithms import (
     describe,
     make_palette,
 )
-from mil_palettize.clustered import Clustered, Stored
-from mil_palettize.digest import expression_digest
+from mil_palettize.clustered import Clustered
+from mil_palettize.encoded import Declined, Encoded
 from mil_palettize.forms import Form
 from mil_palettize.plan import WeightPlan, not_smaller
 from mil_palettize.weight_expr import Const, Lut, Scale, Sparse, WeightExpr, lut_of
 
 PMap = Callable[..., Iterable[Any]]
 Distinct = Callable[[Source], Distribution]
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What a palette came to, kept when its data is written. ``nbytes``: of all parts; ``sse`` and ``signal``: squared
-    error and sum of squares of the weight; ``seconds``: of computing it; ``digest``: of the expression; ``plan``:
-    as carried out, and ``note`` why it is not the one asked for."""
-
-    nbits: int
-    nbytes: int
-    sse: float
-    signal: float
-    seconds: float
-    digest: str
-    plan: WeightPlan
-    note: str
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What a weight is stored as now, and how it came to be. Fields as in :class:`Figures`."""
-
-    expr: WeightExpr
-    sse: float
-    signal: float
-    seconds: float
-    plan: WeightPlan
-    note: str = ""
-
-    @property
-    def figures(self) -> Figures:
-        nbits = lut_of(self.expr).indices.nbits
-        digest = expression_digest(self.expr)
-        return Figures(nbits, self.expr.nbytes, self.sse, self.signal, self.seconds, digest, self.plan, self.note)
-
-
-@dataclass(frozen=True)
-class Declined:
-    """The values rule a palette out. ``unmet``: that is not what was asked for."""
-
-    reason: str
-    unmet: bool
 
 
 @dataclass(frozen=True)
@@ -117,9 +75,9 @@ class Task:
         found = clustered.palette(content, self.plan, self.form)
         if found is None:
             made = self._made(pmap, partial(_distinct, clustered, content))
-            found = Stored(made.expr, made.sse, made.signal, made.plan, made.note)
-            clustered.keep_palette(content, self.plan, self.form, found)
-        return Encoded(found.expr, found.sse, found.signal, 0.0, found.plan, found.note)
+            found = made
+            clustered.keep_palette(content, self.plan, self.form, made)
+        return found
 
     def _made(self, pmap: PMap, distinct: Distinct = describe) -> Encoded:
         """The palette, as planned or, where one table cannot hold all values, with a table for each channel."""
@@ -163,11 +121,11 @@ class Task:
 
     def _finished(self, palette: Palette, plan: WeightPlan, note: str) -> Encoded:
         if not isinstance(self.held, Scale):
-            return Encoded(palette.expr, palette.sse, palette.signal, 0.0, plan, note)
+            return Encoded(palette.expr, palette.sse, palette.signal, plan, note)
         expr = _rescaled(lut_of(palette.expr), self.held, self.form)
         wide = self.held.decode().astype(np.float64)
         difference = wide - expr.decode()
-        return Encoded(expr, float(np.vdot(difference, difference)), float(np.vdot(wide, wide)), 0.0, plan, note)
+        return Encoded(expr, float(np.vdot(difference, difference)), float(np.vdot(wide, wide)), plan, note)
 
 
 def _distinct(clustered: Clustered, content: str, source: Source) -> Distribution:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mil_palettize.carrying import folder_nbytes
 from mil_palettize.clustered import Clustered
-from mil_palettize.encode import Declined
+from mil_palettize.encoded import Declined
 from mil_palettize.errors import ConfigError, PlanError
 from mil_palettize.forms import FIRST_WITH_PALETTES, FORMS
 from mil_palettize.parallel import Workers
 from mil_palettize.plan import SELECTIONS, Plan, as_dense, make_plan
 from mil_palettize.program.model import Model
 from mil_palettize.program.opset import Opset, opset_of, parse_target
+from mil_palettize.program.weight import Weight
 from mil_palettize.progress import Progress
 from mil_palettize.report import Moved, Report
 from mil_palettize.requests import Requests
-from mil_palettize.rewrite import Rewriter, Rewritten
+from mil_palettize.rewrite import Rewriter
 from mil_palettize.summary import complete
 
 
@@ -123,11 +125,12 @@ def carry_out(
     done = rewriter.write(folder, pool)
     complete(report, plan, done)
     if prepared.strict:
-        _refuse_declined(done)
-    report.bytes_after = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+        refuse_declined(done.results)
+    report.bytes_after = folder_nbytes(folder)
 
 
-def _refuse_declined(done: Rewritten) -> None:
-    unmet = [f"{w.key!r}: {r.reason}" for w, r in done.results.items() if isinstance(r, Declined) and r.unmet]
+def refuse_declined(results: Mapping[Weight, object]) -> None:
+    """Raise PlanError for weights whose values rule out what was asked for."""
+    unmet = [f"{w.key!r}: {r.reason}" for w, r in results.items() if isinstance(r, Declined) and r.unmet]
     if unmet:
         raise PlanError(f"strict: {len(unmet)} weights cannot be palettized as asked: {'; '.join(unmet[:3])}")

@@ -12,18 +12,18 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import attrs
-import numpy as np
-from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import Operation, Program
 from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 from coremltools.converters.mil.mil.passes.pass_registry import register_pass
 from coremltools.optimize.coreml import OptimizationConfig
 
 from mil_palettize.algorithms import ArraySource
-from mil_palettize.encode import Declined, Encoded, Task
-from mil_palettize.errors import ConfigError, PlanError
+from mil_palettize.encode import Task
+from mil_palettize.encoded import Declined, Encoded
+from mil_palettize.errors import ConfigError
 from mil_palettize.forms import FORMS, PACKED
 from mil_palettize.fusions import before_fusions, fused_into, named_before
+from mil_palettize.palettization import refuse_declined
 from mil_palettize.parallel import Workers
 from mil_palettize.plan import SELECTIONS, Decision, Plan, make_plan
 from mil_palettize.program.pymil import PymilProgram
@@ -31,7 +31,7 @@ from mil_palettize.program.pymil_ops import decompress
 from mil_palettize.program.weight import Weight
 from mil_palettize.report import Report
 from mil_palettize.report_log import log_report
-from mil_palettize.requests import Requests, normalise
+from mil_palettize.requests import Requests, check_joint, normalise
 from mil_palettize.rewrite import Rewritten
 from mil_palettize.summary import complete, planned_report
 
@@ -106,8 +106,7 @@ class palettize_weights(AbstractGraphPass):
 
     @joint_compression.setter
     def joint_compression(self, value: bool) -> None:
-        if not isinstance(value, bool):
-            raise ConfigError(f"joint_compression only supports bool, but got {type(value)}")
+        check_joint(value)
         self._joint_compression = value
 
     @property
@@ -149,9 +148,8 @@ class palettize_weights(AbstractGraphPass):
         )
 
     def _refuse(self, results: Results) -> None:
-        unmet = [f"{d.weight.key!r}: {r.reason}" for d, r in results if isinstance(r, Declined) and r.unmet]
-        if unmet and self._strict:
-            raise PlanError(f"strict: {len(unmet)} weights cannot be palettized as asked: {'; '.join(unmet[:3])}")
+        if self._strict:
+            refuse_declined({decision.weight: result for decision, result in results})
 
     def _log(self, report: Report) -> None:
         log_report(report)
@@ -160,7 +158,7 @@ class palettize_weights(AbstractGraphPass):
         form = FORMS[decision.weight.opset]
         assert form is not None
         if self.fake_compression:
-            _put_values(program.constant(decision.weight), decision.weight, result.expr.decode())
+            program.put_values(decision.weight, result.expr.decode())
         else:
             program.palettize(decision.weight, result.expr, form)
 
@@ -263,19 +261,6 @@ def _encode(program: PymilProgram, plan: Plan) -> Results:
 
         tasks = ((d.weight.nbytes, lambda d=d, p=p: task(d, p)) for d, p in planned)
         return list(zip((d for d, _ in planned), pool.ordered(tasks), strict=True))
-
-
-def _put_values(const: Operation, weight: Weight, values: np.ndarray) -> None:
-    """``values`` in the place of ``weight``, dense: what its palette would come to, without one. ``const`` holds its
-    data; what a compressed weight was made of is left to ``dead_code_elimination``."""
-    readers = const.outputs[0].child_ops
-    op = next(op for op in readers if op.outputs[0].name == weight.name) if weight.joint else const
-    with op.enclosing_block:
-        fake = mb.const(val=values, name=f"{const.name}_fake_palettized", before_op=op)
-        op.enclosing_block.replace_uses_of_var_after_op(
-            anchor_op=op, old_var=op.outputs[0], new_var=fake, no_check_var_types=True, force_replace=True
-        )
-        op.enclosing_block.remove_ops([op])
 
 
 def _report(program: PymilProgram, plan: Plan, results: Results, seconds: float) -> Report:

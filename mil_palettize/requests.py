@@ -79,8 +79,7 @@ def normalise(config: coreml.OptimizationConfig, joint_compression: bool = False
     """``config`` checked and frozen. Raises ConfigError naming the entry and what is allowed."""
     if not isinstance(config, coreml.OptimizationConfig):
         raise ConfigError(f"config must be an OptimizationConfig, got {type(config).__name__}")
-    if not isinstance(joint_compression, bool):
-        raise ConfigError(f"joint_compression only supports bool, but got {type(joint_compression)}")
+    check_joint(joint_compression)
     if config._op_selector is not None:
         raise ConfigError(
             "op_selector of ct.compression_utils is not supported; use op_type_configs or op_name_configs"
@@ -88,6 +87,12 @@ def normalise(config: coreml.OptimizationConfig, joint_compression: bool = False
     by_type = {str(k): _request(v, f"op_type_configs[{k!r}]") for k, v in (config.op_type_configs or {}).items()}
     by_name = {str(k): _request(v, f"op_name_configs[{k!r}]") for k, v in (config.op_name_configs or {}).items()}
     return Requests(_request(config.global_config, "global_config"), by_type, by_name, joint_compression)
+
+
+def check_joint(joint_compression: object) -> None:
+    """Raise ConfigError, with coremltools' sentence, unless it is True or False."""
+    if not isinstance(joint_compression, bool):
+        raise ConfigError(f"joint_compression only supports bool, but got {type(joint_compression)}")
 
 
 def _request(config: Any, where: str) -> PaletteRequest | None:

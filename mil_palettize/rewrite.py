@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from mil_palettize.algorithms import ArraySource, Source
-from mil_palettize.carrying import write_other_files
+from mil_palettize.carrying import unused_records, write_other_files
 from mil_palettize.clustered import Clustered
-from mil_palettize.encode import Declined, Encoded, Figures, Task
-from mil_palettize.errors import BlobError
+from mil_palettize.encode import Task
+from mil_palettize.encoded import Declined, Encoded, Figures
 from mil_palettize.forms import FORMS, Form
 from mil_palettize.package.blob import BlobReader, BlobRecord, BlobWriter
 from mil_palettize.package.disk import make_folders
@@ -71,11 +71,11 @@ class _Record:
 @dataclass
 class Rewritten:
     """``results``: of planned weights. ``splits``: weights that shared a record and no longer do.
-    ``dropped``: (records, bytes) no program pointed at, None where that could not be found out."""
+    ``dropped_records``: that no program pointed at, None where that could not be found out."""
 
     results: dict[Weight, Figures | Declined] = field(default_factory=dict)
     splits: set[Weight] = field(default_factory=set)
-    dropped: tuple[int, int] | None = (0, 0)
+    dropped_records: int | None = 0
 
 
 class Rewriter:
@@ -179,7 +179,9 @@ class Rewriter:
         with BlobWriter(target) as writer:
             for _, record in sorted(records.items()):
                 self._write_record(writer, path, record, results)
-        self._count_dropped(records)
+        unused = unused_records(records, next(iter(records.values())).reader)
+        before = self.done.dropped_records
+        self.done.dropped_records = None if before is None or unused is None else before + unused
 
     def _write_record(self, writer: BlobWriter, path: Path, record: _Record, results: Iterator[Result]) -> None:
         def append(data: np.ndarray, data_type: int, padding_bits: int) -> tuple[str, int]:
@@ -245,17 +247,6 @@ class Rewriter:
             rebind(site.node, site.op.outputs[0].name)
         for stage in self.model.stages:
             insert_ops(stage, new)
-
-    def _count_dropped(self, records: dict[int, _Record]) -> None:
-        try:
-            stored = next(iter(records.values())).reader.all_records()
-        except BlobError:
-            self.done.dropped = None  # the header's count is not to be trusted
-            return
-        unused = [r for r in stored if r.metadata_offset not in records]
-        if self.done.dropped is not None:
-            count, nbytes = self.done.dropped
-            self.done.dropped = count + len(unused), nbytes + sum(r.size for r in unused)
 
     def _relative(self, path: Path) -> Path:
         return path.relative_to(self.model.package.path)

@@ -6,9 +6,8 @@ import dataclasses
 import math
 from collections import defaultdict
 
-from mil_palettize.encode import Declined, Figures
+from mil_palettize.encoded import Declined, Figures
 from mil_palettize.plan import Decision, Plan, palette_nbytes
-from mil_palettize.program.weight import Weight
 from mil_palettize.report import COUNT_UNKNOWN, Moved, Report, WeightReport
 from mil_palettize.rewrite import Rewritten
 
@@ -37,8 +36,8 @@ def complete(report: Report, plan: Plan, done: Rewritten) -> None:
     report.weights = [
         _finished(weight, decision, done) for weight, decision in zip(report.weights, plan.decisions, strict=True)
     ]
-    report.dropped_records = None if done.dropped is None else done.dropped[0]
-    if done.dropped is None:
+    report.dropped_records = done.dropped_records
+    if done.dropped_records is None:
         report.notes.append(COUNT_UNKNOWN)
 
 
@@ -96,28 +95,10 @@ def _finished(report: WeightReport, decision: Decision, done: Rewritten) -> Weig
     if decision.plan is None:
         return report
     result = done.results[decision.weight]
-    notes = (*report.notes, _SPLIT) if decision.weight in done.splits else report.notes
     if isinstance(result, Declined):
-        return _declined(report, decision.weight, result)
+        return _planned(dataclasses.replace(decision, plan=None, reason=result.reason))
+    notes = (*report.notes, _SPLIT) if decision.weight in done.splits else report.notes
     return _encoded(dataclasses.replace(report, notes=notes), result)
-
-
-def _declined(report: WeightReport, weight: Weight, result: Declined) -> WeightReport:
-    return dataclasses.replace(
-        report,
-        status="skipped",
-        reason=result.reason,
-        mode=None,
-        nbits=None,
-        granularity=None,
-        group_size=None,
-        channel_axis=None,
-        cluster_dim=None,
-        scale_axis=None,
-        lut_dtype=None,
-        joint="",
-        bytes_after=weight.nbytes,
-    )
 
 
 def _encoded(report: WeightReport, figures: Figures) -> WeightReport:

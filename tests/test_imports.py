@@ -26,6 +26,7 @@ LAYERS = [
     ("config",),
     ("requests",),
     ("resolve", "plan"),
+    ("encoded",),
     ("carrying", "clustered", "encode", "parallel", "progress", "report", "report_log"),
     ("rewrite", "verify", "dense_rewrite", "dense_verification"),
     ("summary", "inspection", "comparison"),

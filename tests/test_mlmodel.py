@@ -7,7 +7,6 @@ import logging
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import coremltools as ct
@@ -23,15 +22,6 @@ import mil_palettize
 from mil_palettize import OptimizationConfig, PackageError, PlanError, decompress_weights, mlmodel, palettize_weights
 
 GROUPS = {"granularity": "per_grouped_channel", "group_size": 8}
-
-
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary packages go, empty."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
 
 
 def values(model: MLModel) -> dict[tuple[str, ...], np.ndarray]:

@@ -37,7 +37,9 @@ from mil_palettize import (
     palettize_package,
 )
 from mil_palettize.algorithms import ArraySource, describe
-from mil_palettize.clustered import Clustered, Stored
+from mil_palettize.clustered import Clustered
+from mil_palettize.digest import expression_digest
+from mil_palettize.encoded import Encoded
 from mil_palettize.forms import FORMS
 from mil_palettize.forms import Form as OpForm
 from mil_palettize.packed import Packed
@@ -195,15 +197,15 @@ OTHER_PLANS: dict[str, object] = {
 }
 
 
-def palette(seed: int = 0) -> Stored:
+def palette(seed: int = 0) -> Encoded:
     draw = np.random.default_rng(seed)
     indices = Packed.pack(draw.integers(0, 16, (6, 8)).astype(np.uint8), 4)
     lut = np.sort(draw.standard_normal(16)).astype(np.float16).reshape(1, 1, 16, 1)
-    return Stored(Lut(indices, lut), 0.1 + seed, 1e300, PLAN, "a note")
+    return Encoded(Lut(indices, lut), 0.1 + seed, 1e300, PLAN, "a note")
 
 
-def same(found: Stored | None, kept: Stored) -> bool:
-    if found is None or encode.expression_digest(found.expr) != encode.expression_digest(kept.expr):
+def same(found: Encoded | None, kept: Encoded) -> bool:
+    if found is None or expression_digest(found.expr) != expression_digest(kept.expr):
         return False
     return dataclasses.replace(found, expr=kept.expr) == kept
 

@@ -40,7 +40,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "mil_palettize.algorithms.grouped:assign_single",
     ),
     "pack": ("mil_palettize.algorithms.grouped:pack_all",),
-    "digest": ("mil_palettize.encode:expression_digest",),
+    "digest": ("mil_palettize.encoded:expression_digest",),
     "write": ("mil_palettize.package.blob:BlobWriter._append", "os:pwrite"),
     "sync": ("os:fsync",),
     "protobuf": (

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from mil_palettize.program.scopes import op_name
 from mil_palettize.program.values import MIL
 
 
 class NameSource:
-    """Names not used anywhere in a function."""
+    """Names not used anywhere in a function, which is looked through when the first one is asked for."""
 
     def __init__(self, function: MIL.Function) -> None:
-        self._used = {item.name for item in function.inputs}
-        for block in function.block_specializations.values():
-            self._collect(block)
+        self._function = function
 
-    def _collect(self, block: MIL.Block) -> None:
-        self._used.update(item.name for item in block.inputs)
-        for op in block.operations:
-            self._used.add(op_name(op))
-            self._used.update(item.name for item in op.outputs)
-            for nested in op.blocks:
-                self._collect(nested)
+    @cached_property
+    def _used(self) -> set[str]:
+        blocks = list(self._function.block_specializations.values())
+        used = {item.name for item in self._function.inputs}
+        while blocks:
+            block = blocks.pop()
+            used.update(item.name for item in block.inputs)
+            for op in block.operations:
+                used.add(op_name(op))
+                used.update(item.name for item in op.outputs)
+                blocks += op.blocks
+        return used
 
     def unique(self, wanted: str) -> str:
         """``wanted``, or ``wanted_1``, ``wanted_2``, ...; used from now on."""

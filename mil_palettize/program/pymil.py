@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from coremltools.converters.mil.backend.mil.helper import create_file_value_tensor, types_to_proto_primitive
 from coremltools.converters.mil.backend.mil.load import MILProtoExporter
+from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import Operation, Program, Var, types
 from coremltools.proto import Model_pb2 as CoreML
 
@@ -68,7 +69,7 @@ class PymilProgram:
         """What a compressed weight is stored as; None for a dense one."""
         if not weight.joint:
             return None
-        op = self._compressed(weight)
+        op = self._op(weight)
         if weight.joint == "sparse":
             mask = np.asarray(op.mask.val).astype(np.uint8)
             return Sparse(Const(np.asarray(op.nonzero_data.val)), Packed.pack(mask, 1))
@@ -82,14 +83,29 @@ class PymilProgram:
             if not weight.joint:
                 replace_with_palette(const, expr, form)
             elif weight.joint == "sparse":
-                replace_nonzeros(const, self._compressed(weight), expr)
+                replace_nonzeros(const, self._op(weight), expr)
             else:
-                replace_integers(const, self._compressed(weight), expr)
+                replace_integers(const, self._op(weight), expr)
 
-    def _compressed(self, weight: Weight) -> Operation:
-        """The op that a compressed weight is the result of."""
-        children = self.constant(weight).outputs[0].child_ops
-        return next(op for op in children if op.outputs[0].name == weight.name)
+    def put_values(self, weight: Weight, values: np.ndarray) -> None:
+        """``values`` in the weight's place, dense: what its palette would come to, without one.
+
+        What a compressed weight was made of is left to ``dead_code_elimination``.
+        """
+        op = self._op(weight)
+        with op.enclosing_block:
+            fake = mb.const(val=values, name=f"{self.constant(weight).name}_fake_palettized", before_op=op)
+            op.enclosing_block.replace_uses_of_var_after_op(
+                anchor_op=op, old_var=op.outputs[0], new_var=fake, no_check_var_types=True, force_replace=True
+            )
+            op.enclosing_block.remove_ops([op])
+
+    def _op(self, weight: Weight) -> Operation:
+        """The op that a weight is the result of."""
+        const = self.constant(weight)
+        if not weight.joint:
+            return const
+        return next(op for op in const.outputs[0].child_ops if op.outputs[0].name == weight.name)
 
 
 def _whole_bytes(array: np.ndarray) -> np.ndarray:
