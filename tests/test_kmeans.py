@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from mil_palettize.algorithms import ArraySource, Palette, kmeans, make_palette, solver
+from mil_palettize.algorithms import ArraySource, Palette, kmeans, make_palette, monge, solver
 from mil_palettize.algorithms.distribution import describe
 
 ALLOWED = (1, 2, 3, 4, 6, 8)
@@ -51,6 +51,12 @@ def brute_force(values: np.ndarray, weights: np.ndarray, most: int, candidates: 
 
 def nearest_error(values: np.ndarray, weights: np.ndarray, entries: np.ndarray) -> float:
     return float((weights * ((values[:, None] - entries[None]) ** 2).min(axis=1)).sum())
+
+
+def optimal_centers(values: np.ndarray, weights: np.ndarray, half: bool, k: int) -> np.ndarray:
+    centers = np.empty((1, k))
+    solver.optimal_centers_of_groups(values, weights, np.array([0, len(values)]), half, centers)
+    return centers[0]
 
 
 def sorted_error(values: np.ndarray, weights: np.ndarray, entries: np.ndarray) -> float:
@@ -98,8 +104,7 @@ def test_no_partition_is_better(kind: str, weighting: str) -> None:
         weights = WEIGHTS[weighting](rng, n)
         optimum = brute_force(values, weights, n - 1)
         for k in {2, n - 1, *rng.integers(1, n, 6).tolist()}:
-            centers = np.empty(k)
-            solver.optimal_centers(values, weights, False, centers)
+            centers = optimal_centers(values, weights, False, k)
             assert np.all(np.diff(centers) > 0)
             gap = (nearest_error(values, weights, centers) - optimum[k]) / optimum[1]
             assert abs(gap) <= 1e-12, (n, k, values.tolist(), weights.tolist())
@@ -119,7 +124,7 @@ def test_exact_when_the_search_is_cut_short(passes: int, monkeypatch: pytest.Mon
             few, many = np.array([0, n], np.int32), np.arange(n + 1, dtype=np.int32)
             counts = [1, n]
             s0, s1 = np.empty(n + 1), np.empty(n + 1)
-            center, deviation, start = entered(solver._sums)(values, weights, s0, s1)
+            center, deviation, start = entered(monge.running_sums)(values, weights, s0, s1)
             for _ in range(passes):
                 count, partition = _penalised(s0, s1, start, deviation * float(rng.random()) ** 4 / k, center)
                 if counts[0] <= count < k:
@@ -134,12 +139,52 @@ def test_exact_when_the_search_is_cut_short(passes: int, monkeypatch: pytest.Mon
 
 def _penalised(s0: np.ndarray, s1: np.ndarray, start: float, penalty: float, center: float) -> tuple[int, np.ndarray]:
     n = len(s0) - 1
-    best, start_best = np.empty(n + 1), np.empty(n + 1)
-    parent, queue, first, bounds = (np.empty(n + 1, np.int32) for _ in range(4))
-    count = entered(solver._penalised)(
-        s0, s1, start, penalty, center, False, best, parent, queue, first, start_best, bounds
-    )
+    best, parent, bounds = np.empty(n + 1), np.empty(n + 1, np.int32), np.empty(n + 1, np.int32)
+    count = entered(monge.penalised)(s0, s1, start, penalty, center, False, best, parent, bounds)
     return count, bounds
+
+
+def uneven(rng: np.random.Generator) -> np.ndarray:
+    """Stretches of very different density: the widths of neighbouring clusters, in points, differ as much."""
+    parts = [rng.random(int(rng.integers(1, 80))) * 10.0 ** rng.integers(-6, 3) for _ in range(int(rng.integers(2, 9)))]
+    return np.unique(np.cumsum(np.concatenate(parts)))
+
+
+def test_one_pass_finds_the_cheapest_penalised_partition() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(120):
+        values = uneven(rng)
+        n = len(values)
+        weights = 10 ** rng.uniform(-2, 2, n)
+        s0, s1 = np.empty(n + 1), np.empty(n + 1)
+        center, deviation, start = entered(monge.running_sums)(values, weights, s0, s1)
+        d0, d1 = (np.subtract.outer(s, s).T for s in (s0, s1))
+        gain = np.divide(d1**2, d0, out=np.full_like(d0, -np.inf), where=np.triu(np.ones_like(d0), 1) > 0)
+        for penalty in deviation * 10 ** rng.uniform(-9, 1, 6):
+            least = np.full(n + 1, start)
+            for i in range(1, n + 1):
+                least[i] = (least[:i] - gain[:i, i]).min() + penalty
+            count, bounds = _penalised(s0, s1, start, penalty, center)
+            found = start + count * penalty - gain[bounds[:count], bounds[1 : count + 1]].sum()
+            assert abs(found - least[n]) <= 1e-12 * deviation
+
+
+def test_every_group_is_optimal_whatever_came_before() -> None:
+    """The search begins where the group before ended, which may be like it or not."""
+    rng = np.random.default_rng(4)
+    samples = [np.unique(SAMPLES[kind](rng, 60)) for kind in SAMPLES for _ in range(3)]
+    samples += [np.array([1.0, 2.0, 5.0]), np.unique(rng.standard_normal(60)) * 1e-9]
+    for _ in range(8):
+        order = rng.permutation(len(samples))
+        values = np.concatenate([samples[i] for i in order])
+        offsets = np.cumsum([0, *(len(samples[i]) for i in order)])
+        k = int(rng.integers(2, 20))
+        centers = np.empty((len(order), k))
+        solver.optimal_centers_of_groups(values, np.ones(len(values)), offsets, False, centers)
+        for i, found in zip(order, centers, strict=True):
+            ones = np.ones(len(samples[i]))
+            least = brute_force(samples[i], ones, k)
+            assert abs(nearest_error(samples[i], ones, found) - least[min(k, len(ones))]) <= 1e-12 * least[1]
 
 
 def half_sample(rng: np.random.Generator, kind: int, n: int) -> np.ndarray:
@@ -166,8 +211,7 @@ def test_no_float16_palette_is_better(kind: int) -> None:
             candidates = np.unique(np.concatenate([values, *_neighbours(values, weights)]))
         k = int(rng.integers(2, len(values)))
         optimum = brute_force(values, weights, k, candidates)
-        centers = np.empty(k)
-        solver.optimal_centers(values, weights, True, centers)
+        centers = optimal_centers(values, weights, True, k)
         assert np.array_equal(centers, centers.astype(np.float16))
         assert nearest_error(values, weights, centers) <= optimum[k] + 1e-12 * optimum[1]
 
@@ -186,7 +230,7 @@ def test_rounding_to_float16_is_numpys() -> None:
     rng = np.random.default_rng(5)
     values = np.concatenate([rng.standard_normal(3000) * 10.0 ** rng.integers(-8, 5, 3000), [0.0, 65504.0, 2.0**-25]])
     values = values[np.abs(values) < 65504]
-    assert [solver._half(value) for value in values] == values.astype(np.float16).astype(float).tolist()
+    assert [monge.half_of(value) for value in values] == values.astype(np.float16).astype(float).tolist()
 
 
 def test_every_count_of_a_large_sample_lies_on_a_convex_curve() -> None:
@@ -196,8 +240,7 @@ def test_every_count_of_a_large_sample_lies_on_a_convex_curve() -> None:
     values, weights = values.astype(float), weights.astype(float)
     errors = []
     for k in range(1, 40):
-        centers = np.empty(k)
-        solver.optimal_centers(values, weights, False, centers)
+        centers = optimal_centers(values, weights, False, k)
         nearest = np.searchsorted((centers[1:] + centers[:-1]) / 2, values)
         means = np.bincount(nearest, weights * values) / np.bincount(nearest, weights)
         np.testing.assert_allclose(means, centers, rtol=0, atol=1e-12)
@@ -211,12 +254,10 @@ def test_one_outlier_does_not_blur_the_rest() -> None:
     """The moments of the outlier are 1e9 times those of the rest, whose optimum must not notice."""
     rng = np.random.default_rng(2)
     rest = np.unique((rng.standard_normal(3000) * 0.02).astype(np.float16)).astype(float)
-    alone = np.empty(63)
-    solver.optimal_centers(rest, np.ones(len(rest)), False, alone)
+    alone = optimal_centers(rest, np.ones(len(rest)), False, 63)
     for outlier in (-65504.0, 65504.0):
         values = np.sort(np.append(rest, outlier))
-        centers = np.empty(64)
-        solver.optimal_centers(values, np.ones(len(values)), False, centers)
+        centers = optimal_centers(values, np.ones(len(values)), False, 64)
         kept = np.ones(len(values))
         assert nearest_error(values, kept, centers) <= nearest_error(rest, kept[1:], alone) * (1 + 1e-9)
 
@@ -270,7 +311,6 @@ def test_cells_of_large_float32_are_within_1e_6(kind: str) -> None:
     assert not distribution.exact
     values, counts = np.unique(source.array.astype(float), return_counts=True)
     for nbits in (1, 4, 8):
-        exact = np.empty(1 << nbits)
-        solver.optimal_centers(values, counts.astype(float), False, exact)
+        exact = optimal_centers(values, counts.astype(float), False, 1 << nbits)
         near = kmeans.entries(distribution, nbits)
         assert sorted_error(values, counts, near) <= sorted_error(values, counts, exact) * (1 + 1e-6)

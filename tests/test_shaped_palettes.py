@@ -19,7 +19,6 @@ from mil_palettize.algorithms import (
     TooManyValuesError,
     UnquantizableError,
     make_palette,
-    solver,
     subset,
     weighted,
 )
@@ -621,8 +620,3 @@ def test_functions_see_the_values_divided_by_the_scales() -> None:
     make(array, "custom", lut_function=function, scale_axis=0, mask=bits(mask))
     assert np.array_equal(seen[0], scaled)
     assert np.array_equal(seen[1], scaled[mask])
-
-
-def test_half_of_rounds_as_numpy_does() -> None:
-    values = np.random.default_rng(0).standard_normal(2000) * 1e3
-    assert [solver.half_of(value) for value in values] == values.astype(np.float16).astype(float).tolist()

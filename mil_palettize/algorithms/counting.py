@@ -12,7 +12,7 @@ from .compiled import compiled
 PATTERNS = 1 << 16
 RUN = 4096  # elements treated together: their indices stay in the first-level cache; a multiple of 8
 SINGLE = 255  # in place of a shift: every element by itself
-_BLOCK = 16  # patterns that are cleared and searched together
+_BLOCK = 8  # patterns that are cleared and searched together
 
 # All patterns from the most negative value (NaNs outside) to the most positive one; -0.0 comes just before 0.0.
 ASCENDING = np.concatenate([np.arange(PATTERNS - 1, PATTERNS // 2 - 1, -1), np.arange(PATTERNS // 2)]).astype(np.uint16)

@@ -9,7 +9,7 @@ import numpy as np
 from .compiled import compiled
 from .counting import RUN
 from .elements import Elements
-from .solver import half_of
+from .monge import half_of
 from .source import frozen
 
 
