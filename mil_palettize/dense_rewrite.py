@@ -19,11 +19,12 @@ from mil_palettize.carrying import unused_records, write_other_files
 from mil_palettize.package.blob import BlobReader, BlobRecord, BlobWriter
 from mil_palettize.package.disk import make_folders
 from mil_palettize.parallel import Workers
+from mil_palettize.program.blob_uses import BlobUse, blob_uses
 from mil_palettize.program.chains import Chain, chain_key, constant_op, first_blob, inner_ops
 from mil_palettize.program.edits import remove_ops
 from mil_palettize.program.expressions import read_expression
 from mil_palettize.program.model import Model
-from mil_palettize.program.serialized import BlobUse, Site, blob_uses
+from mil_palettize.program.serialized import Site
 from mil_palettize.program.values import BLOB_TYPES, MIL, MIL_TYPES, MIN_BLOB_ELEMENTS, blob_value, immediate_value
 from mil_palettize.progress import Progress
 
@@ -122,11 +123,10 @@ class DenseRewriter:
 
     def _program_files(self) -> dict[str, str]:
         """Function -> the weight file its program uses first, for those that use one."""
-        files = {}
+        files: dict[str, str] = {}
         for stage in self.model.stages:
-            first = next(blob_uses(stage.program), None)
-            for name in stage.program.functions if first is not None else ():
-                files[stage.function_label(name)] = first.file_name if first is not None else ""
+            for first in blob_uses(stage.program)[:1]:
+                files |= {stage.function_label(name): first.file_name for name in stage.program.functions}
         return files
 
     def _count_freed(self, chains: Iterable[Chain]) -> Counter[tuple[Path, int]]:

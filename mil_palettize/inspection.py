@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from mil_palettize.config import OpPalettizerConfig, OptimizationConfig
 from mil_palettize.forms import FIRST_WITH_PALETTES, FORMS
 from mil_palettize.plan import Decision, make_plan
+from mil_palettize.program.blob_uses import blob_uses
 from mil_palettize.program.contents import describe_form
 from mil_palettize.program.model import Model
-from mil_palettize.program.serialized import Site, blob_uses, value_nbytes
+from mil_palettize.program.serialized import Site, value_nbytes
 from mil_palettize.program.weight import Weight
 from mil_palettize.requests import normalise
 from mil_palettize.tables import format_bytes, format_count, format_table, printable
@@ -115,7 +116,7 @@ def _data_nbytes(sites: list[Site]) -> int:
     records: dict[tuple[str, int], int] = {}
     outside = 0
     for site in sites:
-        uses = list(blob_uses(site.value if site.weight.form == "inline" else site.op))
+        uses = blob_uses(site.value if site.weight.form == "inline" else site.op)
         records |= {(use.file_name, use.offset): value_nbytes(use.value) for use in uses}
         outside += site.weight.nbytes - sum(value_nbytes(use.value) for use in uses)
     return sum(records.values()) + outside

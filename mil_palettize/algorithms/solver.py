@@ -23,8 +23,8 @@ from .compiled import compiled, inlined
 from .monge import conquer, half_of, penalised, running_sums
 
 MAX_PASSES = 48
-SMALL = 2048  # distinct values up to which float16 centers are always solved for as such
-ROUNDING_EXCESS = 2e-3
+SMALL = 512  # distinct values up to which float16 centers are always solved for as such
+ROUNDING_EXCESS = 2e-3  # and above, where rounding the centers would add more than this part of the error
 CLOSE = 1  # distance of a count from k at which windows are cheaper than another pass
 
 

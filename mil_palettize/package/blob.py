@@ -245,7 +245,10 @@ class BlobWriter:
         """
         if not 0 <= padding_bits < 8 or (padding_bits and data_type not in SUB_BYTE_BITS):
             raise BlobError(f"{padding_bits} padding bits cannot be stored with data type {data_type}")
-        return self._append(data_type, _pieces(data), size, padding_bits, bytes(32))
+        if isinstance(data, Bytes):
+            data = (whole := _flat(data),)
+            size = whole.nbytes if size is None else size
+        return self._append(data_type, data, size, padding_bits, bytes(32))
 
     def copy(
         self,
@@ -304,10 +307,6 @@ class BlobWriter:
 
 def _aligned(offset: int) -> int:
     return -(-offset // ALIGNMENT) * ALIGNMENT
-
-
-def _pieces(data: Bytes | Iterable[Bytes]) -> Iterable[Bytes]:
-    return [data] if isinstance(data, Bytes) else data
 
 
 def _flat(data: Bytes) -> memoryview:

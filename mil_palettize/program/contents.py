@@ -10,9 +10,10 @@ import numpy as np
 from google.protobuf.message import Message
 
 from mil_palettize.package.blob import SUB_BYTE_BITS
+from mil_palettize.program.blob_uses import blob_uses
 from mil_palettize.program.expressions import UnknownFormError, parameter_type, read_expression, unknown_form
 from mil_palettize.program.scopes import Node
-from mil_palettize.program.serialized import Site, blob_uses
+from mil_palettize.program.serialized import Site
 from mil_palettize.program.store import Store
 from mil_palettize.program.values import BLOB_TYPES, MIL, NUMPY_TYPES, static_shape, type_name
 from mil_palettize.weight_expr import Const, WeightExpr
@@ -94,7 +95,7 @@ def fingerprint(message: Message, store: Store, *, as_declared: bool = False) ->
     bare.CopyFrom(message)
     if isinstance(bare, MIL.Operation):
         bare.ClearField("blocks")
-    for use in list(blob_uses(bare)):
+    for use in blob_uses(bare):
         reader, record = store.locate(use.value, used_by=use.owner)
         stored = record.data_type, record.padding_bits if record.data_type in SUB_BYTE_BITS else 0
         if as_declared:

@@ -9,17 +9,9 @@ from coremltools.proto import Model_pb2 as CoreML
 
 from mil_palettize.errors import PlanError
 from mil_palettize.package.mlpackage import Package
+from mil_palettize.program.blob_uses import BlobUse, blob_uses
 from mil_palettize.program.opset import Change, Opset, apply_move, opset_of, plan_move
-from mil_palettize.program.serialized import (
-    BlobUse,
-    Stage,
-    Survey,
-    blob_uses,
-    parse_model,
-    pipeline_models,
-    stages,
-    survey,
-)
+from mil_palettize.program.serialized import Stage, Survey, parse_model, pipeline_models, stages, survey
 from mil_palettize.program.store import Store
 
 
@@ -54,7 +46,7 @@ class Model:
     def blob_uses(self) -> list[BlobUse]:
         """Every value in a weight file, as the model was opened or moved."""
         if self._uses is None:
-            self._uses = list(blob_uses(self.spec))
+            self._uses = blob_uses(self.spec)
         return self._uses
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from coremltools.proto import Model_pb2 as CoreML
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from mil_palettize.errors import PackageError
 from mil_palettize.program.scopes import Node, build_scope, is_constant_op, op_name
@@ -55,22 +55,6 @@ class Site:
     op: MIL.Operation
     value: MIL.Value
     node: Node | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class BlobUse:
-    """A value stored in a weight file, and the op (or function) it belongs to."""
-
-    value: MIL.Value
-    owner: str
-
-    @property
-    def file_name(self) -> str:
-        return self.value.blobFileValue.fileName
-
-    @property
-    def offset(self) -> int:
-        return int(self.value.blobFileValue.offset)
 
 
 def parse_model(raw: bytes, source: str) -> CoreML.Model:
@@ -278,29 +262,3 @@ def _inline_sites(op: MIL.Operation, function: str, opset: str, position: Iterat
             )
             found.append(Site(weight, op, binding.value))
     return found
-
-
-def blob_uses(message: Message, owner: str = "the model") -> Iterator[BlobUse]:
-    """Every value under ``message`` that is stored in a weight file, wherever the format lets one stand."""
-    if isinstance(message, MIL.Value) and message.WhichOneof("value") == "blobFileValue":
-        yield BlobUse(message, owner)
-    if isinstance(message, MIL.ValueType) and _is_plain_type(message):
-        return
-    if isinstance(message, MIL.Operation):
-        owner = op_name(message)
-    for descriptor, value in message.ListFields():
-        if descriptor.message_type is None or descriptor.name == "dimensions":
-            continue
-        if descriptor.message_type.GetOptions().map_entry:
-            if descriptor.message_type.fields_by_name["value"].message_type is None:
-                continue
-            children: list[Message] = list(value.values())
-        else:
-            children = [value] if isinstance(value, Message) else list(value)
-        for child in children:
-            yield from blob_uses(child, owner)
-
-
-def _is_plain_type(value_type: MIL.ValueType) -> bool:
-    """A tensor type that holds no values itself, as nearly all messages of a program are."""
-    return value_type.WhichOneof("type") == "tensorType" and not value_type.tensorType.attributes

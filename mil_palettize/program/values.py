@@ -71,12 +71,11 @@ def static_shape(value_type: MIL.ValueType) -> tuple[int, ...] | None:
     """The shape of a tensor type, or None when it is no tensor or a dimension is not a constant."""
     if value_type.WhichOneof("type") != "tensorType":
         return None
-    sizes = []
-    for dimension in value_type.tensorType.dimensions:
-        if dimension.WhichOneof("dimension") != "constant":
-            return None
-        sizes.append(int(dimension.constant.size))
-    return tuple(sizes)
+    dimensions = value_type.tensorType.dimensions
+    shape = tuple([dimension.constant.size for dimension in dimensions])
+    if 0 in shape and any(dimension.WhichOneof("dimension") != "constant" for dimension in dimensions):
+        return None
+    return shape
 
 
 def string_value(text: str) -> MIL.Value:
