@@ -44,8 +44,8 @@ QUICK_LAYOUTS = {
     "600 MB": Layout(((512, 512),) * 4),
     "2.4 GB": Layout(((512, 512),) * 16),
 }
-# Palettized first, so that every loop a case needs is compiled: more elements than the library treats as few.
-WARM_UP = {"float16": Layout(((256, 256),)), "float32": Layout(((256, 256),), "float32")}
+# Palettized first, so that every loop a case needs is compiled: more elements than the library treats as few, and less.
+WARM_UP = {name: Layout(((256, 256), (64, 256)), name) for name in ("float16", "float32")}
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ class BlobReader:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._fd = -1
+        self._records: dict[int, BlobRecord] = {}  # that were found sound
         try:
             # Opening a named pipe would wait for a writer.
             self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -107,6 +108,11 @@ class BlobReader:
 
         ``used_by``: the weight that points there, for the error.
         """
+        if metadata_offset not in self._records:
+            self._records[metadata_offset] = self._checked(metadata_offset, used_by)
+        return self._records[metadata_offset]
+
+    def _checked(self, metadata_offset: int, used_by: str) -> BlobRecord:
         where = f"the record at byte {metadata_offset} of {self.path}, used by {used_by!r},"
         if metadata_offset % ALIGNMENT or metadata_offset < _HEADER.size:
             raise BlobError(f"{where} is not at a multiple of {ALIGNMENT} after the header{_DAMAGED}")
