@@ -58,7 +58,9 @@ class Task:
             return Declined(str(error).removeprefix(f"weight '{self.source.name}' "), unmet=True)
         if encoded.expr.nbytes >= self.nbytes:
             return Declined(not_smaller(encoded.expr.nbytes, self.nbytes), unmet=False)
-        return replace(encoded, seconds=time.perf_counter() - start)
+        done = replace(encoded, seconds=time.perf_counter() - start)
+        _ = done.figures  # worked out here, not by the one thread that writes
+        return done
 
     @property
     def nbytes(self) -> int:
@@ -81,10 +83,10 @@ class Task:
 
     def _made(self, pmap: PMap, distinct: Distinct = describe) -> Encoded:
         """The palette, as planned or, where one table cannot hold all values, with a table for each channel."""
-        spread = replace(self.plan, axis=self.plan.spread_axis, group_size=1)
         try:
             return self._finished(self._palette(self.plan, pmap, distinct), self.plan, "")
         except TooManyValuesError as error:
+            spread = replace(self.plan, axis=self.plan.spread_axis, group_size=1)
             if self.plan.spread_axis is None or spread == self.plan:
                 raise
             note = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from mil_palettize.digest import expression_digest
 from mil_palettize.plan import WeightPlan
@@ -36,8 +37,9 @@ class Encoded:
     note: str = ""
     seconds: float = 0.0
 
-    @property
+    @cached_property
     def figures(self) -> Figures:
+        """Asked for first where the palette is made, on whatever thread that is."""
         nbits = lut_of(self.expr).indices.nbits
         digest = expression_digest(self.expr)
         return Figures(nbits, self.expr.nbytes, self.sse, self.signal, self.seconds, digest, self.plan, self.note)

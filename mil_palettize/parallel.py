@@ -18,7 +18,7 @@ from mil_palettize.errors import AlgorithmError, ConfigError
 logger = logging.getLogger("mil_palettize")
 T = TypeVar("T")
 # Weights being read and clustered at a time, together; a single larger one still goes through, alone.
-BYTES_IN_FLIGHT = 96 << 20
+BYTES_IN_FLIGHT = 72 << 20
 # The same of an executor of the user's, where only palettes come back to this process.
 BYTES_SENT_OUT = 1 << 30
 

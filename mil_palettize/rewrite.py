@@ -6,7 +6,7 @@ Records are written in the order of the source, whatever the number of workers, 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -188,7 +188,9 @@ class Rewriter:
         def append(data: np.ndarray, data_type: int, padding_bits: int) -> tuple[str, int]:
             return record.file_name, writer.append(data_type, data, padding_bits=padding_bits)
 
-        kept = Counter(self._stored(use, record.record) for use in record.uses)
+        kept: dict[Stored, int] = defaultdict(int)
+        for use in record.uses:
+            kept[self._stored(use, record.record)] += 1
         palettes = 0
         for job in record.jobs:
             if self._take(job, next(results), append):
@@ -220,9 +222,11 @@ class Rewriter:
 
     def _stored(self, use: BlobUse, record: BlobRecord) -> Stored:
         """How the record has to be stored for ``use``: as it is, unless a move gave the value another type."""
+        if not self.retype:
+            return record.data_type, record.padding_bits
         shape = static_shape(use.value.type)
         declared = BLOB_TYPES.get(use.value.type.tensorType.dataType)
-        if not self.retype or declared is None or shape is None or declared[0] == record.data_type:
+        if declared is None or shape is None or declared[0] == record.data_type:
             return record.data_type, record.padding_bits
         code, bits = declared
         return code, record.size * 8 - math.prod(shape) * bits

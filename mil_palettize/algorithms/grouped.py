@@ -57,23 +57,24 @@ class _Tables:
 
 
 def grouped_palette(algorithm: ScalarAlgorithm, request: Request) -> Palette:
-    """The palette of ``request.groups`` tables along ``request.axis``; the weight is read whole.
+    """The palette of ``request.groups`` tables along ``request.axis``.
 
-    Raises what ``describe`` and the algorithm raise.
+    Chunks are read one by one where groups are not interleaved (tables along the first axis of several elements), else
+    the weight is read whole. Raises what ``describe`` and the algorithm raise.
     """
     source = request.source
-    array = source.read()
     outer = math.prod(source.shape[: request.axis])
-    blocks = np.ascontiguousarray(array).reshape(outer, request.groups, -1)
-    indices = np.empty(blocks.shape, np.uint8)
-    size = outer * blocks.shape[2]
+    indices = np.empty((outer, request.groups, math.prod(source.shape) // outer // request.groups), np.uint8)
+    whole = None if outer == 1 else source.read().reshape(indices.shape)
+    size = outer * indices.shape[2]
     step = max(1, _CHUNK // size)
 
     def work(first: int) -> _Tables:
         part = slice(first, min(first + step, request.groups))
-        if outer == 1:
-            return _chunk(algorithm, request, blocks[0, part], indices[0, part])
-        rows = np.ascontiguousarray(blocks[:, part].transpose(1, 0, 2))
+        if whole is None:
+            rows = source.part(part.start * size, part.stop * size).reshape(-1, size)
+            return _chunk(algorithm, request, rows, indices[0, part])
+        rows = np.ascontiguousarray(whole[:, part].transpose(1, 0, 2))
         out = np.empty(rows.shape, np.uint8)
         result = _chunk(algorithm, request, rows.reshape(-1, size), out.reshape(-1, size))
         indices[:, part] = out.transpose(1, 0, 2)

@@ -31,6 +31,9 @@ class Source(Protocol):
     def read(self) -> np.ndarray:
         """The whole array."""
 
+    def part(self, start: int, stop: int) -> np.ndarray:
+        """Elements ``start .. stop - 1`` in C order, 1-D."""
+
 
 @dataclass(frozen=True)
 class ArraySource:
@@ -54,6 +57,9 @@ class ArraySource:
 
     def read(self) -> np.ndarray:
         return np.ascontiguousarray(self.array)
+
+    def part(self, start: int, stop: int) -> np.ndarray:
+        return self.read().reshape(-1)[start:stop]
 
 
 class NonFiniteError(AlgorithmError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Node:
     sources: dict[str, Node] = field(default_factory=dict)
     results: list[Node] = field(default_factory=list)
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...] | None:
         return static_shape(self.type)
 

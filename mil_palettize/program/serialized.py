@@ -128,7 +128,7 @@ def survey(stage: Stage, first: int = 0) -> Survey:
 
 def _site(node: Node, function: str, opset: str, position: Iterator[int]) -> Site | None:
     assert node.op is not None
-    shape = static_shape(node.type)
+    shape = node.shape
     if shape is None or node.op.outputs[0].name != node.name:
         return None
     joint, value = _joint(node)

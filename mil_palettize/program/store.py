@@ -124,6 +124,10 @@ def _check_size(use: BlobUse, reader: BlobReader, record: BlobRecord) -> None:
         )
 
 
+def _elements(reader: BlobReader, record: BlobRecord, dtype: np.dtype, start: int, stop: int) -> np.ndarray:
+    return reader.read(record, start * dtype.itemsize, (stop - start) * dtype.itemsize).view(dtype)
+
+
 @dataclass(frozen=True)
 class StoredWeight:
     """A constant's values as the palette algorithms read them (their ``Source``)."""
@@ -166,6 +170,12 @@ class StoredWeight:
         """The whole array."""
         return self.store.array(self.site.value, used_by=self.name)
 
+    def part(self, start: int, stop: int) -> np.ndarray:
+        """Elements ``start .. stop - 1`` in C order, 1-D."""
+        if self.site.weight.storage is None:
+            return self.read().reshape(-1)[start:stop]
+        return _elements(*self.store.locate(self.site.value, used_by=self.name), self.dtype, start, stop)
+
 
 @dataclass(frozen=True)
 class WeightReference:
@@ -192,6 +202,11 @@ class WeightReference:
         """The whole array."""
         with self._opened() as (reader, record):
             return reader.array(record, self.dtype, self.shape, used_by=self.name)
+
+    def part(self, start: int, stop: int) -> np.ndarray:
+        """As :class:`StoredWeight`."""
+        with self._opened() as (reader, record):
+            return _elements(reader, record, self.dtype, start, stop)
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[BlobReader, BlobRecord]]:
