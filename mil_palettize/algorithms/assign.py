@@ -11,6 +11,8 @@ import numpy as np
 from .compiled import compiled, inlined
 from .counting import PATTERNS, RUN
 
+CELLS = 16  # for each entry of a table, into which a value is sorted before it is compared with thresholds
+
 
 @compiled
 def nearest_sorted(values, weights, lut, used, indices):  # type: ignore[no-untyped-def]
@@ -37,18 +39,45 @@ def _thresholds(lut, used, thresholds):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _nearest_single(values, thresholds, lut, indices):  # type: ignore[no-untyped-def]
-    """Fill ``indices`` for float32 values by binary search; returns the squared error."""
+def _cell(value, low, scale, cells):  # type: ignore[no-untyped-def]
+    """Which of ``cells`` equal parts from ``low`` on a value lies in; does not decrease with the value."""
+    return int(min(max((np.float64(value) - low) * scale, 0.0), cells - 1.0))
+
+
+@inlined
+def _guide(thresholds, used, first):  # type: ignore[no-untyped-def]
+    """Fill ``first``: values of cell c have indices ``first[c] .. first[c + 1]``. Gives ``low`` and ``scale``.
+
+    So many thresholds lie in cells before c, and are less than what lies in it, whatever rounding does.
+    """
+    cells = len(first) - 1
+    low = np.float64(thresholds[0]) if used > 1 else 0.0
+    width = np.float64(thresholds[used - 2]) - low if used > 2 else 0.0
+    scale = cells / width if width > 0.0 else 0.0
+    for cell in range(cells + 1):
+        first[cell] = 0
+    for i in range(used - 1):
+        first[_cell(thresholds[i], low, scale, cells) + 1] += 1
+    for cell in range(cells):
+        first[cell + 1] += first[cell]
+    return low, scale
+
+
+@inlined
+def _nearest_single(values, thresholds, lut, first, low, scale, indices):  # type: ignore[no-untyped-def]
+    """Fill ``indices`` for float32 values by binary search in their cell; returns the squared error."""
     error = 0.0
-    half = (len(thresholds) + 1) >> 1
+    cells = len(first) - 1
     for i in range(len(values)):
         value = values[i]
-        index = 0
-        step = half
-        while step:
-            if value > thresholds[index + step - 1]:
-                index += step
-            step >>= 1
+        cell = _cell(value, low, scale, cells)
+        index, last = np.int64(first[cell]), np.int64(first[cell + 1])
+        while index < last:
+            middle = (index + last) >> 1
+            if value > thresholds[middle]:
+                index = middle + 1
+            else:
+                last = middle
         indices[i] = index
         difference = np.float64(value) - lut[index]
         error += difference * difference
@@ -101,11 +130,12 @@ def encode_single(window, lut, used, nbits, packed, error):  # type: ignore[no-u
     hold whole runs, for sums that do not depend on them.
     """
     indices = np.empty(RUN, np.uint8)
-    thresholds = np.empty(len(lut) - 1, np.float32)
+    thresholds, first = np.empty(len(lut) - 1, np.float32), np.empty(CELLS * len(lut) + 1, np.uint8)
     _thresholds(lut, used, thresholds)
+    low, scale = _guide(thresholds, used, first)
     for start in range(0, len(window), RUN):
         stop = min(start + RUN, len(window))
-        error += _nearest_single(window[start:stop], thresholds, lut, indices)
+        error += _nearest_single(window[start:stop], thresholds, lut, first, low, scale, indices)
         _pack(indices[: stop - start], nbits, packed[start * nbits // 8 : (stop * nbits + 7) // 8])
     return error
 
@@ -137,10 +167,12 @@ def assign_patterns(rows, values, weights, patterns, offsets, luts, used, indice
 @compiled
 def assign_single(rows, luts, used, indices, errors):  # type: ignore[no-untyped-def]
     """Nearest entries of each row of float32 values (groups, size), and each row's squared error."""
-    thresholds = np.empty(luts.shape[1] - 1, np.float32)
+    thresholds, first = np.empty(luts.shape[1] - 1, np.float32), np.empty(CELLS * luts.shape[1] + 1, np.uint8)
     for row in range(rows.shape[0]):
         _thresholds(luts[row], used[row], thresholds)
+        low, scale = _guide(thresholds, used[row], first)
         errors[row] = 0.0
         for start in range(0, rows.shape[1], RUN):
             stop = min(start + RUN, rows.shape[1])
-            errors[row] += _nearest_single(rows[row, start:stop], thresholds, luts[row], indices[row, start:stop])
+            part = rows[row, start:stop]
+            errors[row] += _nearest_single(part, thresholds, luts[row], first, low, scale, indices[row, start:stop])
