@@ -56,3 +56,11 @@ class AlgorithmError(PalettizeError):
 
 class VerifyError(PalettizeError):
     """The written package does not decode to what the report says."""
+
+
+class UnsupportedOpError(PalettizeError):
+    """A model has ops that the evaluator does not know."""
+
+
+class EvaluationError(PalettizeError):
+    """A model cannot be run on the inputs it was given."""

@@ -1,0 +1,15 @@
+"""ML Programs run with torch, which only this package imports: ``pip install 'mil-palettize[torch]'``."""
+
+from __future__ import annotations
+
+from mil_palettize.errors import ConfigError
+
+try:
+    import torch  # noqa: F401
+except ImportError as error:
+    raise ConfigError("this needs torch: pip install 'mil-palettize[torch]'") from error
+
+from mil_palettize.torch.module import MILModule
+from mil_palettize.torch.pipeline import Pipeline, open_model
+
+__all__ = ["MILModule", "Pipeline", "open_model"]

@@ -1,0 +1,49 @@
+"""The weights of a model beside those of another that was made of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from mil_palettize.evaluation import WeightComparison
+from mil_palettize.torch.metrics import snr_db
+from mil_palettize.torch.pipeline import Evaluated
+
+_SUFFIXES = ("", "_palettized", "_palettized_pcs")  # as the packages' door, and coremltools, call a palette
+_BINS = 96
+_FEW = 256  # distinct values that are shown as a palette
+
+
+def weight_comparisons(one: Evaluated, two: Evaluated, histograms: int = 0) -> list[WeightComparison]:
+    """Weights of ``one`` that are also in ``two``; of the ``histograms`` that lost most, how values are spread."""
+    pairs = [(name, weight, _counterpart(name, two)) for name, weight in one.weights.items()]
+    found = [
+        WeightComparison(
+            name,
+            tuple(weight.shape),
+            one.stored_bytes(name),
+            two.stored_bytes(other),
+            snr_db(weight.double(), two.weights[other].double()),
+        )
+        for name, weight, other in pairs
+        if other is not None and two.weights[other].shape == weight.shape
+    ]
+    worst = sorted((w for w in found if w.snr_db < math.inf), key=lambda w: w.snr_db)[:histograms]
+    shown = {w.name for w in worst}
+    others = {name: other for name, _, other in pairs}
+    return [_spread(w, one.weights[w.name], two.weights[str(others[w.name])]) if w.name in shown else w for w in found]
+
+
+def _counterpart(name: str, two: Evaluated) -> str | None:
+    return next((name + suffix for suffix in _SUFFIXES if name + suffix in two.weights), None)
+
+
+def _spread(weight: WeightComparison, one: torch.Tensor, two: torch.Tensor) -> WeightComparison:
+    values = one.detach().double().reshape(-1).numpy()
+    counts, edges = np.histogram(values[np.isfinite(values)], _BINS)
+    entries = torch.unique(two.detach())
+    few = entries.tolist() if entries.numel() <= _FEW else []
+    return replace(weight, edges=tuple(edges.tolist()), counts=tuple(counts.tolist()), entries=tuple(few))
