@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mil_palettize.registration import register
 
 if TYPE_CHECKING:
-    from mil_palettize.api import palettize_package
+    from mil_palettize.api import compare, palettize_package
     from mil_palettize.comparison import diff_packages
     from mil_palettize.config import OpPalettizerConfig, OptimizationConfig
     from mil_palettize.decompression import decompress_package
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
         AlgorithmError,
         BlobError,
         ConfigError,
+        EvaluationError,
         ModelTypeError,
         PackageError,
         PalettizeError,
         PlanError,
         UnsupportedModeError,
+        UnsupportedOpError,
         VerifyError,
     )
+    from mil_palettize.evaluation import ModelComparison
     from mil_palettize.inspection import inspect_package
     from mil_palettize.mlmodel import decompress_weights, palettize_weights
     from mil_palettize.pipeline import pass_pipeline
@@ -42,6 +45,8 @@ _HOMES = {
     "inspect_package": "inspection",
     "diff_packages": "comparison",
     "decompress_package": "decompression",
+    "compare": "api",
+    "ModelComparison": "evaluation",
     "pass_pipeline": "pipeline",
     "OpPalettizerConfig": "config",
     "OptimizationConfig": "config",
@@ -57,12 +62,16 @@ _HOMES = {
     "UnsupportedModeError": "errors",
     "AlgorithmError": "errors",
     "VerifyError": "errors",
+    "UnsupportedOpError": "errors",
+    "EvaluationError": "errors",
 }
 
 __all__ = [
     "AlgorithmError",
     "BlobError",
     "ConfigError",
+    "EvaluationError",
+    "ModelComparison",
     "ModelTypeError",
     "OpPalettizerConfig",
     "OptimizationConfig",
@@ -72,8 +81,10 @@ __all__ = [
     "ProgressEvent",
     "Report",
     "UnsupportedModeError",
+    "UnsupportedOpError",
     "VerifyError",
     "WeightReport",
+    "compare",
     "decompress_package",
     "decompress_weights",
     "diff_packages",

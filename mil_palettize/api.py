@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from coremltools.optimize.coreml import OptimizationConfig
 
 from mil_palettize.clustered import Clustered, clustered_in
 from mil_palettize.errors import ConfigError
+from mil_palettize.evaluation import ModelComparison
 from mil_palettize.package.replace import SUFFIX, check_destination, recover, replacing
 from mil_palettize.palettization import Prepared, carry_out, prepare
 from mil_palettize.parallel import Workers
@@ -39,6 +41,7 @@ def palettize_package(
     select: str = "weights",
     strict: bool = False,
     verify: bool = False,
+    check: bool = False,
     overwrite: bool = False,
     workers: int | None = None,
     executor: Executor | None = None,
@@ -53,7 +56,9 @@ def palettize_package(
     (from iOS18). ``redo``: weights that are palettes already get a new one, of the values the old one stands for; they
     are made dense in a temporary folder first. ``select``: "weights", or "all" constants above the threshold as
     coremltools does. ``strict``: anything asked for that cannot be done as asked is an error. ``verify``: decode what
-    was written before it takes its place. ``progress``: True for a bar, or a function of :class:`ProgressEvent`.
+    was written before it takes its place. ``check``: run both packages on inputs made up from the description, and put
+    what became of the outputs into the report (needs torch). ``progress``: True for a bar, or a function of
+    :class:`ProgressEvent`.
     ``dry_run``: plan and report only.
 
     ``workers``: threads, None for all processors. ``executor``: any ``concurrent.futures.Executor`` instead, to which
@@ -66,6 +71,7 @@ def palettize_package(
     allow, AlgorithmError for a wrong ``lut_function``, VerifyError; nothing is written then.
     """
     started = time.perf_counter()
+    compare_with = _comparer() if check else None
     requests = normalise(config, joint_compression)
     if destination is None and not dry_run:
         raise ConfigError("destination is missing; only a dry run goes without one")
@@ -79,6 +85,7 @@ def palettize_package(
             select=select,
             strict=strict,
             verify=verify,
+            compare=compare_with,
             overwrite=overwrite,
             dry_run=dry_run,
             progress=progress,
@@ -89,6 +96,51 @@ def palettize_package(
     report.notes += [recovered] if recovered else []
     report.seconds = time.perf_counter() - started
     return report
+
+
+def compare(
+    original: PathLike,
+    palettized: PathLike,
+    inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    *,
+    random: int = 8,
+    seed: int = 0,
+    function: str | None = None,
+    per_op: bool = False,
+    precision: str = "fp32",
+    runtime: str = "torch",
+    histograms: int = 0,
+) -> ModelComparison:
+    """Run both packages on the same inputs, with torch, and compare outputs and weights.
+
+    ``inputs``: what ``MLModel.predict`` takes, arrays (or images) by name, or a sequence of that; else ``random``
+    samples are made up from the description of ``original``, from ``seed``. ``function``: of a model with several.
+    ``per_op``: also the results of all ops that both have. ``precision``: "fp32", or "fp16" to round every result
+    that is declared float16. ``runtime``: "torch", or "coreml" on a Mac. ``histograms``: of so many of the weights that
+    lost most, for the page.
+
+    Raises ConfigError for a wrong request and without torch, PackageError, UnsupportedOpError naming all ops that are
+    not known, EvaluationError for inputs that the models do not take.
+    """
+    return _comparer()(
+        original,
+        palettized,
+        inputs,
+        random=random,
+        seed=seed,
+        function=function,
+        per_op=per_op,
+        precision=precision,
+        runtime=runtime,
+        histograms=histograms,
+    )
+
+
+def _comparer() -> Callable[..., ModelComparison]:
+    """It needs torch, which may be missing: then a ConfigError, before anything is done."""
+    from mil_palettize.torch.comparing import compare_models
+
+    return compare_models
 
 
 @dataclass(frozen=True)
@@ -102,6 +154,7 @@ class _Run:
     select: str
     strict: bool
     verify: bool
+    compare: Callable[..., ModelComparison] | None
     overwrite: bool
     dry_run: bool
     progress: bool | Callable[[ProgressEvent], object] | None
@@ -186,5 +239,8 @@ def _write(run: _Run, prepared: Prepared, report: Report, *, needed: Container[K
             if run.verify:
                 verify_package(prepared.model.package.path, staging, report)
                 report.verified = True
+            if run.compare is not None:
+                report.check = run.compare(prepared.model.package.path, staging)
+                report.check.original, report.check.palettized = os.fspath(run.source), os.fspath(run.destination)
     finally:
         progress.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NoReturn
 
@@ -13,8 +14,9 @@ if TYPE_CHECKING:
     from mil_palettize.config import OptimizationConfig
 
 Command = Callable[[argparse.Namespace], int]
-_EPILOG = """exit codes: 0 done; 1 (diff) the packages differ; 2 wrong options or config; 3 a package or file cannot
-be read or written; 4 the request cannot be met (also under --strict); 5 verification failed; 130 interrupted"""
+_EPILOG = """exit codes: 0 done; 1 the packages differ (diff), or more than --fail-below allows (compare); 2
+wrong options or config; 3 a package or file cannot be read or written; 4 the request cannot be met (also under
+--strict); 5 verification failed; 130 interrupted"""
 _PALETTE_OPTIONS = (
     "nbits",
     "mode",
@@ -48,6 +50,8 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     diff.add_argument("first", type=_path, metavar="A.mlpackage")
     diff.add_argument("second", type=_path, metavar="B.mlpackage")
     diff.add_argument("--json", action="store_true", help="JSON on standard output")
+    _add_run(subs)
+    _add_compare(subs)
     for name, sub in subs.choices.items():
         sub.set_defaults(run=commands[name])
     return parser
@@ -81,6 +85,7 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     how.add_argument("--select", choices=("weights", "all"), default="weights", help="[weights], or all constants")
     how.add_argument("--strict", action="store_true", help="what cannot be done as asked is an error")
     how.add_argument("--verify", action="store_true", help="decode what was written before it is put in place")
+    how.add_argument("--check", action="store_true", help="run both on made up inputs, figures in the report (torch)")
     how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
     how.add_argument("--dry-run", action="store_true", help="plan and report, write nothing")
     how.add_argument("--resume", type=_path, metavar="DIR", help="keep palettes there; what is there is not made again")
@@ -98,6 +103,52 @@ def _add_decompress(commands: argparse._SubParsersAction[Parser]) -> None:
     how.add_argument("--workers", type=int, metavar="N", help="threads [all processors]; no effect on the result")
     _add_shown(sub)
     sub.set_defaults(config=None, dry_run=False)
+
+
+def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
+    sub = commands.add_parser("run", help="run a model with torch, on any system", epilog=_EPILOG)
+    sub.add_argument("package", type=_path, metavar="MODEL.mlpackage")
+    _add_inputs(sub, 1)
+    sub.add_argument("--out", type=_path, metavar="Y.npz", help="write the outputs there")
+    sub.add_argument("--json", action="store_true", help="JSON on standard output")
+
+
+def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
+    sub = commands.add_parser("compare", help="what a palette did to a model's outputs", epilog=_EPILOG)
+    sub.add_argument("first", type=_path, metavar="ORIGINAL.mlpackage")
+    sub.add_argument("second", type=_path, metavar="PALETTIZED.mlpackage")
+    _add_inputs(sub, 8)
+    sub.add_argument("--runtime", choices=("torch", "coreml"), default="torch", help="[torch], or coreml on a Mac")
+    sub.add_argument("--per-op", action="store_true", help="also the results of every op")
+    sub.add_argument("--fail-below", type=_decibels, metavar="30dB", help="exit with 1 where an output's SNR is less")
+    sub.add_argument("--html", type=_path, metavar="FILE.html", help="write a page that shows it")
+    sub.add_argument("--json", action="store_true", help="JSON on standard output")
+
+
+def _add_inputs(sub: Parser, random: int) -> None:
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument("--inputs", type=_path, metavar="X.npz", help="an array for each input, of one or more samples")
+    which.add_argument("--random", type=_count, default=random, metavar="N", help=f"make up N samples [{random}]")
+    sub.add_argument("--seed", type=int, default=0, help="of made up samples [0]")
+    sub.add_argument("--function", metavar="NAME", help="of a model with several [the default one]")
+    sub.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="fp16 rounds as devices do [fp32]")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of samples; give 1 or more")
+    return int(text)
+
+
+def _decibels(text: str) -> float:
+    number = text[:-2] if text.lower().endswith("db") else text
+    try:
+        found = float(number)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of decibels; give one like 30dB")
+    return found
 
 
 def _add_shown(sub: Parser) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import signal
 import sys
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from mil_palettize.report import Report
 
 EXIT_DIFFERENT = 1
+_HISTOGRAMS = 8  # weights whose values a page shows
 EXIT_UNMET = 4
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
@@ -65,6 +67,7 @@ def _palettize(options: argparse.Namespace) -> int:
             select=options.select,
             strict=options.strict,
             verify=options.verify,
+            check=options.check,
             overwrite=options.overwrite,
             workers=options.workers,
             resume=options.resume,
@@ -132,7 +135,58 @@ def _diff(options: argparse.Namespace) -> int:
     return 0 if difference.identical else EXIT_DIFFERENT
 
 
-COMMANDS = {"palettize": _palettize, "decompress": _decompress, "inspect": _inspect, "diff": _diff}
+def _run(options: argparse.Namespace) -> int:
+    running = _load("torch.running")
+    outputs, samples = running.run_package(
+        options.package,
+        options.inputs,
+        random=options.random,
+        seed=options.seed,
+        function=options.function,
+        precision=options.precision,
+    )
+    if options.out is not None:
+        running.save_outputs(options.out, outputs)
+    if options.json:
+        output.show(running.outputs_json(outputs, samples))
+    else:
+        output.show(running.outputs_text(outputs, samples, options.inputs, options.seed, output.width()))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    if options.html is not None:
+        output.check_report_path(options.html, None, (options.first, options.second), "--html")
+    comparison = _load("torch.running").compare_packages(
+        options.first,
+        options.second,
+        options.inputs,
+        random=options.random,
+        seed=options.seed,
+        function=options.function,
+        per_op=options.per_op or options.html is not None,
+        precision=options.precision,
+        runtime=options.runtime,
+        histograms=_HISTOGRAMS if options.html is not None else 0,
+    )
+    if options.html is not None:
+        output.write_report(options.html, _load("page").page(comparison))
+    output.show(comparison.to_json() + "\n" if options.json else comparison.to_text(output.width()))
+    if options.fail_below is not None and comparison.snr_db < options.fail_below:
+        worst = min(comparison.outputs, key=lambda one: one.snr_db)
+        found = "not finite or another label" if worst.snr_db == -math.inf else f"{worst.snr_db:.1f} dB"
+        return _fail(f"output {worst.name!r}: {found}, below {options.fail_below:g} dB", EXIT_DIFFERENT)
+    return 0
+
+
+COMMANDS = {
+    "palettize": _palettize,
+    "decompress": _decompress,
+    "inspect": _inspect,
+    "diff": _diff,
+    "run": _run,
+    "compare": _compare,
+}
 
 
 def _load(name: str) -> ModuleType:

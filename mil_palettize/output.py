@@ -62,20 +62,22 @@ def identity(path: str | None) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def check_report_path(report: str, config: str | None, packages: Iterable[str | None]) -> None:
+def check_report_path(
+    report: str, config: str | None, packages: Iterable[str | None], option: str = "--report"
+) -> None:
     """Find out before the work, not after it. Raises ConfigError saying what to choose instead."""
     path = Path(os.path.realpath(report))
     for package in packages:
         if package and path.is_relative_to(os.path.realpath(os.path.expanduser(package))):
-            raise ConfigError(f"--report {report} is inside the package {package}; choose a place outside it")
+            raise ConfigError(f"{option} {report} is inside the package {package}; choose a place outside it")
     if config and path == Path(os.path.realpath(config)):
-        raise ConfigError(f"--report {report} is the file of --config; choose another")
+        raise ConfigError(f"{option} {report} is the file of --config; choose another")
     if path.is_dir():
-        raise ConfigError(f"--report {report} is a folder; give the name of a file")
+        raise ConfigError(f"{option} {report} is a folder; give the name of a file")
     if not path.parent.is_dir():
-        raise ConfigError(f"--report {report} is in the folder {path.parent}, which does not exist; make it first")
+        raise ConfigError(f"{option} {report} is in the folder {path.parent}, which does not exist; make it first")
     if not os.access(report if os.path.exists(report) else path.parent, os.W_OK):
-        raise ConfigError(f"no permission to write --report {report}; choose another place")
+        raise ConfigError(f"no permission to write {option} {report}; choose another place")
 
 
 def write_report(report: str, text: str) -> None:

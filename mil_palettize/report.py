@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mil_palettize.evaluation import ModelComparison
 from mil_palettize.tables import (
     format_bytes,
     format_count,
@@ -96,7 +97,8 @@ class Report:
     """A whole run. ``action``: "palettized", or "decompressed", which lists compressed constants only.
     ``bytes_before`` and ``bytes_after``: of all files of the package. ``small``: constants at or
     below their threshold, which are not in ``weights``. ``dropped_records``: of weight files, that nothing
-    pointed at (None where that could not be told)."""
+    pointed at (None where that could not be told). ``check``: both packages run on the same inputs, where that was
+    asked for."""
 
     source: str
     destination: str | None
@@ -111,6 +113,7 @@ class Report:
     dry_run: bool = False
     verified: bool = False
     seconds: float = 0.0
+    check: ModelComparison | None = None
 
     @property
     def palettized(self) -> list[WeightReport]:
@@ -127,6 +130,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Plain types only; infinite SNR is None with ``lossless`` true."""
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        data["check"] = None if self.check is None else self.check.to_dict()
         data["weights"] = [_weight_dict(w) for w in self.weights]
         data["moved"] = [dataclasses.asdict(m) for m in self.moved]
         return data
@@ -145,6 +149,7 @@ class Report:
             table(changed, width),
             _titled("left alone", grouped_lines(((w.reason, w.label) for w in self.skipped), width)),
             _titled("moved to a later opset", _moved_lines(self.moved, width)),
+            "" if self.check is None else self.check.outputs_text(width),
             _titled("notes", indented_lines(self.notes, width) + noted),
         ]
         return printable("\n\n".join(block for block in blocks if block)) + "\n"

@@ -545,3 +545,22 @@ def test_help(tmp_path: Path) -> None:
     told = " ".join(shown.stdout.split())
     for code in {code for _, code in cli.EXIT_CODES} | {0, cli.EXIT_DIFFERENT, cli.EXIT_INTERRUPTED}:
         assert re.search(rf"[:;] {code} ", told)
+
+
+@pytest.mark.parametrize(
+    "command", [["run", "{}"], ["compare", "{}", "{}"], ["palettize", "{}", "out", "--nbits", "4", "--check"]]
+)
+def test_without_torch_commands_say_what_to_install(
+    command: list[str],
+    fixtures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in [n for n in sys.modules if n.startswith("mil_palettize.torch")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.chdir(tmp_path)
+    assert main([part.format(fixtures / "conv_fp16_ios16.mlpackage") for part in command]) == 2
+    assert capsys.readouterr().err == "mil-palettize: error: this needs torch: pip install 'mil-palettize[torch]'\n"
+    assert not list(tmp_path.iterdir())

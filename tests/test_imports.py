@@ -20,6 +20,8 @@ TESTS = Path(__file__).resolve().parent
 LAYERS = [
     ("packed", "registration"),
     ("errors", "weight_expr", "forms", "tables"),
+    ("evaluation",),
+    ("charts", "page"),
     ("digest",),
     ("algorithms", "package"),
     ("program",),
@@ -33,6 +35,7 @@ LAYERS = [
     ("palettization",),
     ("decompression", "fusions", "passes", "pipeline"),
     ("redo",),
+    ("torch",),
     ("api",),
     ("mlmodel",),
     ("cli", "arguments", "output", "__main__", ""),  # "" is mil_palettize itself
@@ -115,8 +118,18 @@ def test_algorithms_and_files_know_no_coremltools(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", FILES)
-def test_torch_is_imported_nowhere(module: str) -> None:
-    assert not {name for name in imported(module) if name.partition(".")[0] in ("torch", "sklearn", "scipy")}
+def test_torch_is_imported_in_one_place(module: str) -> None:
+    heavy = {name.partition(".")[0] for name in imported(module)} & {"torch", "sklearn", "scipy"}
+    assert heavy <= ({"torch"} if top(module) == "torch" else set())
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if top(name) == "torch"])
+def test_the_evaluator_shares_no_code_with_what_it_judges(module: str) -> None:
+    shared = {"algorithms", "encode", "encoded", "rewrite", "plan", "dense_rewrite"}
+    assert not {top(name) for name in own(imported(module))} & shared
+    assert not imported(module) & {
+        f"mil_palettize.program.{name}" for name in ("contents", "expressions", "palette_ops")
+    }
 
 
 def test_verification_does_not_use_what_it_checks() -> None:
