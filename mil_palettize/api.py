@@ -14,7 +14,7 @@ from typing import Any
 from coremltools.optimize.coreml import OptimizationConfig
 
 from mil_palettize.clustered import Clustered, clustered_in
-from mil_palettize.errors import ConfigError
+from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.evaluation import ModelComparison
 from mil_palettize.package.replace import SUFFIX, check_destination, recover, replacing
 from mil_palettize.palettization import Prepared, carry_out, prepare
@@ -71,7 +71,7 @@ def palettize_package(
     allow, AlgorithmError for a wrong ``lut_function``, VerifyError; nothing is written then.
     """
     started = time.perf_counter()
-    compare_with = _comparer() if check else None
+    compare_with = _checker(source) if check else None
     requests = normalise(config, joint_compression)
     if destination is None and not dry_run:
         raise ConfigError("destination is missing; only a dry run goes without one")
@@ -141,6 +141,25 @@ def _comparer() -> Callable[..., ModelComparison]:
     from mil_palettize.torch.comparing import compare_models
 
     return compare_models
+
+
+def _checker(source: PathLike) -> Callable[..., ModelComparison]:
+    """``compare``, when it is known to run the package: a finished one is not to be refused for that."""
+    compare_models = _comparer()
+    from mil_palettize.torch.pipeline import open_model
+
+    open_model(source)
+    return compare_models
+
+
+def _check(compare_models: Callable[..., ModelComparison], source: PathLike, staging: Path, report: Report) -> None:
+    """Put what became of the outputs into the report, or why that could not be told."""
+    try:
+        report.check = compare_models(source, staging)
+    except EvaluationError as error:
+        report.notes.append(f"not checked: {error}")
+        return
+    report.check.palettized = report.destination or ""
 
 
 @dataclass(frozen=True)
@@ -240,7 +259,6 @@ def _write(run: _Run, prepared: Prepared, report: Report, *, needed: Container[K
                 verify_package(prepared.model.package.path, staging, report)
                 report.verified = True
             if run.compare is not None:
-                report.check = run.compare(prepared.model.package.path, staging)
-                report.check.original, report.check.palettized = os.fspath(run.source), os.fspath(run.destination)
+                _check(run.compare, run.source, staging, report)
     finally:
         progress.close()

@@ -19,7 +19,8 @@ class Figures:
 
     ``snr_db``: 10·log10(Σx² / Σ(x-y)²), infinite where nothing differs. ``psnr_db``: the same with the square of the
     range of x, times the elements, for Σx². ``cosine`` of the angle between them. ``max_abs``: the largest difference.
-    ``non_finite``: elements that are NaN or infinite in one and not the same in the other; all else leaves them out.
+    ``non_finite``: elements that are NaN or infinite in one and not the same in the other. Elements that are the same
+    in both and not finite, or huge as in a mask, count nowhere; where there are no others, the SNR is -infinite.
     """
 
     elements: int
@@ -36,7 +37,7 @@ class Figures:
 
     @property
     def equal(self) -> bool:
-        return self.max_abs == 0 and self.non_finite == 0
+        return self.max_abs == 0 and self.snr_db > 0 and not math.isfinite(self.snr_db)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class OutputComparison:
         """-inf where something is not finite any more, or labels differ and nothing else is known."""
         if self.figures is None:
             return math.inf if self.agreement == 1 else -math.inf
-        return -math.inf if self.figures.non_finite else self.figures.snr_db
+        return self.figures.snr_db
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,16 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from coremltools.converters import _converters_entry
 
 ROOT = Path(__file__).resolve().parent.parent
 
 logging.getLogger("coremltools").setLevel(logging.CRITICAL)
+# ct.convert collects garbage each time, which with a whole suite in memory takes most of a small conversion's time.
+_converters_entry.gc = SimpleNamespace(collect=lambda: 0)
 
 
 @pytest.fixture(scope="session")

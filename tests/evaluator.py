@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,9 +15,7 @@ from coremltools.converters.mil.mil import Function, Program, types
 
 from mil_palettize.torch import MILModule
 
-gc.collect()
 torch.set_num_threads(1)  # tests run side by side
-gc.freeze()  # ct.convert collects garbage every time, and would go through all that was imported
 
 TYPES = {
     np.dtype(np.float32): types.fp32, np.dtype(np.int32): types.int32, np.dtype(np.float16): types.fp16,

@@ -231,6 +231,7 @@ def test_memory_and_start_and_workers(packages: cases.Packages, in_process: list
     assert all(word in text for word in ("growth over an idle import", "empty cache", "Two workers"))
 
 
+@pytest.mark.slow
 def test_the_command_measures_in_other_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = tmp_path / "figures.json"
     benchmark.main(["--quick", "--only", "workers", "--json", str(figures), "--folder", str(tmp_path)])

@@ -22,6 +22,7 @@ from mil_palettize import (  # noqa: E402
     OpPalettizerConfig,
     OptimizationConfig,
     PackageError,
+    UnsupportedOpError,
     compare,
     palettize_package,
 )
@@ -84,7 +85,79 @@ def test_equal_and_lost_values() -> None:
     assert Sums().figures().equal
 
 
+def test_large_and_small_values_do_not_overflow() -> None:
+    large, small, masked, nothing = Sums(), Sums(), Sums(), Sums()
+    large.add(torch.tensor([1e18, 2.0]), torch.tensor([1e20, 2.0]))
+    assert large.figures().snr_db == pytest.approx(-39.9, abs=0.1)
+    small.add(torch.tensor([1e-30, 1e-30]), torch.tensor([1e-30, 2e-30]))
+    assert small.figures().snr_db == pytest.approx(10 * np.log10(2), abs=0.1)
+    least = torch.finfo(torch.float32).min
+    masked.add(torch.tensor([1.0, least, 3.0]), torch.tensor([1.5, least, 3.0]))
+    assert masked.figures().snr_db == pytest.approx(10 * np.log10(10 / 0.25))
+    nothing.add(torch.tensor([math.nan, math.nan]), torch.tensor([math.nan, math.nan]))
+    assert nothing.figures().snr_db == -math.inf
+    assert not nothing.figures().equal
+
+
 # Comparisons
+
+
+def test_random_ops_draw_the_same_for_both(tmp_path: Path) -> None:
+    def build(x: Any) -> Any:
+        return mb.add(x=x, y=mb.random_normal(shape=np.array([100], np.int32)), name="y")
+
+    path = saved(program_of(build, [((100,), np.float32)]), tmp_path)
+    found = compare(path, path, random=2)
+    assert found.snr_db == math.inf
+    assert any("random numbers" in note for note in found.notes)
+    one, two = (run_package(path)[0]["y"] for _ in range(2))
+    assert np.array_equal(one, two)
+
+
+def test_stages_of_a_pipeline_keep_their_ops_apart(fixtures: Path, tmp_path: Path) -> None:
+    source, path = fixtures / "pipeline_ios17.mlpackage", tmp_path / "p.mlpackage"
+    palettize_package(source, path, config(2))
+    found = compare(source, path, random=1, per_op=True)
+    labels = {op.name.partition("/")[0] for op in found.ops}
+    assert len(labels) > 1
+    assert len({op.name for op in found.ops}) == len(found.ops)
+    assert found.weights
+
+
+def test_outputs_of_other_lengths(tmp_path: Path) -> None:
+    """What is found depends on the values: as many rows as the model makes."""
+
+    def model(bound: float, name: str) -> Path:
+        def build(x: Any) -> Any:
+            return mb.cast(x=mb.non_zero(x=mb.greater(x=x, y=np.float32(bound))), dtype="fp32", name="y")
+
+        folder = tmp_path / name
+        folder.mkdir()
+        return saved(program_of(build, [((50,), np.float32)]), folder)
+
+    found = compare(model(0.0, "a"), model(0.1, "b"), random=1)
+    assert math.isfinite(found.snr_db)
+    assert any("longer or shorter in 1 of 1 samples" in note for note in found.notes)
+
+
+def test_outputs_of_one_model_only(tmp_path: Path) -> None:
+    def model(name: str, outputs: int) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        names = ["y", "z"][:outputs]
+        build = lambda x: tuple(mb.mul(x=x, y=2.0, name=n) for n in names)  # noqa: E731
+        return saved(program_of(build, [((2, 3), np.float32)]), folder)
+
+    one, two = model("one", 1), model("two", 2)
+    for pair in ((one, two), (two, one)):
+        with pytest.raises(EvaluationError, match="output 'z' is of one model only"):
+            compare(*pair, random=1)
+
+
+def test_functions_that_are_not_compared_are_named(fixtures: Path) -> None:
+    path = fixtures / "multifunction_ios18.mlpackage"
+    assert any("ask for each" in note for note in compare(path, path, random=1).notes)
+    assert not any("ask for each" in n for n in compare(path, path, random=1, function="decode").notes)
 
 
 def test_a_model_equals_itself(original: Path) -> None:
@@ -305,6 +378,20 @@ def test_wrong_options(
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
+
+
+def test_check_of_what_is_redone(fixtures: Path, tmp_path: Path) -> None:
+    source, path = fixtures / "palettized_grouped_ios18.mlpackage", tmp_path / "p.mlpackage"
+    report = palettize_package(source, path, config(2), redo=True, check=True)
+    assert report.check is not None
+    assert report.check.bytes_before == report.bytes_before
+    assert report.check.weights == compare(source, path, random=1).weights
+
+
+def test_check_of_what_cannot_be_run_comes_first(fixtures: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedOpError, match="future_op"):
+        palettize_package(fixtures / "future_op_ios17.mlpackage", tmp_path / "p.mlpackage", config(), check=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_check_of_palettize(original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,6 +97,75 @@ def test_module_can_be_moved(tmp_path: Path) -> None:
     assert {p.dtype for p in module.parameters()} == {torch.float64}
 
 
+def test_another_module_sees_its_parameters(tmp_path: Path) -> None:
+    def module() -> MILModule:
+        return opened(lambda x: mb.linear(x=x, weight=floats(3, 4), name="y"), [((2, 4), np.float32)], tmp_path)
+
+    class Outer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = module()
+
+    assert [p.shape for p in Outer().parameters()] == [(3, 4)]
+    one, two = module(), module()
+    two.load_state_dict(one.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert list(module().buffers())
+
+
+@pytest.mark.parametrize("name", ["weights", "forward", "training", "function", "features", "a.b", "x_1"])
+def test_any_name_of_a_constant(name: str, tmp_path: Path) -> None:
+    weight = floats(3, 4)
+
+    def build(x: Any) -> Any:
+        return mb.linear(x=x, weight=mb.const(val=weight, name=name), name="y")
+
+    module = opened(build, [((2, 4), np.float32)], tmp_path)
+    x = floats(2, 4)
+    np.testing.assert_allclose(module.predict({"x0": x})["y"], x @ weight.T, rtol=1e-5, atol=1e-6)
+    assert len(module.weights) == 1
+
+
+def test_names_that_torch_would_take_for_one_another(tmp_path: Path) -> None:
+    weights = [floats(4, 4) for _ in range(3)]
+    names = ["a_b", "a.b", "a.b_"]
+    path = saved(program_of(lambda x: _linears(x, weights), [((2, 4), np.float32)]), tmp_path)
+    spec = read_spec(path)
+    (block,) = spec.mlProgram.functions["main"].block_specializations.values()
+    for op in block.operations:
+        for number, name in enumerate(names):
+            for item in op.outputs:
+                item.name = name if item.name == f"w{number}" else item.name
+            for argument in op.inputs.values():
+                for binding in argument.arguments:
+                    if binding.name == f"w{number}":
+                        binding.name = name
+    spec_file(path).write_bytes(spec.SerializeToString())
+    module, x = MILModule.from_package(path), floats(2, 4)
+    wanted = x
+    for weight in weights:
+        wanted = wanted @ weight.T
+    np.testing.assert_allclose(next(iter(module.predict({"x0": x}).values())), wanted, rtol=1e-4, atol=1e-5)
+    assert set(module.weights) == set(names)
+
+
+def _linears(x: Any, weights: Sequence[np.ndarray]) -> Any:
+    for number, weight in enumerate(weights):
+        x = mb.linear(x=x, weight=mb.const(val=weight, name=f"w{number}"))
+    return x
+
+
+def test_sibling_blocks_may_use_a_name_twice(fixtures: Path) -> None:
+    """``branches_ios16`` has a constant of the same name in both branches of a ``cond``."""
+    module = MILModule.from_package(fixtures / "branches_ios16.mlpackage")
+    twice = [name for name in module.weights if name.endswith(" (2)")]
+    assert twice
+    for name in twice:
+        first = name.removesuffix(" (2)")
+        assert module.stored_bytes(name) == module.stored_bytes(first) > 0
+        assert not torch.equal(module.weights[name], module.weights[first])
+
+
 # Blocks
 
 
@@ -301,6 +370,13 @@ def test_half_precision_rounds_every_result(tmp_path: Path) -> None:
         MILModule.from_package(path, precision="fp8")
 
 
+def test_half_precision_rounds_inputs(tmp_path: Path) -> None:
+    path = saved(program_of(lambda x: mb.sub(x=x, y=np.float16(1), name="y"), [((1,), np.float16)]), tmp_path)
+    x = np.array([1.0003], np.float32)
+    (half,) = MILModule.from_package(path, precision="fp16").predict({"x0": x}).values()
+    assert half[0] == np.float16(1.0003) - np.float16(1) == 0
+
+
 # Errors
 
 
@@ -329,6 +405,33 @@ def test_wrong_inputs(inputs: dict[str, np.ndarray], told: str, tmp_path: Path) 
     module = opened(lambda x: mb.relu(x=x, name="y"), [((2, 3), np.float32)], tmp_path)
     with pytest.raises(EvaluationError, match=told):
         module.predict(inputs)
+
+
+@pytest.mark.parametrize("value", [0.9, np.nan, 2.0**40])
+def test_integers_that_are_none(value: float, tmp_path: Path) -> None:
+    module = opened(lambda x: mb.add(x=x, y=np.int32(1), name="y"), [((2,), np.int32)], tmp_path)
+    assert module.predict({"x0": np.array([3.0, -1.0])})["y"].tolist() == [4, 0]
+    with pytest.raises(EvaluationError, match="input 'x0' has values that int32 cannot hold"):
+        module.predict({"x0": np.array([1.0, value])})
+
+
+def test_outputs_are_the_callers_own(tmp_path: Path) -> None:
+    module = opened(lambda x: mb.identity(x=x, name="y"), [((2, 3), np.float32)], tmp_path)
+    x = floats(2, 3)
+    assert not np.shares_memory(x, module.predict({"x0": x})["y"])
+
+
+def test_errors_of_listeners_are_their_own(tmp_path: Path) -> None:
+    module = opened(lambda x: mb.relu(x=x, name="y"), [((2, 3), np.float32)], tmp_path)
+
+    class Listener:
+        def will_run(self, op: OpInfo, inputs: Any) -> None:
+            raise KeyError("mine")
+
+        def did_run(self, op: OpInfo, outputs: Any) -> None: ...
+
+    with pytest.raises(KeyError, match="mine"), module.listening(Listener()):
+        module.predict({"x0": floats(2, 3)})
 
 
 def test_an_op_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

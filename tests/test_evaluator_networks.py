@@ -218,7 +218,7 @@ def images(count: int) -> tuple[np.ndarray, np.ndarray]:
     return ((planes - PIXEL_MEAN) / PIXEL_SPREAD).astype(np.float32), labels
 
 
-@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [250, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_predictions_of_a_trained_network_are_those_of_torch(count: int) -> None:
     module = trained_resnet()
     given, labels = images(count)

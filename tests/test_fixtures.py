@@ -97,6 +97,7 @@ def test_coremltools_loads_them_and_reads_the_values_that_we_read(package: str) 
     assert {place[-1] for place in ours.keys() - compared} <= {"branch_weight"}
 
 
+@pytest.mark.slow
 def test_the_tool_makes_them_again_and_its_check_sees_one_changed_byte(tmp_path: Path) -> None:
     """One run says both: of all packages it names the one file changed here, and no other."""
     folder = Path(shutil.copytree(FIXTURES, tmp_path / "fixtures"))

@@ -51,7 +51,9 @@ def run(code: str, *paths: Path, cwd: Path) -> None:
     [
         "import mil_palettize",
         "from mil_palettize import OptimizationConfig",  # coremltools is imported while one of our modules is
-        "import coremltools, mil_palettize, importlib; importlib.reload(mil_palettize)",
+        pytest.param(
+            "import coremltools, mil_palettize, importlib; importlib.reload(mil_palettize)", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_import_is_enough(first: str, tmp_path: Path) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +15,10 @@ import torch
 
 from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.evaluation import ModelComparison, OpComparison, OutputComparison
+from mil_palettize.torch.coreml import CoreMLModel
 from mil_palettize.torch.metrics import Sums, snr_db
 from mil_palettize.torch.module import PathLike
+from mil_palettize.torch.ops.random import drawing
 from mil_palettize.torch.pipeline import Evaluated, open_model
 from mil_palettize.torch.plausible import plausible_inputs
 from mil_palettize.torch.program import OpInfo
@@ -47,12 +48,12 @@ def compare_models(
         raise ConfigError("Core ML does not show the results of ops; per_op goes with the runtime 'torch'")
     modules = [open_model(p, function, precision=precision) for p in (original, palettized)]
     samples, told = _samples(modules[0], inputs, random, seed)
-    runners = modules if runtime == "torch" else [_CoreML(p, function) for p in (original, palettized)]
-    run = _Run(runners[0], runners[1], modules[0], per_op)
+    runners: list[Any] = list(modules)
+    if runtime == "coreml":
+        runners = [CoreMLModel(p, function, modules[0].features) for p in (original, palettized)]
+    run = _Run(runners[0], runners[1], per_op, seed)
     for sample in samples:
         run.add(sample)
-    weights = weight_comparisons(modules[0], modules[1], histograms)
-    notes = ["The inputs are made up: figures of real ones differ, most of all for classifiers."] if not inputs else []
     return ModelComparison(
         original=os.fspath(original),
         palettized=os.fspath(palettized),
@@ -61,14 +62,24 @@ def compare_models(
         bytes_before=modules[0].package.nbytes(),
         bytes_after=modules[1].package.nbytes(),
         outputs=run.outputs(),
-        weights=weights,
+        weights=weight_comparisons(modules[0], modules[1], histograms),
         ops=run.op_comparisons(),
         unmatched=run.unmatched,
         precision=precision if runtime == "torch" else "the device's own precision",
         runtime=runtime if runtime == "torch" else "Core ML",
         seconds=(run.seconds[0], run.seconds[1]),
-        notes=notes,
+        notes=[*_notes(modules[0], inputs is None, function), *run.notes()],
     )
+
+
+def _notes(module: Evaluated, made_up: bool, function: str | None) -> Iterator[str]:
+    if made_up:
+        yield "The inputs are made up: figures of real ones differ, most of all for classifiers."
+    if module.draws_random_numbers:
+        yield "The model draws random numbers: both packages, and every run, got the same ones."
+    others = [name for name in module.functions if name != module.function_name]
+    if others and function is None:
+        yield f"This is function {module.function_name!r}; the model also has {', '.join(others)}: ask for each."
 
 
 def _samples(
@@ -82,22 +93,6 @@ def _samples(
     if not samples:
         raise EvaluationError("there are no inputs; give at least one sample")
     return samples, "given inputs"
-
-
-class _CoreML:
-    """A package run by Core ML itself, on a Mac."""
-
-    _model: Any
-
-    def __init__(self, path: PathLike, function: str | None) -> None:
-        if sys.platform != "darwin":
-            raise ConfigError("Core ML runs on Apple systems only; leave --runtime coreml out to compare with torch")
-        from coremltools.models import MLModel
-
-        self._model = MLModel(os.fspath(path), function_name=function)
-
-    def predict(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(self._model.predict(dict(inputs)))
 
 
 class _Capture:
@@ -123,6 +118,15 @@ def _most_probable(probabilities: Mapping[Any, float]) -> Any:
     return max(probabilities.items(), key=lambda item: item[1])[0]
 
 
+def _of_one_length(name: str, one: np.ndarray, two: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes, or whatever else there may be more of: the shorter is filled with zeros."""
+    if one.ndim != two.ndim or one.shape[1:] != two.shape[1:]:
+        raise EvaluationError(f"output {name!r} is {list(one.shape)} of one model, {list(two.shape)} of the other")
+    length = max(len(one), len(two))
+    filled = [np.concatenate([a, np.zeros((length - len(a), *a.shape[1:]), a.dtype)]) for a in (one, two)]
+    return filled[0], filled[1]
+
+
 @dataclass
 class _Output:
     shape: tuple[int, ...] = ()
@@ -132,15 +136,20 @@ class _Output:
     agreed: float = 0.0
     judged: bool = False
     numbers: bool = False
+    other_shapes: int = 0
+
+    def judge(self, agreed: float) -> None:
+        self.judged, self.agreed = True, self.agreed + agreed
 
 
 class _Run:
     """Both models sample by sample; of each only one is in memory."""
 
-    def __init__(self, one: Any, two: Any, module: Evaluated, per_op: bool) -> None:
+    def __init__(self, one: Any, two: Any, per_op: bool, seed: int) -> None:
         self._pair = one, two
-        self._features = module.features
         self._per_op = per_op
+        self._seed = seed
+        self._samples = 0
         self._found: dict[str, _Output] = {}
         self._ops: dict[str, tuple[str, Sums]] = {}
         self.unmatched = 0
@@ -165,40 +174,49 @@ class _Run:
             self._predict(1, sample, _Capture(compare_with)),
         ]
         self.unmatched = max(self.unmatched, len(kept.keys() - matched) + len(extra))
+        self._samples += 1
+        single = sorted(results[0].keys() ^ results[1].keys())
+        if single:
+            raise EvaluationError(f"output {single[0]!r} is of one model only; compare a model with its palette")
         for name, value in results[0].items():
-            if name not in results[1]:
-                raise EvaluationError(
-                    f"only one of the models has an output {name!r}; compare a model with its palette"
-                )
             self._add_output(self._found.setdefault(name, _Output()), name, value, results[1][name])
 
     def _predict(self, which: int, sample: Sample, capture: _Capture) -> dict[str, Any]:
         model = self._pair[which]
         context: AbstractContextManager[Any] = model.listening(capture) if self._per_op else nullcontext()
         start = time.perf_counter()
-        with context:
+        with context, drawing(self._seed + self._samples):
             found: dict[str, Any] = model.predict(sample)
         self.seconds[which] += time.perf_counter() - start - capture.seconds
         return found
 
     def _add_output(self, output: _Output, name: str, one: Any, two: Any) -> None:
         output.samples += 1
-        if isinstance(one, dict):
-            output.judged, output.agreed = True, output.agreed + (_most_probable(one) == _most_probable(two))
+        if isinstance(one, dict) or isinstance(two, dict):
+            if not isinstance(one, dict) or not isinstance(two, dict) or one.keys() != two.keys():
+                raise EvaluationError(f"the classes of output {name!r} differ; compare a model with its palette")
+            output.judge(_most_probable(one) == _most_probable(two))
             one, two = (np.array([values[label] for label in one], np.float64) for values in (one, two))
-        if not isinstance(one, np.ndarray):
-            output.judged, output.agreed = True, output.agreed + (one == two)
+        if not isinstance(one, np.ndarray) or not isinstance(two, np.ndarray):
+            output.judge(one == two)
             return
-        if one.shape != np.shape(two):
-            raise EvaluationError(
-                f"output {name!r} is {list(one.shape)} of one model, {list(np.shape(two))} of the other"
-            )
-        if one.dtype.kind in "iub":
-            output.judged, output.agreed = True, output.agreed + float(np.mean(one == two) if one.size else 1.0)
         output.numbers, output.shape = True, one.shape
+        if one.shape != two.shape:
+            output.other_shapes += 1
+            one, two = _of_one_length(name, one, two)
+        if one.dtype.kind in "iub":
+            output.judge(float(np.mean(one == two)) if one.size else 1.0)
         pair = torch.as_tensor(np.asarray(one, np.float64)), torch.as_tensor(np.asarray(two, np.float64))
         output.sums.add(*pair)
         output.worst = min(output.worst, snr_db(*pair))
+
+    def notes(self) -> list[str]:
+        return [
+            f"Output {name!r} is longer or shorter in {o.other_shapes} of {o.samples} samples, where what is missing "
+            "counts as zeros."
+            for name, o in self._found.items()
+            if o.other_shapes
+        ]
 
     def outputs(self) -> list[OutputComparison]:
         return [

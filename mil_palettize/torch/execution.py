@@ -44,20 +44,33 @@ class Execution:
         return [self.values[slot] for slot in block.outputs]
 
     def _step(self, step: Step) -> None:
+        arguments = self._arguments(step)
+        for listener in self.listeners:
+            listener.will_run(step.info, arguments)
+        results = self._results(step, arguments)
+        for listener in self.listeners:
+            listener.did_run(step.info, results)
+        self.values.update(zip(step.outputs, results, strict=True))
+        for slot in step.unneeded:
+            del self.values[slot]
+
+    def _arguments(self, step: Step) -> dict[str, Any]:
         values = self.values
         arguments = dict(step.fixed)
+        for name, slots, many, convert in step.readings:
+            value = [values[slot] for slot in slots] if many else values[slots[0]]
+            arguments[name] = value if convert is None else convert(value)
+        return arguments
+
+    def _results(self, step: Step, arguments: dict[str, Any]) -> tuple[Any, ...]:
+        blocks = {"blocks": [partial(self._block, block) for block in step.blocks]} if step.blocks else {}
         try:
-            for name, slots, many, convert in step.readings:
-                value = [values[slot] for slot in slots] if many else values[slots[0]]
-                arguments[name] = value if convert is None else convert(value)
-            for listener in self.listeners:
-                listener.will_run(step.info, arguments)
-            if step.blocks:
-                arguments["blocks"] = [partial(self._block, block) for block in step.blocks]
-            result = step.call(**arguments)
+            result = step.call(**arguments, **blocks)
         except PalettizeError:
             raise
         except Exception as error:
+            if step.blocks:  # of a listener, or told already
+                raise
             raise EvaluationError(
                 f"op {step.info.name!r} ({step.info.type}) cannot be run: {type(error).__name__}: {error}; its inputs "
                 f"are {', '.join(f'{name} {_told(value)}' for name, value in arguments.items())}"
@@ -65,12 +78,7 @@ class Execution:
         results = result if isinstance(result, tuple) else (result,)
         if self.half:
             results = tuple(_rounded(r) if half else r for r, half in zip(results, step.half, strict=True))
-        for listener in self.listeners:
-            listener.did_run(step.info, results)
-        for slot, value in zip(step.outputs, results, strict=True):
-            values[slot] = value
-        for slot in step.unneeded:
-            del values[slot]
+        return results
 
 
 def _rounded(value: Any) -> Any:

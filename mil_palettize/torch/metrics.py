@@ -9,10 +9,13 @@ import torch
 
 from mil_palettize.evaluation import Figures
 
+_AT_ONCE = 1 << 20  # elements that are float64 at a time
+_HUGE = 1e30  # what is so large and the same in both is no signal: it masks
+
 
 @dataclass
 class Sums:
-    """Of all pairs of tensors added so far: squares are taken in the tensors' own type and summed in float64."""
+    """Of all pairs of tensors added so far, in float64. ``masked``: elements that are huge or not finite in both."""
 
     elements: int = 0
     signal: float = 0.0
@@ -23,27 +26,39 @@ class Sums:
     high: float = -math.inf
     largest: float = 0.0
     non_finite: int = 0
+    masked: int = 0
 
     def add(self, one: torch.Tensor, two: torch.Tensor) -> None:
         """``one``: what it was; both of the same shape."""
         x, y = one.detach().reshape(-1), two.detach().reshape(-1)
-        if not x.is_floating_point():
-            x, y = x.double(), y.double()
+        for start in range(0, x.numel(), _AT_ONCE):
+            self._add(x[start : start + _AT_ONCE].double(), y[start : start + _AT_ONCE].double())
+
+    def _add(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        same = (x == y) | (torch.isnan(x) & torch.isnan(y))
+        masked = same & ~(x.abs() < _HUGE)
         finite = torch.isfinite(x) & torch.isfinite(y)
-        if not bool(finite.all()):
-            same = (x == y) | (torch.isnan(x) & torch.isnan(y))
-            self.non_finite += int((~finite & ~same).sum())
-            x, y = x[finite], y[finite]
+        self.masked += int(masked.sum())
+        self.non_finite += int((~finite & ~same).sum())
+        used = finite & ~masked
+        if not bool(used.all()):
+            x, y = x[used], y[used]
         self.elements += x.numel()
         if not x.numel():
             return
         difference = x - y
-        self.signal += _product(x, x)
-        self.noise += _product(difference, difference)
-        self.product += _product(x, y)
-        self.other += _product(y, y)
+        self.signal += float(x @ x)
+        self.noise += float(difference @ difference)
+        self.product += float(x @ y)
+        self.other += float(y @ y)
         self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
         self.largest = max(self.largest, float(difference.abs().max()))
+
+    def snr_db(self) -> float:
+        """-infinite also where there is nothing that could be compared, or something is not finite any more."""
+        if self.non_finite or (self.masked and not self.elements):
+            return -math.inf
+        return decibels(self.signal, self.noise)
 
     def figures(self) -> Figures:
         reach = self.high - self.low if self.elements else 0.0
@@ -51,7 +66,7 @@ class Sums:
         equal = 1.0 if self.signal == self.other else 0.0
         return Figures(
             self.elements,
-            decibels(self.signal, self.noise),
+            self.snr_db(),
             decibels(reach * reach * self.elements, self.noise),
             min(1.0, self.product / length) if length else equal,
             self.largest,
@@ -59,19 +74,15 @@ class Sums:
         )
 
 
-def _product(x: torch.Tensor, y: torch.Tensor) -> float:
-    return float((x * y).sum(dtype=torch.float64))
-
-
 def decibels(signal: float, noise: float) -> float:
     """10·log10 of their ratio: infinite without noise, -infinite where there is nothing but noise."""
     if noise == 0:
         return math.inf
-    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+    return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 else -math.inf
 
 
 def snr_db(one: torch.Tensor, two: torch.Tensor) -> float:
     """Signal to noise of ``two`` against ``one``; -infinite where it is not finite any more."""
     sums = Sums()
     sums.add(one, two)
-    return -math.inf if sums.non_finite else decibels(sums.signal, sums.noise)
+    return sums.snr_db()

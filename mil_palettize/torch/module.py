@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from mil_palettize.torch.features import Features, features_of, function_of
 from mil_palettize.torch.ops.registry import to_tensor
 from mil_palettize.torch.ops.states import State
 from mil_palettize.torch.program import Constant, Function, compile_function
-from mil_palettize.torch.types import tensor_dtype, tensor_shape
+from mil_palettize.torch.types import is_half, tensor_dtype, tensor_shape
 
 PathLike = str | os.PathLike[str]
 PRECISIONS = ("fp32", "fp16")
@@ -41,6 +41,7 @@ class MILModule(nn.Module):
 
     def __init__(self, model: Model, stage: Stage, function: Function, features: Features, precision: str) -> None:
         super().__init__()
+        self._stage = stage
         self._model = model  # its files stay open for what is yet to be decoded
         self.function = function
         self._half = precision == "fp16"
@@ -48,6 +49,7 @@ class MILModule(nn.Module):
         self._slots: dict[str, str] = {}  # of constants -> names of parameters and buffers
         self._plain: dict[str, Any] = {}  # constants that are no tensors
         self._sites = _weight_sites(survey(stage), stage.function_label(function.name))
+        self._weights = {slot: c.op for slot, c in function.constants.items() if id(c.op) in self._sites}
         self.features = features
 
     @classmethod
@@ -87,7 +89,8 @@ class MILModule(nn.Module):
             values[slot] = getattr(self, name)
         values.update(self._checked(inputs))
         values.update(state if state is not None else self.make_state())
-        return Execution(self.function, values, self._half, self._listeners).run()
+        found = Execution(self.function, values, self._half, self._listeners).run()
+        return {name: _own(value, values, self.function.types) for name, value in found.items()}
 
     def predict(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
         """Run on arrays (images: also PIL images), as ``MLModel.predict``: arrays come back, labels as they are."""
@@ -105,9 +108,22 @@ class MILModule(nn.Module):
     def weights(self) -> dict[str, nn.Parameter]:
         """The constants that act as weights, by name, decoded; changing them changes what the module computes."""
         self._decode()
-        names = {slot: constant.name for slot, constant in self.function.constants.items()}
-        found = {slot: self._parameters[name] for slot, name in self._slots.items() if name in self._parameters}
-        return {names[slot] if names[slot] == slot else slot: p for slot, p in found.items() if p is not None}
+        parameters = {slot: self._parameters.get(self._slots[slot]) for slot in self._weights}
+        return {slot: parameter for slot, parameter in parameters.items() if parameter is not None}
+
+    @property
+    def functions(self) -> list[str]:
+        """All that the model has."""
+        return sorted(self._stage.program.functions)
+
+    @property
+    def function_name(self) -> str:
+        """Of the one that is run."""
+        return self.function.name
+
+    @property
+    def draws_random_numbers(self) -> bool:
+        return any(step.info.type.startswith("random_") for step in self.function.block.all_steps())
 
     @property
     def package(self) -> Package:
@@ -115,7 +131,7 @@ class MILModule(nn.Module):
 
     def stored_bytes(self, weight: str) -> int:
         """What the data of one of :attr:`weights` takes in the package, all its parts together."""
-        return sum(stored_nbytes(op) for op in _parts(self._sites[weight].node).values())
+        return sum(stored_nbytes(op) for op in _parts(self._sites[id(self._weights[weight])].node).values())
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -131,13 +147,19 @@ class MILModule(nn.Module):
         finally:
             self._listeners.remove(listener)
 
-    def named_parameters(self, *arguments: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
+    # torch reads parameters and buffers through these, also those of a module inside another.
+
+    def named_modules(self, *arguments: Any, **options: Any) -> Iterator[tuple[str, nn.Module]]:
         self._decode()
-        return super().named_parameters(*arguments, **options)
+        return super().named_modules(*arguments, **options)
 
     def state_dict(self, *arguments: Any, **options: Any) -> Any:
         self._decode()
         return super().state_dict(*arguments, **options)
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        self._decode()
+        super()._load_from_state_dict(*arguments, **options)
 
     def _apply(self, function: Any, recurse: bool = True) -> Any:
         self._decode()
@@ -154,8 +176,10 @@ class MILModule(nn.Module):
         if not isinstance(value, torch.Tensor):
             self._plain[slot] = value
             return
-        name = f"{slot.replace('.', '_')}__{len(self._slots)}" if "." in slot or hasattr(self, slot) else slot
-        if constant.name in self._sites and value.is_floating_point():
+        name = slot.replace(".", "_")
+        while name in dir(type(self)) or name in self.__dict__ or name in self._parameters or name in self._buffers:
+            name += "_"
+        if slot in self._weights and value.is_floating_point():
             self.register_parameter(name, nn.Parameter(value))
         else:
             self.register_buffer(name, value)
@@ -168,7 +192,10 @@ class MILModule(nn.Module):
         if missing:
             raise EvaluationError(f"input {missing[0]!r} is missing; the model takes {sorted(types)}")
         values = {**{n: v for n, v in self.features.defaults.items() if n in types}, **inputs}
-        return {name: _as_declared(name, values[name], kind) for name, kind in types.items()}
+        tensors = {name: _as_declared(name, values[name], kind) for name, kind in types.items()}
+        if self._half:
+            tensors = {name: t.half().float() if is_half(types[name]) else t for name, t in tensors.items()}
+        return tensors
 
 
 def _as_declared(name: str, value: Any, kind: MIL.ValueType) -> Any:
@@ -184,13 +211,26 @@ def _as_declared(name: str, value: Any, kind: MIL.ValueType) -> Any:
     if not fits:
         told = ["?" if size is None else size for size in wanted]
         raise EvaluationError(f"input {name!r} has shape {list(tensor.shape)}; the model takes {told}")
-    return tensor.to(tensor_dtype(kind))
+    dtype = tensor_dtype(kind)
+    converted = tensor.to(dtype)
+    if not dtype.is_floating_point and not bool((converted == tensor).all()):
+        raise EvaluationError(f"input {name!r} has values that {str(dtype).removeprefix('torch.')} cannot hold")
+    return converted
 
 
-def _weight_sites(found: Survey, function: str) -> dict[str, Site]:
-    """The constants of a function that act as weights, by name."""
+def _own(value: Any, values: Mapping[str, Any], inputs: Iterable[str]) -> Any:
+    """An output that is an input, or a view of one, is copied: the caller may change it."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    given = (values[name] for name in inputs)
+    places = {t.untyped_storage().data_ptr() for t in given if isinstance(t, torch.Tensor)}
+    return value.clone() if value.untyped_storage().data_ptr() in places else value
+
+
+def _weight_sites(found: Survey, function: str) -> dict[int, Site]:
+    """The constants of a function that act as weights, by the identity of their ops: names may repeat."""
     return {
-        site.weight.name: site
+        id(site.op): site
         for site in found.sites
         if site.weight.function == function
         and site.weight.dtype in ("fp16", "fp32")

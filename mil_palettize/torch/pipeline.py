@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from mil_palettize.torch.features import features_of
 from mil_palettize.torch.module import MILModule, PathLike
 from mil_palettize.torch.ops.states import State
 from mil_palettize.torch.ops.suppression import kept_boxes
+from mil_palettize.torch.program import OpInfo
 
 _SUPPRESSION = "nonMaximumSuppression"
 
@@ -49,6 +51,13 @@ class Pipeline:
     def package(self) -> Package:
         return self._model.package
 
+    functions: Sequence[str] = ()  # a pipeline has none of its own
+    function_name = ""
+
+    @property
+    def draws_random_numbers(self) -> bool:
+        return any(module.draws_random_numbers for module in self.modules.values())
+
     def make_state(self) -> dict[str, State]:
         return {name: state for module in self.modules.values() for name, state in module.make_state().items()}
 
@@ -76,9 +85,26 @@ class Pipeline:
     @contextmanager
     def listening(self, listener: Listener) -> Iterator[None]:
         with ExitStack() as stack:
-            for module in self.modules.values():
-                stack.enter_context(module.listening(listener))
+            for label, module in self.modules.items():
+                stack.enter_context(module.listening(_Labelled(label, listener)))
             yield
+
+
+class _Labelled:
+    """Tells a listener of a stage's ops by ``label/name``: stages may use a name each."""
+
+    def __init__(self, label: str, listener: Listener) -> None:
+        self._label, self._listener = label, listener
+
+    def _named(self, op: OpInfo) -> OpInfo:
+        outputs = tuple(f"{self._label}/{name}" for name in op.outputs)
+        return replace(op, name=f"{self._label}/{op.name}", outputs=outputs)
+
+    def will_run(self, op: OpInfo, inputs: Mapping[str, Any]) -> None:
+        self._listener.will_run(self._named(op), inputs)
+
+    def did_run(self, op: OpInfo, outputs: Sequence[Any]) -> None:
+        self._listener.did_run(self._named(op), outputs)
 
 
 Evaluated = MILModule | Pipeline
@@ -97,7 +123,7 @@ def open_model(path: PathLike, function: str | None = None, *, precision: str = 
         if unknown:
             raise UnsupportedOpError(
                 f"{path} is a pipeline with models that this evaluator does not know: "
-                f"{', '.join(f'{kind} ({kinds[kind]}x)' for kind in unknown)}; compare on a Mac with --runtime coreml"
+                f"{', '.join(f'{kind} ({kinds[kind]}x)' for kind in unknown)}; run it with Core ML on a Mac"
             )
         return Pipeline(model, precision)
     except BaseException:

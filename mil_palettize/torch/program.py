@@ -16,10 +16,11 @@ import numpy as np
 from mil_palettize.errors import PackageError, UnsupportedOpError
 from mil_palettize.program.scopes import op_name
 from mil_palettize.program.store import Store
-from mil_palettize.program.values import MIL, static_shape, type_name
+from mil_palettize.program.values import MIL, static_shape
 from mil_palettize.torch.constants import CONSTANT_OPS, constant_array, value_array
 from mil_palettize.torch.ops import OPS
 from mil_palettize.torch.ops.registry import PLAIN, Op
+from mil_palettize.torch.types import is_half
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,24 @@ class Block:
     steps: list[Step]
     outputs: tuple[str, ...]
 
+    def all_steps(self) -> Iterator[Step]:
+        """Those of nested blocks too."""
+        for step in self.steps:
+            yield step
+            for block in step.blocks:
+                yield from block.all_steps()
+
 
 @dataclass(frozen=True)
 class Constant:
     """A constant that some op reads as a tensor. ``name``: of the value, "" for one that is bound in place; ``shape``:
-    as declared."""
+    as declared; ``op``: that makes it, None for one in place."""
 
     slot: str
     name: str
     shape: tuple[int, ...]
     decode: Callable[[], np.ndarray]
+    op: MIL.Operation | None = None
 
 
 @dataclass
@@ -114,8 +123,8 @@ def compile_function(name: str, function: MIL.Function, store: Store) -> Functio
     if missing:
         told = ", ".join(f"{op_type} ({count}x)" for op_type, count in sorted(missing.items()))
         raise UnsupportedOpError(
-            f"{store.package.path}: function {name!r} has ops that this evaluator does not know: {told}; compare the "
-            "models on a Mac, or leave these ops out"
+            f"{store.package.path}: function {name!r} has ops that this evaluator does not know: {told}; run it with "
+            "Core ML on a Mac"
         )
     key = function.opset if function.opset in function.block_specializations else None
     if key is None:
@@ -202,7 +211,7 @@ class _Compiler:
             raise PackageError(f"{name!r} ({op.type}) lacks its input {lacking[0]!r}; the package is damaged")
         blocks = tuple(self._block(b, names.new_child(), scope.new_child(), nested=True) for b in op.blocks)
         outputs = tuple(self._declare(names, item) for item in op.outputs)
-        half = tuple(_is_half(item.type) for item in op.outputs)
+        half = tuple(is_half(item.type) for item in op.outputs)
         info = OpInfo(op.type, name, tuple(item.name for item in op.outputs), nested)
         return Step(info, known.function, fixed, tuple(readings), outputs, half, blocks)
 
@@ -243,17 +252,13 @@ class _Compiler:
         if slot in self.constant_ops:
             op, position, scope = self.constant_ops[slot]
             decode = partial(constant_array, op, scope, self.store, position)
-            self.done.constants[slot] = Constant(slot, op.outputs[position].name, shape, decode)
+            self.done.constants[slot] = Constant(slot, op.outputs[position].name, shape, decode, op)
         elif slot in self.decoded:
             self.done.constants[slot] = Constant(slot, "", shape, partial(self.decoded.__getitem__, slot))
 
 
 def _plain(kind: str, array: np.ndarray) -> Any:
     return PLAIN[kind](array) if kind in PLAIN else array
-
-
-def _is_half(value_type: MIL.ValueType) -> bool:
-    return value_type.WhichOneof("type") == "tensorType" and type_name(value_type.tensorType.dataType) == "fp16"
 
 
 def _mark_unneeded(block: Block, kept: Mapping[str, Any] | set[str]) -> None:

@@ -17,3 +17,8 @@ def tensor_shape(kind: MIL.ValueType, unknown: int = 1) -> tuple[int, ...]:
     """The sizes of a tensor type, ``unknown`` for those that are not constants."""
     dimensions = kind.tensorType.dimensions
     return tuple(d.constant.size if d.WhichOneof("dimension") == "constant" else unknown for d in dimensions)
+
+
+def is_half(kind: MIL.ValueType) -> bool:
+    """Whether a value is a tensor declared float16."""
+    return kind.WhichOneof("type") == "tensorType" and type_name(kind.tensorType.dataType) == "fp16"

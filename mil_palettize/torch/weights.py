@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,8 @@ from mil_palettize.evaluation import WeightComparison
 from mil_palettize.torch.metrics import snr_db
 from mil_palettize.torch.pipeline import Evaluated
 
-_SUFFIXES = ("", "_palettized", "_palettized_pcs")  # as the packages' door, and coremltools, call a palette
+# As coremltools, and the doors that do as it does, call what they compressed.
+_COMPRESSED = re.compile(r"(_palettized(_pcs)?|_quantized|_sparsified)+(_\d+)?")
 _BINS = 96
 _FEW = 256  # distinct values that are shown as a palette
 
@@ -26,7 +28,7 @@ def weight_comparisons(one: Evaluated, two: Evaluated, histograms: int = 0) -> l
             tuple(weight.shape),
             one.stored_bytes(name),
             two.stored_bytes(other),
-            snr_db(weight.double(), two.weights[other].double()),
+            snr_db(weight, two.weights[other]),
         )
         for name, weight, other in pairs
         if other is not None and two.weights[other].shape == weight.shape
@@ -38,7 +40,9 @@ def weight_comparisons(one: Evaluated, two: Evaluated, histograms: int = 0) -> l
 
 
 def _counterpart(name: str, two: Evaluated) -> str | None:
-    return next((name + suffix for suffix in _SUFFIXES if name + suffix in two.weights), None)
+    if name in two.weights:
+        return name
+    return next((n for n in two.weights if n.startswith(name) and _COMPRESSED.fullmatch(n[len(name) :])), None)
 
 
 def _spread(weight: WeightComparison, one: torch.Tensor, two: torch.Tensor) -> WeightComparison:

@@ -3,9 +3,20 @@ one. They have the distributions that devices draw from, not the numbers they dr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from mil_palettize.torch.ops.registry import Int, Ints, Number, Tensor, Text, op
+
+
+@contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """Ops without a seed of their own draw the same numbers each time, in the block."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def _generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator | None:
