@@ -71,7 +71,8 @@ def palettize_package(
     allow, AlgorithmError for a wrong ``lut_function``, VerifyError; nothing is written then.
     """
     started = time.perf_counter()
-    compare_with = _checker(source) if check else None
+    if check:
+        _check_can_run(source)
     requests = normalise(config, joint_compression)
     if destination is None and not dry_run:
         raise ConfigError("destination is missing; only a dry run goes without one")
@@ -85,7 +86,7 @@ def palettize_package(
             select=select,
             strict=strict,
             verify=verify,
-            compare=compare_with,
+            check=check,
             overwrite=overwrite,
             dry_run=dry_run,
             progress=progress,
@@ -122,7 +123,9 @@ def compare(
     Raises ConfigError for a wrong request and without torch, PackageError, UnsupportedOpError naming all ops that are
     not known, EvaluationError for inputs that the models do not take.
     """
-    return _comparer()(
+    from mil_palettize.torch.comparing import compare_models  # torch may be missing
+
+    return compare_models(
         original,
         palettized,
         inputs,
@@ -136,26 +139,17 @@ def compare(
     )
 
 
-def _comparer() -> Callable[..., ModelComparison]:
-    """It needs torch, which may be missing: then a ConfigError, before anything is done."""
-    from mil_palettize.torch.comparing import compare_models
-
-    return compare_models
-
-
-def _checker(source: PathLike) -> Callable[..., ModelComparison]:
-    """``compare``, when it is known to run the package: a finished one is not to be refused for that."""
-    compare_models = _comparer()
+def _check_can_run(source: PathLike) -> None:
+    """A finished package is not to be refused for that. Raises what :func:`compare` does."""
     from mil_palettize.torch.pipeline import open_model
 
     open_model(source)
-    return compare_models
 
 
-def _check(compare_models: Callable[..., ModelComparison], source: PathLike, staging: Path, report: Report) -> None:
+def _check(source: PathLike, staging: Path, report: Report) -> None:
     """Put what became of the outputs into the report, or why that could not be told."""
     try:
-        report.check = compare_models(source, staging)
+        report.check = compare(source, staging)
     except EvaluationError as error:
         report.notes.append(f"not checked: {error}")
         return
@@ -173,7 +167,7 @@ class _Run:
     select: str
     strict: bool
     verify: bool
-    compare: Callable[..., ModelComparison] | None
+    check: bool
     overwrite: bool
     dry_run: bool
     progress: bool | Callable[[ProgressEvent], object] | None
@@ -258,7 +252,7 @@ def _write(run: _Run, prepared: Prepared, report: Report, *, needed: Container[K
             if run.verify:
                 verify_package(prepared.model.package.path, staging, report)
                 report.verified = True
-            if run.compare is not None:
-                _check(run.compare, run.source, staging, report)
+            if run.check:
+                _check(run.source, staging, report)
     finally:
         progress.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from mil_palettize import __version__
@@ -30,10 +31,25 @@ _PALETTE_OPTIONS = (
 )
 
 
+_FAIL_BELOW = "--fail-below"
+_SEED_DIGITS = 18  # torch takes 64 bits
+
+
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, as every other error."""
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def with_values(arguments: Sequence[str]) -> list[str]:
+    """``--fail-below -5dB`` as ``--fail-below=-5dB``: argparse takes for an option what begins with a dash."""
+    found: list[str] = []
+    for argument in arguments:
+        if found and found[-1] == _FAIL_BELOW and re.match(r"-[\d.]", argument):
+            found[-1] += f"={argument}"
+        else:
+            found.append(argument)
+    return found
 
 
 def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
@@ -120,7 +136,12 @@ def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
     _add_inputs(sub, 8)
     sub.add_argument("--runtime", choices=("torch", "coreml"), default="torch", help="[torch], or coreml on a Mac")
     sub.add_argument("--per-op", action="store_true", help="also the results of every op")
-    sub.add_argument("--fail-below", type=_decibels, metavar="30dB", help="exit with 1 where an output's SNR is less")
+    sub.add_argument(
+        _FAIL_BELOW,
+        type=_decibels,
+        metavar="30dB",
+        help="exit with 1 where an output's SNR is less; also --fail-below=-5dB",
+    )
     sub.add_argument("--html", type=_path, metavar="FILE.html", help="write a page that shows it")
     sub.add_argument("--json", action="store_true", help="JSON on standard output")
 
@@ -129,15 +150,27 @@ def _add_inputs(sub: Parser, random: int) -> None:
     which = sub.add_mutually_exclusive_group()
     which.add_argument("--inputs", type=_path, metavar="X.npz", help="an array for each input, of one or more samples")
     which.add_argument("--random", type=_count, default=random, metavar="N", help=f"make up N samples [{random}]")
-    sub.add_argument("--seed", type=int, default=0, help="of made up samples [0]")
+    sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="of made up samples [0]")
     sub.add_argument("--function", metavar="NAME", help="of a model with several [the default one]")
     sub.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="fp16 rounds as devices do [fp32]")
 
 
 def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not _is_whole(text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of samples; give 1 or more")
     return int(text)
+
+
+def _seed(text: str) -> int:
+    if not _is_whole(text) or len(text) > _SEED_DIGITS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no seed; give a whole number, 0 or more, of up to {_SEED_DIGITS} digits"
+        )
+    return int(text)
+
+
+def _is_whole(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
 
 
 def _decibels(text: str) -> float:

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mil_palettize import output
-from mil_palettize.arguments import build_parser, config_of
+from mil_palettize.arguments import build_parser, config_of, with_values
 from mil_palettize.errors import (
     AlgorithmError,
     ConfigError,
@@ -136,6 +136,7 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    _check_written("--out", options.out, options.inputs, options.package)
     running = _load("torch.running")
     outputs, samples = running.run_package(
         options.package,
@@ -146,7 +147,7 @@ def _run(options: argparse.Namespace) -> int:
         precision=options.precision,
     )
     if options.out is not None:
-        running.save_outputs(options.out, outputs)
+        output.write_report(options.out, running.packed_outputs(outputs))
     if options.json:
         output.show(running.outputs_json(outputs, samples))
     else:
@@ -155,8 +156,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    if options.html is not None:
-        output.check_report_path(options.html, None, (options.first, options.second), "--html")
+    _check_written("--html", options.html, options.inputs, options.first, options.second)
     comparison = _load("torch.running").compare_packages(
         options.first,
         options.second,
@@ -164,7 +164,8 @@ def _compare(options: argparse.Namespace) -> int:
         random=options.random,
         seed=options.seed,
         function=options.function,
-        per_op=options.per_op or options.html is not None,
+        # Core ML does not show the results of ops: its page goes without them.
+        per_op=options.per_op or (options.html is not None and options.runtime == "torch"),
         precision=options.precision,
         runtime=options.runtime,
         histograms=_HISTOGRAMS if options.html is not None else 0,
@@ -177,6 +178,15 @@ def _compare(options: argparse.Namespace) -> int:
         found = "not finite or another label" if worst.snr_db == -math.inf else f"{worst.snr_db:.1f} dB"
         return _fail(f"output {worst.name!r}: {found}, below {options.fail_below:g} dB", EXIT_DIFFERENT)
     return 0
+
+
+def _check_written(option: str, path: str | None, inputs: str | None, *packages: str) -> None:
+    """Raise ConfigError, before anything runs, where what is read would be written over."""
+    if path is None:
+        return
+    output.check_report_path(path, None, packages, option)
+    if inputs is not None and output.identity(path) is not None and output.identity(path) == output.identity(inputs):
+        raise ConfigError(f"{option} {path} is the file of --inputs; choose another")
 
 
 COMMANDS = {
@@ -211,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("coremltools").setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")
     try:
-        options = build_parser(COMMANDS).parse_args(arguments)
+        options = build_parser(COMMANDS).parse_args(with_values(sys.argv[1:] if arguments is None else arguments))
         return int(options.run(options))
     except KeyboardInterrupt as interrupt:
         return _interrupted(str(interrupt))

@@ -80,21 +80,22 @@ def check_report_path(
         raise ConfigError(f"no permission to write {option} {report}; choose another place")
 
 
-def write_report(report: str, text: str) -> None:
+def write_report(report: str, content: str | bytes) -> None:
     """Replace the file at ``report`` at once, or write to the pipe or device there. Raises PackageError."""
     path = Path(os.path.realpath(report))
     whole = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
+    data = content.encode() if isinstance(content, str) else content
     try:
         if _is_stream(report) or not os.access(path.parent, os.W_OK):
-            Path(report).write_text(text, encoding="utf-8")
+            Path(report).write_bytes(data)
             return
         try:
-            whole.write_text(text, encoding="utf-8")
+            whole.write_bytes(data)
             whole.replace(path)
         finally:
             whole.unlink(missing_ok=True)
     except OSError as error:
-        raise PackageError(f"cannot write the report {report}: {error.strerror}") from error
+        raise PackageError(f"cannot write {report}: {error.strerror}") from error
 
 
 def _is_stream(path: str) -> bool:

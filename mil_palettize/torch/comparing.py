@@ -31,17 +31,17 @@ Sample = Mapping[str, Any]
 def compare_models(
     original: PathLike,
     palettized: PathLike,
-    inputs: Sample | Sequence[Sample] | None = None,
+    inputs: Sample | Sequence[Sample] | None,
     *,
-    random: int = 8,
-    seed: int = 0,
-    function: str | None = None,
-    per_op: bool = False,
-    precision: str = "fp32",
-    runtime: str = "torch",
-    histograms: int = 0,
+    random: int,
+    seed: int,
+    function: str | None,
+    per_op: bool,
+    precision: str,
+    runtime: str,
+    histograms: int,
 ) -> ModelComparison:
-    """See ``mil_palettize.compare``."""
+    """``mil_palettize.compare``, which says what these are."""
     if runtime not in RUNTIMES:
         raise ConfigError(f"runtime is {runtime!r}; use one of {list(RUNTIMES)}")
     if runtime == "coreml" and per_op:

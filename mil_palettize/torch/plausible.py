@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,13 +10,14 @@ import numpy as np
 import torch
 from coremltools.proto import FeatureTypes_pb2 as FeatureTypes
 
-from mil_palettize.errors import EvaluationError
+from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.torch.features import GRAYSCALES
 from mil_palettize.torch.module import MILModule
 from mil_palettize.torch.pipeline import Evaluated, Pipeline
 from mil_palettize.torch.program import Block, Step
 
 _DEFAULT_INTEGERS = 2  # 0 and 1: flags, masks and lengths nobody knows more of
+_SMALL = 1 << 16  # elements of constants that are looked at: positions, not weights
 _INT32 = FeatureTypes.ArrayFeatureType.INT32
 # Ops whose result holds the same integers, or more of the same kind.
 _HANDS_ON = frozenset({
@@ -30,8 +32,10 @@ def plausible_inputs(module: Evaluated, count: int, seed: int = 0) -> list[dict[
     Floats are drawn from N(0, 1), or are the magnitudes of such numbers where the model gives NaN otherwise (of a
     logarithm, say); integers that are looked up in a table from its rows, others from 0 and 1; images
     are smooth colours with noise. Shapes are the default ones of the description. Optional inputs that have a default
-    are left out. Raises EvaluationError for an input of another kind.
+    are left out. Raises EvaluationError for an input of another kind, ConfigError for a seed below 0.
     """
+    if seed < 0:
+        raise ConfigError(f"seed is {seed}; give 0 or more")
     random = np.random.default_rng(seed)
     sizes = table_sizes(module)
     required = {n: f for n, f in module.features.inputs.items() if n not in module.features.defaults}
@@ -82,26 +86,48 @@ def _image(image: FeatureTypes.ImageFeatureType, random: np.random.Generator) ->
 
 
 def table_sizes(module: Evaluated) -> dict[str, int]:
-    """Of inputs that are looked up in tables: the rows of the smallest one."""
+    """Of inputs that are looked up in tables: the rows of the smallest one, less what is added to the input first."""
     modules = module.modules.values() if isinstance(module, Pipeline) else [module]
     return {
         name: min(rows)
         for one in modules
         for name in one.function.types
-        if (rows := _rows_looked_up(one, one.function.block, {name}))
+        if (rows := _rows_looked_up(one, one.function.block, {name: 0}))
     }
 
 
-def _rows_looked_up(module: MILModule, block: Block, carriers: set[str]) -> list[int]:
-    """Sizes of the axes into which ``gather`` takes indices that come from one of ``carriers``, which grows."""
+def _rows_looked_up(module: MILModule, block: Block, carriers: dict[str, int]) -> list[int]:
+    """Rows that may be asked for where ``gather`` takes indices from one of ``carriers``. These are slots, with what
+    has been added to what they carry; they grow."""
     found = []
     for step in block.steps:
-        read = {reading.name: reading.slots for reading in step.readings}
-        if step.info.type in ("gather", "gather_along_axis") and carriers & {*read.get("indices", ())}:
-            found += _axis_size(module, step, read["x"][0])
-        elif step.info.type in _HANDS_ON and carriers & {slot for slots in read.values() for slot in slots}:
-            carriers.update(step.outputs)
+        if step.info.type in ("gather", "gather_along_axis"):
+            table = next(reading.slots[0] for reading in step.readings if reading.name == "x")
+            sizes = _axis_size(module, step, table)
+            found += [max(1, size - offset) for offset in _carried(step, carriers, "indices") for size in sizes]
+        elif step.info.type in _HANDS_ON and _carried(step, carriers):
+            carriers.update(dict.fromkeys(step.outputs, _offset(module, step, carriers)))
     return found
+
+
+def _carried(step: Step, carriers: Mapping[str, int], *parameters: str) -> list[int]:
+    """What has been added to the carriers that a step reads, as these parameters or as any."""
+    read = (reading.slots for reading in step.readings if not parameters or reading.name in parameters)
+    return [carriers[slot] for slots in read for slot in slots if slot in carriers]
+
+
+def _offset(module: MILModule, step: Step, carriers: Mapping[str, int]) -> int:
+    """What has been added to the carriers in the result of a step."""
+    if step.info.type == "select":  # negative indices have the size of the table added in the branch not taken
+        return min(_carried(step, carriers, "a", "b") or _carried(step, carriers))
+    return max(_carried(step, carriers)) + (_largest_addend(module, step) if step.info.type == "add" else 0)
+
+
+def _largest_addend(module: MILModule, step: Step) -> int:
+    """The largest number in the small constants that a step reads, 0 at least."""
+    constants = (module.function.constants.get(slot) for reading in step.readings for slot in reading.slots)
+    arrays = [constant.decode() for constant in constants if constant and math.prod(constant.shape) <= _SMALL]
+    return max([0, *(math.ceil(array.max()) for array in arrays if array.size and np.isfinite(array).all())])
 
 
 def _axis_size(module: MILModule, step: Step, table: str) -> list[int]:

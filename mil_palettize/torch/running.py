@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import lzma
 import math
 import os
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -16,11 +20,17 @@ from mil_palettize.errors import EvaluationError, PackageError
 from mil_palettize.evaluation import ModelComparison
 from mil_palettize.tables import format_count, format_table, printable
 from mil_palettize.torch.comparing import compare_models
+from mil_palettize.torch.features import CHANNELS
 from mil_palettize.torch.module import PathLike
+from mil_palettize.torch.ops.random import drawing
 from mil_palettize.torch.pipeline import Evaluated, open_model
 from mil_palettize.torch.plausible import default_shape, plausible_inputs
 
 Arrays = dict[str, np.ndarray]
+# What zipfile and numpy raise for files that are damaged, encrypted (RuntimeError) or of unknown compression.
+_UNREADABLE = (
+    OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError,
+)  # fmt: skip
 
 
 def run_package(
@@ -39,20 +49,24 @@ def run_package(
     """
     module = open_model(path, function, precision=precision)
     samples = plausible_inputs(module, random, seed) if inputs is None else read_samples(inputs, module)
-    found = [module.predict(sample) for sample in samples]
+    found = [_predicted(module, sample, seed + number) for number, sample in enumerate(samples)]
     outputs = {name: [_array(result[name]) for result in found] for name in found[0]}
     return {name: _joined(name, arrays) for name, arrays in outputs.items()}, len(samples)
+
+
+def _predicted(module: Evaluated, sample: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    with drawing(seed):  # ops that draw random numbers draw the same in every run
+        return module.predict(sample)
 
 
 def compare_packages(
     original: PathLike, palettized: PathLike, inputs: PathLike | None = None, **options: Any
 ) -> ModelComparison:
-    """``mil_palettize.compare`` with inputs of a ``.npz`` file."""
-    if inputs is None:
-        return compare_models(original, palettized, **options)
-    module = open_model(original, options.get("function"))
-    comparison = compare_models(original, palettized, read_samples(inputs, module), **options)
-    comparison.inputs = f"inputs of {os.fspath(inputs)}"
+    """``mil_palettize.compare`` with inputs of a ``.npz`` file; ``options``: all that it takes by name."""
+    samples = None if inputs is None else read_samples(inputs, open_model(original, options["function"]))
+    comparison = compare_models(original, palettized, samples, **options)
+    if inputs is not None:
+        comparison.inputs = f"inputs of {os.fspath(inputs)}"
     return comparison
 
 
@@ -126,7 +140,7 @@ def _rank(module: Evaluated, name: str, array: np.ndarray) -> int:
     """Axes of one sample."""
     kind = module.features.inputs[name].type
     if kind.WhichOneof("Type") == "imageType":
-        return 3 if array.shape[-1] in (1, 3, 4) else 2
+        return 3 if array.ndim > 2 and array.shape[-1] in CHANNELS else 2
     if kind.WhichOneof("Type") == "multiArrayType":
         return len(default_shape(kind.multiArrayType))
     return array.ndim
@@ -138,17 +152,33 @@ def _loaded(path: Path) -> Arrays:
         if isinstance(found, np.ndarray):
             raise EvaluationError(f"{path} holds a single array; save arrays by input names with numpy.savez")
         with found as file:
-            return {name: file[name] for name in file.files}
+            return {name: _member(file, name) for name in file.files}
     except EvaluationError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise PackageError(f"cannot read {path}: {error}; it must be a .npz file of plain arrays") from error
+    except _UNREADABLE as error:
+        told = " ".join(str(error).split())
+        raise PackageError(f"cannot read {path}: {told}; it must be a .npz file of plain arrays") from error
 
 
-def save_outputs(path: PathLike, outputs: Mapping[str, np.ndarray]) -> None:
-    """Write outputs to a ``.npz`` file. Raises PackageError."""
-    try:
-        with open(path, "wb") as file:
-            np.savez(file, **outputs)  # type: ignore[arg-type]
-    except OSError as error:
-        raise PackageError(f"cannot write {path}: {error.strerror or error}") from error
+def _member(file: Any, name: str) -> np.ndarray:
+    """Raises ValueError for a member that is no array, which numpy gives as bytes."""
+    array = file[name]
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"its member {name!r} is no array")
+    return array
+
+
+def packed_outputs(outputs: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes of a ``.npz`` file, by hand: ``numpy.savez`` has no place for what is called ``file``."""
+    file = io.BytesIO()  # devices cannot tell where they are, which a zip file asks
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in outputs.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                _write_array(member, array)
+    return file.getvalue()
+
+
+def _write_array(file: IO[bytes], array: np.ndarray) -> None:
+    """Text as unicode: arrays of objects would need pickles."""
+    plain = array.astype(np.str_) if array.dtype.kind == "O" else np.asarray(array)
+    np.lib.format.write_array(file, plain, allow_pickle=False)
