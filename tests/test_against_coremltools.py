@@ -275,7 +275,9 @@ def test_what_coremltools_refuses_loads_there(name: str, fixtures: Path, tmp_pat
     check_loads(source, mine, report)
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n.startswith("adain") else n for n in REAL]
+)
 def test_real_package(name: str, shared_models: Path, tmp_path: Path) -> None:
     source = shared_models / f"{name}.mlpackage"
     mine, report = ours(source, tmp_path, nbits=4)

@@ -177,6 +177,7 @@ def test_the_parts_of_a_profile_are_found_and_the_library_is_left_as_it_was(
 # Comparisons and the rest
 
 
+@pytest.mark.slow
 def test_a_comparison(packages: cases.Packages, in_process: list[tuple[str, dict]]) -> None:
     results = bench(packages, runs=2, only=("tensor4", "single8", "small"))
     assert [what for what, _ in in_process] == [
@@ -244,6 +245,7 @@ def test_the_command_measures_in_other_processes(tmp_path: Path, capsys: pytest.
     assert os.listdir(tmp_path) == ["figures.json"]
 
 
+@pytest.mark.slow
 def test_a_measurement_that_fails_is_told(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"the measurement 'ours' of .*nothing\.mlpackage"):
         child.measure("ours", source=str(tmp_path / "nothing.mlpackage"), options={}, workers=1, warm_up=None)
