@@ -156,7 +156,7 @@ def _loaded(path: Path) -> Arrays:
     except EvaluationError:
         raise
     except _UNREADABLE as error:
-        told = " ".join(str(error).split())
+        told = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise PackageError(f"cannot read {path}: {told}; it must be a .npz file of plain arrays") from error
 
 
