@@ -58,8 +58,7 @@ def palettize_package(
     coremltools does. ``strict``: anything asked for that cannot be done as asked is an error. ``verify``: decode what
     was written before it takes its place. ``check``: run both packages on inputs made up from the description, and put
     what became of the outputs into the report (needs torch). ``progress``: True for a bar, or a function of
-    :class:`ProgressEvent`.
-    ``dry_run``: plan and report only.
+    :class:`ProgressEvent`. ``dry_run``: plan and report only.
 
     ``workers``: threads, None for all processors. ``executor``: any ``concurrent.futures.Executor`` instead, to which
     weights go by reference: its processes read the package's files themselves, this one writes. The result does not

@@ -26,6 +26,17 @@ NAMES = {dtype: types.builtin_to_string(kind) for dtype, kind in TYPES.items()}
 Build = Callable[..., Any]
 
 
+class Module(torch.nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.function(*inputs)
+
+
 def program_of(build: Build, inputs: Sequence[tuple[Sequence[Any], Any]], target: Any = ct.target.iOS18) -> Program:
     """``build`` of inputs ``x0``, ``x1``, ... with these shapes and dtypes, as coremltools' program."""
     specs = {f"x{i}": mb.placeholder(tuple(shape), TYPES[np.dtype(dtype)]) for i, (shape, dtype) in enumerate(inputs)}

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from evaluator import against_torch, evaluated, inferred, mb, same  # noqa: E402
+from evaluator import Module, against_torch, evaluated, inferred, mb, same  # noqa: E402
 
 from mil_palettize.torch.ops import OPS  # noqa: E402
 
@@ -25,17 +25,6 @@ def integers(*shape: int, low: int = -9, high: int = 10) -> np.ndarray:
 
 def as_int(x: Any) -> Any:
     return mb.cast(x=x, dtype="int32")
-
-
-class Module(torch.nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.function(*inputs)
 
 
 @pytest.mark.parametrize(("lower", "upper"), [(-1, -1), (0, -1), (-1, 0), (0, 0), (1, 2), (2, -1), (-3, 1), (9, 9)])

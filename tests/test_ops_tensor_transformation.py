@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from evaluator import against_torch, evaluated, inferred, mb, same  # noqa: E402
+from evaluator import Module, against_torch, evaluated, inferred, mb, same  # noqa: E402
 
 from mil_palettize.torch.ops import OPS  # noqa: E402
 
@@ -18,17 +18,6 @@ from mil_palettize.torch.ops import OPS  # noqa: E402
 def numbered(*shape: int, dtype: Any = np.float32) -> np.ndarray:
     """All elements different."""
     return np.arange(int(np.prod(shape))).reshape(shape).astype(dtype)
-
-
-class Module(torch.nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.function(*inputs)
 
 
 @pytest.mark.parametrize("axes", [[0], [-1], [1, 3], [-1, -2], [3, 0], [0, 1, 4]])

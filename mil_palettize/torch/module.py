@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.package.mlpackage import Package
+from mil_palettize.program.chains import chain_ops
 from mil_palettize.program.model import Model
 from mil_palettize.program.roles import is_weight_input
-from mil_palettize.program.scopes import Node
 from mil_palettize.program.serialized import Site, Stage, Survey, stored_nbytes, survey
 from mil_palettize.program.values import MIL
 from mil_palettize.torch.execution import Execution, Listener
-from mil_palettize.torch.features import Features, features_of, function_of
+from mil_palettize.torch.features import Features, features_of, function_of, plain_array
 from mil_palettize.torch.ops.registry import to_tensor
 from mil_palettize.torch.ops.states import State
 from mil_palettize.torch.program import Constant, Function, compile_function
@@ -35,8 +34,8 @@ class MILModule(nn.Module):
 
     ``weights``: the constants that palettization would touch, by name, as parameters: floats that act as weights. They
     and all others are decoded when they are first needed. ``features``: the model's inputs and outputs as described;
-    ``function``: the program as it is run.
-    ``precision``: "fp32" computes everything in float32; "fp16" rounds results declared float16, as devices do.
+    ``function``: the program as it is run. ``precision``: "fp32" computes everything in float32; "fp16" rounds results
+    declared float16, as devices do.
     """
 
     def __init__(self, model: Model, stage: Stage, function: Function, features: Features, precision: str) -> None:
@@ -90,7 +89,9 @@ class MILModule(nn.Module):
         values.update(self._checked(inputs))
         values.update(state if state is not None else self.make_state())
         found = Execution(self.function, values, self._half, self._listeners).run()
-        return {name: _own(value, values, self.function.types) for name, value in found.items()}
+        given = [values[name] for name in self.function.types]
+        places = {t.untyped_storage().data_ptr() for t in given if isinstance(t, torch.Tensor)}
+        return {name: _own(value, places) for name, value in found.items()}
 
     def predict(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
         """Run on arrays (images: also PIL images), as ``MLModel.predict``: arrays come back, labels as they are."""
@@ -131,7 +132,8 @@ class MILModule(nn.Module):
 
     def stored_bytes(self, weight: str) -> int:
         """What the data of one of :attr:`weights` takes in the package, all its parts together."""
-        return sum(stored_nbytes(op) for op in _parts(self._sites[id(self._weights[weight])].node).values())
+        node = self._sites[id(self._weights[weight])].node
+        return sum(stored_nbytes(op) for op in chain_ops(node)) if node is not None else 0
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -202,7 +204,7 @@ def _as_declared(name: str, value: Any, kind: MIL.ValueType) -> Any:
     """An input of the declared type; its shape must fit the sizes that are known."""
     if kind.WhichOneof("type") != "tensorType":
         return value
-    tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value))
+    tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(plain_array(name, value))
     wanted = [d.constant.size if d.WhichOneof("dimension") == "constant" else None for d in kind.tensorType.dimensions]
     fits = kind.tensorType.rank == -1 or (
         tensor.ndim == len(wanted)
@@ -218,13 +220,9 @@ def _as_declared(name: str, value: Any, kind: MIL.ValueType) -> Any:
     return converted
 
 
-def _own(value: Any, values: Mapping[str, Any], inputs: Iterable[str]) -> Any:
-    """An output that is an input, or a view of one, is copied: the caller may change it."""
-    if not isinstance(value, torch.Tensor):
-        return value
-    given = (values[name] for name in inputs)
-    places = {t.untyped_storage().data_ptr() for t in given if isinstance(t, torch.Tensor)}
-    return value.clone() if value.untyped_storage().data_ptr() in places else value
+def _own(value: Any, places: Container[int]) -> Any:
+    """An output that lies where an input does (``places``) is copied: the caller may change it."""
+    return value.clone() if isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in places else value
 
 
 def _weight_sites(found: Survey, function: str) -> dict[int, Site]:
@@ -237,13 +235,3 @@ def _weight_sites(found: Survey, function: str) -> dict[int, Site]:
         and len(site.weight.shape) > 1
         and any(is_weight_input(c.op_type, c.input_name) for c in site.weight.consumers)
     }
-
-
-def _parts(node: Node | None) -> dict[int, MIL.Operation]:
-    """A constant's op and those it is made from, each once."""
-    if node is None or node.op is None:
-        return {}
-    found = {id(node.op): node.op}
-    for source in node.sources.values():
-        found |= _parts(source)
-    return found

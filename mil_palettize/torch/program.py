@@ -25,7 +25,7 @@ from mil_palettize.torch.types import is_half
 
 @dataclass(frozen=True)
 class OpInfo:
-    """What a listener sees of an op. ``outputs``: names of the values it makes; ``loop``: inside a nested block."""
+    """What a listener sees of an op. ``outputs``: names of the values it makes; ``nested``: in an op's block."""
 
     type: str
     name: str
@@ -85,7 +85,6 @@ class Constant:
     """A constant that some op reads as a tensor. ``name``: of the value, "" for one that is bound in place; ``shape``:
     as declared; ``op``: that makes it, None for one in place."""
 
-    slot: str
     name: str
     shape: tuple[int, ...]
     decode: Callable[[], np.ndarray]
@@ -101,7 +100,6 @@ class Function:
     types: dict[str, MIL.ValueType]
     states: dict[str, MIL.ValueType]
     output_names: tuple[str, ...]
-    output_types: dict[str, MIL.ValueType]
     constants: dict[str, Constant] = field(default_factory=dict)
 
 
@@ -137,7 +135,7 @@ def compile_function(name: str, function: MIL.Function, store: Store) -> Functio
 class _Compiler:
     def __init__(self, name: str, function: MIL.Function, block: MIL.Block, store: Store) -> None:
         self.function, self.root, self.store = function, block, store
-        self.done = Function(name, Block((), [], ()), {}, {}, tuple(block.outputs), {})
+        self.done = Function(name, Block((), [], ()), {}, {}, tuple(block.outputs))
         self.types: dict[str, MIL.ValueType] = {}
         self.taken: set[str] = set()
         self.constant_ops: dict[str, tuple[MIL.Operation, int, ChainMap[str, MIL.Operation]]] = {}  # by slot
@@ -153,8 +151,6 @@ class _Compiler:
                 self.done.types[item.name] = item.type
             assert slot == item.name
         self.done.block = self._block(self.root, names, ChainMap(), nested=False)
-        for name, slot in zip(self.done.output_names, self.done.block.outputs, strict=True):
-            self.done.output_types[name] = self.types[slot]
         _mark_unneeded(self.done.block, {*self.done.constants, *self.done.states})
         return self.done
 
@@ -252,9 +248,9 @@ class _Compiler:
         if slot in self.constant_ops:
             op, position, scope = self.constant_ops[slot]
             decode = partial(constant_array, op, scope, self.store, position)
-            self.done.constants[slot] = Constant(slot, op.outputs[position].name, shape, decode, op)
+            self.done.constants[slot] = Constant(op.outputs[position].name, shape, decode, op)
         elif slot in self.decoded:
-            self.done.constants[slot] = Constant(slot, "", shape, partial(self.decoded.__getitem__, slot))
+            self.done.constants[slot] = Constant("", shape, partial(self.decoded.__getitem__, slot))
 
 
 def _plain(kind: str, array: np.ndarray) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -21,28 +22,28 @@ _FEW = 256  # distinct values that are shown as a palette
 
 def weight_comparisons(one: Evaluated, two: Evaluated, histograms: int = 0) -> list[WeightComparison]:
     """Weights of ``one`` that are also in ``two``; of the ``histograms`` that lost most, how values are spread."""
-    pairs = [(name, weight, _counterpart(name, two)) for name, weight in one.weights.items()]
+    before, after = one.weights, two.weights
+    counterparts = {name: other for name in before if (other := _counterpart(name, after)) is not None}
     found = [
         WeightComparison(
             name,
-            tuple(weight.shape),
+            tuple(before[name].shape),
             one.stored_bytes(name),
             two.stored_bytes(other),
-            snr_db(weight, two.weights[other]),
+            snr_db(before[name], after[other]),
         )
-        for name, weight, other in pairs
-        if other is not None and two.weights[other].shape == weight.shape
+        for name, other in counterparts.items()
+        if after[other].shape == before[name].shape
     ]
     worst = sorted((w for w in found if w.snr_db < math.inf), key=lambda w: w.snr_db)[:histograms]
     shown = {w.name for w in worst}
-    others = {name: other for name, _, other in pairs}
-    return [_spread(w, one.weights[w.name], two.weights[str(others[w.name])]) if w.name in shown else w for w in found]
+    return [_spread(w, before[w.name], after[counterparts[w.name]]) if w.name in shown else w for w in found]
 
 
-def _counterpart(name: str, two: Evaluated) -> str | None:
-    if name in two.weights:
+def _counterpart(name: str, names: Collection[str]) -> str | None:
+    if name in names:
         return name
-    return next((n for n in two.weights if n.startswith(name) and _COMPRESSED.fullmatch(n[len(name) :])), None)
+    return next((n for n in names if n.startswith(name) and _COMPRESSED.fullmatch(n[len(name) :])), None)
 
 
 def _spread(weight: WeightComparison, one: torch.Tensor, two: torch.Tensor) -> WeightComparison:
