@@ -9,13 +9,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from mil_palettize.registration import register
+from mil_palettize.doors.registration import register
 
 if TYPE_CHECKING:
-    from mil_palettize.api import compare, palettize_package
-    from mil_palettize.comparison import diff_packages
-    from mil_palettize.config import OpPalettizerConfig, OptimizationConfig
-    from mil_palettize.decompression import decompress_package
+    from mil_palettize.doors.mlmodel import decompress_weights, palettize_weights
+    from mil_palettize.doors.package import compare, palettize_package
+    from mil_palettize.doors.pass_pipeline import pass_pipeline
     from mil_palettize.errors import (
         AlgorithmError,
         BlobError,
@@ -29,30 +28,31 @@ if TYPE_CHECKING:
         UnsupportedOpError,
         VerifyError,
     )
-    from mil_palettize.evaluation import ModelComparison
-    from mil_palettize.inspection import inspect_package
-    from mil_palettize.mlmodel import decompress_weights, palettize_weights
-    from mil_palettize.pipeline import pass_pipeline
-    from mil_palettize.progress import ProgressEvent
-    from mil_palettize.report import Report, WeightReport
+    from mil_palettize.planning.inspection import inspect_package
+    from mil_palettize.reports.model_comparison import ModelComparison
+    from mil_palettize.reports.package_diff import diff_packages
+    from mil_palettize.reports.progress import ProgressEvent
+    from mil_palettize.reports.report import Report, WeightReport
+    from mil_palettize.request.config import OpPalettizerConfig, OptimizationConfig
+    from mil_palettize.rewriting.decompression import decompress_package
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "palettize_package": "api",
-    "palettize_weights": "mlmodel",
-    "decompress_weights": "mlmodel",
-    "inspect_package": "inspection",
-    "diff_packages": "comparison",
-    "decompress_package": "decompression",
-    "compare": "api",
-    "ModelComparison": "evaluation",
-    "pass_pipeline": "pipeline",
-    "OpPalettizerConfig": "config",
-    "OptimizationConfig": "config",
-    "ProgressEvent": "progress",
-    "Report": "report",
-    "WeightReport": "report",
+    "palettize_package": "doors.package",
+    "palettize_weights": "doors.mlmodel",
+    "decompress_weights": "doors.mlmodel",
+    "inspect_package": "planning.inspection",
+    "diff_packages": "reports.package_diff",
+    "decompress_package": "rewriting.decompression",
+    "compare": "doors.package",
+    "ModelComparison": "reports.model_comparison",
+    "pass_pipeline": "doors.pass_pipeline",
+    "OpPalettizerConfig": "request.config",
+    "OptimizationConfig": "request.config",
+    "ProgressEvent": "reports.progress",
+    "Report": "reports.report",
+    "WeightReport": "reports.report",
     "PalettizeError": "errors",
     "ConfigError": "errors",
     "PackageError": "errors",

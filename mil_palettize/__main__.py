@@ -2,6 +2,6 @@
 
 import sys
 
-from mil_palettize.cli import main
+from mil_palettize.cli.main import main
 
 sys.exit(main())

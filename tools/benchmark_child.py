@@ -63,7 +63,6 @@ def run_ours(job: Job, destination: Path) -> Result:
 
 def import_ours() -> None:
     """Everything a palettization uses: nothing is left to be imported by the first call."""
-    from mil_palettize import OpPalettizerConfig, OptimizationConfig, palettize_package  # noqa: F401
 
 
 def run_coremltools(job: Job, destination: Path) -> Result:

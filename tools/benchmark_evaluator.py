@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from mil_palettize.tables import format_table
+from mil_palettize.reports.tables import format_table
 from mil_palettize.torch import MILModule
 
 WANTED = 1.3  # times the eager model

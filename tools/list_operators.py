@@ -29,8 +29,8 @@ def registry() -> dict[str, dict[str, str]]:
 
 
 def known() -> set[str]:
-    from mil_palettize.torch.constants import CONSTANT_OPS
-    from mil_palettize.torch.ops import OPS
+    from mil_palettize.torch.evaluator.constants import CONSTANT_OPS
+    from mil_palettize.torch.evaluator.ops import OPS
 
     return {*OPS, *CONSTANT_OPS}
 

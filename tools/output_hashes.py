@@ -14,13 +14,7 @@ from tempfile import TemporaryDirectory
 
 logging.getLogger("coremltools").setLevel(logging.CRITICAL)
 
-from mil_palettize import (  # noqa: E402
-    OpPalettizerConfig,
-    OptimizationConfig,
-    PalettizeError,
-    decompress_package,
-    palettize_package,
-)
+from mil_palettize import OpPalettizerConfig, OptimizationConfig, PalettizeError, decompress_package, palettize_package  # noqa: E402
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 GROUPS = {"granularity": "per_grouped_channel", "group_size": 4}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .counting import (
+from mil_palettize.algorithms.compiled.counting import (
     ASCENDING,
     HALF_VALUES,
     PATTERNS,
@@ -19,7 +19,7 @@ from .counting import (
     distinct_sorted,
     sums_of_squares,
 )
-from .source import NonFiniteError, Source, frozen, raise_non_finite, recut
+from mil_palettize.algorithms.source import NonFiniteError, Source, frozen, raise_non_finite, recut
 
 EXACT_SIZE = 1 << 20  # float32 elements up to which all distinct values are kept
 CELLS = 1 << 20  # about as many cells for larger float32 weights

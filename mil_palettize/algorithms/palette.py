@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from mil_palettize.packed import Packed
-from mil_palettize.weight_expr import WeightExpr
-
-from .compiled import compiled
-from .distribution import Distribution, describe
-from .source import Source
+from mil_palettize.algorithms.compiled.jit import compiled
+from mil_palettize.algorithms.distribution import Distribution, describe
+from mil_palettize.algorithms.source import Source
+from mil_palettize.expressions.packed import Packed
+from mil_palettize.expressions.weight_expr import WeightExpr
 
 
 @dataclass(frozen=True)

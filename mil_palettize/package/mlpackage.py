@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from mil_palettize.errors import PackageError
-from mil_palettize.package.replace import MANIFEST, previous_path
+from mil_palettize.package.replacement import MANIFEST, previous_path
 
 DATA = "Data"
 MODEL_PATH = "@model_path"

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from google.protobuf.message import Message
 
+from mil_palettize.expressions.weight_expr import Const, WeightExpr
 from mil_palettize.package.blob import SUB_BYTE_BITS
 from mil_palettize.program.blob_uses import blob_uses
-from mil_palettize.program.expressions import UnknownFormError, parameter_type, read_expression, unknown_form
+from mil_palettize.program.expression_reader import UnknownFormError, parameter_type, read_expression, unknown_form
 from mil_palettize.program.scopes import Node
 from mil_palettize.program.serialized import Site
 from mil_palettize.program.store import Store
 from mil_palettize.program.values import BLOB_TYPES, MIL, NUMPY_TYPES, static_shape, type_name
-from mil_palettize.weight_expr import Const, WeightExpr
 
 # Op type -> the parameter that holds the values, and what the op makes of them.
 _WORDS = {

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mil_palettize.forms import PACKED, Form
-from mil_palettize.packed import Packed
+from mil_palettize.expressions.packed import Packed
+from mil_palettize.expressions.weight_expr import Lut, Scale, Sparse, WeightExpr
+from mil_palettize.program.forms import PACKED, Form
 from mil_palettize.program.names import NameSource
 from mil_palettize.program.serialized import Site
 from mil_palettize.program.values import (
@@ -29,7 +30,6 @@ from mil_palettize.program.values import (
     string_value,
     tensor_type,
 )
-from mil_palettize.weight_expr import Lut, Scale, Sparse, WeightExpr
 
 LUT_TO_DENSE = "constexpr_lut_to_dense"
 LUT_TO_SPARSE = "constexpr_lut_to_sparse"

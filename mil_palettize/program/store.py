@@ -13,12 +13,12 @@ from typing import NoReturn
 import numpy as np
 
 from mil_palettize.errors import BlobError
+from mil_palettize.expressions.weight_expr import Packed
 from mil_palettize.package.blob import WINDOW_BYTES, BlobReader, BlobRecord
 from mil_palettize.package.mlpackage import Package
 from mil_palettize.program.blob_uses import BlobUse
 from mil_palettize.program.serialized import Site
 from mil_palettize.program.values import BLOB_TYPES, MIL, NUMPY_TYPES, immediate_array, static_shape
-from mil_palettize.weight_expr import Packed
 
 _SAMPLE_BYTES = 1 << 16
 

@@ -9,7 +9,7 @@ try:
 except ImportError as error:
     raise ConfigError("this needs torch: pip install 'mil-palettize[torch]'") from error
 
-from mil_palettize.torch.module import MILModule
-from mil_palettize.torch.pipeline import Pipeline, open_model
+from mil_palettize.torch.evaluator.model_pipeline import Pipeline, open_model
+from mil_palettize.torch.evaluator.module import MILModule
 
 __all__ = ["MILModule", "Pipeline", "open_model"]

@@ -17,14 +17,15 @@ from typing import IO, Any
 import numpy as np
 
 from mil_palettize.errors import EvaluationError, PackageError
-from mil_palettize.evaluation import ModelComparison
-from mil_palettize.tables import format_count, format_table, printable
-from mil_palettize.torch.comparing import compare_models
+from mil_palettize.reports.model_comparison import ModelComparison
+from mil_palettize.reports.tables import format_table
+from mil_palettize.text import format_count, printable
+from mil_palettize.torch.comparison import compare_models
+from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
+from mil_palettize.torch.evaluator.module import PathLike
+from mil_palettize.torch.evaluator.ops.random import drawing
 from mil_palettize.torch.features import CHANNELS
-from mil_palettize.torch.module import PathLike
-from mil_palettize.torch.ops.random import drawing
-from mil_palettize.torch.pipeline import Evaluated, open_model
-from mil_palettize.torch.plausible import default_shape, plausible_inputs
+from mil_palettize.torch.made_up_inputs import default_shape, plausible_inputs
 
 Arrays = dict[str, np.ndarray]
 # What zipfile and numpy raise for files that are damaged, encrypted (RuntimeError) or of unknown compression.

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from mil_palettize import OpPalettizerConfig, OptimizationConfig, compare, palettize_package  # noqa: E402
 from mil_palettize.torch import open_model  # noqa: E402
-from mil_palettize.torch.plausible import plausible_inputs  # noqa: E402
+from mil_palettize.torch.made_up_inputs import plausible_inputs  # noqa: E402
 
 PACKAGES = (
     "conv_fp16_ios16", "conv_fp32_ios18", "embedding_linear_ios16", "flexible_ios16", "loop_ios16", "branches_ios16",

@@ -1,0 +1,1 @@
+"""The compiled loops (numba, without the GIL) and how they are compiled."""

@@ -1,0 +1,42 @@
+"""A lossless palette of the distinct values."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mil_palettize.algorithms.distribution import FEW, Distribution
+from mil_palettize.algorithms.vector.vectors import Vectors
+from mil_palettize.errors import AlgorithmError
+
+
+class TooManyValuesError(AlgorithmError):
+    """A weight, or one group of it, has at least ``found`` distinct values; ``limit`` can be told apart.
+
+    ``what``: "values", or "vectors" of them.
+    """
+
+    def __init__(self, name: str, found: int, limit: int, what: str = "values") -> None:
+        super().__init__(
+            f"weight '{name}' has {found} or more distinct {what} in one look-up table. Unique values in weight cannot "
+            f"be represented by {limit.bit_length() - 1} bits palettization, which holds {limit}: use mode 'kmeans', "
+            "or smaller groups"
+        )
+        self.found = found
+        self.limit = limit
+
+
+def entries(distribution: Distribution, nbits: int) -> np.ndarray:
+    """The distinct values, float64; ``nbits`` is the most that may be used. Raises ``TooManyValuesError``."""
+    limit = 1 << nbits
+    found = len(distribution.values) if distribution.exact else max(len(distribution.values), FEW + 1)
+    if found > limit:
+        raise TooManyValuesError(distribution.name, found, limit)
+    return distribution.values
+
+
+def vector_entries(vectors: Vectors, nbits: int) -> np.ndarray:
+    """The distinct vectors, float64 (k, dim); ``nbits`` is the most that may be used. Raises ``TooManyValuesError``."""
+    found = vectors.distinct(1 << nbits)
+    if found is None:
+        raise TooManyValuesError(vectors.name, (1 << nbits) + 1, 1 << nbits, "vectors")
+    return found

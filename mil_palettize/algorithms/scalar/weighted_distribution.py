@@ -1,0 +1,149 @@
+"""Distributions of elements that do not all count the same: by importance, or by the scale of their channel.
+
+With a scale ``s`` an element ``w`` is stored as an entry ``t`` near ``x = w / s``, and ``(w - t * s)**2`` is
+``s**2 * (x - t)**2``: the best table is that of the values ``x`` with weights ``s**2``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mil_palettize.algorithms.compiled.counting import HALF_VALUES, PATTERNS, RUN, SINGLE
+from mil_palettize.algorithms.compiled.jit import compiled
+from mil_palettize.algorithms.distribution import Distribution, cell_layout, describe
+from mil_palettize.algorithms.scalar.counted_elements import Elements
+from mil_palettize.algorithms.source import ArraySource, frozen
+
+EXACT_SIZE = 1 << 18  # elements up to which all distinct values are kept
+CELLS = 1 << 18
+_SAMPLE = 1 << 12
+_LEAST = 1e-300  # relative weight; one that is lost in rounding still has to be positive
+
+
+def distribution_of(name: str, dtype: np.dtype, elements: Elements, scales: np.ndarray | None) -> Distribution:
+    """The distribution of at least one element, divided by the scales (float64, one per channel) where there are any.
+
+    Exact for float16, int8 and uint8 without scales, up to ``EXACT_SIZE`` elements, and of few distinct values; in
+    cells of true weighted means otherwise (float32 whose elements count the same: as ``describe`` has it).
+    """
+    if scales is not None:
+        return _general(name, dtype, elements, scales)
+    if dtype.kind in "iu":
+        return _counted(name, dtype, elements, 128, elements.values.astype(np.int64) + 128, np.arange(-128.0, 256.0))
+    if not elements.weights.size:
+        return describe(ArraySource(name, elements.values.astype(dtype)))
+    if dtype == np.float16:
+        patterns = elements.values.astype(np.float16) + np.float16(0)
+        return _counted(name, dtype, elements, PATTERNS, patterns.view(np.uint16), HALF_VALUES)
+    return _general(name, dtype, elements, np.ones(1))
+
+
+def quotients(elements: Elements, scales: np.ndarray) -> np.ndarray:
+    """Values divided by their scales, float64 (n,)."""
+    divisors = scales[elements.channels] if elements.channels.size else scales[0]
+    return elements.values / divisors + 0.0
+
+
+def _counted(
+    name: str, dtype: np.dtype, elements: Elements, least: int, codes: np.ndarray, values: np.ndarray
+) -> Distribution:
+    """By the sum of weights of every code; ``values``: of each code."""
+    weights = np.maximum(elements.weights, _LEAST) if elements.weights.size else None
+    masses = np.bincount(codes, weights, minlength=least).astype(np.float64)
+    used = np.flatnonzero(masses)
+    used = used[np.argsort(values[used])]
+    return _made(name, dtype, elements, values[used], masses[used])
+
+
+def _made(
+    name: str, dtype: np.dtype, elements: Elements, values: np.ndarray, weights: np.ndarray, exact: bool = True
+) -> Distribution:
+    signal = float(np.sum(weights * values * values))
+    return Distribution(name, values + 0.0, weights, dtype, len(elements.values), signal, exact)
+
+
+def _general(name: str, dtype: np.dtype, elements: Elements, scales: np.ndarray) -> Distribution:
+    relative = scales / scales.max()
+    size = len(elements.values)
+    first = Elements(elements.values[:_SAMPLE], elements.channels[:_SAMPLE], elements.weights)
+    if size > EXACT_SIZE and len(np.unique(quotients(first, scales))) > _SAMPLE // 4:
+        return _in_cells(name, dtype, elements, scales, relative)
+    weights = np.square(relative)[elements.channels] if elements.channels.size else np.ones(size)
+    if elements.weights.size:
+        weights *= elements.weights
+    values, inverse = np.unique(quotients(elements, scales), return_inverse=True)
+    return _made(name, dtype, elements, values, np.bincount(inverse, np.maximum(weights, _LEAST)))
+
+
+def _in_cells(name: str, dtype: np.dtype, elements: Elements, scales: np.ndarray, relative: np.ndarray) -> Distribution:
+    values, channels, weights = frozen(elements.values), frozen(elements.channels), frozen(elements.weights)
+    buckets, ends = np.zeros(PATTERNS, np.int64), np.zeros(2, np.int64)
+    _count_buckets(values, channels, scales, buckets, ends)
+    base, shift, cells = cell_layout(buckets, CELLS)
+    masses, sums = np.zeros(cells + 2), np.zeros(cells + 2)
+    _fill_cells(values, channels, weights, scales, relative, ends, base, shift, masses, sums)
+    used = masses > 0.0
+    means, inverse = np.unique(sums[used] / masses[used], return_inverse=True)
+    return _made(name, dtype, elements, means, np.bincount(inverse, masses[used]), exact=False)
+
+
+@compiled
+def _quotients(values, channels, scales, start, out):  # type: ignore[no-untyped-def]
+    """Fill ``out`` with values from ``start`` on, divided by their scales; returns how many."""
+    count = min(len(out), len(values) - start)
+    for i in range(count):
+        channel = channels[start + i] if len(channels) else 0
+        out[i] = values[start + i] / scales[channel] + 0.0
+    return count
+
+
+@compiled
+def _count_buckets(values, channels, scales, buckets, ends):  # type: ignore[no-untyped-def]
+    """Count the upper 16 bits of the quotients as float32; ``ends``: positions of the least and the greatest."""
+    x, single = np.empty(RUN), np.empty(RUN, np.float32)
+    low, high = np.inf, -np.inf
+    for start in range(0, len(values), RUN):
+        count = _quotients(values, channels, scales, start, x)
+        for i in range(count):
+            single[i] = x[i]
+            if x[i] < low:
+                low = x[i]
+                ends[0] = start + i
+            if x[i] > high:
+                high = x[i]
+                ends[1] = start + i
+        bits = single.view(np.uint32)
+        for i in range(count):
+            buckets[bits[i] >> np.uint32(16)] += 1
+
+
+@compiled
+def _fill_cells(values, channels, weights, scales, relative, ends, base, shift, masses, sums):  # type: ignore[no-untyped-def]
+    """Add weights and weighted quotients to their cells (see ``counting.count_cells``), the ends to the last two."""
+    x, single = np.empty(RUN), np.empty(RUN, np.float32)
+    for start in range(0, len(values), RUN):
+        count = _quotients(values, channels, scales, start, x)
+        for i in range(count):
+            single[i] = x[i]
+        bits = single.view(np.uint32)
+        for i in range(count):
+            bucket = bits[i] >> np.uint32(16)
+            low = bits[i] & np.uint32(0xFFFF)
+            if bucket >= 32768:
+                low = np.uint32(0xFFFF) - low
+            if start + i == ends[0]:
+                cell = len(masses) - 2
+            elif start + i == ends[1]:
+                cell = len(masses) - 1
+            elif shift[bucket] == SINGLE:
+                cell = base[bucket]
+                base[bucket] += 1
+            else:
+                cell = base[bucket] + (low >> shift[bucket])
+            channel = channels[start + i] if len(channels) else 0
+            weight = relative[channel] * relative[channel]
+            if len(weights):
+                weight *= weights[start + i]
+            weight = max(weight, _LEAST)
+            masses[cell] += weight
+            sums[cell] += weight * x[i]

@@ -1,0 +1,1 @@
+"""Palettes whose entries are vectors."""

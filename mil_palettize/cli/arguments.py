@@ -1,0 +1,222 @@
+"""The command line: its commands, options and what they mean as a config."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from mil_palettize import __version__
+from mil_palettize.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mil_palettize.request.config import OptimizationConfig
+
+Command = Callable[[argparse.Namespace], int]
+_EPILOG = """exit codes: 0 done; 1 the packages differ (diff), or more than --fail-below allows (compare); 2
+wrong options or config; 3 a package or file cannot be read or written; 4 the request cannot be met (also under
+--strict); 5 verification failed; 130 interrupted"""
+_PALETTE_OPTIONS = (
+    "nbits",
+    "mode",
+    "granularity",
+    "group_size",
+    "channel_axis",
+    "cluster_dim",
+    "lut_dtype",
+    "per_channel_scale",
+    "weight_threshold",
+)
+
+
+_FAIL_BELOW = "--fail-below"
+_SEED_DIGITS = 18  # torch takes 64 bits
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as every other error."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def with_values(arguments: Sequence[str]) -> list[str]:
+    """``--fail-below -5dB`` as ``--fail-below=-5dB``: argparse takes for an option what begins with a dash."""
+    found: list[str] = []
+    for argument in arguments:
+        if found and found[-1] == _FAIL_BELOW and re.match(r"-[\d.]", argument):
+            found[-1] += f"={argument}"
+        else:
+            found.append(argument)
+    return found
+
+
+def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
+    """The whole command line; ``commands``: what carries each of them out, as ``run`` of the parsed options."""
+    parser = Parser(prog="mil-palettize", description="Palettize Core ML packages.", epilog=_EPILOG)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    subs = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    _add_palettize(subs)
+    _add_decompress(subs)
+    inspect = subs.add_parser("inspect", help="list every constant of a package", epilog=_EPILOG)
+    inspect.add_argument("package", type=_path, metavar="IN.mlpackage")
+    inspect.add_argument("--json", action="store_true", help="JSON on standard output")
+    diff = subs.add_parser("diff", help="what differs between two packages", epilog=_EPILOG)
+    diff.add_argument("first", type=_path, metavar="A.mlpackage")
+    diff.add_argument("second", type=_path, metavar="B.mlpackage")
+    diff.add_argument("--json", action="store_true", help="JSON on standard output")
+    _add_run(subs)
+    _add_compare(subs)
+    for name, sub in subs.choices.items():
+        sub.set_defaults(run=commands[name])
+    return parser
+
+
+def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
+    sub = commands.add_parser("palettize", help="write a smaller package", epilog=_EPILOG)
+    sub.add_argument("source", type=_path, metavar="IN.mlpackage")
+    sub.add_argument("destination", type=_path, metavar="OUT.mlpackage", nargs="?", help="may be IN with --overwrite")
+    what = sub.add_argument_group("palettes (or --config)")
+    what.add_argument("--nbits", type=int, choices=(1, 2, 3, 4, 6, 8), help="bits per weight (3 from iOS18)")
+    what.add_argument("--mode", choices=("kmeans", "uniform", "unique"), help="how look-up tables are made [kmeans]")
+    what.add_argument(
+        "--granularity", choices=("per_tensor", "per_grouped_channel"), help="one table, or one per group of channels"
+    )
+    what.add_argument("--group-size", type=int, metavar="N", help="channels per group [32]; implies groups")
+    what.add_argument("--channel-axis", type=int, metavar="AXIS", help="of the groups [from the op]; implies groups")
+    what.add_argument("--cluster-dim", type=int, metavar="N", help="channels that share an index [1] (2 up from iOS18)")
+    what.add_argument("--lut-dtype", choices=("int8", "uint8"), help="table entries of 8 bits (from iOS18)")
+    what.add_argument(
+        "--per-channel-scale", choices=("op", "fold"), help="a scale per output channel, or a table for each (iOS18)"
+    )
+    what.add_argument("--weight-threshold", type=int, metavar="N", help="leave up to N elements alone [2048]")
+    what.add_argument(
+        "--config", type=_path, metavar="FILE.yaml", help="a coremltools OptimizationConfig instead of the above"
+    )
+    how = sub.add_argument_group("how")
+    how.add_argument("--target", metavar="iOS18", help="move the package up to this opset [as it is; iOS15 to iOS16]")
+    how.add_argument("--joint", action="store_true", help="also what sparse and quantized weights hold (from iOS18)")
+    how.add_argument("--redo", action="store_true", help="palettize weights that are palettes already again")
+    how.add_argument("--select", choices=("weights", "all"), default="weights", help="[weights], or all constants")
+    how.add_argument("--strict", action="store_true", help="what cannot be done as asked is an error")
+    how.add_argument("--verify", action="store_true", help="decode what was written before it is put in place")
+    how.add_argument("--check", action="store_true", help="run both on made up inputs, figures in the report (torch)")
+    how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
+    how.add_argument("--dry-run", action="store_true", help="plan and report, write nothing")
+    how.add_argument("--resume", type=_path, metavar="DIR", help="keep palettes there; what is there is not made again")
+    how.add_argument("--workers", type=int, metavar="N", help="threads [all processors]; no effect on the result")
+    _add_shown(sub)
+
+
+def _add_decompress(commands: argparse._SubParsersAction[Parser]) -> None:
+    sub = commands.add_parser("decompress", help="make every compressed weight dense again", epilog=_EPILOG)
+    sub.add_argument("source", type=_path, metavar="IN.mlpackage")
+    sub.add_argument("destination", type=_path, metavar="OUT.mlpackage", help="may be IN with --overwrite")
+    how = sub.add_argument_group("how")
+    how.add_argument("--verify", action="store_true", help="read what was written before it is put in place")
+    how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
+    how.add_argument("--workers", type=int, metavar="N", help="threads [all processors]; no effect on the result")
+    _add_shown(sub)
+    sub.set_defaults(config=None, dry_run=False)
+
+
+def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
+    sub = commands.add_parser("run", help="run a model with torch, on any system", epilog=_EPILOG)
+    sub.add_argument("package", type=_path, metavar="MODEL.mlpackage")
+    _add_inputs(sub, 1)
+    sub.add_argument("--out", type=_path, metavar="Y.npz", help="write the outputs there")
+    sub.add_argument("--json", action="store_true", help="JSON on standard output")
+
+
+def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
+    sub = commands.add_parser("compare", help="what a palette did to a model's outputs", epilog=_EPILOG)
+    sub.add_argument("first", type=_path, metavar="ORIGINAL.mlpackage")
+    sub.add_argument("second", type=_path, metavar="PALETTIZED.mlpackage")
+    _add_inputs(sub, 8)
+    sub.add_argument("--runtime", choices=("torch", "coreml"), default="torch", help="[torch], or coreml on a Mac")
+    sub.add_argument("--per-op", action="store_true", help="also the results of every op")
+    sub.add_argument(
+        _FAIL_BELOW,
+        type=_decibels,
+        metavar="30dB",
+        help="exit with 1 where an output's SNR is less; also --fail-below=-5dB",
+    )
+    sub.add_argument("--html", type=_path, metavar="FILE.html", help="write a page that shows it")
+    sub.add_argument("--json", action="store_true", help="JSON on standard output")
+
+
+def _add_inputs(sub: Parser, random: int) -> None:
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument("--inputs", type=_path, metavar="X.npz", help="an array for each input, of one or more samples")
+    which.add_argument("--random", type=_count, default=random, metavar="N", help=f"make up N samples [{random}]")
+    sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="of made up samples [0]")
+    sub.add_argument("--function", metavar="NAME", help="of a model with several [the default one]")
+    sub.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="fp16 rounds as devices do [fp32]")
+
+
+def _count(text: str) -> int:
+    if not _is_whole(text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of samples; give 1 or more")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not _is_whole(text) or len(text) > _SEED_DIGITS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no seed; give a whole number, 0 or more, of up to {_SEED_DIGITS} digits"
+        )
+    return int(text)
+
+
+def _is_whole(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
+
+
+def _decibels(text: str) -> float:
+    number = text[:-2] if text.lower().endswith("db") else text
+    try:
+        found = float(number)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of decibels; give one like 30dB")
+    return found
+
+
+def _add_shown(sub: Parser) -> None:
+    show = sub.add_argument_group("what is shown")
+    show.add_argument("--report", type=_path, metavar="FILE.json", help="write the report there as JSON")
+    show.add_argument("--json", action="store_true", help="the report as JSON on standard output")
+    show.add_argument("--quiet", action="store_true", help="nothing but errors")
+
+
+def _path(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return text
+
+
+def config_of(options: argparse.Namespace) -> OptimizationConfig:
+    """The config of ``--config``, or of the single options."""
+    from mil_palettize.request.config import OpPalettizerConfig, OptimizationConfig, load_config
+
+    given = {name: getattr(options, name) for name in _PALETTE_OPTIONS if getattr(options, name) is not None}
+    if options.config is not None:
+        if given:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ConfigError(f"--config and {flags} exclude each other; put them into {options.config}")
+        return load_config(options.config)
+    if "nbits" not in given and given.get("mode") != "unique":
+        raise ConfigError("say how many bits with --nbits N, or give --mode unique or --config FILE.yaml")
+    grouped = {"group_size", "channel_axis"} & given.keys()
+    if grouped and given.setdefault("granularity", "per_grouped_channel") == "per_tensor":
+        raise ConfigError("--group-size and --channel-axis go with --granularity per_grouped_channel")
+    if given.get("mode") == "unique" and "nbits" in given:
+        raise ConfigError("--mode unique takes as many bits as the values need; leave --nbits out")
+    if (scale := given.pop("per_channel_scale", None)) is not None:
+        given |= {"enable_per_channel_scale": True, "scale": scale}
+    try:
+        return OptimizationConfig(global_config=OpPalettizerConfig(**given))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

@@ -1,0 +1,249 @@
+"""``mil-palettize``: palettize, decompress, inspect and compare packages from a terminal.
+
+Nothing heavy is imported until a command runs: coremltools takes seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from mil_palettize.cli import output
+from mil_palettize.cli.arguments import build_parser, config_of, with_values
+from mil_palettize.errors import AlgorithmError, ConfigError, PackageError, PalettizeError, PlanError, VerifyError
+from mil_palettize.text import printable
+
+if TYPE_CHECKING:
+    from mil_palettize.reports.report import Report
+
+EXIT_DIFFERENT = 1
+_HISTOGRAMS = 8  # weights whose values a page shows
+EXIT_UNMET = 4
+EXIT_INTERNAL = 70
+EXIT_INTERRUPTED = 130
+EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (ConfigError, 2),
+    (PackageError, 3),
+    (PlanError, EXIT_UNMET),
+    (AlgorithmError, EXIT_UNMET),
+    (VerifyError, 5),
+    (PalettizeError, EXIT_UNMET),
+    (OSError, 3),
+)
+
+
+def _palettize(options: argparse.Namespace) -> int:
+    if options.destination is None and not options.dry_run:
+        raise ConfigError("OUT.mlpackage is missing; only --dry-run goes without it")
+    _check_report_path(options)
+    api = _load("doors.package")
+    return _make(
+        options,
+        lambda: api.palettize_package(
+            options.source,
+            options.destination,
+            config_of(options),
+            target=options.target,
+            joint_compression=options.joint,
+            redo=options.redo,
+            select=options.select,
+            strict=options.strict,
+            verify=options.verify,
+            check=options.check,
+            overwrite=options.overwrite,
+            workers=options.workers,
+            resume=options.resume,
+            progress=None if options.quiet or options.json else True,
+            dry_run=options.dry_run,
+        ),
+    )
+
+
+def _decompress(options: argparse.Namespace) -> int:
+    _check_report_path(options)
+    decompression = _load("rewriting.decompression")
+    return _make(
+        options,
+        lambda: decompression.decompress_package(
+            options.source,
+            options.destination,
+            verify=options.verify,
+            overwrite=options.overwrite,
+            workers=options.workers,
+            progress=None if options.quiet or options.json else True,
+        ),
+    )
+
+
+def _check_report_path(options: argparse.Namespace) -> None:
+    if options.report is not None:
+        output.check_report_path(options.report, options.config, (options.source, options.destination))
+
+
+def _make(options: argparse.Namespace, make: Callable[[], Report]) -> int:
+    """Make a package and publish the report; an interrupt after the package is complete says so."""
+    before = output.identity(options.destination)
+    try:
+        _publish(make(), options)
+    except KeyboardInterrupt as interrupt:
+        if output.identity(options.destination) == before:
+            raise
+        raise KeyboardInterrupt(f"{options.destination} is complete") from interrupt
+    return 0
+
+
+def _publish(report: Report, options: argparse.Namespace) -> None:
+    """Write the report to where it is wanted."""
+    try:
+        if options.report is not None:
+            output.write_report(options.report, report.to_json() + "\n")
+        if options.json:
+            output.show(report.to_json() + "\n")
+        elif not options.quiet:
+            output.show(report.to_text(output.width()))
+    except PackageError as error:
+        raise PackageError(f"{error}" if options.dry_run else f"{error}; {options.destination} is complete") from error
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    inspection = _load("planning.inspection").inspect_package(options.package)
+    output.show(inspection.to_json() + "\n" if options.json else inspection.to_text(output.width()))
+    return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    difference = _load("reports.package_diff").diff_packages(options.first, options.second)
+    output.show(difference.to_json() + "\n" if options.json else difference.to_text(output.width()))
+    return 0 if difference.identical else EXIT_DIFFERENT
+
+
+def _run(options: argparse.Namespace) -> int:
+    _check_written("--out", options.out, options.inputs, options.package)
+    running = _load("torch.running")
+    outputs, samples = running.run_package(
+        options.package,
+        options.inputs,
+        random=options.random,
+        seed=options.seed,
+        function=options.function,
+        precision=options.precision,
+    )
+    if options.out is not None:
+        output.write_report(options.out, running.packed_outputs(outputs))
+    if options.json:
+        output.show(running.outputs_json(outputs, samples))
+    else:
+        output.show(running.outputs_text(outputs, samples, options.inputs, options.seed, output.width()))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    _check_written("--html", options.html, options.inputs, options.first, options.second)
+    comparison = _load("torch.running").compare_packages(
+        options.first,
+        options.second,
+        options.inputs,
+        random=options.random,
+        seed=options.seed,
+        function=options.function,
+        # Core ML does not show the results of ops: its page goes without them.
+        per_op=options.per_op or (options.html is not None and options.runtime == "torch"),
+        precision=options.precision,
+        runtime=options.runtime,
+        histograms=_HISTOGRAMS if options.html is not None else 0,
+    )
+    if options.html is not None:
+        output.write_report(options.html, _load("reports.page.document").page(comparison))
+    output.show(comparison.to_json() + "\n" if options.json else comparison.to_text(output.width()))
+    if options.fail_below is not None and comparison.snr_db < options.fail_below:
+        worst = min(comparison.outputs, key=lambda one: one.snr_db)
+        found = "not finite or another label" if worst.snr_db == -math.inf else f"{worst.snr_db:.1f} dB"
+        return _fail(f"output {worst.name!r}: {found}, below {options.fail_below:g} dB", EXIT_DIFFERENT)
+    return 0
+
+
+def _check_written(option: str, path: str | None, inputs: str | None, *packages: str) -> None:
+    """Raise ConfigError, before anything runs, where what is read would be written over."""
+    if path is None:
+        return
+    output.check_report_path(path, None, packages, option)
+    if inputs is not None and output.identity(path) is not None and output.identity(path) == output.identity(inputs):
+        raise ConfigError(f"{option} {path} is the file of --inputs; choose another")
+
+
+COMMANDS = {
+    "palettize": _palettize,
+    "decompress": _decompress,
+    "inspect": _inspect,
+    "diff": _diff,
+    "run": _run,
+    "compare": _compare,
+}
+
+
+def _load(name: str) -> ModuleType:
+    """Import a module of this package. Meanwhile an interrupt ends the process at once: what coremltools imports
+    swallows ``KeyboardInterrupt``, or is left half imported and waits for itself."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return import_module(f"mil_palettize.{name}")
+    try:
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(_interrupted()))
+    except ValueError:  # not the main thread, which gets all signals
+        return import_module(f"mil_palettize.{name}")
+    try:
+        return import_module(f"mil_palettize.{name}")
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; errors are one line on standard error."""
+    output.open_streams()
+    # On Linux, importing coremltools prints a page about runtimes that are not there.
+    logging.getLogger("coremltools").setLevel(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    try:
+        options = build_parser(COMMANDS).parse_args(with_values(sys.argv[1:] if arguments is None else arguments))
+        return int(options.run(options))
+    except KeyboardInterrupt as interrupt:
+        return _interrupted(str(interrupt))
+    except Exception as error:
+        if os.environ.get("MIL_PALETTIZE_TRACEBACK"):
+            traceback.print_exc()
+        return _fail(*_explain(error))
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """The line and the exit code of an error."""
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({error}); try fewer --workers", EXIT_UNMET
+    for kind, code in EXIT_CODES:
+        if isinstance(error, kind):
+            return str(error), code
+    hint = "this is a bug; set MIL_PALETTIZE_TRACEBACK=1 to see where"
+    return f"{type(error).__name__}: {error} ({hint})", EXIT_INTERNAL
+
+
+def _interrupted(what: str = "") -> int:
+    return _fail(f"interrupted; {what or 'nothing was written'}", EXIT_INTERRUPTED)
+
+
+def _fail(message: str, code: int) -> int:
+    with suppress(OSError, ValueError, RuntimeError):  # nobody may be listening
+        print(f"mil-palettize: error: {printable(' '.join(message.splitlines()))}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

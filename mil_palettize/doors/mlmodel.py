@@ -1,0 +1,152 @@
+"""The door for models in memory: ``MLModel`` in, ``MLModel`` out, with coremltools' signatures and names."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from coremltools.converters.mil.frontend.milproto import load as milproto
+from coremltools.models import MLModel
+from coremltools.optimize.coreml import OptimizationConfig
+
+from mil_palettize.doors.report_log import log_report, logger
+from mil_palettize.encoding.workers import Workers
+from mil_palettize.errors import ModelTypeError
+from mil_palettize.program.model import Model
+from mil_palettize.program.serialized import stages
+from mil_palettize.reports.progress import make_progress
+from mil_palettize.reports.report import DECOMPRESSED, Report
+from mil_palettize.reports.summary import planned_report
+from mil_palettize.request.normalised import normalise
+from mil_palettize.rewriting.decompression import decompress_model
+from mil_palettize.rewriting.palettization import carry_out, prepare
+
+_NEURAL_NETWORKS = ("neuralNetwork", "neuralNetworkClassifier", "neuralNetworkRegressor")
+_IN_MEMORY = "the model in memory"
+
+
+def palettize_weights(
+    mlmodel: MLModel,
+    config: OptimizationConfig,
+    joint_compression: bool = False,
+    *,
+    select: str = "weights",
+    strict: bool = False,
+) -> MLModel:
+    """A copy of ``mlmodel`` with palettes in place of its weights, in a temporary package of its own.
+
+    Signature, config, and names in the result (``<weight>_palettized``) are those of
+    ``coremltools.optimize.coreml.palettize_weights``; functions, states, metadata, compute units, function name and
+    whether the model is loaded are as in ``mlmodel``. ``select`` and ``strict``: as for ``palettize_package``. An iOS15
+    model moves to iOS16. The report goes to the logger ``mil_palettize``; what was done otherwise than asked, and what
+    was left alone, as warnings.
+
+    Raises ModelTypeError (TypeError) for what is no ML Program, ConfigError and PlanError (ValueError) for requests
+    that are wrong or that this model cannot meet, PackageError when its weights cannot be read.
+    """
+    started = time.perf_counter()
+    requests = normalise(config, joint_compression)
+
+    def write(model: Model, folder: Path, pool: Workers) -> Report:
+        prepared = prepare(model, requests, target=None, select=select, strict=strict)
+        report = planned_report(_IN_MEMORY, None, model.package.nbytes(), prepared.plan, prepared.moved)
+        carry_out(prepared, folder, report, pool=pool, progress=make_progress(None), rename=True)
+        report.seconds = time.perf_counter() - started
+        return report
+
+    return _rewritten(mlmodel, write)
+
+
+def decompress_weights(mlmodel: MLModel) -> MLModel:
+    """A copy of ``mlmodel`` with a plain constant in the place of every compressed weight, of the values coremltools
+    decodes it to, bit for bit; names stay. Everything else as for :func:`palettize_weights`."""
+    started = time.perf_counter()
+
+    def write(model: Model, folder: Path, pool: Workers) -> Report:
+        report = Report(_IN_MEMORY, None, model.package.nbytes(), 0, action=DECOMPRESSED)
+        decompress_model(model, folder, report, pool=pool, progress=make_progress(None))
+        report.seconds = time.perf_counter() - started
+        return report
+
+    return _rewritten(mlmodel, write)
+
+
+def _rewritten(mlmodel: MLModel, write: Callable[[Model, Path, Workers], Report]) -> MLModel:
+    """What ``write`` makes of ``mlmodel``, loaded as that is."""
+    spec = _checked(mlmodel)
+    folder = Path(tempfile.mkdtemp(suffix=".mlpackage"))
+    try:
+        with Workers() as pool, Model.open(mlmodel.package_path, spec) as model:
+            report = write(model, folder, pool)
+        result = _TemporaryModel(
+            str(folder),
+            is_temp_package=True,
+            compute_units=mlmodel.compute_unit,
+            skip_model_load=mlmodel.__proxy__ is None,
+            function_name=mlmodel.function_name,
+            optimization_hints=mlmodel.optimization_hints,
+        )
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    log_report(report)
+    return result
+
+
+def _checked(mlmodel: MLModel) -> Any:
+    """The specification of ``mlmodel``, changes that were made to it included."""
+    if not isinstance(mlmodel, MLModel):
+        raise ModelTypeError(f"mlmodel must be a coremltools MLModel, got {type(mlmodel).__name__}")
+    spec = mlmodel.get_spec()
+    kind = spec.WhichOneof("Type")
+    if kind in _NEURAL_NETWORKS or (not stages(spec) and "ipeline" in str(kind)):
+        raise ModelTypeError(
+            "coremltools.optimize.coreml are meant to be used only with mlprogram typed coreml models. This model has "
+            f"type {kind}. Please use coremltools.models.neural_network.quantization_utils.quantize_weights instead to "
+            "compress the weights of the model."
+        )
+    if not stages(spec):
+        raise ModelTypeError(f"weight compression not applicable for model type {kind}")
+    return spec
+
+
+class _TemporaryModel(MLModel):
+    """A model whose PyMIL program is made when something asks for it, as what coremltools returns has one. None, as of
+    any model that was loaded, where there is no such program: of pipelines, and of what PyMIL cannot load."""
+
+    _program: Any = None
+    _made = False
+
+    def save(self, save_path: str) -> None:
+        """As ``MLModel.save``. That looks in the program for what a converter left there, which a program that was
+        read from a package does not have: so none is made for it."""
+        made, self._made = self._made, True
+        try:
+            super().save(save_path)
+        finally:
+            self._made = made
+
+    @property
+    def _mil_program(self) -> Any:
+        if not self._made:
+            self._made = True
+            self._program = self._loaded_program()
+        return self._program
+
+    @_mil_program.setter
+    def _mil_program(self, program: Any) -> None:
+        self._program, self._made = program, program is not None
+
+    def _loaded_program(self) -> Any:
+        spec = self.get_spec()
+        if spec.WhichOneof("Type") != "mlProgram":
+            return None
+        try:
+            return milproto.load(spec, spec.specificationVersion, self.weights_dir)
+        except Exception as error:  # of any kind: it is made for models of its own making
+            logger.warning("PyMIL cannot load the model, which has no _mil_program therefore: %s", error)
+            return None

@@ -1,0 +1,71 @@
+"""A ``ct.PassPipeline`` with palettization where it belongs."""
+
+from __future__ import annotations
+
+from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipeline
+from coremltools.optimize.coreml import OptimizationConfig
+
+from mil_palettize.doors.fusions import MULTIPLYING
+from mil_palettize.doors.graph_passes import palettize_weights
+from mil_palettize.doors.registration import PALETTIZE, PALETTIZE_CLUSTERED
+from mil_palettize.errors import ConfigError
+
+_THEIRS = "compression::palettize_weights"
+_REPLACED = (_THEIRS, PALETTIZE, PALETTIZE_CLUSTERED)
+
+
+def pass_pipeline(
+    config: OptimizationConfig,
+    base: PassPipeline | None = None,
+    *,
+    select: str = "weights",
+    strict: bool = False,
+    joint_compression: bool = False,
+) -> PassPipeline:
+    """A pipeline for ``ct.convert(pass_pipeline=…)`` that palettizes as ``config`` says.
+
+    ``base``: what else is to be done, None for ``ct.PassPipeline.DEFAULT``; it stays as it is. In the copy,
+    ``mil_palettize::palettize_weights`` stands at the end, where weights are as they will be saved: fused, and cast
+    to fp16. It takes the place of ``compression::palettize_weights``, wherever in ``base`` that stands, and of its
+    options; passes of ``compression::`` that follow that one at the very end still follow it, so that
+    ``linear_quantize_weights`` finds the look-up tables. All others come first: what ``compression::prune_weights``
+    made sparse (``ct.PassPipeline.DEFAULT_PRUNING``) is palettized with ``joint_compression``, stays sparse without.
+
+    Where a weight is asked for with mode "unique" (the weights were clustered in training, as with
+    ``ct.PassPipeline.DEFAULT_PALETTIZATION``), ``mil_palettize::palettize_clustered_weights`` comes before the
+    fusions as well; see there what it takes.
+
+    Names in ``config`` are those of the saved model (``conv_1_cast_fp16``, ``weight_to_fp16``). ``select``, ``strict``,
+    ``joint_compression``: options of ``mil_palettize::palettize_weights``. Raises ConfigError (a ``ValueError``) for
+    a wrong option, at once.
+    """
+    options = {"config": config, "select": select, "strict": strict, "joint_compression": joint_compression}
+    checked = palettize_weights()
+    for name, value in options.items():
+        setattr(checked, name, value)
+    base = PassPipeline.DEFAULT if base is None else base
+    if not isinstance(base, PassPipeline):
+        raise ConfigError(f"base is {base!r}, it must be a ct.PassPipeline, or None for ct.PassPipeline.DEFAULT")
+    requests = checked.requests
+    asked = (requests.global_request, *requests.by_type.values(), *requests.by_name.values())
+    passes = _with_ours(base.passes, clustered=any(r is not None and r.mode == "unique" for r in asked))
+    pipeline = PassPipeline(passes, base.pipeline_name)
+    for name, of_pass in base.get_all_options().items():
+        if name not in _REPLACED:
+            pipeline.set_options(name, {option.option_name: option.option_val for option in of_pass})
+    for name in {PALETTIZE, PALETTIZE_CLUSTERED}.intersection(passes):
+        pipeline.set_options(name, options)
+    return pipeline
+
+
+def _with_ours(passes: list[str], clustered: bool) -> list[str]:
+    """A copy of ``passes`` with ours in the place of every palettization."""
+    anchor = max((i for i, name in enumerate(passes) if name in _REPLACED), default=len(passes))
+    end = len(passes)
+    while end - 1 > anchor and passes[end - 1].startswith("compression::"):
+        end -= 1
+    result = [name for name in passes[:end] if name not in _REPLACED] + [PALETTIZE, *passes[end:]]
+    fusions = [i for i, name in enumerate(result) if name in MULTIPLYING]
+    if clustered and fusions:
+        result.insert(fusions[0], PALETTIZE_CLUSTERED)
+    return result

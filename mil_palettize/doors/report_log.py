@@ -1,0 +1,28 @@
+"""Reports to the logger ``mil_palettize``, where there is no other place for them."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+
+from mil_palettize.reports.report import Report
+
+logger = logging.getLogger("mil_palettize")
+_NAMES = 3
+
+
+def log_report(report: Report) -> None:
+    """What was done otherwise than asked, and what was left alone without being asked for, as warnings; the whole
+    report as information."""
+    said: dict[str, list[str]] = defaultdict(list)
+    for weight in report.weights:
+        for note in weight.notes:
+            said[note].append(weight.label)
+        if weight.status == "skipped" and not weight.reason.startswith("left alone by"):
+            said[f"left alone: {weight.reason}"].append(weight.label)
+    for what, labels in said.items():
+        more = f" and {len(labels) - _NAMES} more" if len(labels) > _NAMES else ""
+        logger.warning("%s%s: %s", ", ".join(labels[:_NAMES]), more, what)
+    for note in report.notes:
+        logger.warning("%s", note)
+    logger.info("%s", report.to_text())

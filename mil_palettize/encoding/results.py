@@ -1,0 +1,53 @@
+"""What came of a weight and its plan: a palette, or why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from mil_palettize.expressions.digest import expression_digest
+from mil_palettize.expressions.weight_expr import WeightExpr, lut_of
+from mil_palettize.planning.plan import WeightPlan
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a palette came to, kept when its data is written. ``nbytes``: of all parts; ``sse`` and ``signal``: squared
+    error and sum of squares of the weight; ``seconds``: of computing it; ``digest``: of the expression; ``plan``:
+    as carried out, and ``note`` why it is not the one asked for."""
+
+    nbits: int
+    nbytes: int
+    sse: float
+    signal: float
+    seconds: float
+    digest: str
+    plan: WeightPlan
+    note: str
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a weight is stored as now, and how it came to be. Fields as in :class:`Figures`."""
+
+    expr: WeightExpr
+    sse: float
+    signal: float
+    plan: WeightPlan
+    note: str = ""
+    seconds: float = 0.0
+
+    @cached_property
+    def figures(self) -> Figures:
+        """Asked for first where the palette is made, on whatever thread that is."""
+        nbits = lut_of(self.expr).indices.nbits
+        digest = expression_digest(self.expr)
+        return Figures(nbits, self.expr.nbytes, self.sse, self.signal, self.seconds, digest, self.plan, self.note)
+
+
+@dataclass(frozen=True)
+class Declined:
+    """The values rule a palette out. ``unmet``: that is not what was asked for."""
+
+    reason: str
+    unmet: bool

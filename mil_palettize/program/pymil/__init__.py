@@ -1,0 +1,1 @@
+"""Programs inside coremltools (PyMIL), seen as the serialized ones they will become."""

@@ -1,0 +1,221 @@
+"""What a palette did to a model's outputs: figures for each output, op and weight, and how they are shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from mil_palettize.reports.tables import format_table, indented_lines
+from mil_palettize.text import format_bytes, format_count, printable
+
+_WORST = 10  # ops and weights that are listed
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How far values are from what they were, over all elements of all samples.
+
+    ``snr_db``: 10·log10(Σx² / Σ(x-y)²), infinite where nothing differs. ``psnr_db``: the same with the square of the
+    range of x, times the elements, for Σx². ``cosine`` of the angle between them. ``max_abs``: the largest difference.
+    ``non_finite``: elements that are NaN or infinite in one and not the same in the other. Elements that are the same
+    in both and not finite, or huge as in a mask, count nowhere; where there are no others, the SNR is -infinite.
+    """
+
+    elements: int
+    snr_db: float
+    psnr_db: float
+    cosine: float
+    max_abs: float
+    non_finite: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Infinite figures are None, with ``equal`` true."""
+        plain = {name: _finite(value) for name, value in dataclasses.asdict(self).items()}
+        return plain | {"equal": self.equal}
+
+    @property
+    def equal(self) -> bool:
+        return self.max_abs == 0 and self.snr_db > 0 and not math.isfinite(self.snr_db)
+
+
+@dataclass(frozen=True)
+class OutputComparison:
+    """An output. ``figures``: None for text and dictionaries. ``worst_snr_db``: of the sample that lost most.
+    ``agreement``: share of samples with the same label (a classifier's label, and what is most probable), of integer
+    outputs the share of equal elements; None for others."""
+
+    name: str
+    shape: tuple[int, ...]
+    figures: Figures | None
+    worst_snr_db: float | None = None
+    agreement: float | None = None
+
+    @property
+    def snr_db(self) -> float:
+        """-inf where something is not finite any more, or labels differ and nothing else is known."""
+        if self.figures is None:
+            return math.inf if self.agreement == 1 else -math.inf
+        return self.figures.snr_db
+
+
+@dataclass(frozen=True)
+class OpComparison:
+    """The result of an op that both models have, in the order it is made. ``kind``: its type."""
+
+    name: str
+    kind: str
+    figures: Figures
+
+
+@dataclass(frozen=True)
+class WeightComparison:
+    """A weight as stored in both. ``bytes_before``, ``bytes_after``: of all its parts. ``counts`` of the histogram of
+    the original over ``edges`` (one more), and ``entries``: the distinct values it has now, where these are few; empty
+    where they were not asked for."""
+
+    name: str
+    shape: tuple[int, ...]
+    bytes_before: int
+    bytes_after: int
+    snr_db: float
+    edges: tuple[float, ...] = ()
+    counts: tuple[int, ...] = ()
+    entries: tuple[float, ...] = ()
+
+    @property
+    def bits(self) -> float:
+        """Stored now, per element, tables included."""
+        return self.bytes_after * 8 / max(1, math.prod(self.shape))
+
+    @property
+    def bits_before(self) -> float:
+        return self.bytes_before * 8 / max(1, math.prod(self.shape))
+
+
+@dataclass
+class ModelComparison:
+    """Two models on the same inputs. ``inputs``: where these came from, in words. ``ops``: empty unless asked for;
+    ``unmatched``: ops of either that the other has not. ``seconds``: of running each."""
+
+    original: str
+    palettized: str
+    inputs: str
+    samples: int
+    bytes_before: int
+    bytes_after: int
+    outputs: list[OutputComparison]
+    weights: list[WeightComparison] = field(default_factory=list)
+    ops: list[OpComparison] = field(default_factory=list)
+    unmatched: int = 0
+    precision: str = "fp32"
+    runtime: str = "torch"
+    seconds: tuple[float, float] = (0.0, 0.0)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def snr_db(self) -> float:
+        """Of the worst output."""
+        return min((output.snr_db for output in self.outputs), default=math.inf)
+
+    @property
+    def palettized_weights(self) -> list[WeightComparison]:
+        """Those that are not what they were."""
+        return [w for w in self.weights if w.bytes_after != w.bytes_before or w.snr_db < math.inf]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only; infinite figures are None."""
+        return {
+            "original": self.original,
+            "palettized": self.palettized,
+            "inputs": self.inputs,
+            "samples": self.samples,
+            "bytes_before": self.bytes_before,
+            "bytes_after": self.bytes_after,
+            "snr_db": _finite(self.snr_db),
+            "outputs": [_output_dict(output) for output in self.outputs],
+            "weights": [
+                {"name": w.name, "shape": list(w.shape), "bits": w.bits, "bytes_before": w.bytes_before,
+                 "bytes_after": w.bytes_after, "snr_db": _finite(w.snr_db)}
+                for w in self.weights
+            ],
+            "ops": [{"name": op.name, "type": op.kind, **op.figures.to_dict()} for op in self.ops],
+            "unmatched_ops": self.unmatched,
+            "precision": self.precision,
+            "runtime": self.runtime,
+            "seconds": list(self.seconds),
+            "notes": self.notes,
+        }  # fmt: skip
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+
+    def to_text(self, width: int = 110) -> str:
+        """For a terminal of ``width`` columns."""
+        lines = [
+            f"{self.original} → {self.palettized}",
+            f"{format_bytes(self.bytes_before)} → {format_bytes(self.bytes_after)}",
+            "",
+            self.outputs_text(width),
+        ]
+        if self.ops:
+            worst = sorted(self.ops, key=lambda op: op.figures.snr_db)[:_WORST]
+            lines += ["", f"Ops that lost most, of {len(self.ops)} that both models have:", _ops_table(worst, width)]
+        changed = sorted(self.palettized_weights, key=lambda w: w.snr_db)
+        if changed:
+            lines += ["", f"Weights that lost most, of {len(changed)}:", _weights_table(changed[:_WORST], width)]
+        lines += ["", *indented_lines(self.notes, width)] if self.notes else []
+        return printable("\n".join(lines)) + "\n"
+
+    def outputs_text(self, width: int) -> str:
+        """The inputs, and the table of outputs."""
+        told = f"{format_count(self.samples, 'sample')}: {self.inputs}; {self.precision} by {self.runtime}"
+        rows = [_output_row(output) for output in self.outputs]
+        return f"{told}\n{format_table(_OUTPUT_HEADER, rows, width, right=1)}"
+
+
+_OUTPUT_HEADER = ("output", "SNR dB", "worst sample", "PSNR dB", "cosine", "max difference", "agreement")
+
+
+def _output_row(output: OutputComparison) -> list[str]:
+    agreement = "" if output.agreement is None else f"{output.agreement:.2%}"
+    if output.figures is None:
+        return [output.name, *[""] * 5, agreement]
+    f = output.figures
+    worst = "" if output.worst_snr_db is None else decibels(output.worst_snr_db)
+    figures = [decibels(output.snr_db), worst, decibels(f.psnr_db), f"{f.cosine:.6f}", f"{f.max_abs:.3g}"]
+    return [output.name, *figures, agreement]
+
+
+def _ops_table(ops: list[OpComparison], width: int) -> str:
+    rows = [[op.name, op.kind, decibels(op.figures.snr_db), f"{op.figures.max_abs:.3g}"] for op in ops]
+    return format_table(("op", "type", "SNR dB", "max difference"), rows, width, right=2)
+
+
+def _weights_table(weights: list[WeightComparison], width: int) -> str:
+    rows = [[w.name, "×".join(map(str, w.shape)), f"{w.bits:.2f}", decibels(w.snr_db)] for w in weights]
+    return format_table(("weight", "shape", "bits", "SNR dB"), rows, width, right=2)
+
+
+def decibels(value: float) -> str:
+    """``31.4``; "equal" where nothing differs, "lost" where it cannot be told."""
+    if math.isfinite(value):
+        return f"{value:.1f}"
+    return "equal" if value > 0 else "lost"
+
+
+def _output_dict(output: OutputComparison) -> dict[str, Any]:
+    figures = {} if output.figures is None else output.figures.to_dict()
+    return {
+        "name": output.name,
+        "shape": list(output.shape),
+        **figures,
+        "worst_snr_db": None if output.worst_snr_db is None else _finite(output.worst_snr_db),
+        "agreement": output.agreement,
+    }
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

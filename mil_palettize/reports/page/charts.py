@@ -1,0 +1,174 @@
+"""Charts as inline SVG. They take any width: what is drawn stretches, while dots, lines and text keep their size."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from mil_palettize.reports.model_comparison import OpComparison, WeightComparison, decibels
+from mil_palettize.text import format_count, printable
+
+# Heights in the chart of ops, in percent from the top.
+_EQUAL, _HIGHEST, _LOWEST, _LOST, _MARKS = 4, 13, 77, 85, 94
+_MARK_GAP = 5.8  # percent of the width: marks of 16 pixels do not touch on a phone
+_STEPS = (1, 2, 5, 10, 20, 50, 100)  # decibels between two lines
+_MOST_LINES = 5
+
+# The colours are the page's.
+CHART_STYLE = """
+svg{display:block;width:100%;overflow:visible}
+svg.ops{height:19rem}svg.histogram{height:8rem;margin-top:.75rem}
+line{stroke:var(--line)}
+text{fill:var(--muted);font-size:12px;text-anchor:end}
+path{vector-effect:non-scaling-stroke;fill:none}
+.dots{stroke:var(--accent);stroke-width:4px;stroke-linecap:round;stroke-opacity:.75}
+.bad{stroke:var(--far);stroke-width:8px;stroke-opacity:1}
+.lead{stroke:var(--far);stroke-opacity:.5}
+circle{fill:var(--far)}
+.number{fill:var(--card);text-anchor:middle;font-size:11px;font-weight:700}
+.fill{fill:var(--accent);fill-opacity:.75}
+.ticks{stroke:var(--text);stroke-width:1px}
+.axis{display:flex;justify-content:space-between;color:var(--muted);font-size:.8125rem;margin-top:.25rem}
+"""
+
+
+def escaped(text: str) -> str:
+    """For text and attributes alike: names come from packages, and control characters are not allowed in HTML."""
+    return html.escape(printable(text))
+
+
+def snr_chart(ops: Sequence[OpComparison], worst: Sequence[int]) -> str:
+    """SNR by position. ``worst``: positions that are marked 1, 2, …."""
+    values = [op.figures.snr_db for op in ops]
+    low, high, step = _range([value for value in values if math.isfinite(value)])
+    heights = [_height(value, low, high) for value in values]
+    places = [100 * (i + 0.5) / len(ops) for i in range(len(ops))]
+    label = f"SNR in dB of {format_count(len(ops), 'op')} in the order they are computed. " + _spoken(ops, worst)
+    return _svg(
+        "ops",
+        label,
+        _lines(values, low, high, step),
+        _dots([(places[i], heights[i]) for i in range(len(ops))], "dots"),
+        _dots([(places[i], heights[i]) for i in worst], "dots bad"),
+        _marks([(places[i], heights[i]) for i in worst]),
+    )
+
+
+def histogram(weight: WeightComparison) -> str:
+    """How many values of the original lie where, and the values it has now as ticks below."""
+    entries = [entry for entry in weight.entries if math.isfinite(entry)]
+    low, high = domain(weight)
+    scale = 1000 / ((high - low) or 1)
+    label = f"Histogram of {weight.name}: values from {low:.3g} to {high:.3g}"
+    label += f", {format_count(len(entries), 'palette value')} below" if entries else ""
+    ticks = "".join(f"M{(entry - low) * scale:.0f} 850v150" for entry in sorted(set(entries)))
+    bars = f'<path class="fill" d="{_bars(weight, low, scale)}"/>'
+    return _svg("histogram", label, _stretched(bars + f'<path class="ticks" d="{ticks}"/>'))
+
+
+def domain(weight: WeightComparison) -> tuple[float, float]:
+    """What the axis of the histogram covers: a palette may reach further than the values did."""
+    values = [value for value in (*weight.edges, *weight.entries) if math.isfinite(value)]
+    return min(values), max(values)
+
+
+def drawable(weight: WeightComparison) -> bool:
+    """Values that are not finite have no place on an axis."""
+    return bool(weight.counts) and all(map(math.isfinite, weight.edges))
+
+
+def _svg(kind: str, label: str, *parts: str) -> str:
+    return f'<svg class="{kind}" role="img" aria-label="{escaped(label)}">{"".join(parts)}</svg>'
+
+
+def _stretched(content: str) -> str:
+    """``content``, in thousandths of the chart's width and height."""
+    return f'<svg width="100%" height="100%" viewBox="0 0 1000 1000" preserveAspectRatio="none">{content}</svg>'
+
+
+def _spoken(ops: Sequence[OpComparison], worst: Sequence[int]) -> str:
+    first = ops[worst[0]]
+    return f"The worst is {first.name} at position {worst[0] + 1}: {decibels(first.figures.snr_db)}."
+
+
+def _range(values: list[float]) -> tuple[float, float, float]:
+    """Lowest and highest line, and how far apart lines are."""
+    low, high = min(values, default=0), max(values, default=0)
+    step = next((s for s in _STEPS if (high - low) / s <= _MOST_LINES), (high - low) / _MOST_LINES)
+    low = math.floor(low / step) * step
+    return low, max(math.ceil(high / step) * step, low + step), step
+
+
+def _height(value: float, low: float, high: float) -> float:
+    if math.isfinite(value):
+        return _LOWEST - (_LOWEST - _HIGHEST) * (value - low) / (high - low)
+    return _EQUAL if value > 0 else _LOST
+
+
+def _lines(values: list[float], low: float, high: float, step: float) -> str:
+    """Lines across, each with what it stands for: only those that something lies at or between."""
+    lines = []
+    if any(map(math.isfinite, values)):
+        ticks = [low + i * step for i in range(round((high - low) / step) + 1)]
+        lines += [(_height(tick, low, high), f"{tick:.0f} dB") for tick in ticks]
+    ends = {decibels(value): _height(value, low, high) for value in values if not math.isfinite(value)}
+    lines += [(height, text) for text, height in ends.items()]
+    return "".join(
+        f'<line x1="0" x2="100%" y1="{height:.1f}%" y2="{height:.1f}%"/>'
+        f'<text y="{height:.1f}%" dx="-8" dy=".35em">{text}</text>'
+        for height, text in lines
+    )
+
+
+def _dots(points: Sequence[tuple[float, float]], kind: str) -> str:
+    """One path for all, each place once: thousands of circles would make a large file."""
+    spots = dict.fromkeys((round(10 * x), round(10 * y)) for x, y in points)
+    return _stretched(f'<path class="{kind}" d="{"".join(f"M{x} {y}h.1" for x, y in spots)}"/>')
+
+
+def _marks(points: Sequence[tuple[float, float]]) -> str:
+    """Numbers in a row below, each with a line to its point: the points themselves are often side by side."""
+    ordered = sorted(range(len(points)), key=lambda i: points[i])
+    spread = dict(zip(ordered, _apart([points[i][0] for i in ordered]), strict=True))
+    lines = "".join(
+        f'<line class="lead" x1="{x:.1f}%" y1="{y:.1f}%" x2="{spread[i]:.1f}%" y2="{_MARKS}%"/>'
+        for i, (x, y) in enumerate(points)
+    )
+    numbers = "".join(
+        f'<circle cx="{spread[i]:.1f}%" cy="{_MARKS}%" r="8"/>'
+        f'<text class="number" x="{spread[i]:.1f}%" y="{_MARKS}%" dy=".36em">{i + 1}</text>'
+        for i in range(len(points))
+    )
+    return lines + numbers
+
+
+def _apart(places: Sequence[float]) -> list[float]:
+    """Ascending ``places`` a gap apart and inside: those too close become a group around where they were."""
+    groups: list[list[float]] = []
+    for place in places:
+        groups.append([place])
+        while len(groups) > 1 and _first(groups[-1]) < _first(groups[-2]) + len(groups[-2]) * _MARK_GAP:
+            last = groups.pop()
+            groups[-1] += last
+    return [_first(group) + i * _MARK_GAP for group in groups for i in range(len(group))]
+
+
+def _first(group: Sequence[float]) -> float:
+    """Where the first of a group is put."""
+    length = len(group) * _MARK_GAP
+    return min(max(sum(group) / len(group), length / 2), 100 - length / 2) - length / 2 + _MARK_GAP / 2
+
+
+def _bars(weight: WeightComparison, low: float, scale: float) -> str:
+    """Areas stand for counts, so that bars of different widths compare; the highest takes four fifths."""
+    edges, counts = weight.edges, weight.counts
+    widths = [right - left for left, right in pairwise(edges)]
+    densities = [count / width if width > 0 else 0 for count, width in zip(counts, widths, strict=True)]
+    highest = max(densities) or 1
+    return "".join(
+        f"M{(edges[i] - low) * scale:.0f} 800v{-800 * density / highest:.0f}H{(edges[i + 1] - low) * scale:.0f}V800z"
+        for i, density in enumerate(densities)
+        if density > 0
+    )

@@ -1,0 +1,121 @@
+"""What a person watching sees while weights are palettized: weights and bytes done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mil_palettize.text import printable, shorten
+
+_BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}B/{total_fmt}B [{elapsed}<{remaining}{postfix}]"
+_NAME_WIDTH = 24
+_COMPILE = "numba:compile"
+_COMPILING = "compiling, once after installing"
+
+
+@dataclass(frozen=True)
+class ProgressEvent:
+    """State after a weight is done. ``name``: ``function/name`` of that weight, "" at the start."""
+
+    name: str
+    weights_done: int
+    weights_total: int
+    bytes_done: int
+    bytes_total: int
+
+
+class Progress(Protocol):
+    def start(self, weights: int, nbytes: int) -> None: ...
+
+    def advance(self, name: str, weights: int, nbytes: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class CallbackProgress:
+    """Passes :class:`ProgressEvent` objects to a function; None passes nothing."""
+
+    def __init__(self, callback: Callable[[ProgressEvent], object] | None) -> None:
+        self._callback = callback
+        self._state = ProgressEvent("", 0, 0, 0, 0)
+
+    def _tell(self, state: ProgressEvent) -> None:
+        self._state = state
+        if self._callback is not None:
+            self._callback(state)
+
+    def start(self, weights: int, nbytes: int) -> None:
+        self._tell(ProgressEvent("", 0, weights, 0, nbytes))
+
+    def advance(self, name: str, weights: int, nbytes: int) -> None:
+        s = self._state
+        done = ProgressEvent(name, s.weights_done + weights, s.weights_total, s.bytes_done + nbytes, s.bytes_total)
+        self._tell(done)
+
+    def close(self) -> None:
+        pass
+
+
+class BarProgress:
+    """A tqdm bar over bytes that counts weights beside it, on standard error where that is a terminal.
+
+    The first palette after installing waits for loops to be compiled: the bar says so.
+    """
+
+    def start(self, weights: int, nbytes: int) -> None:
+        from numba.core import event
+        from tqdm import tqdm
+
+        self._done, self._total = 0, weights
+        self._bar = tqdm(
+            desc=f"0/{weights} weights",
+            total=nbytes,
+            unit="B",
+            unit_scale=True,
+            leave=False,
+            dynamic_ncols=True,
+            disable=None,
+            bar_format=_BAR,
+        )
+
+        self._listener = _compile_listener(self._bar)
+        event.register(_COMPILE, self._listener)
+
+    def advance(self, name: str, weights: int, nbytes: int) -> None:
+        self._done += weights
+        self._bar.set_description_str(f"{self._done}/{self._total} weights", refresh=False)
+        self._bar.set_postfix_str(shorten(printable(name), _NAME_WIDTH), refresh=False)
+        self._bar.update(nbytes)
+
+    def close(self) -> None:
+        from numba.core import event
+
+        if hasattr(self, "_bar"):  # otherwise nothing was begun
+            event.unregister(_COMPILE, self._listener)
+            self._bar.close()
+
+
+def _compile_listener(bar: Any) -> Any:
+    """Lets the bar say that functions are being compiled; numba does not tell of those it finds on disk."""
+    from numba.core.event import Event, Listener
+
+    class Compiling(Listener):
+        told = False
+
+        def on_start(self, event: Event) -> None:
+            if not self.told:
+                bar.set_postfix_str(_COMPILING)
+                self.told = True
+
+        def on_end(self, event: Event) -> None:
+            """The next weight takes the words' place."""
+
+    return Compiling()
+
+
+def make_progress(progress: bool | Callable[[ProgressEvent], object] | None) -> Progress:
+    """``True``: a bar; a function: called with events; ``None`` or ``False``: nothing."""
+    if progress is True:
+        return BarProgress()
+    return CallbackProgress(progress or None)

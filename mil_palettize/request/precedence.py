@@ -1,0 +1,81 @@
+"""Which of the user's requests applies to a weight, also when the ops that read it are configured differently.
+
+The rule: a request for the constant by its own name wins. Otherwise each op that reads it brings the request for
+its name, else for its type, else the global one, and of these
+
+1. the most specific level wins: name before type before global;
+2. on one level "leave alone" (None) wins, then the one that keeps more: ``unique``, then ``custom``, then more
+   bits per element, then smaller groups before per tensor; what is still equal goes to the first op in program order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mil_palettize.program.weight import Consumer, Weight
+from mil_palettize.request.normalised import LEVELS, PaletteRequest, Requests
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """``level``: what decided ("constant", "name", "type", "global"). ``keys``: entries of ``op_name_configs``
+    that spoke, whether they decided or not. ``note``: how a disagreement was settled, "" when there was none."""
+
+    request: PaletteRequest | None
+    level: str
+    by: str
+    keys: frozenset[str] = frozenset()
+    note: str = ""
+
+    @property
+    def explicit(self) -> bool:
+        """Asked for by name or type, not only globally."""
+        return self.level != "global" and self.request is not None
+
+
+@dataclass(frozen=True)
+class _Voice:
+    request: PaletteRequest | None
+    level: str
+    by: str
+    keys: tuple[str, ...] = ()
+
+
+def resolve(weight: Weight, requests: Requests) -> Resolved:
+    """The one request that applies to ``weight``."""
+    voices = [_voice(weight.function, consumer, requests) for consumer in weight.consumers]
+    own = requests.matching(weight.function, weight.name, weight.op_name)
+    keys = frozenset(own).union(*(v.keys for v in voices))
+    if own:
+        return Resolved(requests.by_name[own[0]], "constant", f"op_name_configs[{own[0]!r}]", keys)
+    if not voices:
+        return Resolved(requests.global_request, "global", "global_config")
+    chosen = min(voices, key=_preference)
+    return Resolved(chosen.request, chosen.level, chosen.by, keys, _settled(voices, chosen))
+
+
+def _voice(function: str, consumer: Consumer, requests: Requests) -> _Voice:
+    ops = [(consumer.op_type, consumer.op_name), *consumer.path]
+    named = requests.matching(function, *(name for _, name in ops))
+    if named:
+        return _Voice(requests.by_name[named[0]], "name", f"op_name_configs[{named[0]!r}]", tuple(named))
+    for op_type, _ in ops:
+        if op_type in requests.by_type:
+            return _Voice(requests.by_type[op_type], "type", f"op_type_configs[{op_type!r}]")
+    return _Voice(requests.global_request, "global", "global_config")
+
+
+def _preference(voice: _Voice) -> tuple[float, ...]:
+    request = voice.request
+    level = LEVELS.index(voice.level)
+    if request is None:
+        return level, 0, 0, 0
+    bits = {"unique": 10, "custom": 9}.get(request.mode, (request.nbits or 0) / request.cluster_dim)
+    return level, 1, -bits, request.group_size if request.grouped else 1 << 62
+
+
+def _settled(voices: list[_Voice], chosen: _Voice) -> str:
+    if all(v.request == chosen.request for v in voices):
+        return ""
+    asked = dict.fromkeys(f"{v.by} asks for {v.request or 'leave alone'}" for v in voices)
+    return f"the ops that read it are configured differently ({', '.join(asked)}): {chosen.by} decides"

@@ -1,0 +1,234 @@
+"""Two packages run on the same inputs, and what differs: outputs, results of ops, weights."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from mil_palettize.errors import ConfigError, EvaluationError
+from mil_palettize.reports.model_comparison import ModelComparison, OpComparison, OutputComparison
+from mil_palettize.torch.coreml_runtime import CoreMLModel
+from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
+from mil_palettize.torch.evaluator.module import PathLike
+from mil_palettize.torch.evaluator.ops.random import drawing
+from mil_palettize.torch.evaluator.program import OpInfo
+from mil_palettize.torch.made_up_inputs import plausible_inputs
+from mil_palettize.torch.metrics import Sums, snr_db
+from mil_palettize.torch.weight_pairs import weight_comparisons
+
+RUNTIMES = ("torch", "coreml")
+Sample = Mapping[str, Any]
+
+
+def compare_models(
+    original: PathLike,
+    palettized: PathLike,
+    inputs: Sample | Sequence[Sample] | None,
+    *,
+    random: int,
+    seed: int,
+    function: str | None,
+    per_op: bool,
+    precision: str,
+    runtime: str,
+    histograms: int,
+) -> ModelComparison:
+    """``mil_palettize.compare``, which says what these are."""
+    if runtime not in RUNTIMES:
+        raise ConfigError(f"runtime is {runtime!r}; use one of {list(RUNTIMES)}")
+    if runtime == "coreml" and per_op:
+        raise ConfigError("Core ML does not show the results of ops; per_op goes with the runtime 'torch'")
+    modules = [open_model(p, function, precision=precision) for p in (original, palettized)]
+    samples, told = _samples(modules[0], inputs, random, seed)
+    runners: list[Any] = list(modules)
+    if runtime == "coreml":
+        runners = [CoreMLModel(p, function, modules[0].features) for p in (original, palettized)]
+    run = _Run(runners[0], runners[1], per_op, seed)
+    for sample in samples:
+        run.add(sample)
+    return ModelComparison(
+        original=os.fspath(original),
+        palettized=os.fspath(palettized),
+        inputs=told,
+        samples=len(samples),
+        bytes_before=modules[0].package.nbytes(),
+        bytes_after=modules[1].package.nbytes(),
+        outputs=run.outputs(),
+        weights=weight_comparisons(modules[0], modules[1], histograms),
+        ops=run.op_comparisons(),
+        unmatched=run.unmatched,
+        precision=precision if runtime == "torch" else "the device's own precision",
+        runtime=runtime if runtime == "torch" else "Core ML",
+        seconds=(run.seconds[0], run.seconds[1]),
+        notes=[*_notes(modules[0], inputs is None, function), *run.notes()],
+    )
+
+
+def _notes(module: Evaluated, made_up: bool, function: str | None) -> Iterator[str]:
+    if made_up:
+        yield "The inputs are made up: figures of real ones differ, most of all for classifiers."
+    if module.draws_random_numbers:
+        yield "The model draws random numbers: both packages, and every run, got the same ones."
+    others = [name for name in module.functions if name != module.function_name]
+    if others and function is None:
+        yield f"This is function {module.function_name!r}; the model also has {', '.join(others)}: ask for each."
+
+
+def _samples(
+    module: Evaluated, inputs: Sample | Sequence[Sample] | None, count: int, seed: int
+) -> tuple[list[Sample], str]:
+    if inputs is None:
+        if count < 1:
+            raise ConfigError(f"random is {count}; ask for at least 1 sample")
+        return list(plausible_inputs(module, count, seed)), f"random inputs from the description, seed {seed}"
+    samples = [inputs] if isinstance(inputs, Mapping) else list(inputs)
+    if not samples:
+        raise EvaluationError("there are no inputs; give at least one sample")
+    return samples, "given inputs"
+
+
+class _Capture:
+    """Keeps the results of ops by the names of their outputs, or compares them with those that were kept."""
+
+    seconds = 0.0  # spent here
+
+    def __init__(self, handle: Callable[[OpInfo, str, torch.Tensor], None]) -> None:
+        self._handle = handle
+
+    def will_run(self, op: OpInfo, inputs: Mapping[str, Any]) -> None:
+        """Inputs are results of other ops."""
+
+    def did_run(self, op: OpInfo, outputs: Sequence[Any]) -> None:
+        start = time.perf_counter()
+        for name, value in zip(op.outputs, outputs, strict=True):
+            if isinstance(value, torch.Tensor) and value.is_floating_point() and not op.nested:
+                self._handle(op, name, value)
+        self.seconds += time.perf_counter() - start
+
+
+def _most_probable(probabilities: Mapping[Any, float]) -> Any:
+    return max(probabilities.items(), key=lambda item: item[1])[0]
+
+
+def _of_one_length(name: str, one: np.ndarray, two: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes, or whatever else there may be more of: the shorter is filled with zeros."""
+    if one.ndim != two.ndim or one.shape[1:] != two.shape[1:]:
+        raise EvaluationError(f"output {name!r} is {list(one.shape)} of one model, {list(two.shape)} of the other")
+    length = max(len(one), len(two))
+    filled = [np.concatenate([a, np.zeros((length - len(a), *a.shape[1:]), a.dtype)]) for a in (one, two)]
+    return filled[0], filled[1]
+
+
+@dataclass
+class _Output:
+    shape: tuple[int, ...] = ()
+    sums: Sums = field(default_factory=Sums)
+    worst: float = math.inf
+    samples: int = 0
+    agreed: float = 0.0
+    judged: bool = False
+    numbers: bool = False
+    other_shapes: int = 0
+
+    def judge(self, agreed: float) -> None:
+        self.judged, self.agreed = True, self.agreed + agreed
+
+
+class _Run:
+    """Both models sample by sample; of each only one is in memory."""
+
+    def __init__(self, one: Any, two: Any, per_op: bool, seed: int) -> None:
+        self._pair = one, two
+        self._per_op = per_op
+        self._seed = seed
+        self._samples = 0
+        self._found: dict[str, _Output] = {}
+        self._ops: dict[str, tuple[str, Sums]] = {}
+        self.unmatched = 0
+        self.seconds = [0.0, 0.0]
+
+    def add(self, sample: Sample) -> None:
+        kept: dict[str, torch.Tensor] = {}
+        matched: set[str] = set()
+        extra: set[str] = set()
+
+        def compare_with(op: OpInfo, name: str, value: torch.Tensor) -> None:
+            before = kept.get(name)
+            if before is None or before.shape != value.shape:
+                extra.add(name)
+                return
+            matched.add(name)
+            self._ops.setdefault(name, (op.type, Sums()))[1].add(before, value)
+
+        keep = _Capture(lambda op, name, value: kept.update({name: value}))
+        results = [
+            self._predict(0, sample, keep),
+            self._predict(1, sample, _Capture(compare_with)),
+        ]
+        self.unmatched = max(self.unmatched, len(kept.keys() - matched) + len(extra))
+        self._samples += 1
+        single = sorted(results[0].keys() ^ results[1].keys())
+        if single:
+            raise EvaluationError(f"output {single[0]!r} is of one model only; compare a model with its palette")
+        for name, value in results[0].items():
+            self._add_output(self._found.setdefault(name, _Output()), name, value, results[1][name])
+
+    def _predict(self, which: int, sample: Sample, capture: _Capture) -> dict[str, Any]:
+        model = self._pair[which]
+        context: AbstractContextManager[Any] = model.listening(capture) if self._per_op else nullcontext()
+        start = time.perf_counter()
+        with context, drawing(self._seed + self._samples):
+            found: dict[str, Any] = model.predict(sample)
+        self.seconds[which] += time.perf_counter() - start - capture.seconds
+        return found
+
+    def _add_output(self, output: _Output, name: str, one: Any, two: Any) -> None:
+        output.samples += 1
+        if isinstance(one, dict) or isinstance(two, dict):
+            if not isinstance(one, dict) or not isinstance(two, dict) or one.keys() != two.keys():
+                raise EvaluationError(f"the classes of output {name!r} differ; compare a model with its palette")
+            output.judge(_most_probable(one) == _most_probable(two))
+            one, two = (np.array([values[label] for label in one], np.float64) for values in (one, two))
+        if not isinstance(one, np.ndarray) or not isinstance(two, np.ndarray):
+            output.judge(one == two)
+            return
+        output.numbers, output.shape = True, one.shape
+        if one.shape != two.shape:
+            output.other_shapes += 1
+            one, two = _of_one_length(name, one, two)
+        if one.dtype.kind in "iub":
+            output.judge(float(np.mean(one == two)) if one.size else 1.0)
+        pair = torch.as_tensor(np.asarray(one, np.float64)), torch.as_tensor(np.asarray(two, np.float64))
+        output.sums.add(*pair)
+        output.worst = min(output.worst, snr_db(*pair))
+
+    def notes(self) -> list[str]:
+        return [
+            f"Output {name!r} is longer or shorter in {o.other_shapes} of {o.samples} samples, where what is missing "
+            "counts as zeros."
+            for name, o in self._found.items()
+            if o.other_shapes
+        ]
+
+    def outputs(self) -> list[OutputComparison]:
+        return [
+            OutputComparison(
+                name,
+                o.shape,
+                o.sums.figures() if o.numbers else None,
+                o.worst if o.numbers else None,
+                o.agreed / o.samples if o.judged else None,
+            )
+            for name, o in self._found.items()
+        ]
+
+    def op_comparisons(self) -> list[OpComparison]:
+        return [OpComparison(name, kind, sums.figures()) for name, (kind, sums) in self._ops.items()]

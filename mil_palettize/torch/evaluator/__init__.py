@@ -1,0 +1,1 @@
+"""The evaluator: ML Programs compiled to steps and run with torch."""

@@ -1,0 +1,93 @@
+"""A prepared function run: op by op, with listeners.
+
+Everything is computed in float32. With ``half`` every result that is declared float16 is rounded to it, as the device
+does, though sums inside an op are those of float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+
+from mil_palettize.errors import EvaluationError, PalettizeError
+from mil_palettize.torch.evaluator.program import Block, Function, OpInfo, Step
+
+
+class Listener(Protocol):
+    """Told of every op. ``inputs``: by parameter, as the op's function gets them; ``outputs``: in order."""
+
+    def will_run(self, op: OpInfo, inputs: Mapping[str, Any]) -> None: ...
+
+    def did_run(self, op: OpInfo, outputs: Sequence[Any]) -> None: ...
+
+
+class Execution:
+    """``values``: by slot; filled with inputs, states and constants before :meth:`run`."""
+
+    def __init__(self, function: Function, values: dict[str, Any], half: bool, listeners: Sequence[Listener]) -> None:
+        self.function = function
+        self.values = values
+        self.half = half
+        self.listeners = listeners
+
+    def run(self) -> dict[str, Any]:
+        """The function's outputs by name. Raises EvaluationError naming the op that failed."""
+        return dict(zip(self.function.output_names, self._block(self.function.block), strict=True))
+
+    def _block(self, block: Block, *arguments: Any) -> list[Any]:
+        self.values.update(zip(block.inputs, arguments, strict=True))
+        for step in block.steps:
+            self._step(step)
+        return [self.values[slot] for slot in block.outputs]
+
+    def _step(self, step: Step) -> None:
+        arguments = self._arguments(step)
+        for listener in self.listeners:
+            listener.will_run(step.info, arguments)
+        results = self._results(step, arguments)
+        for listener in self.listeners:
+            listener.did_run(step.info, results)
+        self.values.update(zip(step.outputs, results, strict=True))
+        for slot in step.unneeded:
+            del self.values[slot]
+
+    def _arguments(self, step: Step) -> dict[str, Any]:
+        values = self.values
+        arguments = dict(step.fixed)
+        for name, slots, many, convert in step.readings:
+            value = [values[slot] for slot in slots] if many else values[slots[0]]
+            arguments[name] = value if convert is None else convert(value)
+        return arguments
+
+    def _results(self, step: Step, arguments: dict[str, Any]) -> tuple[Any, ...]:
+        blocks = {"blocks": [partial(self._block, block) for block in step.blocks]} if step.blocks else {}
+        try:
+            result = step.call(**arguments, **blocks)
+        except PalettizeError:
+            raise
+        except Exception as error:
+            if step.blocks:  # of a listener, or told already
+                raise
+            raise EvaluationError(
+                f"op {step.info.name!r} ({step.info.type}) cannot be run: {type(error).__name__}: {error}; its inputs "
+                f"are {', '.join(f'{name} {_told(value)}' for name, value in arguments.items())}"
+            ) from error
+        results = result if isinstance(result, tuple) else (result,)
+        if self.half:
+            results = tuple(_rounded(r) if half else r for r, half in zip(results, step.half, strict=True))
+        return results
+
+
+def _rounded(value: Any) -> Any:
+    return value.half().float() if isinstance(value, torch.Tensor) else value
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
+        return f"[{', '.join(map(_told, value[:4]))}{', ...' if len(value) > 4 else ''}]"
+    return repr(value) if isinstance(value, int | float | str | list | bool) else type(value).__name__

@@ -1,0 +1,173 @@
+"""Pipelines: ML Programs one after another, and the suppression of overlapping boxes that ends a detector."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from coremltools.proto import Model_pb2 as CoreML
+from coremltools.proto import NonMaximumSuppression_pb2 as Suppression
+from torch import nn
+
+from mil_palettize.errors import ConfigError, EvaluationError, UnsupportedOpError
+from mil_palettize.package.mlpackage import Package
+from mil_palettize.program.model import Model
+from mil_palettize.program.serialized import pipeline_models
+from mil_palettize.torch.evaluator.execution import Listener
+from mil_palettize.torch.evaluator.module import MILModule, PathLike
+from mil_palettize.torch.evaluator.ops.states import State
+from mil_palettize.torch.evaluator.ops.suppression import kept_boxes
+from mil_palettize.torch.evaluator.program import OpInfo
+from mil_palettize.torch.features import features_of
+
+_SUPPRESSION = "nonMaximumSuppression"
+
+
+class Pipeline:
+    """A model of several stages, with the interface of :class:`MILModule` as far as it makes sense.
+
+    ``modules``: its ML Programs, by the labels that their functions have in reports. ``weights``: of all of them, by
+    ``label/name``.
+    """
+
+    def __init__(self, model: Model, precision: str) -> None:
+        self._model = model
+        self.features = features_of(model.spec, "", {})
+        self.modules: dict[str, MILModule] = {}
+        self._stages: list[tuple[CoreML.Model, MILModule | None]] = []
+        programs = iter(model.stages)
+        for stage in _leaves(model.spec):
+            module = None
+            if stage.WhichOneof("Type") == "mlProgram":
+                program = next(programs)
+                module = self.modules[program.label] = MILModule.from_stage(model, program, None, precision)
+            self._stages.append((stage, module))
+
+    @property
+    def package(self) -> Package:
+        return self._model.package
+
+    functions: Sequence[str] = ()  # a pipeline has none of its own
+    function_name = ""
+
+    @property
+    def draws_random_numbers(self) -> bool:
+        return any(module.draws_random_numbers for module in self.modules.values())
+
+    def make_state(self) -> dict[str, State]:
+        return {name: state for module in self.modules.values() for name, state in module.make_state().items()}
+
+    def predict(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
+        """As :meth:`MILModule.predict`. Raises EvaluationError."""
+        states = self.make_state() if state is None else state
+        self.features.check_names(inputs)
+        values: dict[str, Any] = {**self.features.defaults, **inputs}
+        with torch.no_grad():
+            for stage, module in self._stages:
+                lacking = [f.name for f in stage.description.input if f.name not in values and not f.type.isOptional]
+                if lacking:
+                    raise EvaluationError(f"input {lacking[0]!r} of the pipeline is missing")
+                values.update(_suppressed(stage, values) if module is None else _ran(stage, module, values, states))
+            return self.features.outputs({name: values[name] for name in self.features.outputs_described})
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        return {f"{label}/{n}": w for label, module in self.modules.items() for n, w in module.weights.items()}
+
+    def stored_bytes(self, weight: str) -> int:
+        label = max((label for label in self.modules if weight.startswith(f"{label}/")), key=len)
+        return self.modules[label].stored_bytes(weight[len(label) + 1 :])
+
+    @contextmanager
+    def listening(self, listener: Listener) -> Iterator[None]:
+        with ExitStack() as stack:
+            for label, module in self.modules.items():
+                stack.enter_context(module.listening(_Labelled(label, listener)))
+            yield
+
+
+class _Labelled:
+    """Tells a listener of a stage's ops by ``label/name``: stages may use a name each."""
+
+    def __init__(self, label: str, listener: Listener) -> None:
+        self._label, self._listener = label, listener
+
+    def _named(self, op: OpInfo) -> OpInfo:
+        outputs = tuple(f"{self._label}/{name}" for name in op.outputs)
+        return replace(op, name=f"{self._label}/{op.name}", outputs=outputs)
+
+    def will_run(self, op: OpInfo, inputs: Mapping[str, Any]) -> None:
+        self._listener.will_run(self._named(op), inputs)
+
+    def did_run(self, op: OpInfo, outputs: Sequence[Any]) -> None:
+        self._listener.did_run(self._named(op), outputs)
+
+
+Evaluated = MILModule | Pipeline
+
+
+def open_model(path: PathLike, function: str | None = None, *, precision: str = "fp32") -> Evaluated:
+    """A package's ML Program, or its pipeline. Raises what :meth:`MILModule.from_package` does."""
+    model = Model.open(path)
+    try:
+        kinds = Counter(str(leaf.WhichOneof("Type")) for leaf in _leaves(model.spec))
+        if not pipeline_models(model.spec):
+            return MILModule.from_stage(model, model.stages[0], function, precision)
+        if function is not None:
+            raise ConfigError(f"{path} is a pipeline, which has no functions of its own; leave the function out")
+        unknown = sorted(set(kinds) - {"mlProgram", _SUPPRESSION})
+        if unknown:
+            raise UnsupportedOpError(
+                f"{path} is a pipeline with models that this evaluator does not know: "
+                f"{', '.join(f'{kind} ({kinds[kind]}x)' for kind in unknown)}; run it with Core ML on a Mac"
+            )
+        return Pipeline(model, precision)
+    except BaseException:
+        model.close()
+        raise
+
+
+def _leaves(model: CoreML.Model) -> Iterator[CoreML.Model]:
+    inner = pipeline_models(model)
+    if not inner:
+        yield model
+    for _, stage in inner:
+        yield from _leaves(stage)
+
+
+def _ran(
+    stage: CoreML.Model, module: MILModule, values: Mapping[str, Any], states: Mapping[str, State]
+) -> dict[str, Any]:
+    given = {feature.name: values[feature.name] for feature in stage.description.input if feature.name in values}
+    own = {name: state for name, state in states.items() if name in module.function.states}
+    return module.run(module.features.tensors(given), own)
+
+
+def _suppressed(stage: CoreML.Model, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The boxes that are left, best first. Source: coremltools ``mlmodel/format/NonMaximumSuppression.proto``."""
+    settings: Suppression.NonMaximumSuppression = stage.nonMaximumSuppression
+    boxes, scores = (
+        _rows(values[settings.coordinatesInputFeatureName]),
+        _rows(values[settings.confidenceInputFeatureName]),
+    )
+    overlap = _setting(values, settings.iouThresholdInputFeatureName, settings.iouThreshold)
+    least = _setting(values, settings.confidenceThresholdInputFeatureName, settings.confidenceThreshold)
+    kept = kept_boxes(boxes, scores, overlap, least, len(boxes), settings.pickTop.perClass)
+    kept = kept[scores[kept].amax(dim=1) >= least]
+    return {
+        settings.confidenceOutputFeatureName: scores[kept],
+        settings.coordinatesOutputFeatureName: boxes[kept],
+    }
+
+
+def _rows(values: Any) -> torch.Tensor:
+    tensor = torch.as_tensor(values)
+    return tensor.reshape(-1, tensor.shape[-1])
+
+
+def _setting(values: Mapping[str, Any], name: str, default: float) -> float:
+    return float(torch.as_tensor(values[name]).reshape(-1)[0]) if name and name in values else default

@@ -1,0 +1,237 @@
+"""An ML Program as a torch module."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from mil_palettize.errors import ConfigError, EvaluationError
+from mil_palettize.package.mlpackage import Package
+from mil_palettize.program.chains import chain_ops
+from mil_palettize.program.model import Model
+from mil_palettize.program.roles import is_weight_input
+from mil_palettize.program.serialized import Site, Stage, Survey, stored_nbytes, survey
+from mil_palettize.program.values import MIL
+from mil_palettize.torch.evaluator.execution import Execution, Listener
+from mil_palettize.torch.evaluator.ops.registry import to_tensor
+from mil_palettize.torch.evaluator.ops.states import State
+from mil_palettize.torch.evaluator.program import Constant, Function, compile_function
+from mil_palettize.torch.evaluator.types import is_half, tensor_dtype, tensor_shape
+from mil_palettize.torch.features import Features, features_of, function_of, plain_array
+
+PathLike = str | os.PathLike[str]
+PRECISIONS = ("fp32", "fp16")
+
+
+class MILModule(nn.Module):
+    """One function of an ML Program, run with torch: ``module(x=tensor)`` gives a dict of tensors, :meth:`predict`
+    takes and gives what ``MLModel.predict`` does.
+
+    ``weights``: the constants that palettization would touch, by name, as parameters: floats that act as weights. They
+    and all others are decoded when they are first needed. ``features``: the model's inputs and outputs as described;
+    ``function``: the program as it is run. ``precision``: "fp32" computes everything in float32; "fp16" rounds results
+    declared float16, as devices do.
+    """
+
+    def __init__(self, model: Model, stage: Stage, function: Function, features: Features, precision: str) -> None:
+        super().__init__()
+        self._stage = stage
+        self._model = model  # its files stay open for what is yet to be decoded
+        self.function = function
+        self._half = precision == "fp16"
+        self._listeners: list[Listener] = []
+        self._slots: dict[str, str] = {}  # of constants -> names of parameters and buffers
+        self._plain: dict[str, Any] = {}  # constants that are no tensors
+        self._sites = _weight_sites(survey(stage), stage.function_label(function.name))
+        self._weights = {slot: c.op for slot, c in function.constants.items() if id(c.op) in self._sites}
+        self.features = features
+
+    @classmethod
+    def from_package(cls, path: PathLike, function: str | None = None, *, precision: str = "fp32") -> MILModule:
+        """Open a package. ``function``: of a model with several, else the default one.
+
+        Raises PackageError for a package that cannot be read, ConfigError for a function it has not, and
+        UnsupportedOpError naming all ops that are not known.
+        """
+        model = Model.open(path)
+        try:
+            if len(model.stages) > 1 or model.stages[0].label:
+                raise ConfigError(f"{path} is a pipeline; use mil_palettize.torch.open_model")
+            return cls.from_stage(model, model.stages[0], function, precision)
+        except BaseException:
+            model.close()
+            raise
+
+    @classmethod
+    def from_stage(cls, model: Model, stage: Stage, function: str | None, precision: str) -> MILModule:
+        """One ML Program of an opened package, whose files have to stay open."""
+        if precision not in PRECISIONS:
+            raise ConfigError(f"precision is {precision!r}; use one of {list(PRECISIONS)}")
+        name, message = function_of(model, stage, function)
+        compiled = compile_function(name, message, model.store)
+        return cls(model, stage, compiled, features_of(stage.model, name, compiled.types), precision).eval()
+
+    def forward(self, **inputs: Any) -> dict[str, Any]:
+        """Run on tensors, by the names of the inputs; states begin with zeros."""
+        return self.run(inputs)
+
+    def run(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
+        """As :meth:`forward`; ``state`` of :meth:`make_state` is read and written. Raises EvaluationError."""
+        self._decode()
+        values: dict[str, Any] = dict(self._plain)
+        for slot, name in self._slots.items():
+            values[slot] = getattr(self, name)
+        values.update(self._checked(inputs))
+        values.update(state if state is not None else self.make_state())
+        found = Execution(self.function, values, self._half, self._listeners).run()
+        given = [values[name] for name in self.function.types]
+        places = {t.untyped_storage().data_ptr() for t in given if isinstance(t, torch.Tensor)}
+        return {name: _own(value, places) for name, value in found.items()}
+
+    def predict(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
+        """Run on arrays (images: also PIL images), as ``MLModel.predict``: arrays come back, labels as they are."""
+        with torch.no_grad():
+            return self.features.outputs(self.run(self.features.tensors(inputs), state))
+
+    def make_state(self) -> dict[str, State]:
+        """A new state: zeros, by name."""
+        return {
+            name: State(torch.zeros(tensor_shape(kind), dtype=tensor_dtype(kind)))
+            for name, kind in self.function.states.items()
+        }
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The constants that act as weights, by name, decoded; changing them changes what the module computes."""
+        self._decode()
+        parameters = {slot: self._parameters.get(self._slots[slot]) for slot in self._weights}
+        return {slot: parameter for slot, parameter in parameters.items() if parameter is not None}
+
+    @property
+    def functions(self) -> list[str]:
+        """All that the model has."""
+        return sorted(self._stage.program.functions)
+
+    @property
+    def function_name(self) -> str:
+        """Of the one that is run."""
+        return self.function.name
+
+    @property
+    def draws_random_numbers(self) -> bool:
+        return any(step.info.type.startswith("random_") for step in self.function.block.all_steps())
+
+    @property
+    def package(self) -> Package:
+        return self._model.package
+
+    def stored_bytes(self, weight: str) -> int:
+        """What the data of one of :attr:`weights` takes in the package, all its parts together."""
+        node = self._sites[id(self._weights[weight])].node
+        return sum(stored_nbytes(op) for op in chain_ops(node)) if node is not None else 0
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the constants, by slot, as declared; nothing is decoded."""
+        return {slot: constant.shape for slot, constant in self.function.constants.items()}
+
+    @contextmanager
+    def listening(self, listener: Listener) -> Iterator[None]:
+        """Tell ``listener`` of every op that is run in the block."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
+
+    # torch reads parameters and buffers through these, also those of a module inside another.
+
+    def named_modules(self, *arguments: Any, **options: Any) -> Iterator[tuple[str, nn.Module]]:
+        self._decode()
+        return super().named_modules(*arguments, **options)
+
+    def state_dict(self, *arguments: Any, **options: Any) -> Any:
+        self._decode()
+        return super().state_dict(*arguments, **options)
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        self._decode()
+        super()._load_from_state_dict(*arguments, **options)
+
+    def _apply(self, function: Any, recurse: bool = True) -> Any:
+        self._decode()
+        return super()._apply(function, recurse)
+
+    def _decode(self) -> None:
+        """All constants, once."""
+        for slot, constant in self.function.constants.items():
+            if slot not in self._slots and slot not in self._plain:
+                self._put(slot, constant)
+
+    def _put(self, slot: str, constant: Constant) -> None:
+        value = to_tensor(constant.decode())
+        if not isinstance(value, torch.Tensor):
+            self._plain[slot] = value
+            return
+        name = slot.replace(".", "_")
+        while name in dir(type(self)) or name in self.__dict__ or name in self._parameters or name in self._buffers:
+            name += "_"
+        if slot in self._weights and value.is_floating_point():
+            self.register_parameter(name, nn.Parameter(value))
+        else:
+            self.register_buffer(name, value)
+        self._slots[slot] = name
+
+    def _checked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        types = self.function.types
+        self.features.check_names(inputs)
+        missing = [name for name in types if name not in inputs and name not in self.features.defaults]
+        if missing:
+            raise EvaluationError(f"input {missing[0]!r} is missing; the model takes {sorted(types)}")
+        values = {**{n: v for n, v in self.features.defaults.items() if n in types}, **inputs}
+        tensors = {name: _as_declared(name, values[name], kind) for name, kind in types.items()}
+        if self._half:
+            tensors = {name: t.half().float() if is_half(types[name]) else t for name, t in tensors.items()}
+        return tensors
+
+
+def _as_declared(name: str, value: Any, kind: MIL.ValueType) -> Any:
+    """An input of the declared type; its shape must fit the sizes that are known."""
+    if kind.WhichOneof("type") != "tensorType":
+        return value
+    tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(plain_array(name, value))
+    wanted = [d.constant.size if d.WhichOneof("dimension") == "constant" else None for d in kind.tensorType.dimensions]
+    fits = kind.tensorType.rank == -1 or (
+        tensor.ndim == len(wanted)
+        and all(size is None or size == found for size, found in zip(wanted, tensor.shape, strict=True))
+    )
+    if not fits:
+        told = ["?" if size is None else size for size in wanted]
+        raise EvaluationError(f"input {name!r} has shape {list(tensor.shape)}; the model takes {told}")
+    dtype = tensor_dtype(kind)
+    converted = tensor.to(dtype)
+    if not dtype.is_floating_point and not bool((converted == tensor).all()):
+        raise EvaluationError(f"input {name!r} has values that {str(dtype).removeprefix('torch.')} cannot hold")
+    return converted
+
+
+def _own(value: Any, places: Container[int]) -> Any:
+    """An output that lies where an input does (``places``) is copied: the caller may change it."""
+    return value.clone() if isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in places else value
+
+
+def _weight_sites(found: Survey, function: str) -> dict[int, Site]:
+    """The constants of a function that act as weights, by the identity of their ops: names may repeat."""
+    return {
+        id(site.op): site
+        for site in found.sites
+        if site.weight.function == function
+        and site.weight.dtype in ("fp16", "fp32")
+        and len(site.weight.shape) > 1
+        and any(is_weight_input(c.op_type, c.input_name) for c in site.weight.consumers)
+    }

@@ -1,0 +1,29 @@
+"""Products of matrices."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from mil_palettize.torch.evaluator.ops.registry import Flag, Tensor, Tensors, Text, op
+
+
+@op("linear")
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The result is of the type of ``x``, whatever that of ``weight``."""
+    dtype = torch.promote_types(x.dtype, weight.dtype)
+    return F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)).to(x.dtype)
+
+
+@op("matmul")
+def matmul(x: Tensor, y: Tensor, transpose_x: Flag = False, transpose_y: Flag = False) -> Tensor:
+    """Vectors are not transposed."""
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    x = x.mT if transpose_x and x.ndim > 1 else x
+    y = y.mT if transpose_y and y.ndim > 1 else y
+    return torch.matmul(x.to(dtype), y.to(dtype))
+
+
+@op("einsum")
+def einsum(values: Tensors, equation: Text) -> Tensor:
+    return torch.einsum(equation, *values)

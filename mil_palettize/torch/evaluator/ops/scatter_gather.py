@@ -1,0 +1,99 @@
+"""Elements picked by indices, and put where indices say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+
+from mil_palettize.torch.evaluator.ops.registry import Flag, Int, Tensor, Text, op
+
+
+def _counted(indices: Tensor, size: int, validate: bool) -> Tensor:
+    """Indices from 0 on: negative ones count from the end, unless they are to be validated."""
+    indices = indices.long()
+    if validate and bool(((indices < 0) | (indices >= size)).any()):
+        raise IndexError(f"indices beyond [0, {size})")
+    return torch.where(indices < 0, indices + size, indices)
+
+
+def _rows(indices: Tensor, sizes: Sequence[int], validate: bool) -> Tensor:
+    """Tuples of indices, along the last axis, as one index each into axes of these sizes that are made one."""
+    row = indices.new_zeros(indices.shape[:-1], dtype=torch.int64)
+    for part, size in zip(indices.unbind(-1), sizes, strict=True):
+        row = row * size + _counted(part, size, validate)
+    return row
+
+
+@op("gather")
+def gather(x: Tensor, indices: Tensor, axis: Int = 0, batch_dims: Int = 0, validate_indices: Flag = False) -> Tensor:
+    axis %= x.ndim
+    index = _counted(indices, x.shape[axis], validate_indices)
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    shape = (*before, *indices.shape[batch_dims:], *after)
+    if not batch_dims:
+        return x.index_select(axis, index.reshape(-1)).reshape(shape)
+    batch, middle, tail = prod(before[:batch_dims]), prod(before[batch_dims:]), prod(after)
+    count = prod(indices.shape[batch_dims:])
+    index = index.reshape(batch, 1, count, 1).expand(batch, middle, count, tail)
+    return x.reshape(batch, middle, x.shape[axis], tail).gather(2, index).reshape(shape)
+
+
+@op("gather_along_axis")
+def gather_along_axis(x: Tensor, indices: Tensor, axis: Int = 0, validate_indices: Flag = False) -> Tensor:
+    return torch.take_along_dim(x, _counted(indices, x.shape[axis], validate_indices), axis)
+
+
+@op("gather_nd")
+def gather_nd(x: Tensor, indices: Tensor, batch_dims: Int = 0, validate_indices: Flag = False) -> Tensor:
+    depth = indices.shape[-1]
+    sizes, after = x.shape[batch_dims : batch_dims + depth], x.shape[batch_dims + depth :]
+    batch, count, tail = prod(x.shape[:batch_dims]), prod(indices.shape[batch_dims:-1]), prod(after)
+    rows = _rows(indices, sizes, validate_indices).reshape(batch, count, 1).expand(batch, count, tail)
+    return x.reshape(batch, prod(sizes), tail).gather(1, rows).reshape(*indices.shape[:-1], *after)
+
+
+@op("scatter")
+def scatter(
+    data: Tensor, indices: Tensor, updates: Tensor, axis: Int = 0, mode: Text = "add", validate_indices: Flag = False
+) -> Tensor:
+    axis %= data.ndim
+    index = _counted(indices, data.shape[axis], validate_indices).reshape(-1)
+    shape = (*data.shape[:axis], index.numel(), *data.shape[axis + 1 :])
+    index = index.reshape(-1, *[1] * (data.ndim - axis - 1)).expand(shape)
+    return _scattered(data, axis, index, updates.reshape(shape), mode)
+
+
+@op("scatter_along_axis")
+def scatter_along_axis(
+    data: Tensor, indices: Tensor, updates: Tensor, axis: Int = 0, mode: Text = "add", validate_indices: Flag = False
+) -> Tensor:
+    return _scattered(data, axis, _counted(indices, data.shape[axis], validate_indices), updates, mode)
+
+
+@op("scatter_nd")
+def scatter_nd(
+    data: Tensor, indices: Tensor, updates: Tensor, mode: Text = "add", validate_indices: Flag = False
+) -> Tensor:
+    depth = indices.shape[-1]
+    sizes, tail = data.shape[:depth], prod(data.shape[depth:])
+    rows = _rows(indices, sizes, validate_indices).reshape(-1, 1)
+    flat = data.reshape(prod(sizes), tail)
+    index = rows.expand(rows.shape[0], tail)
+    return _scattered(flat, 0, index, updates.reshape(index.shape), mode).reshape(data.shape)
+
+
+_REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
+
+
+def _scattered(data: Tensor, axis: int, index: Tensor, updates: Tensor, mode: str) -> Tensor:
+    """``index`` and ``updates`` have one shape; where an index is repeated, all its updates apply, in their order."""
+    if mode == "update":
+        return data.scatter(axis, index, updates)
+    if mode == "sub":
+        return data.scatter_add(axis, index, -updates)
+    if mode == "div":
+        divisor = torch.ones_like(data).scatter_reduce(axis, index, updates, "prod")
+        return data / divisor if data.is_floating_point() else torch.div(data, divisor, rounding_mode="trunc")
+    return data.scatter_reduce(axis, index, updates, _REDUCTIONS[mode])

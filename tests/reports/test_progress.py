@@ -1,0 +1,44 @@
+"""The bar: what it says while loops are compiled, on a terminal and off it."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+from numba import njit
+
+from mil_palettize.reports.progress import make_progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def compile_something() -> int:
+    @njit
+    def one() -> int:
+        return 1
+
+    return one()
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_the_bar_says_that_it_compiles(stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
+    output = stream()
+    monkeypatch.setattr(sys, "stderr", output)
+    progress = make_progress(True)
+    progress.start(2, 100)
+    assert compile_something() == 1
+    assert compile_something() == 1
+    progress.advance("main/w", 1, 50)
+    progress.close()
+    assert output.getvalue().count("compiling, once after installing") == (stream is Terminal)
+    before = output.getvalue()
+    compile_something()
+    assert output.getvalue() == before
+
+
+def test_a_bar_that_was_never_begun_closes() -> None:
+    make_progress(True).close()
