@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from cases import FIXTURES, Case, Outcome
-from verbs import Contents, config, contents, MODES
+from verbs import MODES, Contents, config, contents
 
 from mil_palettize import decompress_package, palettize_package
 from mil_palettize.package.replacement import previous_path

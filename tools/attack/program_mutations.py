@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from random import Random
 
 from coremltools.proto import MIL_pb2 as MIL
 from coremltools.proto import Model_pb2 as CoreML
+from google.protobuf.message import DecodeError
 from mutations import mutate
 
 TYPES = (
@@ -28,10 +30,11 @@ Mutator = Callable[[CoreML.Model, Random], None]
 def change_program(model: CoreML.Model, random: Random) -> None:
     """One to three changes of any kind."""
     for _ in range(random.choice((1, 1, 1, 2, 3))):
-        if random.random() < 0.35:
-            mutate(model, random)
-        else:
-            random.choice(MUTATORS)(model, random)
+        with suppress(DecodeError):  # what a change before this one nests too deep cannot be copied any more
+            if random.random() < 0.35:
+                mutate(model, random)
+            else:
+                random.choice(MUTATORS)(model, random)
 
 
 def grow_program(model: CoreML.Model, random: Random) -> None:

@@ -1,4 +1,4 @@
-"""Everything loaded and compiled before the first child is forked: what takes seconds once would take them each time."""
+"""Everything loaded and compiled before the first child is forked, which then takes no time for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHOSEN = ("conv_fp16_ios18", "conv_fp32_ios18", "joint_ios18", "palettized_ios16
 
 
 def warm_up() -> None:
-    """All verbs and modes on some sound packages. Raises RuntimeError when one of them falls: then the rest says little."""
+    """All verbs and modes on some sound packages. Raises RuntimeError when one falls: the rest would say little."""
     with tempfile.TemporaryDirectory(prefix="attack-") as folder:
         for number, fixture in enumerate(CHOSEN):
             source = Path(folder, "in.mlpackage")
