@@ -20,6 +20,7 @@ from mil_palettize.algorithms.making import (
     Source,
     TooManyValuesError,
     UnquantizableError,
+    WatchedSource,
     describe,
     make_palette,
 )
@@ -52,8 +53,9 @@ class Task:
         """Make it. ``pmap``: like ``map``, for pieces of the weight. Raises AlgorithmError when the user's
         ``lut_function`` is at fault, PackageError when what was clustered cannot be kept."""
         start = time.perf_counter()
+        task = replace(self, source=WatchedSource(self.source))
         try:
-            encoded = self._made(pmap) if self.clustered is None else self._kept(self.clustered, pmap)
+            encoded = task._made(pmap) if self.clustered is None else task._kept(self.clustered, pmap)
         except (NonFiniteError, TooManyValuesError, UnquantizableError) as error:
             return Declined(str(error).removeprefix(f"weight '{self.source.name}' "), unmet=True)
         if encoded.expr.nbytes >= self.nbytes:
@@ -74,7 +76,7 @@ class Task:
         if self.plan.lut_function is not None:  # who knows what it does
             return self._made(pmap)
         content = clustered.content(self.source, self.held)
-        found = clustered.palette(content, self.plan, self.form)
+        found = clustered.palette(content, self.plan, self.form, self.source, self.held)
         if found is None:
             made = self._made(pmap, partial(_distinct, clustered, content))
             found = made
@@ -126,13 +128,15 @@ class Task:
             return Encoded(palette.expr, palette.sse, palette.signal, plan, note)
         expr = _rescaled(lut_of(palette.expr), self.held, self.form)
         wide = self.held.decode().astype(np.float64)
+        if not np.isfinite(wide).all():
+            raise NonFiniteError(self.source.name, int(np.isnan(wide).sum()), int(np.isinf(wide).sum()))
         difference = wide - expr.decode()
         return Encoded(expr, float(np.vdot(difference, difference)), float(np.vdot(wide, wide)), plan, note)
 
 
 def _distinct(clustered: Clustered, content: str, source: Source) -> Distribution:
     """The distinct values of a weight, kept for other numbers of bits."""
-    found = clustered.distribution(content, source.name)
+    found = clustered.distribution(content, source)
     if found is None:
         found = describe(source)
         clustered.keep_distribution(content, found)

@@ -41,7 +41,7 @@ from mil_palettize.encoding.palette_cache import Clustered
 from mil_palettize.encoding.results import Encoded
 from mil_palettize.expressions.digest import expression_digest
 from mil_palettize.expressions.packed import Packed
-from mil_palettize.expressions.weight_expr import Lut
+from mil_palettize.expressions.weight_expr import Lut, lut_of
 from mil_palettize.planning.plan import WeightPlan
 from mil_palettize.program.forms import FORMS
 from mil_palettize.program.forms import Form as OpForm
@@ -204,6 +204,9 @@ def palette(seed: int = 0) -> Encoded:
     return Encoded(Lut(indices, lut), 0.1 + seed, 1e300, PLAN, "a note")
 
 
+WEIGHT = ArraySource("w", np.zeros((6, 8), np.float16))  # which palette() could be of
+
+
 def same(found: Encoded | None, kept: Encoded) -> bool:
     if found is None or expression_digest(found.expr) != expression_digest(kept.expr):
         return False
@@ -217,21 +220,24 @@ def test_every_part_of_a_plan_and_form_tells_palettes_apart(tmp_path: Path, monk
     forms = [form for form in FORMS.values() if form is not None and form != IOS18]
     assert forms
     folder.keep_palette("content", PLAN, IOS18, kept)
-    assert same(folder.palette("content", PLAN, IOS18), kept)
+    assert same(folder.palette("content", PLAN, IOS18, WEIGHT), kept)
     others: list[tuple[str, WeightPlan, OpForm]] = [
         ("another", PLAN, IOS18),
         *(("content", plan, IOS18) for plan in plans),
         *(("content", PLAN, form) for form in forms),
     ]
-    assert [folder.palette(*other) for other in others] == [None] * len(others)
+    assert [folder.palette(*other, WEIGHT) for other in others] == [None] * len(others)
     monkeypatch.setattr(clustered, "_code", lambda: "of another version")
-    assert folder.palette("content", PLAN, IOS18) is None
+    assert folder.palette("content", PLAN, IOS18, WEIGHT) is None
 
 
 def test_plan_that_was_carried_out_otherwise(tmp_path: Path) -> None:
-    made = dataclasses.replace(palette(), plan=dataclasses.replace(PLAN, axis=1, group_size=1))
-    Clustered(str(tmp_path)).keep_palette("content", PLAN, IOS18, made)
-    assert same(Clustered(str(tmp_path)).palette("content", PLAN, IOS18), made)
+    plan = dataclasses.replace(PLAN, spread_axis=1)
+    lut = lut_of(palette().expr)
+    spread = dataclasses.replace(lut, lut=np.repeat(lut.table, 8, axis=1))
+    made = dataclasses.replace(palette(), expr=spread, plan=dataclasses.replace(plan, axis=1, group_size=1))
+    Clustered(str(tmp_path)).keep_palette("content", plan, IOS18, made)
+    assert same(Clustered(str(tmp_path)).palette("content", plan, IOS18, WEIGHT), made)
 
 
 def test_content_is_values_shape_and_dtype() -> None:
@@ -263,9 +269,9 @@ def distributions() -> Iterator[np.ndarray]:
 @pytest.mark.parametrize("array", list(distributions()), ids=["fp16", "extremes", "fp32", "cells", "many equal"])
 def test_distinct_values_come_back_as_they_were(array: np.ndarray, tmp_path: Path) -> None:
     found, folder = describe(ArraySource("w", array)), Clustered(str(tmp_path))
-    assert folder.distribution("content", "w") is None
+    assert folder.distribution("content", ArraySource("w", array)) is None
     folder.keep_distribution("content", found)
-    again = folder.distribution("content", "v")
+    again = folder.distribution("content", ArraySource("v", array))
     assert again is not None
     for part in ("values", "weights"):
         assert getattr(again, part).dtype == np.float64
@@ -346,12 +352,12 @@ def test_damaged_palettes_are_as_good_as_none(tmp_path: Path) -> None:
     (path,) = files(tmp_path)
     data, refused = path.read_bytes(), 0
     for what in damages(data, path, other):
-        found = folder.palette("content", PLAN, IOS18)
+        found = folder.palette("content", PLAN, IOS18, WEIGHT)
         assert found is None or (what.startswith("byte") and same(found, kept)), what
         refused += found is None
     assert refused > 50
     folder.keep_palette("content", PLAN, IOS18, kept)
-    assert same(folder.palette("content", PLAN, IOS18), kept)
+    assert same(folder.palette("content", PLAN, IOS18, WEIGHT), kept)
 
 
 def test_damaged_distinct_values_are_as_good_as_none(tmp_path: Path) -> None:
@@ -363,7 +369,7 @@ def test_damaged_distinct_values_are_as_good_as_none(tmp_path: Path) -> None:
     folder.keep_distribution("content", found)
     (path,) = files(tmp_path)
     for what in damages(path.read_bytes(), path, other):
-        again = folder.distribution("content", "w")
+        again = folder.distribution("content", ArraySource("w", np.arange(50, dtype=np.float16)))
         assert again is None or not what.startswith("cut"), what
         if again is not None:
             assert again.values.tolist() == found.values.tolist()
@@ -460,7 +466,7 @@ def test_another_run_keeps_the_same_meanwhile(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(np, "savez", interleaved)
     folder.keep_palette("content", PLAN, IOS18, palette())
-    assert same(folder.palette("content", PLAN, IOS18), palette())
+    assert same(folder.palette("content", PLAN, IOS18, WEIGHT), palette())
     assert len(files(tmp_path)) == 1
 
 
