@@ -3,7 +3,6 @@ and everything else has to be the same, op by op, byte by byte and file by file.
 
 from __future__ import annotations
 
-import filecmp
 import math
 from collections import defaultdict, deque
 from collections.abc import Iterable
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from google.protobuf.message import Message
 
-from mil_palettize.errors import PackageError, PalettizeError, VerifyError
+from mil_palettize.errors import PalettizeError, VerifyError
 from mil_palettize.expressions.digest import expression_digest
 from mil_palettize.expressions.weight_expr import WeightExpr, lut_of
 from mil_palettize.package.blob import BlobReader
@@ -89,7 +88,7 @@ class _Comparison:
         used = {model.weight_path(use.file_name, used_by=use.owner) for use in self.original.blob_uses()}
         for name in files:
             path = model.path / name
-            if path not in used | {model.model_path} and not _is_same_file(path, self.result.package.path / name):
+            if path not in used | {model.model_path} and not model.has_same(name, self.result.package):
                 raise VerifyError(f"the file {name} has other bytes than in the source")
 
     def _check_weight_files(self) -> None:
@@ -231,10 +230,3 @@ def _bare_block(block: MIL.Block) -> Message:
     for name, value in block.attributes.items():
         bare.attributes[name].CopyFrom(value)
     return bare
-
-
-def _is_same_file(one: Path, two: Path) -> bool:
-    try:
-        return filecmp.cmp(one, two, shallow=False)
-    except OSError as error:
-        raise PackageError(f"cannot read {error.filename}: {error.strerror}") from error
