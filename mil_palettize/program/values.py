@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from coremltools.proto import MIL_pb2 as MIL
 
+from mil_palettize.expressions.packed import can_hold
+
 DT = MIL.DataType
 
 # MIL data type -> (blob data type code of MILBlob/Blob/BlobDataType.hpp, bits per element).
@@ -119,7 +121,7 @@ def immediate_array(value: MIL.Value) -> np.ndarray | None:
     dtype = NUMPY_TYPES.get(value.type.tensorType.dataType)
     tensor = value.immediateValue.tensor
     field = tensor.WhichOneof("value")
-    if shape is None or dtype is None or field == "strings":
+    if shape is None or dtype is None or field == "strings" or not can_hold(shape):
         return None
     if field is None:
         flat = np.zeros(0, dtype)
