@@ -33,8 +33,12 @@ def find_chains(sites: Iterable[Site]) -> list[Chain]:
     kept: dict[int, str] = {}  # ops that those which stay are made from
     for site in ends:
         if obstacles[id(site)] and site.node is not None:
-            for node in _sources(site.node):
-                kept[id(node.op)] = f"{site.weight.name}, which stays compressed, is made from it"
+            waiting = list(site.node.sources.values())
+            while waiting:
+                node = waiting.pop()
+                if id(node.op) not in kept:
+                    kept[id(node.op)] = f"{site.weight.name}, which stays compressed, is made from it"
+                    waiting += node.sources.values()
     return [Chain(site, obstacles[id(site)] or kept.get(id(site.op), "")) for site in ends]
 
 
@@ -60,7 +64,7 @@ def _obstacle(site: Site) -> str:
 
 
 def _sources(node: Node) -> Iterator[Node]:
-    """All values that ``node`` is made from."""
+    """All values that ``node`` is made from. Of known forms only: those have few (``scopes.MOST_PARTS``)."""
     for source in node.sources.values():
         yield source
         yield from _sources(source)

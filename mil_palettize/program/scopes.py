@@ -16,13 +16,17 @@ import numpy as np
 from mil_palettize.program.axes import NEED_PARAMS, TRANSPARENT
 from mil_palettize.program.values import MIL, immediate_array, scalar, static_shape
 
+# A constant made from more is no chain that a compressor writes (they have up to ten); reading one costs as much.
+MOST_PARTS = 64
+
 
 @dataclass(eq=False)
 class Node:
     """A declared value: op output, block input or function input.
 
     Of a constant op: ``sources``, what its inputs bound by name read (one value each), and ``results``, all its
-    outputs, this one included.
+    outputs, this one included. ``parts``: itself and all it is made from, what is read twice counted twice, up to
+    ``MOST_PARTS`` + 1. ``level``: blocks it stands in, nested in its function's.
     """
 
     name: str
@@ -33,6 +37,8 @@ class Node:
     is_block_output: bool = False
     sources: dict[str, Node] = field(default_factory=dict)
     results: list[Node] = field(default_factory=list)
+    parts: int = 1
+    level: int = 0
 
     @cached_property
     def shape(self) -> tuple[int, ...] | None:
@@ -94,6 +100,7 @@ def build_scope(function: MIL.Function, block: MIL.Block) -> Scope:
 
 def _declare(scope: Scope, names: ChainMap[str, Node], node: Node) -> Node:
     names[node.name] = node
+    node.level = len(names.maps) - 1
     scope.nodes.append(node)
     return node
 
@@ -123,8 +130,9 @@ def _walk_op(scope: Scope, op: MIL.Operation, names: ChainMap[str, Node]) -> Non
     ]
     if is_constant_op(op.type):
         sources = {input_name: node for input_name, node in read if isinstance(node, Node)}
+        parts = min(1 + sum(source.parts for source in sources.values()), MOST_PARTS + 1)
         for result in results:
-            result.sources, result.results = sources, results
+            result.sources, result.results, result.parts = sources, results, parts
     position: dict[str, int] = {}
     for input_name, node in read:
         index = position.get(input_name, 0)

@@ -12,12 +12,15 @@ from google.protobuf.message import DecodeError
 
 from mil_palettize.errors import PackageError
 from mil_palettize.program.scopes import Node, build_scope, is_constant_op, op_name
-from mil_palettize.program.trace import consumers
+from mil_palettize.program.trace import Known, consumers
 from mil_palettize.program.values import BLOB_TYPES, MIL, NUMPY_TYPES, static_shape, type_name
 from mil_palettize.program.weight import Consumer, Weight
 
 _PIPELINES = ("pipeline", "pipelineClassifier", "pipelineRegressor")
 _NEURAL_NETWORKS = ("neuralNetwork", "neuralNetworkClassifier", "neuralNetworkRegressor")
+# Readers take messages nested up to 100 deep. Block L of a pipeline stage's program is 9 + 2 L deep, a palette's op has
+# 9 more in it.
+DEEPEST_LEVEL = 40
 # Of a constant op: what says how its data is to be read.
 _NO_DATA = ("name", "shape", "axis", "vector_axis", "output_dtype")
 _FLOATS = tuple(MIL.DataType.Value(n) for n in ("FLOAT16", "FLOAT32"))
@@ -117,7 +120,8 @@ def survey(stage: Stage, first: int = 0) -> Survey:
         label = stage.function_label(name)
         for opset, block in sorted(function.block_specializations.items()):
             scope = build_scope(function, block)
-            sites = (_site(node, label, opset, position) for node in scope.constants)
+            known: Known = {}
+            sites = (_site(node, label, opset, position, known) for node in scope.constants)
             found.sites += [site for site in sites if site is not None]
             for op in scope.ops:
                 found.op_types.add(op.type)
@@ -126,7 +130,7 @@ def survey(stage: Stage, first: int = 0) -> Survey:
     return found
 
 
-def _site(node: Node, function: str, opset: str, position: Iterator[int]) -> Site | None:
+def _site(node: Node, function: str, opset: str, position: Iterator[int], known: Known) -> Site | None:
     assert node.op is not None
     shape = node.shape
     if shape is None or node.op.outputs[0].name != node.name:
@@ -143,7 +147,7 @@ def _site(node: Node, function: str, opset: str, position: Iterator[int]) -> Sit
         dtype=type_name(data_type),
         nbytes=stored_nbytes(node.op),
         opset=opset,
-        consumers=consumers(node),
+        consumers=consumers(node, known),
         storage=_storage(value),
         form=node.op.type,
         obstacle=_obstacle(node, value, data_type),
@@ -162,6 +166,8 @@ def _joint(node: Node) -> tuple[str, MIL.Value]:
     assert node.op is not None
     nothing = "", MIL.Value()
     if node.op.type not in _JOINT or len(node.op.outputs) != 1 or _place_obstacle(node):
+        return nothing
+    if set(node.op.attributes) - {"name"} or node.op.blocks:  # which a palette would lose
         return nothing
     joint, main, types = _JOINT[node.op.type]
     bound = {name: argument.arguments for name, argument in node.op.inputs.items()}
@@ -182,6 +188,8 @@ def _scale_shape(op: MIL.Operation) -> tuple[int, ...]:
 
 def _place_obstacle(node: Node) -> str:
     """What in the constant's place rules a palette out."""
+    if node.level > DEEPEST_LEVEL:
+        return f"stands {node.level} blocks deep, where readers would not take a palette's op"
     if node.is_block_output:
         return "is an output of its block, which a compressed constant cannot be"
     feeds = next((use.op.type for use in node.uses if use.op.type.startswith("constexpr_")), None)

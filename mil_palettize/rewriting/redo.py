@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mil_palettize.encoding.workers import Workers
+from mil_palettize.planning.plan import ITEMSIZE
 from mil_palettize.program.chains import Chain, chain_key, chain_ops, find_chains, inner_ops
 from mil_palettize.program.contents import describe_form
 from mil_palettize.program.model import Model
@@ -35,8 +36,12 @@ class Old:
 
 
 def palettes(model: Model) -> dict[Key, Old]:
-    """The constants of a model that are palettes of some form."""
-    chains = [chain for chain in find_chains(model.survey().sites) if not chain.obstacle and _has_palette(chain)]
+    """The constants of a model that are palettes of some form and stand for floats, of which another can be made."""
+    chains = [
+        chain
+        for chain in find_chains(model.survey().sites)
+        if not chain.obstacle and chain.site.weight.dtype in ITEMSIZE and _has_palette(chain)
+    ]
     return {key(chain.site.weight): _old(chain) for chain in chains}
 
 
