@@ -8,7 +8,6 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from coremltools.optimize.coreml import OptimizationConfig
@@ -16,13 +15,15 @@ from coremltools.optimize.coreml import OptimizationConfig
 from mil_palettize.encoding.palette_cache import Clustered, clustered_in
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ConfigError, EvaluationError
-from mil_palettize.package.replacement import SUFFIX, check_destination, recover, replacing
+from mil_palettize.package.replacement import check_destination, recover, replacing
+from mil_palettize.package.temporary import remove_abandoned_packages, temporary_package
 from mil_palettize.program.model import Model
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.progress import ProgressEvent, make_progress
 from mil_palettize.reports.report import COUNT_UNKNOWN, Report
 from mil_palettize.reports.summary import planned_report
 from mil_palettize.request.normalised import Requests, normalise
+from mil_palettize.rewriting.other_files import check_readable
 from mil_palettize.rewriting.palettization import Prepared, carry_out, prepare
 from mil_palettize.rewriting.redo import Key, correct_estimate, key, palettes, parts, tell, write_dense
 from mil_palettize.rewriting.verification import verify_package
@@ -75,6 +76,7 @@ def palettize_package(
     requests = normalise(config, joint_compression)
     if destination is None and not dry_run:
         raise ConfigError("destination is missing; only a dry run goes without one")
+    remove_abandoned_packages()
     with Workers(workers, executor) as pool:
         recovered = recover(Path(destination)) if destination is not None and not dry_run else None
         run = _Run(
@@ -213,8 +215,8 @@ def _palettized_again(run: _Run) -> Report:
                 return report
         if not old:
             return _palettized(run)
-        with TemporaryDirectory(suffix=SUFFIX, prefix="mil-palettize-") as folder:
-            dropped = write_dense(Path(run.source), Path(folder), old, run.pool, verify=run.verify)
+        with temporary_package() as folder:
+            dropped = write_dense(Path(run.source), folder, old, run.pool, verify=run.verify)
             with Model.open(folder) as model:
                 prepared = run.prepare(model)
                 report = run.report(prepared, nbytes)
@@ -251,6 +253,8 @@ def _write(run: _Run, prepared: Prepared, report: Report, *, needed: Container[K
             if run.verify:
                 verify_package(prepared.model.package.path, staging, report)
                 report.verified = True
+            else:
+                check_readable(staging, Path(run.destination))
             if run.check:
                 _check(run.source, staging, report)
     finally:

@@ -85,7 +85,7 @@ def replacing(destination: Path, *, overwrite: bool, needed_bytes: int) -> Itera
         try:
             disk.remove_tree(folder)
         except PackageError as error:
-            raise PackageError(f"{target} is complete, but {error}; remove {folder} by hand") from error
+            raise PackageError(f"{target} is complete; {error}; remove {folder} by hand") from error
 
 
 def recover(destination: Path) -> str | None:
@@ -109,7 +109,7 @@ def recover(destination: Path) -> str | None:
 def _repair(target: Path) -> tuple[str | None, list[Path]]:
     """Settle ``.previous``; return what was done, and the folders to be removed. The parent is locked."""
     previous = previous_path(target)
-    removable = [folder for folder in _stagings(target) if _is_abandoned(folder)]
+    removable = [folder for folder in _stagings(target) if is_abandoned(folder)]
     if _is_package(previous) and not os.path.lexists(target):
         disk.rename(previous, target)
         disk.sync_folder(target.parent)
@@ -138,9 +138,14 @@ def _swap(staging: Path, target: Path, overwrite: bool) -> list[Path]:
             if not os.path.lexists(target) and _is_package(previous):
                 disk.rename(previous, target)
             raise
-        disk.sync_folder(target.parent)
-        if os.path.lexists(previous):
-            removable.append(_set_aside(previous, target))
+        try:
+            disk.sync_folder(target.parent)
+            if os.path.lexists(previous):
+                removable.append(_set_aside(previous, target))
+        except PackageError as error:
+            raise PackageError(
+                f"{target} is complete; {error}; the next run puts in order what is beside it"
+            ) from error
     return removable
 
 
@@ -175,7 +180,8 @@ def _stagings(target: Path) -> list[Path]:
     return [target.with_name(name) for name in sorted(found)]
 
 
-def _is_abandoned(staging: Path) -> bool:
+def is_abandoned(staging: Path) -> bool:
+    """Whether no running process holds the lock of a folder that its run holds one on."""
     try:
         fd = os.open(staging, os.O_RDONLY)
     except OSError:

@@ -17,7 +17,7 @@ from mil_palettize.reports.progress import Progress, ProgressEvent, make_progres
 from mil_palettize.reports.report import COUNT_UNKNOWN, DECOMPRESSED, Report, WeightReport
 from mil_palettize.rewriting.dense_rewrite import DenseRewriter, dense_nbytes
 from mil_palettize.rewriting.dense_verification import verify_decompressed
-from mil_palettize.rewriting.other_files import folder_nbytes
+from mil_palettize.rewriting.other_files import check_readable, folder_nbytes
 
 PathLike = str | os.PathLike[str]
 
@@ -57,6 +57,8 @@ def decompress_package(
                     if verify:
                         verify_decompressed(model.package.path, staging, report)
                         report.verified = True
+                    else:
+                        check_readable(staging, Path(destination))
             finally:
                 bar.close()
     report.seconds = time.perf_counter() - started
