@@ -68,9 +68,10 @@ def test_cells_of_values_that_were_not_counted() -> None:
     """Buckets that were empty have no cells: what falls into them later must not be written anywhere."""
     array = np.full((1, LARGE), 1e-3, np.float32)
     array[0, :600] = np.linspace(1e-3, 2e-3, 600)
-    for steady in (1, 2):
-        with pytest.raises(BlobError, match="changed while it was read"):
-            describe(WatchedSource(ChangingSource(array, np.full((1, LARGE), 3e38, np.float32), steady)))
+    source = ChangingSource(array, np.full((1, LARGE), 3e38, np.float32), 2)  # few values, counting, then the cells
+    with pytest.raises(BlobError, match="changed while it was read"):
+        describe(WatchedSource(source))
+    assert source.__dict__["passes"] == 3
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -292,7 +293,7 @@ def test_weights_that_decode_to_what_is_not_finite(scale: float, offset: float |
     package = write_package(tmp_path / "in.mlpackage", program(made, reading("w"), outputs=["y"]))
     report = palettize(package, joint_compression=True, verify=True)
     assert "no palette can stand for" in of(report, "w").reason
-    assert "NaN" not in report.to_json()
+    json.loads(report.to_json(), parse_constant=pytest.fail)
     shutil.rmtree(tmp_path / "out.mlpackage")
 
 
