@@ -27,7 +27,7 @@ from cases import Case, Outcome, Play
 BATCH = 40
 MEMORY = 1 << 30  # bytes more than a child begins with
 SECONDS = 25  # of processor time
-PATIENCE = 150  # seconds in all, on a machine that has other things to do
+PATIENCE = 600  # seconds in all, on a machine that has other things to do
 Done = Callable[[Case, Outcome], None]
 
 
@@ -94,8 +94,10 @@ class Pool:
             elif time.monotonic() - child.since > PATIENCE:
                 os.kill(child.pid, signal.SIGKILL)
                 left += self._end(child, f"takes more than {PATIENCE} seconds")
-            elif time.monotonic() > until and child.waiting and child.current is None:
-                child.waiting.clear()
+            elif time.monotonic() > until:  # what it is about is not counted
+                os.kill(child.pid, signal.SIGKILL)
+                child.current = None
+                self._end(child, "")
         return left
 
     def _take(self, child: _Child, data: bytes) -> None:
