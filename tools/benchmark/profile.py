@@ -19,11 +19,11 @@ OTHER = "other"
 PARTS: dict[str, tuple[str, ...]] = {
     "read": ("os:preadv",),
     "histogram": (
-        "mil_palettize.algorithms.making.distribution:_describe_half",
-        "mil_palettize.algorithms.making.distribution:_describe_few_halves",
-        "mil_palettize.algorithms.making.distribution:_describe_sorted",
-        "mil_palettize.algorithms.making.distribution:_describe_few",
-        "mil_palettize.algorithms.making.distribution:_describe_cells",
+        "mil_palettize.algorithms.distribution:_describe_half",
+        "mil_palettize.algorithms.distribution:_describe_few_halves",
+        "mil_palettize.algorithms.distribution:_describe_sorted",
+        "mil_palettize.algorithms.distribution:_describe_few",
+        "mil_palettize.algorithms.distribution:_describe_cells",
         "mil_palettize.algorithms.scalar.grouped:_sample_half",
         "mil_palettize.algorithms.scalar.grouped:_sample_single",
     ),
