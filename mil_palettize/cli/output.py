@@ -55,7 +55,8 @@ def _discard() -> None:
 
 
 def identity(path: str | None) -> tuple[int, int] | None:
-    """Device and inode of what lies at ``path``, None where nothing is: another answer later means that it was replaced."""
+    """Device and inode of what lies at ``path``, None where nothing is. Another answer later means that it
+    was replaced."""
     try:
         status = os.stat(os.path.expanduser(path or ""))
     except OSError:
