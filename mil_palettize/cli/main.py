@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mil_palettize.reports.report import Report
 
 EXIT_DIFFERENT = 1
-_HISTOGRAMS = 8  # so many of the weights that lost most have their values drawn on a page
+_HISTOGRAMS = 8  # weights whose values a page shows
 EXIT_UNMET = 4
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
@@ -240,7 +240,7 @@ def _interrupted(what: str = "") -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    with suppress(OSError, ValueError, RuntimeError):  # standard error may be closed
+    with suppress(OSError, ValueError, RuntimeError):  # nobody may be listening
         print(f"mil-palettize: error: {printable(' '.join(message.splitlines()))}", file=sys.stderr, flush=True)
     return code
 

@@ -87,7 +87,7 @@ def _run_tile(comparison: ModelComparison) -> str:
 def _notes(comparison: ModelComparison) -> str:
     notes = [escaped(note) for note in comparison.notes]
     warning = ""
-    # Only notes about inputs count: others may speak of ops that draw random numbers.
+    # A note may be of random ops instead.
     of_inputs = [comparison.inputs, *(note for note in comparison.notes if "input" in note.lower())]
     if any(re.search(r"\brandom(ly)?\b", text, re.IGNORECASE) for text in of_inputs):
         warning = "<p><strong>Random inputs.</strong> Outputs for real inputs may differ more, or less.</p>"
@@ -128,7 +128,7 @@ def _headline(output: OutputComparison) -> str:
 
 
 def _verdict(output: OutputComparison) -> tuple[str, str]:
-    """The class that gives the colour, and the verdict in words for those who do not see it."""
+    """A class, and it in words: colour is never all there is."""
     if output.figures is not None:
         return _snr_verdict(output.snr_db, output.figures.non_finite)
     if output.agreement is None:
@@ -266,8 +266,7 @@ def _base(path: str) -> str:
 
 
 def _name(name: str) -> str:
-    """Isolated (``bdi``), since a name written from right to left would reorder the text after it; a long one, which
-    the style may cut, has a tooltip."""
+    """Isolated, since one written from right to left would turn what follows; one that may be cut has a tooltip."""
     text = escaped(name)
     return f'<bdi title="{text}">{text}</bdi>' if len(name) > 100 else f"<bdi>{text}</bdi>"
 
@@ -289,7 +288,7 @@ def _share(value: float) -> str:
 
 
 def _ascending(value: float) -> float:
-    """To sort the worst first: NaN, of what could not be computed, comes before every number."""
+    """What cannot be told comes first."""
     return -math.inf if math.isnan(value) else value
 
 

@@ -12,7 +12,7 @@ from mil_palettize.torch.evaluator.ops.registry import DTYPES, Flag, Int, Ints, 
 
 
 def _dtype_of(value: float) -> torch.dtype:
-    """The type of a tensor filled with ``value``: MIL's bool, int32 or fp32, as the constant is of Python's types."""
+    """Of a tensor that holds this constant: MIL has a type for each of Python's."""
     if isinstance(value, bool):
         return torch.bool
     return torch.int32 if isinstance(value, int) else torch.float32
@@ -54,7 +54,7 @@ def non_zero(x: Tensor) -> Tensor:
 def one_hot(
     indices: Tensor, one_hot_vector_size: Int, axis: Int = -1, on_value: Number = 1, off_value: Number = 0
 ) -> Tensor:
-    """An index that is out of range sets nothing: all its values are ``off_value``."""
+    """All off for an index that is out of range."""
     shape = [1] * (indices.ndim + 1)
     shape[axis] = one_hot_vector_size
     on = indices.unsqueeze(axis) == torch.arange(one_hot_vector_size, device=indices.device).reshape(shape)
