@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_palettes import make_one
 from numba import njit
 
 from mil_palettize.algorithms.compiled import monge, solver
 from mil_palettize.algorithms.distribution import describe
-from mil_palettize.algorithms.making import ArraySource, Palette, make_palette
+from mil_palettize.algorithms.making import ArraySource, Palette
 from mil_palettize.algorithms.scalar import kmeans
 
 ALLOWED = (1, 2, 3, 4, 6, 8)
@@ -273,7 +274,7 @@ def coremltools_error(array: np.ndarray, nbits: int, axis: int = 0, group_size: 
 
 def palette(array: np.ndarray, nbits: int, axis: int | None = None, group_size: int | None = None) -> Palette:
     source = ArraySource("w", array)
-    return make_palette(source, mode="kmeans", nbits=nbits, allowed_nbits=ALLOWED, axis=axis, group_size=group_size)
+    return make_one(source, mode="kmeans", nbits=nbits, axis=axis, group_size=group_size)
 
 
 @pytest.mark.parametrize("nbits", ALLOWED)
