@@ -470,9 +470,9 @@ def test_unexpected_errors_are_one_line(
 def test_failed_verification_has_its_exit_code(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verify = api.verify_package
 
-    def tampered(source: Path, written: Path, report: object) -> None:
+    def tampered(source: Path, written: Path, *told: object) -> None:
         (written / "Manifest.json").write_bytes(b"{}")
-        verify(source, written, report)
+        verify(source, written, *told)
 
     monkeypatch.setattr(api, "verify_package", tampered)
     code, out, err = run(*PALETTIZE, "--nbits", "4", "--verify")
