@@ -13,7 +13,13 @@ from mil_palettize.doors.registration import register
 
 if TYPE_CHECKING:
     from mil_palettize.doors.mlmodel import decompress_weights, palettize_weights
-    from mil_palettize.doors.package import compare, palettize_package
+    from mil_palettize.doors.package import (
+        compare,
+        decompress_package,
+        diff_packages,
+        inspect_package,
+        palettize_package,
+    )
     from mil_palettize.doors.pass_pipeline import pass_pipeline
     from mil_palettize.errors import (
         AlgorithmError,
@@ -28,13 +34,10 @@ if TYPE_CHECKING:
         UnsupportedOpError,
         VerifyError,
     )
-    from mil_palettize.planning.inspection import inspect_package
     from mil_palettize.reports.model_comparison import ModelComparison
-    from mil_palettize.reports.package_diff import diff_packages
     from mil_palettize.reports.progress import ProgressEvent
     from mil_palettize.reports.report import Report, WeightReport
     from mil_palettize.request.config import OpPalettizerConfig, OptimizationConfig
-    from mil_palettize.rewriting.decompression import decompress_package
 
 __version__ = "0.1.0"
 
@@ -42,9 +45,9 @@ _HOMES = {
     "palettize_package": "doors.package",
     "palettize_weights": "doors.mlmodel",
     "decompress_weights": "doors.mlmodel",
-    "inspect_package": "planning.inspection",
-    "diff_packages": "reports.package_diff",
-    "decompress_package": "rewriting.decompression",
+    "inspect_package": "doors.package",
+    "diff_packages": "doors.package",
+    "decompress_package": "doors.package",
     "compare": "doors.package",
     "ModelComparison": "reports.model_comparison",
     "pass_pipeline": "doors.pass_pipeline",

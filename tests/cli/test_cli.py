@@ -24,7 +24,7 @@ from packages import differences, read_spec, spec_file
 from mil_palettize.cli import main as cli
 from mil_palettize.cli import output
 from mil_palettize.cli.main import main
-from mil_palettize.doors import package as api
+from mil_palettize.doors import palettize_run as api
 from mil_palettize.errors import ConfigError
 from mil_palettize.rewriting import dense_rewrite, palettization
 

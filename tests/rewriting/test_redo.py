@@ -20,7 +20,7 @@ from mil_palettize import (
     decompress_package,
     palettize_package,
 )
-from mil_palettize.doors import package as api
+from mil_palettize.doors import palettize_run as api
 from mil_palettize.rewriting import redo
 
 GROUPS = {"granularity": "per_grouped_channel", "group_size": 4}
