@@ -12,14 +12,10 @@ from typing import TYPE_CHECKING
 from mil_palettize.doors.registration import register
 
 if TYPE_CHECKING:
+    from mil_palettize.doors.decompression import decompress_package
+    from mil_palettize.doors.inspection import diff_packages, inspect_package
     from mil_palettize.doors.mlmodel import decompress_weights, palettize_weights
-    from mil_palettize.doors.package import (
-        compare,
-        decompress_package,
-        diff_packages,
-        inspect_package,
-        palettize_package,
-    )
+    from mil_palettize.doors.package import compare, palettize_package
     from mil_palettize.doors.pass_pipeline import pass_pipeline
     from mil_palettize.errors import (
         AlgorithmError,
@@ -45,9 +41,9 @@ _HOMES = {
     "palettize_package": "doors.package",
     "palettize_weights": "doors.mlmodel",
     "decompress_weights": "doors.mlmodel",
-    "inspect_package": "doors.package",
-    "diff_packages": "doors.package",
-    "decompress_package": "doors.package",
+    "inspect_package": "doors.inspection",
+    "diff_packages": "doors.inspection",
+    "decompress_package": "doors.decompression",
     "compare": "doors.package",
     "ModelComparison": "reports.model_comparison",
     "pass_pipeline": "doors.pass_pipeline",

@@ -21,7 +21,7 @@ from mil_palettize import (
     palettize_package,
 )
 from mil_palettize.doors import palettize_run as api
-from mil_palettize.rewriting import redo
+from mil_palettize.rewriting import palettization
 
 GROUPS = {"granularity": "per_grouped_channel", "group_size": 4}
 Palettized = Callable[..., Path]
@@ -271,8 +271,7 @@ def test_nothing_is_left_after_an_error(
 
     for module, name, act, error in (
         (api, "verify_package", fail, VerifyError),
-        (redo, "verify_decompressed", fail, VerifyError),
-        (redo, "decompress_model", interrupt, KeyboardInterrupt),
+        (palettization, "complete", interrupt, KeyboardInterrupt),
         (api, "carry_out", interrupt, KeyboardInterrupt),
     ):
         with monkeypatch.context() as patch:
