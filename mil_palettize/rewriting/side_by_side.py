@@ -35,14 +35,10 @@ class Sides:
     original: Model
     result: Model
 
-    def fingerprints(self, one: Message, two: Message) -> tuple[bytes, bytes]:
-        """Of a message of each, equal when all of both is the same, data included."""
-        expected = fingerprint(one, self.original.store, as_declared=self.original.moved)
-        return expected, fingerprint(two, self.result.store)
-
     def differ(self, one: Message, two: Message) -> bool:
-        expected, found = self.fingerprints(one, two)
-        return found != expected
+        """Whether a message of each is not the same in all its parts, data included."""
+        expected = fingerprint(one, self.original.store, as_declared=self.original.moved)
+        return fingerprint(two, self.result.store) != expected
 
 
 class Expectation(Protocol):

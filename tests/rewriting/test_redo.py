@@ -110,6 +110,24 @@ def test_as_if_made_dense_and_then_palettized(case: str, palettized: Palettized,
             assert weight.squared_error == pytest.approx(noise, rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize("case", ["groups after a move", "a loop", "of scales", "of quantized tables", "two functions"])
+def test_the_report_is_that_of_two_steps(case: str, palettized: Palettized) -> None:
+    """What was moved or small, and why weights were left alone, say nothing of the ops that are gone."""
+    name, before, after, options = CASES[case]
+    source = palettized(name, **before)
+    report = again(source, asked=config(**after), **options)
+    dense = source.parent / "dense.mlpackage"
+    decompress_package(source, dense)
+    steps = palettize_package(dense, source.parent / "steps.mlpackage", config(**after), **options)
+    planned = again(source, "planned", asked=config(**after), dry_run=True, **options)
+    for other in (steps, planned):
+        assert (report.moved, report.small, report.notes) == (other.moved, other.small, other.notes)
+        assert [(w.name, w.status, w.reason) for w in report.weights] == [
+            (w.name, w.status, w.reason) for w in other.weights
+        ]
+    assert [(w.digest, w.squared_error) for w in report.weights] == [(w.digest, w.squared_error) for w in steps.weights]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_dry_run_knows_the_bytes(case: str, palettized: Palettized) -> None:
     name, before, after, options = CASES[case]
