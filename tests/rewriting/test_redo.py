@@ -208,6 +208,19 @@ def test_only_what_the_config_asks_for(palettized: Palettized) -> None:
     assert differences(source, source.parent / "nothing.mlpackage") == []
 
 
+def test_a_palette_that_functions_share_is_kept_for_the_one_left_alone(palettized: Palettized) -> None:
+    source = palettized("multifunction_ios18")
+    (name,) = {w.name for w in again(source).palettized if w.function == "prefill" and w.name.startswith("base")}
+    asked = OptimizationConfig(config().global_config, op_name_configs={f"prefill/{name}": None})
+    report = again(source, "one", asked, verify=True)
+    assert ("decode", name) in {(w.function, w.name) for w in report.palettized}
+    assert ("prefill", name) not in {(w.function, w.name) for w in report.palettized}
+    before, after = values(source), values(source.parent / "one.mlpackage")
+    assert np.array_equal(before["prefill", name][0], after["prefill", name][0])
+    both = values(source.parent / "after.mlpackage")
+    assert np.array_equal(both["decode", name][0], after["decode", name][0])
+
+
 @pytest.mark.parametrize("joint", [False, True])
 def test_other_compressed_weights_stay(joint: bool, fixtures: Path, tmp_path: Path) -> None:
     source = tmp_path / "joint.mlpackage"
