@@ -142,8 +142,9 @@ def test_the_evaluator_shares_no_code_with_what_it_judges(module: str) -> None:
     }
 
 
-def test_verification_does_not_use_what_it_checks() -> None:
-    used = reached("mil_palettize.rewriting.verification")
+@pytest.mark.parametrize("module", ["verification", "dense_verification"])
+def test_verification_does_not_use_what_it_checks(module: str) -> None:
+    used = reached(f"mil_palettize.rewriting.{module}")
     assert not {
         name for name in used if re.match(r"mil_palettize\.(algorithms|encoding|planning|reports\.summary)", name)
     }
