@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from mil_palettize.planning.plan import Decision, make_plan
 from mil_palettize.program.blob_uses import blob_uses
-from mil_palettize.program.contents import describe_form
+from mil_palettize.program.form_names import describe_form
 from mil_palettize.program.forms import FIRST_WITH_PALETTES, FORMS
 from mil_palettize.program.model import Model
-from mil_palettize.program.serialized import Site, value_nbytes
+from mil_palettize.program.sites import Site
+from mil_palettize.program.values import value_nbytes
 from mil_palettize.program.weight import Weight
 from mil_palettize.reports.tables import format_table
 from mil_palettize.request.config import OpPalettizerConfig, OptimizationConfig

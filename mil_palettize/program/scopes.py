@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mil_palettize.program.axes import NEED_PARAMS, TRANSPARENT
+from mil_palettize.program.channel_axes import NEED_PARAMS, TRANSPARENT
 from mil_palettize.program.values import MIL, immediate_array, scalar, static_shape
 
 

@@ -13,10 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mil_palettize.program.contents import dense, describe_form, fingerprint
+from mil_palettize.program.fingerprints import fingerprint
+from mil_palettize.program.form_names import describe_form
 from mil_palettize.program.model import Model
 from mil_palettize.program.scopes import is_constant_op, op_name
-from mil_palettize.program.serialized import Site, Stage
+from mil_palettize.program.site_values import dense
+from mil_palettize.program.sites import Site
+from mil_palettize.program.stages import Stage
 from mil_palettize.program.values import MIL
 from mil_palettize.reports.tables import format_table
 from mil_palettize.text import format_bytes, printable

@@ -11,7 +11,7 @@ from pathlib import Path
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.package.replacement import check_destination, recover, replacing
 from mil_palettize.program.chains import Chain, find_chains
-from mil_palettize.program.contents import describe_form
+from mil_palettize.program.form_names import describe_form
 from mil_palettize.program.model import Model
 from mil_palettize.reports.progress import Progress, ProgressEvent, make_progress
 from mil_palettize.reports.report import COUNT_UNKNOWN, DECOMPRESSED, Report, WeightReport

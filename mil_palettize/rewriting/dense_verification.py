@@ -7,10 +7,11 @@ from pathlib import Path
 
 from mil_palettize.errors import PalettizeError, VerifyError
 from mil_palettize.program.chains import find_chains, inner_ops
-from mil_palettize.program.contents import dense, fingerprint
+from mil_palettize.program.fingerprints import fingerprint
 from mil_palettize.program.model import Model
 from mil_palettize.program.scopes import op_name
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.site_values import dense
+from mil_palettize.program.sites import Site
 from mil_palettize.program.values import MIL
 from mil_palettize.reports.report import Report
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.program.chains import Chain, chain_key, chain_ops, find_chains, inner_ops
-from mil_palettize.program.contents import describe_form
+from mil_palettize.program.form_names import describe_form
 from mil_palettize.program.model import Model
-from mil_palettize.program.serialized import stored_nbytes
+from mil_palettize.program.sites import stored_nbytes
 from mil_palettize.program.weight import Weight
 from mil_palettize.reports.progress import make_progress
 from mil_palettize.reports.report import DECOMPRESSED, PALETTIZED, Report

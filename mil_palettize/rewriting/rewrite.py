@@ -24,14 +24,14 @@ from mil_palettize.package.blob import BlobReader, BlobRecord, BlobWriter
 from mil_palettize.package.disk import make_folders
 from mil_palettize.planning.plan import Plan, WeightPlan
 from mil_palettize.program.blob_uses import BlobUse
+from mil_palettize.program.block_edits import insert_ops, rebind
 from mil_palettize.program.chains import chain_key
-from mil_palettize.program.contents import expression
-from mil_palettize.program.edits import insert_ops, rebind
 from mil_palettize.program.forms import FORMS, Form
 from mil_palettize.program.model import Model
-from mil_palettize.program.names import NameSource
+from mil_palettize.program.new_names import NameSource
 from mil_palettize.program.palette_ops import PaletteValues, palette_ops, store_palette
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.site_values import expression
+from mil_palettize.program.sites import Site
 from mil_palettize.program.store import StoredWeight
 from mil_palettize.program.values import BLOB_TYPES, MIL, static_shape
 from mil_palettize.program.weight import Weight

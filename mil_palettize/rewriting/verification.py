@@ -17,14 +17,15 @@ from mil_palettize.errors import PackageError, PalettizeError, VerifyError
 from mil_palettize.expressions.digest import expression_digest
 from mil_palettize.expressions.weight_expr import WeightExpr, lut_of
 from mil_palettize.package.blob import BlobReader
-from mil_palettize.program.contents import dense, expression, fingerprint, record_digest
+from mil_palettize.program.fingerprints import fingerprint, record_digest
 from mil_palettize.program.forms import FORMS
 from mil_palettize.program.model import Model
-from mil_palettize.program.names import NameSource
+from mil_palettize.program.new_names import NameSource
 from mil_palettize.program.opsets.move import opset_of
 from mil_palettize.program.palette_ops import palette_ops, store_palette
 from mil_palettize.program.scopes import is_constant_op, op_name
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.site_values import dense, expression
+from mil_palettize.program.sites import Site
 from mil_palettize.program.store import Store, StoredWeight
 from mil_palettize.program.values import MIL, NUMPY_TYPES
 from mil_palettize.reports.report import Report, WeightReport

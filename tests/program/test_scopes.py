@@ -27,7 +27,7 @@ from packages import constants, differences
 
 from mil_palettize import OpPalettizerConfig, OptimizationConfig, Report
 from mil_palettize.program.blob_uses import blob_uses
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.sites import Site
 from mil_palettize.program.weight import Weight
 
 W = (64, 48)

@@ -13,7 +13,7 @@ from coremltools import target as _CoremltoolsTarget
 from coremltools.proto import MIL_pb2 as MIL
 
 from mil_palettize.errors import ConfigError, PlanError
-from mil_palettize.program.names import NameSource
+from mil_palettize.program.new_names import NameSource
 from mil_palettize.program.opsets.known_ops import KNOWN_OPS
 from mil_palettize.program.opsets.operands import Scope, Site
 from mil_palettize.program.opsets.rules import RULES

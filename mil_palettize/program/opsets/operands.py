@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from coremltools.proto import MIL_pb2 as MIL
 
-from mil_palettize.program.names import NameSource
+from mil_palettize.program.new_names import NameSource
 from mil_palettize.program.scopes import op_name
 from mil_palettize.program.values import immediate_array, immediate_value, string_value, tensor_type
 

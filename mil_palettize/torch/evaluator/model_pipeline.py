@@ -16,7 +16,7 @@ from torch import nn
 from mil_palettize.errors import ConfigError, EvaluationError, UnsupportedOpError
 from mil_palettize.package.mlpackage import Package
 from mil_palettize.program.model import Model
-from mil_palettize.program.serialized import pipeline_models
+from mil_palettize.program.stages import pipeline_models
 from mil_palettize.torch.evaluator.execution import Listener
 from mil_palettize.torch.evaluator.module import MILModule, PathLike
 from mil_palettize.torch.evaluator.ops.states import State

@@ -15,7 +15,9 @@ from mil_palettize.package.mlpackage import Package
 from mil_palettize.program.chains import chain_ops
 from mil_palettize.program.model import Model
 from mil_palettize.program.roles import is_weight_input
-from mil_palettize.program.serialized import Site, Stage, Survey, stored_nbytes, survey
+from mil_palettize.program.sites import Site, stored_nbytes
+from mil_palettize.program.stages import Stage
+from mil_palettize.program.survey import Survey, survey
 from mil_palettize.program.values import MIL
 from mil_palettize.torch.evaluator.execution import Execution, Listener
 from mil_palettize.torch.evaluator.ops.registry import to_tensor

@@ -1,23 +1,16 @@
-"""A Core ML model as serialized: its ML Programs, their constants, and everything that points into weight files."""
+"""A constant where it stands in a program, and what can be said of it there without reading its values."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import count
+from dataclasses import dataclass
 
-from coremltools.proto import Model_pb2 as CoreML
-from google.protobuf.message import DecodeError
-
-from mil_palettize.errors import PackageError
-from mil_palettize.program.scopes import Node, build_scope, is_constant_op, op_name
-from mil_palettize.program.trace import consumers
-from mil_palettize.program.values import BLOB_TYPES, MIL, NUMPY_TYPES, static_shape, type_name
+from mil_palettize.program.consumers import consumers
+from mil_palettize.program.scopes import Node, is_constant_op, op_name
+from mil_palettize.program.values import MIL, static_shape, type_name, value_nbytes
 from mil_palettize.program.weight import Consumer, Weight
 
-_PIPELINES = ("pipeline", "pipelineClassifier", "pipelineRegressor")
-_NEURAL_NETWORKS = ("neuralNetwork", "neuralNetworkClassifier", "neuralNetworkRegressor")
 # Of a constant op: what says how its data is to be read.
 _NO_DATA = ("name", "shape", "axis", "vector_axis", "output_dtype")
 _FLOATS = tuple(MIL.DataType.Value(n) for n in ("FLOAT16", "FLOAT32"))
@@ -28,21 +21,6 @@ _JOINT = {
     "constexpr_sparse_to_dense": ("sparse", "nonzero_data", _FLOATS),
     "constexpr_blockwise_shift_scale": ("scaled", "data", _INTEGERS),
 }
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One ML Program of a model: the model itself (``label`` ""), or a stage of a pipeline."""
-
-    label: str
-    model: CoreML.Model
-
-    @property
-    def program(self) -> MIL.Program:
-        return self.model.mlProgram
-
-    def function_label(self, name: str) -> str:
-        return f"{self.label}/{name}" if self.label else name
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,76 +35,7 @@ class Site:
     node: Node | None = None
 
 
-def parse_model(raw: bytes, source: str) -> CoreML.Model:
-    """The ``Model`` message of a package's root model. Raises PackageError naming ``source``."""
-    model = CoreML.Model()
-    try:
-        model.ParseFromString(raw)
-    except DecodeError as error:
-        raise PackageError(f"{source} is not a Core ML model specification ({error}); is the file whole?") from error
-    kind = model.WhichOneof("Type")
-    if kind in _NEURAL_NETWORKS:
-        raise PackageError(
-            f"{source} is a neural network, the format before ML Programs; palettes live in ML Programs only: "
-            'convert the original again with coremltools convert_to="mlprogram"'
-        )
-    if not stages(model):
-        raise PackageError(f"{source} holds {kind or 'no model'} and no ML Program; there is nothing to palettize")
-    return model
-
-
-def stages(model: CoreML.Model, label: str = "") -> list[Stage]:
-    """Every ML Program of ``model``, pipelines (also nested) opened; other stages are left out."""
-    if model.WhichOneof("Type") == "mlProgram":
-        return [Stage(label, model)]
-    return [
-        stage for name, inner in pipeline_models(model) for stage in stages(inner, f"{label}/{name}" if label else name)
-    ]
-
-
-def pipeline_models(model: CoreML.Model) -> list[tuple[str, CoreML.Model]]:
-    """(name, model) of a pipeline's stages, numbered where they have no names; [] for any other model."""
-    kind = model.WhichOneof("Type")
-    if kind not in _PIPELINES:
-        return []
-    pipeline = model.pipeline if kind == "pipeline" else getattr(model, kind).pipeline
-    names = [name or str(i) for i, name in enumerate(pipeline.names)]
-    names += [str(i) for i in range(len(names), len(pipeline.models))]
-    return list(zip(names, pipeline.models, strict=False))
-
-
-@dataclass
-class Survey:
-    """What a stage's functions hold: constants in program order, and the ops' types and names by function."""
-
-    sites: list[Site] = field(default_factory=list)
-    op_types: set[str] = field(default_factory=set)
-    op_names: set[tuple[str, str]] = field(default_factory=set)
-
-    def add(self, other: Survey) -> None:
-        self.sites += other.sites
-        self.op_types |= other.op_types
-        self.op_names |= other.op_names
-
-
-def survey(stage: Stage, first: int = 0) -> Survey:
-    """Every constant of the stage's functions and nested blocks, and what else planning asks about. ``first``: position
-    of its first constant in the model."""
-    found, position = Survey(), count(first)
-    for name, function in sorted(stage.program.functions.items()):
-        label = stage.function_label(name)
-        for opset, block in sorted(function.block_specializations.items()):
-            scope = build_scope(function, block)
-            sites = (_site(node, label, opset, position) for node in scope.constants)
-            found.sites += [site for site in sites if site is not None]
-            for op in scope.ops:
-                found.op_types.add(op.type)
-                found.op_names.add((label, op_name(op)))
-                found.sites += _inline_sites(op, label, opset, position)
-    return found
-
-
-def _site(node: Node, function: str, opset: str, position: Iterator[int]) -> Site | None:
+def site_of(node: Node, function: str, opset: str, position: Iterator[int]) -> Site | None:
     assert node.op is not None
     shape = node.shape
     if shape is None or node.op.outputs[0].name != node.name:
@@ -219,23 +128,7 @@ def stored_nbytes(op: MIL.Operation) -> int:
     return sum(value_nbytes(value) for value in values)
 
 
-def value_nbytes(value: MIL.Value) -> int:
-    """Bytes of a tensor value's data by its type, 0 for anything else."""
-    shape = static_shape(value.type)
-    if shape is None:
-        return 0
-    data_type = value.type.tensorType.dataType
-    if data_type in BLOB_TYPES:
-        bits = BLOB_TYPES[data_type][1]
-    else:
-        bits = NUMPY_TYPES[data_type].itemsize * 8 if data_type in NUMPY_TYPES else 0
-    count = 1
-    for size in shape:
-        count *= size
-    return (count * bits + 7) // 8
-
-
-def _inline_sites(op: MIL.Operation, function: str, opset: str, position: Iterator[int]) -> list[Site]:
+def inline_sites(op: MIL.Operation, function: str, opset: str, position: Iterator[int]) -> list[Site]:
     """Tensors bound to inputs of ``op`` in place, without a const op: reported, never rewritten."""
     if is_constant_op(op.type):
         return []
