@@ -21,6 +21,7 @@ from mil_palettize.program.site_values import dense
 from mil_palettize.program.sites import Site
 from mil_palettize.program.stages import Stage
 from mil_palettize.program.values import MIL
+from mil_palettize.reports.decibels import decibels
 from mil_palettize.reports.tables import format_table
 from mil_palettize.text import format_bytes, printable
 
@@ -175,9 +176,8 @@ def _snr_db(one: np.ndarray | None, two: np.ndarray | None) -> float | None:
     power = float(np.dot(noise, noise))
     if power == 0 or np.array_equal(one, two, equal_nan=True):
         return math.inf
-    total = float(np.dot(signal, signal))
-    ratio = total / power
-    return 10 * math.log10(ratio) if math.isfinite(ratio) and ratio > 0 else None
+    found = decibels(float(np.dot(signal, signal)), power)
+    return found if math.isfinite(found) else None  # something is not finite, or was zero and is not any more
 
 
 def _metadata(a: Model, b: Model) -> Iterator[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import defaultdict
 
 from mil_palettize.encoding.results import Declined, Figures
 from mil_palettize.planning.plan import Decision, Plan, palette_nbytes
+from mil_palettize.reports.decibels import decibels
 from mil_palettize.reports.report import COUNT_UNKNOWN, Moved, Report, WeightReport
 from mil_palettize.rewriting.rewrite import Rewritten
 
@@ -111,14 +111,8 @@ def _encoded(report: WeightReport, figures: Figures) -> WeightReport:
         channel_axis=plan.axis,
         notes=(*report.notes, figures.note) if figures.note else report.notes,
         bytes_after=figures.nbytes,
-        snr_db=_snr_db(figures.signal, figures.sse),
+        snr_db=decibels(figures.signal, figures.sse),
         squared_error=figures.sse,
         seconds=figures.seconds,
         digest=figures.digest,
     )
-
-
-def _snr_db(signal: float, noise: float) -> float:
-    if noise == 0:
-        return math.inf
-    return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 else -math.inf

@@ -30,7 +30,8 @@ from mil_palettize.cli.main import main  # noqa: E402
 from mil_palettize.torch import open_model  # noqa: E402
 from mil_palettize.torch.made_up_inputs import plausible_inputs, table_sizes  # noqa: E402
 from mil_palettize.torch.metrics import Sums  # noqa: E402
-from mil_palettize.torch.running import read_samples, run_package  # noqa: E402
+from mil_palettize.torch.predictions import run_package  # noqa: E402
+from mil_palettize.torch.samples import read_samples  # noqa: E402
 
 RNG = np.random.default_rng(0)
 
