@@ -18,13 +18,14 @@ from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.package.replacement import SUFFIX, check_destination, recover, replacing
 from mil_palettize.program.model import Model
+from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.progress import ProgressEvent, make_progress
 from mil_palettize.reports.report import COUNT_UNKNOWN, Report
 from mil_palettize.reports.summary import planned_report
 from mil_palettize.request.normalised import Requests, normalise
 from mil_palettize.rewriting.palettization import Prepared, carry_out, prepare
-from mil_palettize.rewriting.redo import Key, correct_estimate, key, palettes, parts, tell, write_dense
+from mil_palettize.rewriting.redo import correct_estimate, palettes, parts, tell, write_dense
 from mil_palettize.rewriting.verification import verify_package
 
 PathLike = str | os.PathLike[str]
@@ -173,7 +174,7 @@ class _Run:
     pool: Workers
     clustered: Clustered | None
 
-    def prepare(self, model: Model, redo: Container[Key] = ()) -> Prepared:
+    def prepare(self, model: Model, redo: Container[WeightId] = ()) -> Prepared:
         return prepare(model, self.requests, target=self.target, select=self.select, strict=self.strict, redo=redo)
 
     def check_destination(self, model: Model) -> None:
@@ -198,14 +199,14 @@ def _palettized(run: _Run) -> Report:
 def _palettized_again(run: _Run) -> Report:
     """As :func:`_palettized`, but weights that are palettes already get the new one too, unless their values rule it
     out: then they stay what they are."""
-    kept: set[Key] = set()
+    kept: set[WeightId] = set()
     while True:
         with Model.open(run.source) as model:
             run.check_destination(model)
             nbytes = model.package.nbytes()
             old = {key: old for key, old in palettes(model).items() if key not in kept}
             prepared = run.prepare(model, old)
-            old = {k: old[k] for k in (key(d.weight) for d in prepared.plan.decisions if d.plan) if k in old}
+            old = {k: old[k] for k in (d.weight.id for d in prepared.plan.decisions if d.plan) if k in old}
             if run.dry_run:
                 report = run.report(prepared, nbytes)
                 correct_estimate(report, old, parts(model, old))
@@ -232,12 +233,12 @@ def _palettized_again(run: _Run) -> Report:
 class _DeclinedError(Exception):
     """Weights (``keys``) that were made dense for another palette got none."""
 
-    def __init__(self, keys: set[Key]) -> None:
+    def __init__(self, keys: set[WeightId]) -> None:
         super().__init__()
         self.keys = keys
 
 
-def _write(run: _Run, prepared: Prepared, report: Report, *, needed: Container[Key] = ()) -> None:
+def _write(run: _Run, prepared: Prepared, report: Report, *, needed: Container[WeightId] = ()) -> None:
     """Write the package, unless this is a dry run. Raises _DeclinedError when a weight of ``needed`` stays dense."""
     if run.dry_run or run.destination is None:
         return
@@ -245,7 +246,7 @@ def _write(run: _Run, prepared: Prepared, report: Report, *, needed: Container[K
     try:
         with replacing(Path(run.destination), overwrite=run.overwrite, needed_bytes=report.bytes_after) as staging:
             carry_out(prepared, staging, report, pool=run.pool, progress=progress, clustered=run.clustered)
-            declined = {key for w in report.skipped if (key := (w.function, w.name)) in needed}
+            declined = {w.id for w in report.skipped if w.id in needed}
             if declined:
                 raise _DeclinedError(declined)
             if run.verify:

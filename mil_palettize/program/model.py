@@ -59,7 +59,7 @@ class Model:
         if self._survey is None:
             self._survey = Survey()
             for stage in self.stages:
-                self._survey.add(survey(stage, len(self._survey.sites)))
+                self._survey.add(survey(stage))
         return self._survey
 
     def functions(self) -> list[tuple[str, str]]:

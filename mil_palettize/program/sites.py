@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass
 
+from mil_palettize.program.block_paths import bound_path
 from mil_palettize.program.consumers import consumers
-from mil_palettize.program.scopes import Node, is_constant_op, op_name
+from mil_palettize.program.op_names import op_name
+from mil_palettize.program.scopes import Node, ScopedOp, is_constant_op
 from mil_palettize.program.values import MIL, static_shape, type_name, value_nbytes
 from mil_palettize.program.weight import Consumer, Weight
 
@@ -35,7 +37,8 @@ class Site:
     node: Node | None = None
 
 
-def site_of(node: Node, function: str, opset: str, position: Iterator[int]) -> Site | None:
+def site_of(node: Node, function: str, opset: str) -> Site | None:
+    """The site of a constant op's result; None for one without a fixed shape, and for all results but the first."""
     assert node.op is not None
     shape = node.shape
     if shape is None or node.op.outputs[0].name != node.name:
@@ -56,7 +59,7 @@ def site_of(node: Node, function: str, opset: str, position: Iterator[int]) -> S
         storage=_storage(value),
         form=node.op.type,
         obstacle=_obstacle(node, value, data_type),
-        position=next(position),
+        block=node.block,
         joint=joint,
         stored=math.prod(static_shape(value.type) or ()) if joint else math.prod(shape),
         stored_nbytes=value_nbytes(value),
@@ -128,30 +131,32 @@ def stored_nbytes(op: MIL.Operation) -> int:
     return sum(value_nbytes(value) for value in values)
 
 
-def inline_sites(op: MIL.Operation, function: str, opset: str, position: Iterator[int]) -> list[Site]:
-    """Tensors bound to inputs of ``op`` in place, without a const op: reported, never rewritten."""
+def inline_sites(scoped: ScopedOp, function: str, opset: str) -> list[Site]:
+    """Tensors bound to inputs of an op in place, without a const op: reported, never rewritten."""
+    op = scoped.op
     if is_constant_op(op.type):
         return []
     found = []
-    for input_name, argument in sorted(op.inputs.items()):
-        for binding in argument.arguments:
-            shape = static_shape(binding.value.type) if binding.WhichOneof("binding") == "value" else None
-            if shape is None:
-                continue
-            name = f"{op_name(op)}.{input_name}"
-            weight = Weight(
-                name=name,
-                op_name=name,  # it has no op of its own, and the one that reads it is its consumer
-                function=function,
-                shape=shape,
-                dtype=type_name(binding.value.type.tensorType.dataType),
-                nbytes=value_nbytes(binding.value),
-                opset=opset,
-                consumers=(Consumer(op.type, op_name(op), input_name, None),),
-                storage=_storage(binding.value),
-                form="inline",
-                obstacle="is bound to its op in place, not by a const op",
-                position=next(position),
-            )
-            found.append(Site(weight, op, binding.value))
+    number: Counter[str] = Counter()
+    for input_name, _, _, value in scoped.reads:
+        number[input_name] += 1
+        shape = static_shape(value.type) if value is not None else None
+        if value is None or shape is None:
+            continue
+        name = f"{op_name(op)}.{input_name}"
+        weight = Weight(
+            name=name,
+            op_name=name,  # it has no op of its own, and the one that reads it is its consumer
+            function=function,
+            shape=shape,
+            dtype=type_name(value.type.tensorType.dataType),
+            nbytes=value_nbytes(value),
+            opset=opset,
+            consumers=(Consumer(op.type, op_name(op), input_name, None),),
+            storage=_storage(value),
+            form="inline",
+            obstacle="is bound to its op in place, not by a const op",
+            block=bound_path(scoped.block, op, input_name, number[input_name] - 1),
+        )
+        found.append(Site(weight, op, value))
     return found

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import count
 
-from mil_palettize.program.scopes import build_scope, op_name
+from mil_palettize.program.block_paths import specializations
+from mil_palettize.program.op_names import op_name
+from mil_palettize.program.scopes import build_scope
 from mil_palettize.program.sites import Site, inline_sites, site_of
 from mil_palettize.program.stages import Stage
 
@@ -24,18 +25,17 @@ class Survey:
         self.op_names |= other.op_names
 
 
-def survey(stage: Stage, first: int = 0) -> Survey:
-    """Every constant of the stage's functions and nested blocks, and what else planning asks about. ``first``: position
-    of its first constant in the model."""
-    found, position = Survey(), count(first)
+def survey(stage: Stage) -> Survey:
+    """Every constant of the stage's functions and nested blocks, and what else planning asks about."""
+    found = Survey()
     for name, function in sorted(stage.program.functions.items()):
         label = stage.function_label(name)
-        for opset, block in sorted(function.block_specializations.items()):
-            scope = build_scope(function, block)
-            sites = (site_of(node, label, opset, position) for node in scope.constants)
+        for opset, path, block in specializations(function):
+            scope = build_scope(function, block, path)
+            sites = (site_of(node, label, opset) for node in scope.constants)
             found.sites += [site for site in sites if site is not None]
-            for op in scope.ops:
-                found.op_types.add(op.type)
-                found.op_names.add((label, op_name(op)))
-                found.sites += inline_sites(op, label, opset, position)
+            for scoped in scope.ops:
+                found.op_types.add(scoped.op.type)
+                found.op_names.add((label, op_name(scoped.op)))
+                found.sites += inline_sites(scoped, label, opset)
     return found

@@ -16,7 +16,8 @@ import numpy as np
 from mil_palettize.program.fingerprints import fingerprint
 from mil_palettize.program.form_names import describe_form
 from mil_palettize.program.model import Model
-from mil_palettize.program.scopes import is_constant_op, op_name
+from mil_palettize.program.op_names import op_name
+from mil_palettize.program.scopes import is_constant_op
 from mil_palettize.program.site_values import dense
 from mil_palettize.program.sites import Site
 from mil_palettize.program.stages import Stage

@@ -60,6 +60,7 @@ def _planned(decision: Decision) -> WeightReport:
         scale_axis=plan.scale_axis if plan else None,
         lut_dtype=plan.lut_dtype if plan else None,
         joint=weight.joint if plan else "",
+        block=weight.block,
         bytes_before=weight.nbytes,
         bytes_after=_bytes_after(decision),
         snr_db=None,
@@ -94,10 +95,10 @@ def _saving(plan: Plan) -> int:
 def _finished(report: WeightReport, decision: Decision, done: Rewritten) -> WeightReport:
     if decision.plan is None:
         return report
-    result = done.results[decision.weight]
+    result = done.results[decision.weight.id]
     if isinstance(result, Declined):
         return _planned(dataclasses.replace(decision, plan=None, reason=result.reason))
-    notes = (*report.notes, _SPLIT) if decision.weight in done.splits else report.notes
+    notes = (*report.notes, _SPLIT) if decision.weight.id in done.splits else report.notes
     return _encoded(dataclasses.replace(report, notes=notes), result)
 
 

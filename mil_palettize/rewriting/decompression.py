@@ -117,4 +117,5 @@ def _weight(chain: Chain) -> WeightReport:
         snr_db=None,
         squared_error=None,
         seconds=0.0,
+        block=weight.block,
     )

@@ -9,10 +9,11 @@ from mil_palettize.errors import PalettizeError, VerifyError
 from mil_palettize.program.chains import find_chains, inner_ops
 from mil_palettize.program.fingerprints import fingerprint
 from mil_palettize.program.model import Model
-from mil_palettize.program.scopes import op_name
+from mil_palettize.program.op_names import op_name
 from mil_palettize.program.site_values import dense
 from mil_palettize.program.sites import Site
 from mil_palettize.program.values import MIL
+from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.report import Report
 
 
@@ -32,24 +33,24 @@ def verify_decompressed(source: Path, written: Path, report: Report) -> None:
 def _verify(original: Model, result: Model, report: Report) -> None:
     if original.package.files() != result.package.files() or original.without_ops() != result.without_ops():
         raise VerifyError("the files, inputs, outputs or metadata written are not those of the source")
-    reported = Counter((weight.function, weight.name) for weight in report.decompressed)
+    reported = Counter(weight.id for weight in report.decompressed)
     comparison = _Comparison(original, result, set(reported))
     comparison.run()
     for key in (reported - comparison.found) + (comparison.found - reported):
-        raise VerifyError(f"{'/'.join(key)!r} is not decompressed as often as was reported")
+        raise VerifyError(f"{key.key!r} is not decompressed as often as was reported")
 
 
 class _Comparison:
-    """``reported``: (function, name) of the constants that are dense in ``result``; ``found``: those that are."""
+    """``reported``: the constants that are dense in ``result``; ``found``: those that are."""
 
-    def __init__(self, original: Model, result: Model, reported: set[tuple[str, str]]) -> None:
+    def __init__(self, original: Model, result: Model, reported: set[WeightId]) -> None:
         self.original = original
         self.result = result
-        self.found: Counter[tuple[str, str]] = Counter()
+        self.found: Counter[WeightId] = Counter()
         chains = [
             chain
             for chain in find_chains(original.survey().sites)
-            if not chain.obstacle and (chain.site.weight.function, chain.site.weight.name) in reported
+            if not chain.obstacle and chain.site.weight.id in reported
         ]
         self.ends = {id(chain.site.op): chain.site for chain in chains}
         self.gone = inner_ops(chains)
@@ -83,4 +84,4 @@ class _Comparison:
             raise VerifyError(f"{key!r} is stored as {after.dtype}{list(after.shape)}, which it did not stand for")
         if before.tobytes() != after.tobytes():
             raise VerifyError(f"{key!r} has other values than the compressed weight stood for")
-        self.found[site.weight.function, site.weight.name] += 1
+        self.found[site.weight.id] += 1

@@ -14,7 +14,7 @@ from mil_palettize.planning.plan import SELECTIONS, Plan, as_dense, make_plan
 from mil_palettize.program.forms import FIRST_WITH_PALETTES, FORMS
 from mil_palettize.program.model import Model
 from mil_palettize.program.opsets.move import Opset, opset_of, parse_target
-from mil_palettize.program.weight import Weight
+from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.progress import Progress
 from mil_palettize.reports.report import Moved, Report
 from mil_palettize.reports.summary import complete
@@ -40,10 +40,10 @@ def prepare(
     target: object,
     select: str,
     strict: bool,
-    redo: Container[tuple[str, str]] = (),
+    redo: Container[WeightId] = (),
 ) -> Prepared:
     """Plan, moving the model in memory: to ``target``, or out of an opset that can hold no palette. ``redo``:
-    (function, name) of compressed constants to plan for as if they were dense.
+    compressed constants to plan for as if they were dense.
 
     Raises ConfigError and PlanError for everything that names, types, consumers and target rule out.
     """
@@ -76,12 +76,12 @@ def _plan(
     select: str,
     strict: bool,
     after: dict[str, str],
-    redo: Container[tuple[str, str]],
+    redo: Container[WeightId],
 ) -> Plan:
     survey = model.survey()
     weights = (site.weight for site in survey.sites)
     return make_plan(
-        [as_dense(weight) if (weight.function, weight.name) in redo else weight for weight in weights],
+        [as_dense(weight) if weight.id in redo else weight for weight in weights],
         requests,
         select=select,
         strict=strict,
@@ -129,7 +129,7 @@ def carry_out(
     report.bytes_after = folder_nbytes(folder)
 
 
-def refuse_declined(results: Mapping[Weight, object]) -> None:
+def refuse_declined(results: Mapping[WeightId, object]) -> None:
     """Raise PlanError for weights whose values rule out what was asked for."""
     unmet = [f"{w.key!r}: {r.reason}" for w, r in results.items() if isinstance(r, Declined) and r.unmet]
     if unmet:

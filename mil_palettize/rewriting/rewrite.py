@@ -34,7 +34,7 @@ from mil_palettize.program.site_values import expression
 from mil_palettize.program.sites import Site
 from mil_palettize.program.store import StoredWeight
 from mil_palettize.program.values import BLOB_TYPES, MIL, static_shape
-from mil_palettize.program.weight import Weight
+from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.progress import Progress
 from mil_palettize.rewriting.other_files import unused_records, write_other_files
 
@@ -74,8 +74,8 @@ class Rewritten:
     """``results``: of planned weights. ``splits``: weights that shared a record and no longer do.
     ``dropped_records``: that no program pointed at, None where that could not be found out."""
 
-    results: dict[Weight, Figures | Declined] = field(default_factory=dict)
-    splits: set[Weight] = field(default_factory=set)
+    results: dict[WeightId, Figures | Declined] = field(default_factory=dict)
+    splits: set[WeightId] = field(default_factory=set)
     dropped_records: int | None = 0
 
 
@@ -117,9 +117,9 @@ class Rewriter:
         return found
 
     def _add_jobs(self, plan: Plan) -> None:
-        planned = {d.weight: d.plan for d in plan.decisions if d.plan is not None}
+        planned = {d.weight.id: d.plan for d in plan.decisions if d.plan is not None}
         for site in self.model.survey().sites:
-            weight_plan = planned.get(site.weight)
+            weight_plan = planned.get(site.weight.id)
             if weight_plan is None:
                 continue
             form = FORMS[site.weight.opset]
@@ -201,13 +201,13 @@ class Rewriter:
             offset = self._copy(writer, record, stored)
             self._moved[path, record.record.metadata_offset, stored] = offset
         if palettes + sum(count > 0 for count in kept.values()) > 1 and palettes:
-            self.done.splits |= {site.weight for job in record.jobs for site in job.sites}
+            self.done.splits |= {site.weight.id for job in record.jobs for site in job.sites}
 
     def _take(self, job: _Job, result: Result, append: Callable[..., tuple[str, int]] | None) -> bool:
         """Store a result's palette; False when there is none."""
         outcome = result if isinstance(result, Declined) else result.figures  # not the palette: memory
         for site in job.sites:
-            self.done.results[site.weight] = outcome
+            self.done.results[site.weight.id] = outcome
         self.progress.advance(job.sites[0].weight.key, len(job.sites), _nbytes(job))
         if isinstance(result, Declined):
             return False
@@ -245,7 +245,8 @@ class Rewriter:
         for stage in self.model.stages:
             names |= {stage.function_label(n): NameSource(f) for n, f in stage.program.functions.items()}
         new: dict[int, list[MIL.Operation]] = {}
-        for site, values in sorted(self._replaced, key=lambda replaced: replaced[0].weight.position):
+        order = {site.weight.id: number for number, site in enumerate(self.model.survey().sites)}
+        for site, values in sorted(self._replaced, key=lambda replaced: order[replaced[0].weight.id]):
             assert site.node is not None
             *new[id(site.op)], last = palette_ops(site, values, names[site.weight.function], rename=self.rename)
             site.op.CopyFrom(last)

@@ -21,13 +21,15 @@ from mil_palettize.program.fingerprints import fingerprint, record_digest
 from mil_palettize.program.forms import FORMS
 from mil_palettize.program.model import Model
 from mil_palettize.program.new_names import NameSource
+from mil_palettize.program.op_names import op_name
 from mil_palettize.program.opsets.move import opset_of
 from mil_palettize.program.palette_ops import palette_ops, store_palette
-from mil_palettize.program.scopes import is_constant_op, op_name
+from mil_palettize.program.scopes import is_constant_op
 from mil_palettize.program.site_values import dense, expression
 from mil_palettize.program.sites import Site
 from mil_palettize.program.store import Store, StoredWeight
 from mil_palettize.program.values import MIL, NUMPY_TYPES
+from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.report import Report, WeightReport
 
 # The report's error is summed over the histogram, this one over the elements: only rounding may differ.
@@ -61,10 +63,9 @@ class _Comparison:
         found = (s for s in original.survey().sites if s.weight.form == "const" or s.weight.joint)
         self.sites = {id(site.op): site for site in found}
         self.written = {id(site.op): site for site in result.survey().sites}
-        # In program order: names may repeat in sibling blocks.
-        self.claims: dict[tuple[str, str], deque[WeightReport]] = defaultdict(deque)
+        self.claims: dict[WeightId, deque[WeightReport]] = defaultdict(deque)  # more than one is one too many
         for weight in report.palettized:
-            self.claims[weight.function, weight.name].append(weight)
+            self.claims[weight.id].append(weight)
 
     def run(self) -> None:
         self._check_files()
@@ -143,7 +144,7 @@ class _BlockComparison:
 
     def _check_palette(self, site: Site, ops: list[MIL.Operation]) -> None:
         key = site.weight.key
-        claims = self.packages.claims[site.weight.function, site.weight.name]
+        claims = self.packages.claims[site.weight.id]
         if not claims:
             raise VerifyError(f"{key!r} is a palette that was not reported")
         claim = claims.popleft()
