@@ -57,11 +57,18 @@ def stages(model: CoreML.Model, label: str = "") -> list[Stage]:
 
 
 def pipeline_models(model: CoreML.Model) -> list[tuple[str, CoreML.Model]]:
-    """(name, model) of a pipeline's stages, numbered where they have no names; [] for any other model."""
+    """(name, model) of a pipeline's stages, numbered where they have no names; [] for any other model. A name that an
+    earlier stage has too gets a number: weights are told apart by it."""
     kind = model.WhichOneof("Type")
     if kind not in _PIPELINES:
         return []
     pipeline = model.pipeline if kind == "pipeline" else getattr(model, kind).pipeline
-    names = [name or str(i) for i, name in enumerate(pipeline.names)]
-    names += [str(i) for i in range(len(names), len(pipeline.models))]
-    return list(zip(names, pipeline.models, strict=False))
+    given = [*pipeline.names, *[""] * len(pipeline.models)]
+    found: dict[str, CoreML.Model] = {}
+    for index, (name, stage) in enumerate(zip(given, pipeline.models, strict=False)):
+        label, number = name or str(index), 1
+        while label in found:
+            number += 1
+            label = f"{name or index} ({number})"
+        found[label] = stage
+    return list(found.items())
