@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.tables import format_table, grouped_lines, indented_lines
 from mil_palettize.text import format_bytes, format_count, printable, shorten
@@ -33,7 +34,8 @@ class WeightReport:
     importance was given. ``digest``: SHA-256 of all parts, "" without a palette or in a dry run.
     ``scale_axis``: of a scale for each channel; ``lut_dtype``: of a quantized table, both None where there is none.
     ``joint``: what the palette is of, a constant's "sparse" or "scaled" values, "" for a dense one's.
-    ``notes``: what was done otherwise than asked, or decided between requests.
+    ``notes``: what was done otherwise than asked, or decided between requests. ``block``: path of the nested block that
+    declares it, "" for the function's own.
     """
 
     name: str
@@ -60,6 +62,12 @@ class WeightReport:
     lut_dtype: str | None = None
     joint: str = ""
     weighted_error: float | None = None
+    block: str = ""
+
+    @property
+    def id(self) -> WeightId:
+        """What tells it from every other constant of the model."""
+        return WeightId(self.function, self.block, self.name)
 
     @property
     def bits_per_weight(self) -> float | None:

@@ -18,9 +18,9 @@ from mil_palettize.encoding.workers import Workers
 from mil_palettize.expressions.weight_expr import WeightExpr
 from mil_palettize.planning.plan import Decision, Plan
 from mil_palettize.program.chains import chain_key
-from mil_palettize.program.contents import expression
 from mil_palettize.program.model import Model
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.site_values import expression
+from mil_palettize.program.sites import Site
 from mil_palettize.program.store import StoredWeight
 from mil_palettize.reports.progress import Progress
 from mil_palettize.rewriting.decoded_weight import DecodedWeight
@@ -49,9 +49,9 @@ class PlannedPalettes:
         self._progress = progress
         self._clustered = clustered
         self._done = Rewritten()
-        planned = {d.weight.position: d for d in plan.decisions if d.specification is not None}
-        sites = (site for site in model.survey().sites if site.weight.position in planned)
-        self._decisions = {site: planned[site.weight.position] for site in sites}
+        planned = {d.weight.id: d for d in plan.decisions if d.specification is not None}
+        sites = (site for site in model.survey().sites if site.weight.id in planned)
+        self._decisions = {site: planned[site.weight.id] for site in sites}
         wanted = {
             site: (decision.specification, decision.importance, _compressed(site))
             for site, decision in self._decisions.items()
@@ -76,7 +76,7 @@ class PlannedPalettes:
         """The palette, after what it came to was noted for every site."""
         outcome = result if isinstance(result, Declined) else result.figures  # not the palette: memory
         for site in job.sites:
-            self._done.results[self._decisions[site].weight] = outcome
+            self._done.results[site.weight.id] = outcome
         decision = self._decisions[job.site]
         self._progress.advance(decision.weight.key, len(job.sites), decision.weight.nbytes)
         return None if isinstance(result, Declined) else result.expr
