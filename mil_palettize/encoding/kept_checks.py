@@ -1,4 +1,4 @@
-"""Whether what was kept is what this plan needs: compiled loops and writers see nothing else.
+"""Whether what was kept is what this specification needs: compiled loops and writers see nothing else.
 
 A digest says that a file is as it was written, not who wrote it: sizes, types and numbers are held against the weight.
 """
@@ -10,10 +10,10 @@ import math
 import numpy as np
 
 from mil_palettize.algorithms.making import Distribution, Source
+from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.encoding.kept_files import DamagedError
 from mil_palettize.encoding.results import Encoded
 from mil_palettize.expressions.weight_expr import Const, Lut, Part, Scale, Sparse, WeightExpr
-from mil_palettize.planning.plan import WeightPlan
 
 _FLOATS = (np.dtype("<f2"), np.dtype("<f4"))
 
@@ -40,42 +40,50 @@ def check_distribution(found: Distribution, source: Source) -> None:
         raise DamagedError(f"its sum of squares is {found.signal}")
 
 
-def check_palette(found: Encoded, plan: WeightPlan, source: Source, held: WeightExpr | None) -> None:
-    """Raise DamagedError unless ``found`` is a palette as ``plan`` asks for, of the weight's shape and type."""
+def check_palette(
+    found: Encoded, specification: PaletteSpecification, source: Source, held: WeightExpr | None, *, weighted: bool
+) -> None:
+    """Raise DamagedError unless ``found`` is a palette as ``specification`` asks for, of the weight's shape and type,
+    with a weighted error exactly where it is ``weighted``."""
     shape, dtype = (source.shape, source.dtype) if held is None else (held.shape, held.dtype)
     if tuple(found.expr.shape) != tuple(shape) or found.expr.dtype != dtype:
         raise DamagedError(f"it stands for {found.expr.dtype}{list(found.expr.shape)}, not {dtype}{list(shape)}")
     if not all(math.isfinite(n) and n >= 0 for n in (found.sse, found.signal)):
         raise DamagedError(f"its error is {found.sse} of {found.signal}")
-    _check_carried_out(found.plan, plan)
-    lut = _palette_in(found.expr, plan, held)
-    if lut.indices.nbits not in ((plan.nbits,) if plan.nbits is not None else plan.allowed_nbits):
+    error = found.weighted_error
+    if (error is not None) != weighted or (error is not None and not (math.isfinite(error) and error >= 0)):
+        raise DamagedError(f"its weighted error is {error}")
+    _check_carried_out(found.specification, specification)
+    lut = _palette_in(found.expr, specification, held)
+    allowed = specification.allowed_nbits if specification.nbits is None else (specification.nbits,)
+    if lut.indices.nbits not in allowed:
         raise DamagedError(f"its indices have {lut.indices.nbits} bits")
-    if lut.vector != plan.cluster_dim or lut.vector_axis != (None if lut.vector == 1 else found.plan.axis):
+    vector_axis = None if lut.vector == 1 else found.specification.axis
+    if (lut.vector, lut.vector_axis) != (specification.cluster_dim, vector_axis):
         raise DamagedError(f"its entries are vectors of {lut.vector} along axis {lut.vector_axis}")
     if not isinstance(held, Scale):  # whose tables are repeated for every scale
-        _check_groups(lut, found.plan)
+        _check_groups(lut, found.specification)
 
 
-def _check_carried_out(made: WeightPlan, plan: WeightPlan) -> None:
+def _check_carried_out(made: PaletteSpecification, specification: PaletteSpecification) -> None:
     """As asked, or a table for each channel."""
-    asked, spread = (plan.axis, plan.group_size), (plan.spread_axis, 1)
+    asked, spread = (specification.axis, specification.group_size), (specification.spread_axis, 1)
     if (made.axis, made.group_size) not in (asked, spread) or isinstance(made.axis, bool):
         raise DamagedError(f"its groups are of {made.group_size} along axis {made.axis}, not as planned")
 
 
-def _check_groups(lut: Lut, plan: WeightPlan) -> None:
+def _check_groups(lut: Lut, specification: PaletteSpecification) -> None:
     groups = [1] * len(lut.shape)
-    if plan.axis is not None and plan.group_size is not None:
-        groups[plan.axis] = lut.shape[plan.axis] // plan.group_size
+    if specification.axis is not None and specification.group_size is not None:
+        groups[specification.axis] = lut.shape[specification.axis] // specification.group_size
     if lut.groups != tuple(groups):
         raise DamagedError(f"it has tables for {lut.groups} groups, not {tuple(groups)}")
 
 
-def _palette_in(expr: WeightExpr, plan: WeightPlan, held: WeightExpr | None) -> Lut:
+def _palette_in(expr: WeightExpr, specification: PaletteSpecification, held: WeightExpr | None) -> Lut:
     """The look-up table, in the parts that such a palette has around it and inside."""
     inner: Part = expr
-    if plan.scale_axis is not None and isinstance(inner, Scale):
+    if specification.scale_axis is not None and isinstance(inner, Scale):
         _check_array(inner.scale, _FLOATS)
         inner = inner.data
     elif isinstance(held, Scale) and isinstance(inner, Scale):
@@ -88,18 +96,18 @@ def _palette_in(expr: WeightExpr, plan: WeightPlan, held: WeightExpr | None) -> 
         inner = inner.data
     if not isinstance(inner, Lut):
         raise DamagedError(f"it is a {type(inner).__name__}, no palette")
-    _check_table(inner.lut, plan, held)
+    _check_table(inner.lut, specification, held)
     return inner
 
 
-def _check_table(table: Part, plan: WeightPlan, held: WeightExpr | None) -> None:
+def _check_table(table: Part, specification: PaletteSpecification, held: WeightExpr | None) -> None:
     if isinstance(table, Scale):
         _check_array(table.scale, _FLOATS)
         if table.offset is not None:
             _check_array(table.offset, (*_FLOATS, np.dtype(np.int8), np.dtype(np.uint8)))
         data = table.data.array if isinstance(table.data, Const) else None
         _check_array(data, (np.dtype(np.int8), np.dtype(np.uint8)))
-        if plan.lut_dtype is None and not isinstance(held, Scale):
+        if specification.lut_dtype is None and not isinstance(held, Scale):
             raise DamagedError("its table is quantized")
         return
     integers = (np.dtype(np.int8), np.dtype(np.uint8)) if isinstance(held, Scale) else ()

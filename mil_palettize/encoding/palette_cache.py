@@ -1,8 +1,8 @@
 """What has been clustered already, in a folder: a second run, or one with other options, takes it from there.
 
-A file for each palette, named by a digest of the weight's content and its plan, and one for each weight's distinct
-values, which every number of bits starts from. A file that is damaged, renamed, of another version or not what the plan
-needs is as good as none, and the log says so.
+A file for each palette, named by a digest of the weight's content, its specification and importance, and one for each
+weight's distinct values, which every number of bits starts from. A file that is damaged, renamed, of another version or
+not what the specification needs is as good as none, and the log says so.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mil_palettize.algorithms.making import Distribution, Source
+from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.encoding.kept_checks import check_distribution, check_palette
 from mil_palettize.encoding.kept_files import Arrays, DamagedError, packed_file, read_kept
 from mil_palettize.encoding.results import Encoded
@@ -28,8 +29,8 @@ from mil_palettize.errors import ConfigError, PackageError
 from mil_palettize.expressions.digest import expression_digest
 from mil_palettize.expressions.packed import Packed
 from mil_palettize.expressions.weight_expr import Cast, Const, Lut, Scale, Sparse, WeightExpr
-from mil_palettize.planning.plan import WeightPlan
 from mil_palettize.program.forms import Form
+from mil_palettize.request.importance import Importance
 
 logger = logging.getLogger("mil_palettize")
 VERSION = 2  # of the files
@@ -57,30 +58,40 @@ class Clustered:
         return digest.hexdigest()
 
     def palette(
-        self, content: str, plan: WeightPlan, form: Form, source: Source, held: WeightExpr | None = None
+        self,
+        key: str,
+        specification: PaletteSpecification,
+        source: Source,
+        held: WeightExpr | None = None,
+        *,
+        weighted: bool = False,
     ) -> Encoded | None:
-        """What was kept for ``source`` (``held``: as of :class:`Task`), None when nothing was that can be used."""
+        """What was kept under a :func:`palette_key` of ``specification`` for ``source`` (``held``: as of
+        :class:`Task`; ``weighted``: with importance), None when nothing was that can be used."""
 
         def built(header: dict[str, Any], arrays: Arrays) -> Encoded:
-            made = dataclasses.replace(plan, **header["made"])
+            made = dataclasses.replace(specification, **header["made"])
             expr = _built(header["expr"], arrays)
-            found = Encoded(expr, float(header["sse"]), float(header["signal"]), made, str(header["note"]))
-            check_palette(found, plan, source, held)
+            sse, signal, error = float(header["sse"]), float(header["signal"]), header["weighted_error"]
+            error = None if error is None else float(error)
+            found = Encoded(expr, sse, signal, made, str(header["note"]), weighted_error=error)
+            check_palette(found, specification, source, held, weighted=weighted)
             return found
 
-        return self._found(_key(content, plan, form), f"the palette of {source.name!r}", built)
+        return self._found(key, f"the palette of {source.name!r}", built)
 
-    def keep_palette(self, content: str, plan: WeightPlan, form: Form, made: Encoded) -> None:
+    def keep_palette(self, key: str, made: Encoded) -> None:
         """Raises PackageError when the folder cannot be written to."""
         arrays: Arrays = {}
         header = {
             "expr": _taken_apart(made.expr, arrays),
-            "made": {name: getattr(made.plan, name) for name in ("axis", "group_size")},
+            "made": {name: getattr(made.specification, name) for name in ("axis", "group_size")},
             "sse": made.sse,
             "signal": made.signal,
             "note": made.note,
+            "weighted_error": made.weighted_error,
         }
-        self._save(_key(content, plan, form), header, arrays)
+        self._save(key, header, arrays)
 
     def distribution(self, content: str, source: Source) -> Distribution | None:
         """The distinct values of the whole of ``source``; None when none were kept that can be used."""
@@ -161,9 +172,13 @@ def clustered_in(folder: PathLike, packages: Iterable[PathLike | None]) -> Clust
     return Clustered(str(path))
 
 
-def _key(content: str, plan: WeightPlan, form: Form) -> str:
-    told = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name != "lut_function"}
-    return _digest(content, form, told)
+def palette_key(
+    content: str, specification: PaletteSpecification, form: Form, importance: Importance | None = None
+) -> str:
+    """A digest of all that decides what a palette is: of every field of the specification but ``lut_function``."""
+    fields = [field.name for field in dataclasses.fields(specification) if field.name != "lut_function"]
+    told = {name: getattr(specification, name) for name in fields}
+    return _digest(content, form, told, None if importance is None else importance.digest)
 
 
 def _digest(*what: object) -> str:

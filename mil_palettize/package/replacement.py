@@ -109,7 +109,7 @@ def recover(destination: Path) -> str | None:
 def _repair(target: Path) -> tuple[str | None, list[Path]]:
     """Settle ``.previous``; return what was done, and the folders to be removed. The parent is locked."""
     previous = previous_path(target)
-    removable = [folder for folder in _stagings(target) if is_abandoned(folder)]
+    removable = [folder for folder in _stagings(target) if _is_abandoned(folder)]
     if _is_package(previous) and not os.path.lexists(target):
         disk.rename(previous, target)
         disk.sync_folder(target.parent)
@@ -128,7 +128,7 @@ def _swap(staging: Path, target: Path, overwrite: bool) -> list[Path]:
     previous = previous_path(target)
     with _locked(target.parent):
         _, removable = _repair(target)
-        # Again: another run may have made it since.
+        # Checked once more: another run may have put something there since this one began.
         _check_target(target, overwrite)
         try:
             if os.path.lexists(target):
@@ -150,7 +150,8 @@ def _swap(staging: Path, target: Path, overwrite: bool) -> list[Path]:
 
 
 def _set_aside(previous: Path, target: Path) -> Path:
-    """Give ``previous`` a name of no worth before it is taken apart, so that ``.previous`` is complete."""
+    """Rename ``previous`` to a ``.partial-...`` name, which is worth nothing, before its files are removed one by
+    one: whatever is called ``.previous`` is then always complete."""
     removable = _new_staging_path(target)
     disk.rename(previous, removable)
     return removable
@@ -180,7 +181,7 @@ def _stagings(target: Path) -> list[Path]:
     return [target.with_name(name) for name in sorted(found)]
 
 
-def is_abandoned(staging: Path) -> bool:
+def _is_abandoned(staging: Path) -> bool:
     """Whether no running process holds the lock of a folder that its run holds one on."""
     try:
         fd = os.open(staging, os.O_RDONLY)

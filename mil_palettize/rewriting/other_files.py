@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from mil_palettize.errors import BlobError, PackageError, PlanError
-from mil_palettize.package.blob import BlobReader
+from mil_palettize.errors import PackageError, PlanError
 from mil_palettize.package.disk import OutputFile, copy_file, make_folders
 from mil_palettize.program.model import Model
 
@@ -40,15 +38,6 @@ def check_readable(staging: Path, destination: Path) -> None:
             f"what was to be written could not be read again: {said}; nothing was put in place: leave the weights out "
             "that are nested deepest (op_name_configs: None)"
         ) from error
-
-
-def unused_records(records: Mapping[int, Any], reader: BlobReader) -> int | None:
-    """How many records of a weight file are not among ``records`` (by metadata offset), None where its header's count
-    is not to be trusted."""
-    try:
-        return sum(stored.metadata_offset not in records for stored in reader.all_records())
-    except BlobError:
-        return None
 
 
 def folder_nbytes(folder: Path) -> int:

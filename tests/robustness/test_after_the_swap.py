@@ -1,10 +1,9 @@
-"""What goes wrong beside a package: once it stands in place, in files it carries, in what a killed run left."""
+"""What goes wrong beside a package: once it stands in place, and in files it carries."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import tracemalloc
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from mil_palettize import (
 )
 from mil_palettize.package import disk
 from mil_palettize.package.mlpackage import Package
-from mil_palettize.package.temporary import remove_abandoned_packages, temporary_package
 
 CONFIG = OptimizationConfig(OpPalettizerConfig(nbits=4, weight_threshold=8))
 
@@ -88,31 +86,6 @@ def test_keys_of_a_manifest_are_not_compared_with_each_other(tmp_path: Path) -> 
     (package / "Manifest.json").write_text(text.replace("{", "{" + keys + '"last": 1, "last": 2, ', 1))
     with pytest.raises(PackageError, match="the key 'last' is there twice"):
         Package.open(package)
-
-
-def test_dense_copy_of_a_killed_run_is_gone_with_the_next(fixtures: Path, tmp_path: Path, temporary: Path) -> None:
-    child = os.fork()
-    if child == 0:
-        with temporary_package() as folder:
-            (folder / "weights").write_bytes(b"x")
-            os.kill(os.getpid(), signal.SIGKILL)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    (left,) = temporary.iterdir()
-    assert (left / "weights").exists()
-    palettize_package(fixtures / "shared_ios16.mlpackage", tmp_path / "out.mlpackage", CONFIG, workers=1)
-    assert list(temporary.iterdir()) == []
-
-
-def test_temporary_packages_of_others_stay(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (temporary / "mil-palettize-notes").mkdir()
-    (temporary / "mil-palettize-1-file.mlpackage").write_text("no folder")
-    with temporary_package() as folder:
-        monkeypatch.setattr("mil_palettize.package.temporary._is_running", lambda process: False)  # seen from elsewhere
-        remove_abandoned_packages()
-        assert folder.is_dir()
-    remove_abandoned_packages()
-    assert len(list(temporary.iterdir())) == 2
-    assert not folder.exists()
 
 
 def test_redo_leaves_nothing(fixtures: Path, tmp_path: Path, temporary: Path) -> None:

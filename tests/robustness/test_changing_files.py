@@ -10,10 +10,10 @@ import pytest
 from mil_palettize.algorithms.compiled.assignment import encode_single
 from mil_palettize.algorithms.distribution import describe
 from mil_palettize.algorithms.source import WINDOW, ArraySource, WatchedSource
+from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.encoding.encoder import Task
 from mil_palettize.errors import BlobError
 from mil_palettize.expressions.packed import packed_nbytes
-from mil_palettize.planning.plan import WeightPlan
 from mil_palettize.program.forms import FORMS
 
 TYPED = FORMS["CoreML8"]
@@ -53,12 +53,12 @@ def anything(size: int, dtype: type) -> np.ndarray:
 @pytest.mark.parametrize("size", [5000, LARGE])
 @pytest.mark.parametrize("nbits", [1, 8])
 def test_other_bytes_in_a_later_pass(dtype: type, size: int, nbits: int) -> None:
-    plan = WeightPlan("kmeans", nbits, (nbits,), None, None)
+    specification = PaletteSpecification("kmeans", nbits, (nbits,))
     found = 0
     for steady in (1, 2, 3):
         source = ChangingSource(normal(size, dtype), anything(size, dtype), steady)
         try:
-            Task(source, plan, TYPED)()
+            Task(source, specification, TYPED)()
         except BlobError as error:
             found += "'w' was changed while it was read" in str(error)
     assert found >= 1 + (dtype is np.float32 and size == LARGE)

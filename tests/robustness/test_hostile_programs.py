@@ -29,8 +29,8 @@ from mil_palettize import (
     palettize_package,
 )
 from mil_palettize.program import expression_reader
+from mil_palettize.program.consumers import LONGEST_PATH
 from mil_palettize.program.scopes import MOST_PARTS
-from mil_palettize.program.trace import LONGEST_PATH
 from mil_palettize.reports.report import WeightReport
 
 CONFIG = OptimizationConfig(OpPalettizerConfig(nbits=4, weight_threshold=8))
@@ -202,7 +202,7 @@ def test_constant_in_nested_blocks(depth: int, tmp_path: Path) -> None:
 
 def test_nothing_unreadable_takes_the_place_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However it comes about."""
-    monkeypatch.setattr("mil_palettize.program.serialized.DEEPEST_LEVEL", 1000)
+    monkeypatch.setattr("mil_palettize.program.sites.DEEPEST_LEVEL", 1000)
     package = write_package(tmp_path / "in.mlpackage", nested(44))
     before = contents(package)
     with pytest.raises(PlanError, match=r"could not be read again: .*in\.mlpackage .*MaxDepth"):

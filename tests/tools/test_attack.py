@@ -10,19 +10,14 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-TOOL = ROOT / "tools" / "attack"
-sys.path.insert(0, str(TOOL))
-
-from cases import FIXTURES, Case, Outcome  # noqa: E402
-from children import Pool  # noqa: E402
-from families import FAMILIES  # noqa: E402
-from kills import SCENARIOS, play_kill  # noqa: E402
-from verbs import MODES, Attempts  # noqa: E402
-
-from mil_palettize.errors import PackageError  # noqa: E402
-from mil_palettize.expressions.packed import Packed  # noqa: E402
-from mil_palettize.package import replacement  # noqa: E402
+from mil_palettize.errors import PackageError
+from mil_palettize.expressions.packed import Packed
+from mil_palettize.package import replacement
+from tools.attack.cases import FIXTURES, Case, Outcome
+from tools.attack.children import Pool
+from tools.attack.families import FAMILIES
+from tools.attack.kills import SCENARIOS, play_kill
+from tools.attack.verbs import MODES, Attempts
 
 KMEANS = next(mode for mode in MODES if mode.name == "kmeans")
 
@@ -45,7 +40,7 @@ def test_other_exceptions_are_violations(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(*arguments: object, **keywords: object) -> None:
         raise KeyError("float128")
 
-    monkeypatch.setattr("verbs.palettize_package", fail)
+    monkeypatch.setattr("tools.attack.verbs.palettize_package", fail)
     tried = attempts(tmp_path)
     tried.palettize(KMEANS)
     (violation,) = tried.outcome.violations
@@ -56,7 +51,7 @@ def test_wrong_values_are_violations(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Found by a reader that the library has no part in."""
     original = Packed.unpack
     tried = attempts(tmp_path)
-    monkeypatch.setattr("judging.verify_package", lambda *of: None)
+    monkeypatch.setattr("tools.attack.judging.verify_package", lambda *of: None)
     monkeypatch.setattr("mil_palettize.algorithms.scalar.per_tensor.nearest_sorted", lambda *of: 1.0)
     tried.palettize(KMEANS)
     assert any("decodes with error" in violation for violation in tried.outcome.violations)
@@ -68,7 +63,7 @@ def test_what_is_left_behind_is_a_violation(tmp_path: Path, monkeypatch: pytest.
         (tmp_path / ".out.mlpackage.partial-01234567").mkdir()
         raise PackageError("refused")
 
-    monkeypatch.setattr("verbs.palettize_package", litter)
+    monkeypatch.setattr("tools.attack.verbs.palettize_package", litter)
     tried = attempts(tmp_path)
     tried.palettize(KMEANS)
     (violation,) = tried.outcome.violations
@@ -83,7 +78,7 @@ def test_children_that_die_or_hang_are_put_down_to_their_case(monkeypatch: pytes
             pass
         return Outcome(succeeded=1)
 
-    monkeypatch.setattr("children.SECONDS", 0.2)
+    monkeypatch.setattr("tools.attack.children.SECONDS", 0.2)
     told: dict[str, Outcome] = {}
     pool = Pool({"family": play}, 1, lambda case, outcome: told.__setitem__(str(case), outcome))
     pool.play(iter([Case("family", number) for number in range(5)]), float("inf"))
@@ -105,7 +100,7 @@ def test_kill_finds_a_swap_that_loses_the_package(tmp_path: Path, monkeypatch: p
     """Were the old package removed before the new one stands, a kill in between would be told."""
     found = []
     monkeypatch.setattr(replacement, "previous_path", lambda path: path.with_name(f".{path.name}.partial-01234567"))
-    monkeypatch.setattr("kills.previous_path", lambda path: path.with_name("nowhere"))
+    monkeypatch.setattr("tools.attack.kills.previous_path", lambda path: path.with_name("nowhere"))
     for number in range(0, 400, 2):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -117,12 +112,13 @@ def test_kill_finds_a_swap_that_loses_the_package(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.slow
 def test_command_replays_and_says_so() -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    root = Path(__file__).resolve().parents[2]
     told = subprocess.run(
-        [sys.executable, str(TOOL), "--replay", "manifest:3"],
+        [sys.executable, "-m", "tools.attack", "--replay", "manifest:3"],
         capture_output=True,
         text=True,
-        env=environment,
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
         check=False,
     )
     assert told.returncode == 0, told.stderr

@@ -1,8 +1,8 @@
 """Attacks the library and says what falls.
 
-``python tools/attack --seconds 60`` mutates packages and all that goes with them, and kills runs, for a minute;
+``python -m tools.attack --seconds 60`` mutates packages and all that goes with them, and kills runs, for a minute;
 ``--mutations 20000 --kills 2000`` is a campaign. The same numbers do the same wherever they run. A violation is one
-line, which ends in the option that replays it: ``python tools/attack --replay FAMILY:NUMBER``. Exit code 1 with any.
+line, which ends in the option that replays it: ``python -m tools.attack --replay FAMILY:NUMBER``. Exit code 1 with any.
 """
 
 from __future__ import annotations
@@ -18,16 +18,11 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parents[1]), str(HERE.parents[1] / "tests" / "helpers")]
-warnings.simplefilter("ignore")
-logging.getLogger("coremltools").setLevel(logging.CRITICAL)
-
-from cases import Case, Outcome, Play  # noqa: E402
-from children import Pool  # noqa: E402
-from families import FAMILIES, SHARES  # noqa: E402
-from kills import SCENARIOS, play_kill  # noqa: E402
-from warming import warm_up  # noqa: E402
+from tools.attack.cases import Case, Outcome, Play
+from tools.attack.children import Pool
+from tools.attack.families import FAMILIES, SHARES
+from tools.attack.kills import SCENARIOS, play_kill
+from tools.attack.warming import warm_up
 
 KILL_SHARE = 4  # without counts: mutations for each kill
 
@@ -98,7 +93,7 @@ def _chosen(options: argparse.Namespace) -> Iterator[Case]:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python tools/attack", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.attack", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, help="stop after so many, whatever is left [60 without counts]")
     parser.add_argument("--mutations", type=int, help="how many damaged packages and files")
     parser.add_argument("--kills", type=int, help="how many runs that are killed")
@@ -114,6 +109,8 @@ def _options() -> argparse.Namespace:
 
 def main() -> int:
     options = _options()
+    warnings.simplefilter("ignore")
+    logging.getLogger("coremltools").setLevel(logging.CRITICAL)
     memory = Path("/dev/shm")
     tempfile.tempdir = str(options.folder or (memory if os.access(memory, os.W_OK) else tempfile.gettempdir()))
     counted = options.mutations is not None or options.kills is not None or options.replay

@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cases import Case, Outcome, Play
+from tools.attack.cases import Case, Outcome, Play
 
 BATCH = 40
 MEMORY = 1 << 30  # bytes more than a child begins with

@@ -16,15 +16,22 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from cases import FIXTURES, SMALL, Case, Outcome, Play
-from file_mutations import change_archive, change_config, change_manifest, change_weights, files_of, flip_bits
 from packages import read_spec, spec_file
-from program_mutations import change_program, grow_program
-from verbs import MODES, Attempts, Mode, config, contents, every_verb
 
 from mil_palettize import inspect_package, palettize_package
 from mil_palettize.encoding.kept_files import packed_file
 from mil_palettize.package.blob import BlobReader
+from tools.attack.cases import FIXTURES, SMALL, Case, Outcome, Play
+from tools.attack.file_mutations import (
+    change_archive,
+    change_config,
+    change_manifest,
+    change_weights,
+    files_of,
+    flip_bits,
+)
+from tools.attack.program_mutations import change_program, grow_program
+from tools.attack.verbs import MODES, Attempts, Mode, config, contents, every_verb
 
 CONFIG = """config_type: OpPalettizerConfig
 global_config:

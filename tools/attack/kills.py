@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from cases import FIXTURES, Case, Outcome
-from verbs import MODES, Contents, config, contents
-
 from mil_palettize import decompress_package, palettize_package
 from mil_palettize.package.replacement import previous_path
+from tools.attack.cases import FIXTURES, Case, Outcome
+from tools.attack.verbs import MODES, Contents, config, contents
 
 # Functions of ``os`` that change a disk, or what survives of it.
 CHANGES = (

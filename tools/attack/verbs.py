@@ -14,9 +14,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from cases import Outcome
-from judging import Broken, judge_decompressed, judge_palettized, strict_json
-
 from mil_palettize import (
     OpPalettizerConfig,
     OptimizationConfig,
@@ -27,6 +24,8 @@ from mil_palettize import (
     palettize_package,
 )
 from mil_palettize.cli.main import main
+from tools.attack.cases import Outcome
+from tools.attack.judging import Broken, judge_decompressed, judge_palettized, strict_json
 
 LONGEST_LINE = 4000
 Contents = dict[str, bytes]

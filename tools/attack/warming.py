@@ -7,9 +7,9 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from cases import FIXTURES, Outcome
-from families import FAMILIES
-from verbs import MODES, Attempts
+from tools.attack.cases import FIXTURES, Outcome
+from tools.attack.families import FAMILIES
+from tools.attack.verbs import MODES, Attempts
 
 # Between them: both floats, both forms of palettes, all that joint compression takes.
 CHOSEN = ("conv_fp16_ios18", "conv_fp32_ios18", "joint_ios18", "palettized_ios16", "quantized_sparse_ios16")
