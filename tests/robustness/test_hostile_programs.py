@@ -29,6 +29,7 @@ from mil_palettize import (
     palettize_package,
 )
 from mil_palettize.program import expression_reader
+from mil_palettize.program.chains import chain_ops
 from mil_palettize.program.consumers import LONGEST_PATH
 from mil_palettize.program.scopes import MOST_PARTS
 from mil_palettize.reports.report import WeightReport
@@ -89,6 +90,13 @@ def test_chain_as_long_as_is_read(tmp_path: Path) -> None:
     package = write_package(tmp_path / "in.mlpackage", chain(MOST_PARTS - 1, "cast"))
     report = decompress_package(package, tmp_path / "dense.mlpackage", workers=1, verify=True)
     assert [weight.status for weight in report.weights] == ["decompressed"]
+
+
+def test_parts_that_are_read_twice_are_told_once() -> None:
+    (end,) = [site for site in surveyed(chain(300, "scale")).sites if site.weight.name == "c299"]
+    assert end.node is not None
+    parts = [made.outputs[0].name for made in chain_ops(end.node)]
+    assert parts == ["c299", *sorted(["w", *(f"c{number}" for number in range(299))])]
 
 
 def test_constant_read_twice_by_one_op_has_one_reader() -> None:
