@@ -40,21 +40,23 @@ class Execution:
     def _block(self, block: Block, *arguments: Any) -> list[Any]:
         self.values.update(zip(block.inputs, arguments, strict=True))
         for step in block.steps:
-            self._step(step)
+            self.advance(step)
         return [self.values[slot] for slot in block.outputs]
 
-    def _step(self, step: Step) -> None:
-        arguments = self._arguments(step)
+    def advance(self, step: Step) -> None:
+        """Run one op, and drop what nothing reads after it."""
+        arguments = self.arguments(step)
         for listener in self.listeners:
             listener.will_run(step.info, arguments)
-        results = self._results(step, arguments)
+        results = self.results(step, arguments)
         for listener in self.listeners:
             listener.did_run(step.info, results)
         self.values.update(zip(step.outputs, results, strict=True))
         for slot in step.unneeded:
             del self.values[slot]
 
-    def _arguments(self, step: Step) -> dict[str, Any]:
+    def arguments(self, step: Step) -> dict[str, Any]:
+        """What an op's function gets, by parameter."""
         values = self.values
         arguments = dict(step.fixed)
         for name, slots, many, convert in step.readings:
@@ -62,7 +64,8 @@ class Execution:
             arguments[name] = value if convert is None else convert(value)
         return arguments
 
-    def _results(self, step: Step, arguments: dict[str, Any]) -> tuple[Any, ...]:
+    def results(self, step: Step, arguments: dict[str, Any]) -> tuple[Any, ...]:
+        """What an op gives for these arguments. Raises EvaluationError."""
         blocks = {"blocks": [partial(self._block, block) for block in step.blocks]} if step.blocks else {}
         try:
             result = step.call(**arguments, **blocks)

@@ -43,7 +43,7 @@ class MILModule(nn.Module):
         self._stage = stage
         self._model = model  # its files stay open for what is yet to be decoded
         self.function = function
-        self._half = precision == "fp16"
+        self.half = precision == "fp16"
         self._listeners: list[Listener] = []
         self._slots: dict[str, str] = {}  # of constants -> names of parameters and buffers
         self._plain: dict[str, Any] = {}  # constants that are no tensors
@@ -82,16 +82,21 @@ class MILModule(nn.Module):
 
     def run(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
         """As :meth:`forward`; ``state`` of :meth:`make_state` is read and written. Raises EvaluationError."""
-        self._decode()
-        values: dict[str, Any] = dict(self._plain)
-        for slot, name in self._slots.items():
-            values[slot] = getattr(self, name)
-        values.update(self._checked(inputs))
-        values.update(state if state is not None else self.make_state())
-        found = Execution(self.function, values, self._half, self._listeners).run()
+        values = self.values_of(inputs, state)
+        found = Execution(self.function, values, self.half, self._listeners).run()
         given = [values[name] for name in self.function.types]
         places = {t.untyped_storage().data_ptr() for t in given if isinstance(t, torch.Tensor)}
         return {name: _own(value, places) for name, value in found.items()}
+
+    def constants(self) -> dict[str, Any]:
+        """By slot, decoded."""
+        self._decode()
+        return {**self._plain, **{slot: getattr(self, name) for slot, name in self._slots.items()}}
+
+    def values_of(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
+        """By slot, all that is known before the first op runs. Raises EvaluationError."""
+        given = self._checked(inputs)
+        return {**self.constants(), **given, **(state if state is not None else self.make_state())}
 
     def predict(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
         """Run on arrays (images: also PIL images), as ``MLModel.predict``: arrays come back, labels as they are."""
@@ -111,6 +116,11 @@ class MILModule(nn.Module):
         self._decode()
         parameters = {slot: self._parameters.get(self._slots[slot]) for slot in self._weights}
         return {slot: parameter for slot, parameter in parameters.items() if parameter is not None}
+
+    @property
+    def weight_sites(self) -> dict[str, Site]:
+        """Where the constants that act as weights stand in the program, by slot."""
+        return {slot: self._sites[id(op)] for slot, op in self._weights.items()}
 
     @property
     def functions(self) -> list[str]:
@@ -195,7 +205,7 @@ class MILModule(nn.Module):
             raise EvaluationError(f"input {missing[0]!r} is missing; the model takes {sorted(types)}")
         values = {**{n: v for n, v in self.features.defaults.items() if n in types}, **inputs}
         tensors = {name: _as_declared(name, values[name], kind) for name, kind in types.items()}
-        if self._half:
+        if self.half:
             tensors = {name: t.half().float() if is_half(types[name]) else t for name, t in tensors.items()}
         return tensors
 
