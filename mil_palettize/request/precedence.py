@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.program.weight import Consumer, Weight
 from mil_palettize.request.normalised import LEVELS, PaletteRequest, Requests
 
@@ -70,7 +71,8 @@ def _preference(voice: _Voice) -> tuple[float, ...]:
     level = LEVELS.index(voice.level)
     if request is None:
         return level, 0, 0, 0
-    bits = {"unique": 10, "custom": 9}.get(request.mode, (request.nbits or 0) / request.cluster_dim)
+    kept = ALGORITHMS[request.mode].keeps_bits
+    bits = (request.nbits or 0) / request.cluster_dim if kept is None else kept
     return level, 1, -bits, request.group_size if request.grouped else 1 << 62
 
 
