@@ -18,7 +18,6 @@ IMPORTANCE = "importance"
 SYMMETRIC = "compensated"
 ASYMMETRIC = "compensated, asymmetric"
 DAMPINGS = (0.01, 0.1, 0.3)
-_USUAL = 0.1  # where nothing tells which is best
 _IMPORTANCES = (1.0, 0.1)
 
 # A palette for these weights of the elements' errors (None: all alike).
@@ -32,13 +31,14 @@ class Knowledge:
     """What samples told of a weight (float64, of its shape). ``moments``: of the ops that multiply with it, together
     covering every element once, () where they do not; ``given``: importance of the elements from elsewhere (Fisher,
     look-ups), None without any; ``judge``: None where no samples are held out. ``made_up``: so that what layers before
-    lost tells nothing of what they lose on others."""
+    lost tells nothing of what they lose on others; ``usual``: the damping where nothing tells which is best."""
 
     weight: np.ndarray
     moments: tuple[Moments, ...]
     given: np.ndarray | None
     judge: Judge | None
     made_up: bool
+    usual: float = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +97,11 @@ def _judged(choice: Choice, judge: Judge) -> Choice:
 def _weighted(known: Knowledge, make: Make) -> list[Choice]:
     """Weighted optima, the last the usual one."""
     shape, found = known.weight.shape, []
-    for damping in _IMPORTANCES if known.judge is not None else (_USUAL,):
+    for damping in _IMPORTANCES if known.judge is not None else (known.usual,):
         if known.given is not None:
             weights = known.given + damping * float(known.given.mean() or 1.0)
         elif known.moments:
-            weights = importance(known.moments, known.weight.size, damping).reshape(shape)
+            weights = importance(known.moments, known.weight.size, damping)
         else:
             continue
         found.append(Choice(make(weights.reshape(shape)), IMPORTANCE, damping))
@@ -111,7 +111,7 @@ def _weighted(known: Knowledge, make: Make) -> list[Choice]:
 def _compensated(known: Knowledge, make: Make, tables: bool) -> list[Choice]:
     """Assignments with compensation, the last the usual one."""
     kinds = [False] if known.made_up or all(m.cross is None for m in known.moments) else [False, True]
-    dampings = DAMPINGS if known.judge is not None else (_USUAL,)
+    dampings = DAMPINGS if known.judge is not None else (known.usual,)
     try:
         return [
             _reconstruction(known, make, damping, asymmetric, tables, 0) for damping in dampings for asymmetric in kinds
@@ -153,5 +153,5 @@ def covering(parts: Sequence[Moments], size: int) -> tuple[Moments, ...]:
 def _sum(one: Moments, two: Moments) -> Moments:
     cross = None
     if one.cross is not None or two.cross is not None:
-        cross = sum(part.square if part.cross is None else part.cross for part in (one, two))
+        cross = np.sum([part.square if part.cross is None else part.cross for part in (one, two)], axis=0)
     return Moments(one.where, one.square + two.square, cross, one.count + two.count)

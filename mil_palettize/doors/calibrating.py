@@ -1,84 +1,208 @@
-"""Palettes of a planned model made for what its ops give: the walk asks, the choice answers."""
+"""A planned model calibrated: the walk asks for palettes, the choice makes them, in every function of every stage."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from mil_palettize.algorithms.layerwise.moments import Moments
-from mil_palettize.algorithms.making import make_palette
-from mil_palettize.calibration.choice import Choice, Knowledge, choose, covering
 from mil_palettize.calibration.request import Calibration
-from mil_palettize.expressions.weight_expr import WeightExpr
-from mil_palettize.planning.plan import Plan, WeightPlan
+from mil_palettize.calibration.solving import Findings, Solved, solved
+from mil_palettize.calibration.without_samples import reading, structured_moments
+from mil_palettize.encoding.encoder import Task
+from mil_palettize.encoding.results import Declined, Encoded
+from mil_palettize.errors import ConfigError, EvaluationError
+from mil_palettize.planning.plan import Plan
+from mil_palettize.program.contents import expression
+from mil_palettize.program.forms import FORMS
 from mil_palettize.program.model import Model
 from mil_palettize.program.serialized import Site
 from mil_palettize.program.store import StoredWeight
+from mil_palettize.program.weight import Weight
+from mil_palettize.text import format_count
 
 _HELD = 5  # every so many samples one is held out of the fit
+_GUARDS = 16  # samples that the whole model is looked at with
+_FEW = 32
+_MEMORY = 1 << 31
+
+Tell = Callable[[int, int, str], object]
+
+
+@dataclass
+class Calibrated:
+    """``palettes``: of planned weights, made already; ``notes``: for the report."""
+
+    palettes: dict[Weight, Encoded | Declined] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def calibrated(model: Model, plan: Plan, calibration: Calibration, *, tell: Tell | None = None) -> Calibrated:
+    """Palettes of all planned weights of ``model``. ``tell``: of each op (number, of how many, name).
+
+    Raises ConfigError for samples that a pipeline's stages cannot have, EvaluationError for samples that the model does
+    not take, UnsupportedOpError for ops that the evaluator does not know, AlgorithmError for a wrong ``lut_function``.
+    """
+    run = _Run(model, calibration, _tasks(model, plan), tell)
+    if calibration.method == "weights":
+        run.without_samples()
+    else:
+        run.with_samples()
+    return run.done
 
 
 @dataclass(frozen=True, eq=False)
-class Calibrated:
-    """What was chosen, by the identity of the weights' ops."""
+class _Planned:
+    """``sites``: of equal tasks over one record, which get one palette."""
 
-    choices: dict[int, Choice]
-
-
-def calibrated(model: Model, plan: Plan, calibration: Calibration) -> Calibrated:
-    planned = {id(s.op): (s, d.plan) for s, d in _sites(model, plan) if d.plan is not None and not s.weight.joint}
-    choices: dict[int, Choice] = {}
-    for stage in model.stages:
-        for name in sorted(stage.program.functions):
-            _walk_function(model, stage, name, planned, calibration, choices)
-    return Calibrated(choices)
+    site: Site
+    task: Task
 
 
-def _sites(model: Model, plan: Plan) -> Iterable[tuple[Site, Any]]:
-    decisions = {d.weight: d for d in plan.decisions}
-    return ((s, decisions[s.weight]) for s in model.survey().sites if s.weight in decisions)
+def _tasks(model: Model, plan: Plan) -> dict[int, _Planned]:
+    """By the identity of the constants' ops."""
+    decisions = {d.weight: d for d in plan.decisions if d.specification is not None}
+    found = {}
+    for site in model.survey().sites:
+        decision = decisions.get(site.weight)
+        if decision is None:
+            continue
+        form = FORMS[site.weight.opset]
+        assert form is not None
+        assert decision.specification is not None
+        held = expression(site, model.store) if site.weight.joint else None
+        source = StoredWeight(model.store, site)
+        task = Task(source, decision.specification, form, held, importance=decision.importance)
+        found[id(site.op)] = _Planned(site, task)
+    return found
 
 
-def _walk_function(model, stage, name, planned, calibration, choices):  # type: ignore[no-untyped-def]
-    from mil_palettize.torch.calibration.walk import WalkOptions, walk
-    from mil_palettize.torch.evaluator.module import MILModule
+class _Run:
+    def __init__(
+        self, model: Model, calibration: Calibration, planned: Mapping[int, _Planned], tell: Tell | None
+    ) -> None:
+        self.model, self.calibration, self.planned, self.tell = model, calibration, planned, tell
+        self.done = Calibrated()
+        self.shared: dict[object, Solved | Declined] = {}  # of weights stored once, by record and specification
 
-    module = MILModule.from_stage(model, stage, name, "fp32")
-    wanted = {slot: planned[id(s.op)] for slot, s in module.weight_sites.items() if id(s.op) in planned}
-    samples = [module.features.tensors(s) for s in calibration.sample_data]
-    held = frozenset(range(_HELD - 1, len(samples), _HELD))
+    def without_samples(self) -> None:
+        for one in self.planned.values():
+            read = reading(one.site.weight)
+            moments = () if read is None else (structured_moments(one.site.weight.shape, read),)
+            self._solve(one, Findings(moments))
 
-    def solve(found):  # type: ignore[no-untyped-def]
-        site, spec = wanted[found.slot]
-        choice = _solved(StoredWeight(model.store, site), spec, found, calibration)
-        choices[id(site.op)] = choice
-        return choice.expr.decode()
+    def with_samples(self) -> None:
+        from mil_palettize.torch.evaluator.model_pipeline import Pipeline, evaluated
 
-    options = WalkOptions(calibration.positions, calibration.seed, held, calibration.memory or 1 << 31)
-    walk(module, samples, list(wanted), solve, options)
+        for name in sorted(self.model.stages[0].program.functions) if len(self.model.stages) == 1 else [None]:
+            whole = evaluated(self.model, name)
+            if isinstance(whole, Pipeline):
+                raise ConfigError(
+                    f"{self.model.package.path} is a pipeline; calibrate it by its weights alone (method 'weights')"
+                )
+            samples = self._samples(whole)
+            self._walk(whole, [whole.features.tensors(sample) for sample in samples])
+
+    def _samples(self, module: Any) -> Sequence[Mapping[str, Any]]:
+        given = self.calibration.sample_data
+        if given is None:
+            from mil_palettize.torch.calibration.made_up_samples import natural_samples
+
+            self.done.notes.append(f"calibrated on {format_count(self.calibration.samples, 'made-up sample')}")
+            return natural_samples(module, self.calibration.samples, self.calibration.seed)
+        for number, sample in enumerate(given):
+            for name, value in sample.items():
+                array = np.asarray(value)
+                if array.dtype.kind == "f" and not np.isfinite(array).all():
+                    raise EvaluationError(f"sample {number} has NaN or infinite values in input {name!r}")
+        if len(given) < _FEW:
+            told = format_count(len(given), "sample")
+            self.done.notes.append(f"calibrated on {told} only; {_FEW} or more give better palettes")
+        return given
+
+    def _walk(self, module: Any, samples: Sequence[Mapping[str, Any]]) -> None:
+        from mil_palettize.torch.calibration.walk import WalkOptions, walk
+
+        sites = {slot: id(site.op) for slot, site in module.weight_sites.items()}
+        wanted = {slot: self.planned[op] for slot, op in sites.items() if op in self.planned}
+        held = frozenset(range(_HELD - 1, len(samples), _HELD))
+        plain: dict[str, np.ndarray] = {}
+
+        def solve(found: Any) -> np.ndarray | None:
+            moments = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
+            findings = Findings(moments, found.reads, found.trial, len(samples) - len(held))
+            result = self._solve(wanted[found.slot], findings)
+            if isinstance(result, Declined):
+                return None
+            plain[found.slot] = result.plain.expr.decode()
+            return result.encoded.expr.decode()
+
+        options = WalkOptions(
+            self.calibration.positions, self.calibration.seed, held, self.calibration.memory or _MEMORY
+        )
+        walked = walk(module, samples, list(wanted), solve, options, progress=self.tell)
+        for one in wanted.values():  # that nothing reads as a matrix
+            if one.site.weight not in self.done.palettes:
+                self._solve(one, Findings())
+        if held:
+            self._guard(module, samples, sorted(held)[:_GUARDS], walked, plain, list(wanted.values()))
+
+    def _guard(
+        self,
+        module: Any,
+        samples: Sequence[Mapping[str, Any]],
+        held: Sequence[int],
+        walked: Any,
+        plain: Mapping[str, np.ndarray],
+        planned: Sequence[_Planned],
+    ) -> None:
+        """Plain palettes for the whole function where these are better on samples held out."""
+        from mil_palettize.torch.calibration.walk import outputs_with
+
+        without = outputs_with(module, [samples[i] for i in held], plain)
+        before = _noise([walked.before[i] for i in held], without)
+        after = _noise([walked.before[i] for i in held], [walked.after[i] for i in held])
+        told = f"outputs of {module.function_name!r} on {format_count(len(held), 'sample')} held out"
+        if after <= before:
+            self.done.notes.append(f"{told}: {_decibels(before)} → {_decibels(after)} dB by calibration")
+            return
+        for one in planned:
+            solved_before = self.shared.get(self._key(one))
+            if isinstance(solved_before, Solved):
+                self.done.palettes[one.site.weight] = solved_before.plain
+        self.done.notes.append(
+            f"{told}: {_decibels(before)} dB with plain palettes, {_decibels(after)} with calibrated ones, which were "
+            "given up"
+        )
+
+    def _key(self, one: _Planned) -> object:
+        return (one.site.weight.storage or one.site.weight, one.task.specification, one.site.weight.joint)
+
+    def _solve(self, one: _Planned, findings: Findings) -> Solved | Declined:
+        """Of weights that are stored once the first that is read decides."""
+        key = self._key(one)
+        if key not in self.shared:
+            self.shared[key] = solved(one.task, findings, self.calibration)
+        result = self.shared[key]
+        self.done.palettes[one.site.weight] = result if isinstance(result, Declined) else result.encoded
+        return result
 
 
-def _solved(source: StoredWeight, spec: WeightPlan, found: Any, calibration: Calibration) -> Choice:
-    weight = source.read().astype(np.float64)
-    parts = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
-    given = None
-    if found.reads is not None:
-        given = found.reads.astype(np.float64)
-        parts = []
-    known = Knowledge(weight, covering(parts, weight.size), given, found.trial, calibration.made_up)
-    return choose(
-        known, partial(_made, source, spec), reconstruct=calibration.method == "reconstruct",
-        tables=spec.mode == "kmeans", rounds=calibration.rounds,
-    )  # fmt: skip
+def _noise(wanted: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> float:
+    """Squared error of all outputs of floats, each relative to its power."""
+    total = 0.0
+    for name in wanted[0] if wanted else ():
+        pairs = [(one[name], two[name]) for one, two in zip(wanted, found, strict=True)]
+        pairs = [(a, b) for a, b in pairs if hasattr(a, "is_floating_point") and a.is_floating_point()]
+        power = sum(float(a.double().square().sum()) for a, _ in pairs)
+        error = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
+        total += error / power if power else error
+    return total
 
 
-def _made(source: StoredWeight, spec: WeightPlan, importance: np.ndarray | None) -> WeightExpr:
-    return make_palette(
-        source, mode=spec.mode, nbits=spec.nbits, allowed_nbits=spec.allowed_nbits, axis=spec.axis,
-        group_size=spec.group_size, cluster_dim=spec.cluster_dim, scale_axis=spec.scale_axis,
-        lut_dtype=spec.lut_dtype, importance=importance if spec.cluster_dim == 1 else None,
-    ).expr  # fmt: skip
+def _decibels(noise: float) -> str:
+    return "exact" if noise == 0.0 else f"{-10.0 * math.log10(noise):.1f}"

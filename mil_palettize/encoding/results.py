@@ -11,11 +11,24 @@ from mil_palettize.expressions.weight_expr import WeightExpr, lut_of
 
 
 @dataclass(frozen=True)
+class CalibrationFigures:
+    """How a palette was chosen by what its op gives. ``method``: in words; ``damping``: relative; ``samples``: that
+    were looked at, 0 where it came from the weights alone; ``before_db`` and ``after_db``: signal to noise of the op's
+    output on samples held out, with the plain palette and with this one, None where none were."""
+
+    method: str
+    damping: float
+    samples: int
+    before_db: float | None
+    after_db: float | None
+
+
+@dataclass(frozen=True)
 class Figures:
     """What a palette came to, kept when its data is written. ``nbytes``: of all parts; ``sse`` and ``signal``: squared
     error and sum of squares of the weight; ``seconds``: of computing it; ``digest``: of the expression;
     ``specification``: as carried out, and ``note`` why it is not the one asked for; ``weighted_error``: the squared
-    error with every element's times its importance, None where none was given."""
+    error with every element's times its importance, None where none was given; ``calibration``: None without one."""
 
     nbits: int
     nbytes: int
@@ -26,6 +39,7 @@ class Figures:
     specification: PaletteSpecification
     note: str
     weighted_error: float | None
+    calibration: CalibrationFigures | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,7 @@ class Encoded:
     note: str = ""
     seconds: float = 0.0
     weighted_error: float | None = None
+    calibration: CalibrationFigures | None = None
 
     @cached_property
     def figures(self) -> Figures:
@@ -53,6 +68,7 @@ class Encoded:
             self.specification,
             self.note,
             self.weighted_error,
+            self.calibration,
         )
 
 

@@ -28,9 +28,7 @@ def recurrent_inputs(
     return [flat, _reset(arguments, states).reshape(flat.shape), flat]
 
 
-def _states_before(
-    op_type: str, call: Callable[..., Any], arguments: Mapping[str, Any], *, back: bool
-) -> torch.Tensor:
+def _states_before(op_type: str, call: Callable[..., Any], arguments: Mapping[str, Any], *, back: bool) -> torch.Tensor:
     """(steps, batch, columns), in the order in which they are made."""
     hidden = call(**{**arguments, "output_sequence": True})[0]
     first = arguments["initial_h"]

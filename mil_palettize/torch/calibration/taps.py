@@ -20,7 +20,8 @@ def conv_inputs(arguments: Mapping[str, Any], positions: int, random: np.random.
     rank = len(kernel)
     strides, dilations = arguments.get("strides") or [1] * rank, arguments.get("dilations") or [1] * rank
     extents = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
-    pads = pads_of(arguments.get("pad_type", "valid"), x.shape[2:], extents, strides, arguments.get("pad") or [0] * 2 * rank)  # fmt: skip
+    pad_type, pad = arguments.get("pad_type", "valid"), arguments.get("pad") or [0] * 2 * rank
+    pads = pads_of(pad_type, x.shape[2:], extents, strides, pad)
     padded = zip(x.shape[2:], pads, extents, strides, strict=True)
     sizes = [(size + sum(pad) - extent) // stride + 1 for size, pad, extent, stride in padded]
     chosen = _chosen(sizes, positions, random)

@@ -85,6 +85,21 @@ def walk(
         return run.over(progress)
 
 
+def outputs_with(
+    module: MILModule, samples: Sequence[Sample], arrays: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    """Outputs of every sample with other arrays in the place of constants, by slot."""
+    derived = sources_of(module.function, ()).derived
+    with torch.no_grad(), one_thread(), Stream(module, samples, None, 1 << 40) as stream:
+        for slot, array in arrays.items():
+            stream.replace(slot, torch.from_numpy(np.array(array, np.float32)), ())
+        stream.derive(derived.values())
+        for number, step in enumerate(module.function.block.steps):
+            if number not in derived:
+                stream.advance(step)
+        return stream.outputs()
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Sums inside ops depend on the number of threads."""

@@ -114,21 +114,27 @@ def open_model(path: PathLike, function: str | None = None, *, precision: str = 
     """A package's ML Program, or its pipeline. Raises what :meth:`MILModule.from_package` does."""
     model = Model.open(path)
     try:
-        kinds = Counter(str(leaf.WhichOneof("Type")) for leaf in _leaves(model.spec))
-        if not pipeline_models(model.spec):
-            return MILModule.from_stage(model, model.stages[0], function, precision)
-        if function is not None:
-            raise ConfigError(f"{path} is a pipeline, which has no functions of its own; leave the function out")
-        unknown = sorted(set(kinds) - {"mlProgram", _SUPPRESSION})
-        if unknown:
-            raise UnsupportedOpError(
-                f"{path} is a pipeline with models that this evaluator does not know: "
-                f"{', '.join(f'{kind} ({kinds[kind]}x)' for kind in unknown)}; run it with Core ML on a Mac"
-            )
-        return Pipeline(model, precision)
+        return evaluated(model, function, precision=precision)
     except BaseException:
         model.close()
         raise
+
+
+def evaluated(model: Model, function: str | None = None, *, precision: str = "fp32") -> Evaluated:
+    """As :func:`open_model`, of a model that is open, and has to stay so."""
+    kinds = Counter(str(leaf.WhichOneof("Type")) for leaf in _leaves(model.spec))
+    if not pipeline_models(model.spec):
+        return MILModule.from_stage(model, model.stages[0], function, precision)
+    path = model.package.path
+    if function is not None:
+        raise ConfigError(f"{path} is a pipeline, which has no functions of its own; leave the function out")
+    unknown = sorted(set(kinds) - {"mlProgram", _SUPPRESSION})
+    if unknown:
+        raise UnsupportedOpError(
+            f"{path} is a pipeline with models that this evaluator does not know: "
+            f"{', '.join(f'{kind} ({kinds[kind]}x)' for kind in unknown)}; run it with Core ML on a Mac"
+        )
+    return Pipeline(model, precision)
 
 
 def _leaves(model: CoreML.Model) -> Iterator[CoreML.Model]:
