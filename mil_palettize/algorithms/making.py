@@ -9,6 +9,7 @@ import numpy as np
 
 from mil_palettize.algorithms.array_palette import array_palette
 from mil_palettize.algorithms.distribution import Distribution, describe
+from mil_palettize.algorithms.options import LUT_DTYPES
 from mil_palettize.algorithms.palette import ArrayAlgorithm, Palette, Request, ScalarAlgorithm
 from mil_palettize.algorithms.quantized_grid import UnquantizableError
 from mil_palettize.algorithms.registry import ALGORITHMS, Algorithm, implementation
@@ -18,7 +19,7 @@ from mil_palettize.algorithms.scalar.masked_scaled_custom import shaped_array_pa
 from mil_palettize.algorithms.scalar.per_tensor import tensor_palette
 from mil_palettize.algorithms.scalar.unique import TooManyValuesError
 from mil_palettize.algorithms.source import ArraySource, NonFiniteError, Source
-from mil_palettize.algorithms.specification import LUT_DTYPES, PaletteSpecification
+from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.algorithms.vector.palettes import VectorAlgorithm, vector_palette
 from mil_palettize.algorithms.vector.quantized import quantized_vector_palette
 from mil_palettize.errors import AlgorithmError

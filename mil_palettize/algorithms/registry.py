@@ -6,15 +6,14 @@ facts. Light to import: implementations are named, and loaded when a palette is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mil_palettize.algorithms.specification import PaletteSpecification
+if TYPE_CHECKING:
+    from mil_palettize.algorithms.specification import PaletteSpecification
 
 
-@dataclass(frozen=True)
-class Algorithm:
+class Algorithm(NamedTuple):
     """Facts of one algorithm. Functions are named ``"module:attribute"``.
 
     ``name``: the mode that users ask for. Either ``codes``, which sees an array and makes the indices as well, or

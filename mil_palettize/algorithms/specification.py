@@ -1,7 +1,4 @@
-"""One palette that is to be made, in one frozen type: planned once, then the same for encoder, cache and report.
-
-Light to import: the command line takes the allowed values from here.
-"""
+"""One palette that is to be made, in one frozen type: planned once, then the same for encoder, cache and report."""
 
 from __future__ import annotations
 
@@ -9,9 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-GRANULARITIES = ("per_tensor", "per_grouped_channel")
-SCALES = ("op", "fold")
-LUT_DTYPES = ("int8", "uint8")
+from mil_palettize.algorithms.options import GRANULARITIES
 
 
 @dataclass(frozen=True)

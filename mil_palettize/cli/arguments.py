@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from mil_palettize import __version__
+from mil_palettize.algorithms.options import GRANULARITIES, LUT_DTYPES, SCALES
 from mil_palettize.algorithms.registry import ALGORITHMS
-from mil_palettize.algorithms.specification import GRANULARITIES, LUT_DTYPES, SCALES
 from mil_palettize.errors import ConfigError
+from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
 
 if TYPE_CHECKING:
     from mil_palettize.request.config import OptimizationConfig
@@ -80,7 +81,7 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     sub.add_argument("source", type=_path, metavar="IN.mlpackage")
     sub.add_argument("destination", type=_path, metavar="OUT.mlpackage", nargs="?", help="may be IN with --overwrite")
     what = sub.add_argument_group("palettes (or --config)")
-    what.add_argument("--nbits", type=int, choices=(1, 2, 3, 4, 6, 8), help="bits per weight (3 from iOS18)")
+    what.add_argument("--nbits", type=int, choices=LEGAL_NBITS, help="bits per weight (3 from iOS18)")
     modes = tuple(name for name, algorithm in ALGORITHMS.items() if algorithm.selectable)
     what.add_argument("--mode", choices=modes, help="how look-up tables are made [kmeans]")
     what.add_argument("--granularity", choices=GRANULARITIES, help="one table, or one per group of channels")

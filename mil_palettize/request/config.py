@@ -13,8 +13,8 @@ import attrs
 import yaml
 from coremltools.optimize import coreml
 
+from mil_palettize.algorithms.options import LUT_DTYPES, SCALES
 from mil_palettize.algorithms.registry import ALGORITHMS
-from mil_palettize.algorithms.specification import LUT_DTYPES, SCALES
 from mil_palettize.errors import ConfigError
 
 _WHOLE_NUMBERS = frozenset({"nbits", "group_size", "channel_axis", "cluster_dim", "weight_threshold"})

@@ -14,10 +14,10 @@ from typing import Any
 from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
 from coremltools.optimize import coreml
 
+from mil_palettize.algorithms.options import GRANULARITIES, LUT_DTYPES, SCALES
 from mil_palettize.algorithms.registry import ALGORITHMS
-from mil_palettize.algorithms.specification import GRANULARITIES, LUT_DTYPES, SCALES
 from mil_palettize.errors import ConfigError, UnsupportedModeError
-from mil_palettize.expressions.weight_expr import LEGAL_NBITS
+from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
 from mil_palettize.request.importance import Importance, checked_importance
 
 DEFAULT_WEIGHT_THRESHOLD = 2048

@@ -165,9 +165,8 @@ class _BlockComparison:
         if not _is_close(error, claim.squared_error):
             raise VerifyError(f"{key!r} decodes with squared error {error!r}, reported was {claim.squared_error!r}")
         if not _is_close(weighted, claim.weighted_error):
-            raise VerifyError(
-                f"{key!r} decodes with weighted error {weighted!r}, reported was {claim.weighted_error!r}"
-            )
+            said = claim.weighted_error
+            raise VerifyError(f"{key!r} decodes with weighted squared error {weighted!r}, reported was {said!r}")
 
     def _check_form(self, site: Site, ops: list[MIL.Operation], expr: WeightExpr) -> None:
         """The ops and the types of their records are those that stand for this palette in this opset."""

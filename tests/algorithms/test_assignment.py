@@ -9,7 +9,8 @@ from made_palettes import make_one
 from mil_palettize.algorithms.compiled.assignment import encode_single, pack_indices
 from mil_palettize.algorithms.making import ArraySource
 from mil_palettize.algorithms.source import frozen
-from mil_palettize.expressions.weight_expr import LEGAL_NBITS, Packed, packed_nbytes
+from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
+from mil_palettize.expressions.weight_expr import Packed, packed_nbytes
 
 
 @pytest.mark.parametrize("nbits", LEGAL_NBITS)

@@ -22,7 +22,7 @@ from mil_palettize import (
     Report,
     palettize_package,
 )
-from mil_palettize.expressions.weight_expr import LEGAL_NBITS
+from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
 from mil_palettize.planning.plan import SELECTIONS
 from mil_palettize.program.forms import FORMS, PACKED, TYPED, refusal
 from mil_palettize.program.opsets.move import OPSETS

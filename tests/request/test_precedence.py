@@ -126,6 +126,7 @@ RANKING = [
     OpPalettizerConfig(mode="custom", lut_function=lut_function),
     bits(8, granularity=GROUPED, group_size=4),
     bits(8, granularity=GROUPED, group_size=16),
+    bits(8, granularity=GROUPED, group_size=0),  # all channels
     bits(8),
     bits(6, mode="uniform"),
     bits(4, granularity=GROUPED, group_size=1),
