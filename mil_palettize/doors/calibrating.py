@@ -15,12 +15,12 @@ from mil_palettize.calibration.solving import Findings, Solved, solved
 from mil_palettize.calibration.without_samples import reading, structured_moments
 from mil_palettize.encoding.encoder import Task
 from mil_palettize.encoding.results import Declined, Encoded
-from mil_palettize.errors import ConfigError, EvaluationError
+from mil_palettize.errors import EvaluationError
 from mil_palettize.planning.plan import Plan
 from mil_palettize.program.contents import expression
 from mil_palettize.program.forms import FORMS
 from mil_palettize.program.model import Model
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.serialized import Site, pipeline_models
 from mil_palettize.program.store import StoredWeight
 from mil_palettize.program.weight import Weight
 from mil_palettize.text import format_count
@@ -44,7 +44,7 @@ class Calibrated:
 def calibrated(model: Model, plan: Plan, calibration: Calibration, *, tell: Tell | None = None) -> Calibrated:
     """Palettes of all planned weights of ``model``. ``tell``: of each op (number, of how many, name).
 
-    Raises ConfigError for samples that a pipeline's stages cannot have, EvaluationError for samples that the model does
+    Raises EvaluationError for samples that the model does
     not take, UnsupportedOpError for ops that the evaluator does not know, AlgorithmError for a wrong ``lut_function``.
     """
     run = _Run(model, calibration, _tasks(model, plan), tell)
@@ -57,7 +57,7 @@ def calibrated(model: Model, plan: Plan, calibration: Calibration, *, tell: Tell
 
 @dataclass(frozen=True, eq=False)
 class _Planned:
-    """``sites``: of equal tasks over one record, which get one palette."""
+    """A weight and the palette to make of it."""
 
     site: Site
     task: Task
@@ -98,14 +98,26 @@ class _Run:
     def with_samples(self) -> None:
         from mil_palettize.torch.evaluator.model_pipeline import Pipeline, evaluated
 
-        for name in sorted(self.model.stages[0].program.functions) if len(self.model.stages) == 1 else [None]:
+        pipeline = bool(pipeline_models(self.model.spec))
+        for name in [None] if pipeline else sorted(self.model.stages[0].program.functions):
             whole = evaluated(self.model, name)
+            samples = [whole.features.tensors(sample) for sample in self._samples(whole)]
             if isinstance(whole, Pipeline):
-                raise ConfigError(
-                    f"{self.model.package.path} is a pipeline; calibrate it by its weights alone (method 'weights')"
-                )
-            samples = self._samples(whole)
-            self._walk(whole, [whole.features.tensors(sample) for sample in samples])
+                self._through(whole, samples)
+            else:
+                self._walk(whole, samples, samples)
+
+    def _through(self, whole: Any, samples: Sequence[Mapping[str, Any]]) -> None:
+        """ML Programs one after another: what one gives, the next ones take."""
+        before = [{**whole.features.defaults, **sample} for sample in samples]
+        after = [dict(values) for values in before]
+        for module in whole.programs:
+            names = module.features.inputs
+            own, other = ([{n: v for n, v in values.items() if n in names} for values in x] for x in (before, after))
+            walked = self._walk(module, own, other)
+            for i in range(len(samples)):
+                before[i].update(walked.before[i])
+                after[i].update(walked.after[i])
 
     def _samples(self, module: Any) -> Sequence[Mapping[str, Any]]:
         given = self.calibration.sample_data
@@ -124,7 +136,8 @@ class _Run:
             self.done.notes.append(f"calibrated on {told} only; {_FEW} or more give better palettes")
         return given
 
-    def _walk(self, module: Any, samples: Sequence[Mapping[str, Any]]) -> None:
+    def _walk(self, module: Any, samples: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> Any:
+        """``others``: samples as the palettized network has them."""
         from mil_palettize.torch.calibration.walk import WalkOptions, walk
 
         sites = {slot: id(site.op) for slot, site in module.weight_sites.items()}
@@ -144,17 +157,21 @@ class _Run:
         options = WalkOptions(
             self.calibration.positions, self.calibration.seed, held, self.calibration.memory or _MEMORY
         )
-        walked = walk(module, samples, list(wanted), solve, options, progress=self.tell)
+        walked = walk(
+            module, samples, list(wanted), solve, options, progress=self.tell,
+            palettized=None if others is samples else others,
+        )  # fmt: skip
         for one in wanted.values():  # that nothing reads as a matrix
             if one.site.weight not in self.done.palettes:
                 self._solve(one, Findings())
         if held:
-            self._guard(module, samples, sorted(held)[:_GUARDS], walked, plain, list(wanted.values()))
+            self._guard(module, others, sorted(held)[:_GUARDS], walked, plain, list(wanted.values()))
+        return walked
 
     def _guard(
         self,
         module: Any,
-        samples: Sequence[Mapping[str, Any]],
+        others: Sequence[Mapping[str, Any]],
         held: Sequence[int],
         walked: Any,
         plain: Mapping[str, np.ndarray],
@@ -163,17 +180,18 @@ class _Run:
         """Plain palettes for the whole function where these are better on samples held out."""
         from mil_palettize.torch.calibration.walk import outputs_with
 
-        without = outputs_with(module, [samples[i] for i in held], plain)
+        without = outputs_with(module, [others[i] for i in held], plain)
         before = _noise([walked.before[i] for i in held], without)
         after = _noise([walked.before[i] for i in held], [walked.after[i] for i in held])
         told = f"outputs of {module.function_name!r} on {format_count(len(held), 'sample')} held out"
         if after <= before:
             self.done.notes.append(f"{told}: {_decibels(before)} → {_decibels(after)} dB by calibration")
             return
-        for one in planned:
-            solved_before = self.shared.get(self._key(one))
-            if isinstance(solved_before, Solved):
-                self.done.palettes[one.site.weight] = solved_before.plain
+        given_up = {self._key(one) for one in planned}
+        for one in self.planned.values():  # of other functions too, with which they are stored once
+            found = self.shared.get(self._key(one))
+            if self._key(one) in given_up and isinstance(found, Solved):
+                self.done.palettes[one.site.weight] = found.plain
         self.done.notes.append(
             f"{told}: {_decibels(before)} dB with plain palettes, {_decibels(after)} with calibrated ones, which were "
             "given up"

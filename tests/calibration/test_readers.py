@@ -43,7 +43,9 @@ CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], str, dict[str, Any
         "conv_transpose", (1, 3, 4, 5), (3, 4, 3, 3), "weight",
         {"strides": [2, 2], "pad_type": "custom", "pad": [1, 0, 1, 1]},
     ),
-    "transposed, same": ("conv_transpose", (1, 3, 4, 4), (3, 2, 3, 3), "weight", {"strides": [2, 2], "pad_type": "same"}),
+    "transposed, same": (
+        "conv_transpose", (1, 3, 4, 4), (3, 2, 3, 3), "weight", {"strides": [2, 2], "pad_type": "same"},
+    ),
     "transposed, of a size": (
         "conv_transpose", (1, 2, 4, 4), (2, 3, 3, 3), "weight",
         {"strides": [2, 2], "pad_type": "custom", "pad": [1, 1, 1, 1], "output_shape": [1, 3, 8, 8]},
@@ -67,7 +69,7 @@ CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], str, dict[str, Any
 
 
 def arguments_of(name: str, weight: torch.Tensor, seed: int) -> dict[str, Any]:
-    kind, shape, _, parameter, options = CASES[name]
+    _, shape, _, parameter, options = CASES[name]
     other = "x" if parameter in ("weight", "y") else "y"
     return {other: random_tensor(*shape, seed=seed), parameter: weight, **options}
 
@@ -151,7 +153,8 @@ def recurrent(kind: str, gates: int, direction: str, **options: Any) -> dict[str
     if kind == "lstm":
         found["initial_c"] = random_tensor(2, 4 * both, seed=4)
     if both == 2:
-        found |= {"weight_ih_back": random_tensor(gates * 4, 3, seed=5), "weight_hh_back": random_tensor(gates * 4, 4, seed=6)}  # fmt: skip
+        found["weight_ih_back"] = random_tensor(gates * 4, 3, seed=5)
+        found["weight_hh_back"] = random_tensor(gates * 4, 4, seed=6)
     return found
 
 

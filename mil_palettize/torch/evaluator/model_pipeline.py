@@ -51,6 +51,11 @@ class Pipeline:
     def package(self) -> Package:
         return self._model.package
 
+    @property
+    def programs(self) -> list[MILModule]:
+        """Its ML Programs in their order."""
+        return [module for _, module in self._stages if module is not None]
+
     functions: Sequence[str] = ()  # a pipeline has none of its own
     function_name = ""
 
