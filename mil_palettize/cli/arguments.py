@@ -35,7 +35,7 @@ _PALETTE_OPTIONS = (
 
 
 _FAIL_BELOW = "--fail-below"
-_SEED_DIGITS = 18  # torch takes 64 bits
+_SEED_DIGITS = 18  # torch takes integers of 64 bits, which any of 18 digits fits into
 
 
 class Parser(argparse.ArgumentParser):

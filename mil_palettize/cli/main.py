@@ -72,7 +72,7 @@ def _palettize(options: argparse.Namespace) -> int:
 
 def _decompress(options: argparse.Namespace) -> int:
     _check_report_path(options)
-    decompression = _load("rewriting.decompression")
+    decompression = _load("doors.decompression")
     return _make(
         options,
         lambda: decompression.decompress_package(
@@ -117,13 +117,13 @@ def _publish(report: Report, options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    inspection = _load("planning.inspection").inspect_package(options.package)
+    inspection = _load("doors.inspection").inspect_package(options.package)
     output.show(inspection.to_json() + "\n" if options.json else inspection.to_text(output.width()))
     return 0
 
 
 def _diff(options: argparse.Namespace) -> int:
-    difference = _load("reports.package_diff").diff_packages(options.first, options.second)
+    difference = _load("doors.inspection").diff_packages(options.first, options.second)
     output.show(difference.to_json() + "\n" if options.json else difference.to_text(output.width()))
     return 0 if difference.identical else EXIT_DIFFERENT
 

@@ -23,7 +23,7 @@ from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.doors.fusions import before_fusions, fused_into, named_before
 from mil_palettize.doors.report_log import log_report
 from mil_palettize.encoding.encoder import Task
-from mil_palettize.encoding.results import Declined, Encoded
+from mil_palettize.encoding.results import Declined, Encoded, Rewritten
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ConfigError
 from mil_palettize.planning.plan import SELECTIONS, Decision, Plan, make_plan
@@ -36,7 +36,6 @@ from mil_palettize.reports.summary import complete, planned_report
 from mil_palettize.request.importance import checked_importance
 from mil_palettize.request.normalised import PaletteRequest, Requests, check_joint, normalise
 from mil_palettize.rewriting.palettization import refuse_declined
-from mil_palettize.rewriting.rewrite import Rewritten
 
 Results = list[tuple[Decision, Encoded | Declined]]
 # Entries of op_name_configs that an earlier pass of the same pipeline has met, under names that are gone since.

@@ -20,7 +20,6 @@ from mil_palettize.program.model import Model
 from mil_palettize.program.serialized import stages
 from mil_palettize.reports.progress import make_progress
 from mil_palettize.reports.report import DECOMPRESSED, Report
-from mil_palettize.reports.summary import planned_report
 from mil_palettize.request.normalised import normalise
 from mil_palettize.rewriting.decompression import decompress_model
 from mil_palettize.rewriting.palettization import carry_out, prepare
@@ -54,7 +53,7 @@ def palettize_weights(
 
     def write(model: Model, folder: Path, pool: Workers) -> Report:
         prepared = prepare(model, requests, target=None, select=select, strict=strict)
-        report = planned_report(_IN_MEMORY, None, model.package.nbytes(), prepared.plan, prepared.moved)
+        report = prepared.report(_IN_MEMORY, None)
         carry_out(prepared, folder, report, pool=pool, progress=make_progress(None), rename=True)
         report.seconds = time.perf_counter() - started
         return report

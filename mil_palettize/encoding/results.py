@@ -1,13 +1,14 @@
-"""What came of a weight and its plan: a palette, or why there is none."""
+"""What came of a weight and its plan: a palette, or why there is none; and of all weights of a run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.expressions.digest import expression_digest
 from mil_palettize.expressions.weight_expr import WeightExpr, lut_of
+from mil_palettize.program.weight import Weight
 
 
 @dataclass(frozen=True)
@@ -78,3 +79,13 @@ class Declined:
 
     reason: str
     unmet: bool
+
+
+@dataclass
+class Rewritten:
+    """What came of a plan. ``results``: of planned weights. ``splits``: weights that shared a record and no longer do.
+    ``dropped_records``: that no program pointed at, None where that could not be found out."""
+
+    results: dict[Weight, Figures | Declined] = field(default_factory=dict)
+    splits: frozenset[Weight] = frozenset()
+    dropped_records: int | None = 0

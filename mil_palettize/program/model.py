@@ -17,11 +17,13 @@ from mil_palettize.program.store import Store
 
 @dataclass
 class Model:
-    """``spec`` is the parsed root model; ``store`` reads the values it points at. Use as a context manager."""
+    """``spec`` is the parsed root model; ``store`` reads the values it points at. ``moved``: to a later opset, so that
+    values may have other types than their records. Use as a context manager."""
 
     package: Package
     spec: CoreML.Model
     store: Store
+    moved: bool = False
     _survey: Survey | None = None
     _uses: list[BlobUse] | None = None
 
@@ -48,6 +50,14 @@ class Model:
         if self._uses is None:
             self._uses = blob_uses(self.spec)
         return self._uses
+
+    def first_uses(self) -> dict[str, BlobUse]:
+        """Function -> the first value that its program has in a weight file, of those that have one."""
+        found: dict[str, BlobUse] = {}
+        for stage in self.stages:
+            for first in blob_uses(stage.program)[:1]:
+                found |= {stage.function_label(name): first for name in stage.program.functions}
+        return found
 
     @property
     def stages(self) -> list[Stage]:
@@ -88,6 +98,7 @@ class Model:
             below = any(opset_of(function).spec < target.spec for function in stage.program.functions.values())
             apply_move(stage.program, move)
             changes += [_labelled(change, stage) for change in move.changes]
+            self.moved |= below
             if below:
                 stage.model.specificationVersion = max(stage.model.specificationVersion, target.spec)
                 _raise_version(self.spec)

@@ -161,7 +161,7 @@ def _joint(node: Node) -> tuple[str, MIL.Value]:
     there is none: all parts stand in the op (iOS18), and other ops than constants read the result."""
     assert node.op is not None
     nothing = "", MIL.Value()
-    if node.op.type not in _JOINT or len(node.op.outputs) != 1 or _place_obstacle(node):
+    if node.op.type not in _JOINT or len(node.op.outputs) != 1 or place_obstacle(node):
         return nothing
     joint, main, types = _JOINT[node.op.type]
     bound = {name: argument.arguments for name, argument in node.op.inputs.items()}
@@ -180,7 +180,7 @@ def _scale_shape(op: MIL.Operation) -> tuple[int, ...]:
     return static_shape(op.inputs["scale"].arguments[0].value.type) or ()
 
 
-def _place_obstacle(node: Node) -> str:
+def place_obstacle(node: Node) -> str:
     """What in the constant's place rules a palette out."""
     if node.is_block_output:
         return "is an output of its block, which a compressed constant cannot be"
@@ -208,7 +208,7 @@ def _obstacle(node: Node, value: MIL.Value, data_type: int) -> str:
         return f"{type_name(data_type)} values; palettes hold fp16 and fp32"
     if value.type.tensorType.dataType != data_type or static_shape(value.type) != node.shape:
         return "its value's type differs from its output's"
-    return _place_obstacle(node)
+    return place_obstacle(node)
 
 
 def stored_nbytes(op: MIL.Operation) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -100,13 +99,12 @@ def _snr_words(snr_db: float | None) -> str:
     return f"{snr_db:.1f}" if math.isfinite(snr_db) else "equal"
 
 
-def diff_packages(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> Difference:
-    """Compare two packages. Raises PackageError when one cannot be read."""
-    with Model.open(first) as a, Model.open(second) as b:
-        difference = Difference(os.fspath(first), os.fspath(second), a.package.nbytes(), b.package.nbytes())
-        difference.metadata = [*_metadata(a, b), *_files(a, b)]
-        _compare_ops(a, b, difference)
-        return difference
+def difference(first: str, a: Model, second: str, b: Model) -> Difference:
+    """What differs between the packages at ``first`` and ``second``, of which ``a`` and ``b`` are the models."""
+    found = Difference(first, second, a.package.nbytes(), b.package.nbytes())
+    found.metadata = [*_metadata(a, b), *_files(a, b)]
+    _compare_ops(a, b, found)
+    return found
 
 
 def _compare_ops(a: Model, b: Model, difference: Difference) -> None:

@@ -5,33 +5,50 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from mil_palettize.algorithms.specification import PaletteSpecification
-from mil_palettize.encoding.results import Declined, Figures
+from mil_palettize.encoding.results import Declined, Figures, Rewritten
 from mil_palettize.planning.plan import Decision, Plan
 from mil_palettize.planning.sizes import palette_nbytes
+from mil_palettize.program.weight import Weight
 from mil_palettize.reports.report import COUNT_UNKNOWN, Moved, Report, WeightReport
-from mil_palettize.rewriting.rewrite import Rewritten
 
 _SPLIT = "stored once with a constant that is planned otherwise: stored apart now"
 
 
 def planned_report(
-    source: str, destination: str | None, nbytes: int, plan: Plan, moved: list[Moved], *, dry_run: bool = False
+    source: str,
+    destination: str | None,
+    nbytes: int,
+    plan: Plan,
+    moved: list[Moved],
+    *,
+    stored: Mapping[Weight, int] | None = None,
+    dry_run: bool = False,
 ) -> Report:
-    """The report of a plan: sizes as far as they do not depend on values, no errors yet."""
+    """The report of a plan: sizes as far as they do not depend on values, no errors yet. ``stored``: bytes of what
+    weights are stored as now, of those that are planned for as if they were dense."""
     return Report(
         source=source,
         destination=destination,
         bytes_before=nbytes,
-        bytes_after=nbytes - _saving(plan),
+        bytes_after=nbytes - _saving(plan, stored or {}),
         weights=[_planned(decision) for decision in plan.decisions],
         moved=moved,
         notes=list(plan.notes),
         small=plan.small,
         dry_run=dry_run,
     )
+
+
+def plan_anew(report: Report, plan: Plan, moved: list[Moved]) -> None:
+    """Make ``report`` that of another plan for the same model; its bytes stay."""
+    report.weights = [_planned(decision) for decision in plan.decisions]
+    report.moved = moved
+    report.notes = list(plan.notes)
+    report.small = plan.small
 
 
 def complete(report: Report, plan: Plan, done: Rewritten) -> None:
@@ -80,18 +97,19 @@ def _bytes_after(decision: Decision) -> int | None:
     return palette_nbytes(decision.weight, decision.specification, decision.specification.nbits)
 
 
-def _saving(plan: Plan) -> int:
+def _saving(plan: Plan, stored: Mapping[Weight, int]) -> int:
     """Bytes that are certain to be saved: a record goes when all its constants get palettes of known size."""
     by_record: dict[object, list[Decision]] = defaultdict(list)
     for decision in plan.decisions:
         by_record[decision.weight.storage or decision.weight].append(decision)
     saving = 0
     for decisions in by_record.values():
+        now = stored.get(decisions[0].weight, decisions[0].weight.nbytes)
         planned = [d for d in decisions if d.specification is not None]
         sizes = {(d.specification, d.importance, d.weight.shape): _bytes_after(d) for d in planned}
         if len(decisions) == len(planned):
-            saving += decisions[0].weight.nbytes
-        saving -= sum(decisions[0].weight.nbytes if size is None else size for size in sizes.values())
+            saving += now
+        saving -= sum(now if size is None else size for size in sizes.values())
     return saving
 
 

@@ -458,13 +458,3 @@ def test_programs_that_are_none(fixtures: Path, tmp_path: Path) -> None:
     spec_file(path).write_bytes(spec.SerializeToString())
     with pytest.raises(PackageError, match="reads 'nowhere', which nothing before it makes"):
         MILModule.from_package(path)
-
-
-# The document of what is known
-
-
-def test_the_list_of_operators_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "tools"))
-    import list_operators
-
-    assert list_operators.PATH.read_text(encoding="utf-8") == list_operators.document(), "run tools/list_operators.py"

@@ -1,4 +1,4 @@
-"""What the benchmark measures: packages, and what is asked for of each. Imports nothing heavy but when one is made."""
+"""What the benchmark measures: packages, and what is asked for of each. Imports nothing heavy before one is made."""
 
 from __future__ import annotations
 
@@ -6,27 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-Shape = tuple[int, int]
-WEIGHT_FILE = "weights/weight.bin"
-_ITEM_BYTES = {"float16": 2, "float32": 4}
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The weights of a package: (rows, columns) of each, where columns are the rows of the one before."""
-
-    shapes: tuple[Shape, ...]
-    dtype: str = "float16"
-
-    @property
-    def nbytes(self) -> int:
-        return sum(rows * columns for rows, columns in self.shapes) * _ITEM_BYTES[self.dtype]
-
-    @property
-    def text(self) -> str:
-        kinds = " and ".join(f"{rows}x{columns}" for rows, columns in dict.fromkeys(self.shapes))
-        return f"{len(self.shapes)} {self.dtype} weights of {kinds}, {self.nbytes / 1e6:.1f} MB"
-
+from tools.benchmark.layouts import Layout
 
 # The small constants: half of them have 2025 elements and half 2070, next to the threshold of 2048.
 _CYCLE = ((45, 45), (46, 45), (45, 46), (45, 45))
@@ -96,14 +76,10 @@ class Packages:
         return self._package(f"warm-{dtype}", WARM_UP[dtype])
 
     def _package(self, name: str, layout: Layout) -> Path:
-        from benchmark_packages import write_package
+        from tools.benchmark.packages import write_package
 
         if name not in self._made:
             path = self.folder / f"{name.replace(' ', '-')}.mlpackage"
             write_package(path, layout)
             self._made[name] = path
         return self._made[name]
-
-
-def weight_file(package: Path) -> Path:
-    return package / "Data" / "com.apple.CoreML" / WEIGHT_FILE

@@ -1,6 +1,6 @@
 """Measures MILModule against the torch model it was converted from.
 
-``python tools/benchmark_evaluator.py [--runs N] [--profile]``: both models in turn, medians, with one thread and with
+``python -m tools.benchmark.evaluator [--runs N] [--profile]``: both models in turn, medians, with one thread and with
 as many as torch takes by default. ``--profile``: also the ops that take most time, of each model.
 """
 

@@ -1,4 +1,4 @@
-"""One measurement in a process of its own: ``python tools/benchmark_child.py '{"what": "ours", ...}'`` prints JSON.
+"""One measurement in a process of its own: ``python -m tools.benchmark.measurement '{"what": …}'`` prints JSON.
 
 What is heavy is imported where it is needed: imports are part of what is measured, or left out of it.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[2]
 Job = Mapping[str, Any]
 Result = dict[str, Any]
 
@@ -63,6 +64,9 @@ def run_ours(job: Job, destination: Path) -> Result:
 
 def import_ours() -> None:
     """Everything a palettization uses: nothing is left to be imported by the first call."""
+    from mil_palettize import OpPalettizerConfig, OptimizationConfig, palettize_package
+
+    del OpPalettizerConfig, OptimizationConfig, palettize_package  # names are looked up, and so loaded, when imported
 
 
 def run_coremltools(job: Job, destination: Path) -> Result:
@@ -127,7 +131,7 @@ def run_start(job: Job, destination: Path) -> Result:
 def run_profile(job: Job, destination: Path) -> Result:
     """Job: runs, each of a source and options. Seconds of each part, of a run on one thread after one that compiles;
     ``untimed_seconds``: of that run without timers."""
-    from benchmark_profile import Profile
+    from tools.benchmark.profile import Profile
 
     def run(case: Job) -> float:
         start = time.perf_counter()
@@ -149,10 +153,9 @@ def run_profile(job: Job, destination: Path) -> Result:
 
 def run_optimum(job: Job, destination: Path) -> Result:
     """The least squared error that all weights of ``source`` together can have with ``nbits`` in one table each."""
-    from benchmark_optimum import least_error
-
     from mil_palettize.program.contents import dense
     from mil_palettize.program.model import Model
+    from tools.benchmark.optimum import least_error
 
     with Model.open(job["source"]) as model:
         arrays = [dense(site, model.store) for site in model.survey().sites]
@@ -170,9 +173,9 @@ VERBS: dict[str, Callable[[Job, Path], Result]] = {
 
 
 def measure(what: str, *, environment: Mapping[str, str] | None = None, **job: Any) -> Result:
-    """Carry out a job in a new process; paths are given as strings. Exits with its errors if it fails."""
-    command = [sys.executable, __file__, json.dumps({"what": what, "began": time.time(), **job})]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    """Carry out a job in a new process; paths are given as strings, and whole. Exits with its errors if it fails."""
+    command = [sys.executable, "-m", __name__, json.dumps({"what": what, "began": time.time(), **job})]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(f"the measurement {what!r} of {job} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])

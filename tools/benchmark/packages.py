@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmark_cases import WEIGHT_FILE, Layout, Shape, weight_file
 from coremltools.proto import FeatureTypes_pb2, Model_pb2
 
 from mil_palettize.package.blob import BlobWriter
 from mil_palettize.program.values import BLOB_TYPES, MIL, MIL_TYPES, blob_value, string_value, tensor_type
+from tools.benchmark.layouts import WEIGHT_FILE, Layout, Shape, weight_file
 
 OPSET, SPECIFICATION = "CoreML8", 9  # iOS18, the first with tables for groups
 ROOT_ID = "7EB69391-53BD-4281-BFA1-831180579ABC"
