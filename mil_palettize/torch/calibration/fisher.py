@@ -59,8 +59,9 @@ def fisher(
 def _check(value: object, number: int) -> None:
     if not isinstance(value, torch.Tensor) or value.numel() != 1:
         raise EvaluationError(f"the loss of sample {number} is no number; give a tensor of one element")
-    if not math.isfinite(float(value)):
-        raise EvaluationError(f"the loss of sample {number} is {float(value)}")
+    found = float(value.detach())
+    if not math.isfinite(found):
+        raise EvaluationError(f"the loss of sample {number} is {found}")
 
 
 def _own_loss(outputs: Mapping[str, torch.Tensor], label: int | None, random: torch.Generator) -> torch.Tensor:

@@ -52,14 +52,33 @@ def _readers(function: Function, weight: str) -> Iterator[Reader]:
     shape = function.constants[weight].shape
     places = {weight: np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)}
     for number, outer in enumerate(function.block.steps):
-        inner = [step for block in outer.blocks for step in block.all_steps()]
-        for step in (outer, *inner):
+        for step in _with_inner(outer):
             for reading in step.readings:
                 for position, slot in enumerate(reading.slots):
                     if slot in places and is_weight_input(step.info.type, reading.name):
                         operand = Operand(reading.name, position)
                         yield Reader(step, operand, number, step is not outer, places[slot])
             places.update(_handed_on(step, places, function))
+            if step.info.type == "while_loop":
+                places.update(_into_loop(step, places))
+
+
+def _with_inner(step: Step) -> Iterator[Step]:
+    yield step
+    for block in step.blocks:
+        yield from block.all_steps()
+
+
+def _into_loop(step: Step, places: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Places in variables that the body of a loop hands on as they are."""
+    variables = next((reading.slots for reading in step.readings if reading.name == "loop_vars"), ())
+    condition, body = step.blocks
+    found = {}
+    for i, slot in enumerate(variables):
+        if slot in places and body.outputs[i] == body.inputs[i]:
+            for inner in (condition.inputs[i], body.inputs[i], step.outputs[i]):
+                found[inner] = places[slot]
+    return found
 
 
 def _handed_on(step: Step, places: Mapping[str, np.ndarray], function: Function) -> dict[str, np.ndarray]:

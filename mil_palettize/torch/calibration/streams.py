@@ -49,7 +49,9 @@ class Stream:
 
     def arguments(self, sample: int, step: Step) -> dict[str, Any]:
         """What the op gets in this sample."""
-        return self._run(sample).arguments(step)
+        found = self._run(sample).arguments(step)
+        self._settle(sample)
+        return found
 
     def results(self, step: Step, arguments: dict[str, Any]) -> tuple[Any, ...]:
         """What the op gives for these arguments."""
@@ -62,8 +64,7 @@ class Stream:
             run.listeners = [] if listener is None else [listener]
             run.advance(step)
             self._live[number] = self._nbytes(run.values)
-            if sum(self._live) > self.memory:
-                self._park(number)
+            self._settle(number)
 
     def derive(self, steps: Iterable[Step]) -> None:
         """Run ops that compute with constants only, once for all samples."""
@@ -103,6 +104,11 @@ class Stream:
             path.unlink()
             self._live[sample] = self._nbytes(run.values)
         return run
+
+    def _settle(self, sample: int) -> None:
+        """Put the values of a sample on disk where those of all are too many."""
+        if sum(self._live) > self.memory:
+            self._park(sample)
 
     def _park(self, sample: int) -> None:
         run = self._runs[sample]

@@ -25,12 +25,36 @@ class ReadMoments:
     count: int
 
 
+@dataclass(frozen=True, eq=False)
+class _Own:
+    """The matrices, rows and columns of an operand that are the weight's: a constant may be one of several that are
+    joined. ``where``: int64 of these; ``matrices``, ``columns``: their numbers."""
+
+    where: np.ndarray
+    matrices: torch.Tensor
+    columns: torch.Tensor
+    all_columns: bool
+
+
+def is_whole(where: np.ndarray) -> bool:
+    """Whether what is the weight's are whole rows and columns of matrices."""
+    return bool((_own(where).where >= 0).all())
+
+
+def _own(where: np.ndarray) -> _Own:
+    inside = where >= 0
+    matrices, rows, columns = (np.flatnonzero(inside.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
+    whole = len(columns) == where.shape[2] and len(matrices) == where.shape[0]
+    own = np.ascontiguousarray(where[np.ix_(matrices, rows, columns)])
+    return _Own(own, torch.from_numpy(matrices), torch.from_numpy(columns), whole)
+
+
 class Sums:
-    """``where``: as in :class:`ReadMoments`."""
+    """``where``: as the op reads its operand (see ``matrices``), negative for what is not the weight's."""
 
     def __init__(self, where: np.ndarray) -> None:
-        self.where = where
-        shape = (where.shape[0], where.shape[2], where.shape[2])
+        self.own = _own(where)
+        shape = (self.own.where.shape[0], self.own.where.shape[2], self.own.where.shape[2])
         self.square, self.cross = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
         self.count = 0
         self.same = True
@@ -38,11 +62,17 @@ class Sums:
 
     def add(self, palettized: Inputs, float_inputs: Inputs | None) -> None:
         """Inputs of one sample; ``float_inputs`` None where they are the same."""
-        other = None if float_inputs is None else float_inputs.columns
-        self._waiting.append((palettized.columns, other, palettized.counted))
-        self.count += palettized.columns.shape[0] * palettized.columns.shape[1]
+        one = self._of_weight(palettized.columns)
+        other = None if float_inputs is None else self._of_weight(float_inputs.columns)
+        self._waiting.append((one, other, palettized.counted))
+        self.count += one.shape[0] * one.shape[1]
         if sum(part.shape[1] for part, _, _ in self._waiting) >= _TOGETHER:
             self._flush()
+
+    def _of_weight(self, columns: torch.Tensor) -> torch.Tensor:
+        if self.own.all_columns:
+            return columns
+        return columns[self.own.matrices][:, :, self.own.columns]
 
     def _flush(self) -> None:
         if not self._waiting:
@@ -63,7 +93,7 @@ class Sums:
         self._flush()
         square = self.square.numpy()
         square = (square + square.swapaxes(1, 2)) / 2.0
-        return ReadMoments(self.where, square, None if self.same else self.cross.numpy(), self.count)
+        return ReadMoments(self.own.where, square, None if self.same else self.cross.numpy(), self.count)
 
 
 def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:

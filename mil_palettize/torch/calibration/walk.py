@@ -19,7 +19,7 @@ import torch
 from mil_palettize.torch.calibration.readers import LOOKED_UP, inputs, matrices, rows_read
 from mil_palettize.torch.calibration.sources import Reader, Sources, sources_of
 from mil_palettize.torch.calibration.streams import Stream
-from mil_palettize.torch.calibration.sums import ReadMoments, Sums
+from mil_palettize.torch.calibration.sums import ReadMoments, Sums, is_whole
 from mil_palettize.torch.calibration.trials import Trial
 from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.evaluator.program import OpInfo, Step
@@ -190,7 +190,7 @@ class _Walk:
         key = slot, id(reader)
         if key not in self.sums:
             where = matrices(step, arguments, operand, index)
-            if where is None or (where < 0).any():
+            if where is None or not is_whole(where):
                 return
             self.sums[key] = Sums(where)
         found = [None if a is None else self._inputs(reader, sample, a) for a in (arguments, float_arguments)]
