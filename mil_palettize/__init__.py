@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mil_palettize.doors.registration import register
 
 if TYPE_CHECKING:
+    from mil_palettize.calibration.request import Calibration
     from mil_palettize.doors.decompression import decompress_package
     from mil_palettize.doors.inspection import diff_packages, inspect_package
     from mil_palettize.doors.mlmodel import decompress_weights, palettize_weights
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Calibration": "calibration.request",
     "palettize_package": "doors.package",
     "palettize_weights": "doors.mlmodel",
     "decompress_weights": "doors.mlmodel",
@@ -68,6 +70,7 @@ _HOMES = {
 __all__ = [
     "AlgorithmError",
     "BlobError",
+    "Calibration",
     "ConfigError",
     "EvaluationError",
     "ModelComparison",

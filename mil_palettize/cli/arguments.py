@@ -15,6 +15,7 @@ from mil_palettize.errors import ConfigError
 from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
 
 if TYPE_CHECKING:
+    from mil_palettize.calibration.request import Calibration
     from mil_palettize.request.config import OptimizationConfig
 
 Command = Callable[[argparse.Namespace], int]
@@ -99,6 +100,10 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     how = sub.add_argument_group("how")
     how.add_argument("--target", metavar="iOS18", help="move the package up to this opset [as it is; iOS15 to iOS16]")
     how.add_argument("--joint", action="store_true", help="also what sparse and quantized weights hold (from iOS18)")
+    how.add_argument(
+        "--calibrate", type=_calibrated, metavar="WHAT",
+        help="for what ops give: on the samples of X.npz, on N made up ones (torch), or by the 'weights' alone",
+    )  # fmt: skip
     how.add_argument("--redo", action="store_true", help="palettize weights that are palettes already again")
     how.add_argument("--select", choices=("weights", "all"), default="weights", help="[weights], or all constants")
     how.add_argument("--strict", action="store_true", help="what cannot be done as asked is an error")
@@ -161,6 +166,23 @@ def _count(text: str) -> int:
     if not _is_whole(text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of samples; give 1 or more")
     return int(text)
+
+
+def _calibrated(text: str) -> str | int:
+    """A path, "weights", or a number of samples."""
+    return _count(text) if _is_whole(text) else _path(text)
+
+
+def calibration_of(options: argparse.Namespace) -> Calibration | None:
+    """What ``--calibrate`` asks for."""
+    from mil_palettize.calibration.request import Calibration
+
+    what = options.calibrate
+    if what is None:
+        return None
+    if isinstance(what, int):
+        return Calibration(samples=what)
+    return Calibration(method="weights") if what == "weights" else Calibration(what)
 
 
 def _seed(text: str) -> int:

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mil_palettize.cli import output
-from mil_palettize.cli.arguments import build_parser, config_of, with_values
+from mil_palettize.cli.arguments import build_parser, calibration_of, config_of, with_values
 from mil_palettize.errors import AlgorithmError, ConfigError, PackageError, PalettizeError, PlanError, VerifyError
 from mil_palettize.text import printable
 
@@ -56,6 +56,7 @@ def _palettize(options: argparse.Namespace) -> int:
             config_of(options),
             target=options.target,
             joint_compression=options.joint,
+            calibration=calibration_of(options),
             redo=options.redo,
             select=options.select,
             strict=options.strict,

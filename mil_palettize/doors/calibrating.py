@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,12 +18,11 @@ from mil_palettize.encoding.encoder import Task
 from mil_palettize.encoding.results import Declined, Encoded
 from mil_palettize.errors import EvaluationError
 from mil_palettize.planning.plan import Plan
-from mil_palettize.program.contents import expression
 from mil_palettize.program.forms import FORMS
 from mil_palettize.program.model import Model
-from mil_palettize.program.serialized import Site, pipeline_models
-from mil_palettize.program.store import StoredWeight
+from mil_palettize.program.serialized import pipeline_models
 from mil_palettize.program.weight import Weight
+from mil_palettize.rewriting.planned_palettes import planned_task
 from mil_palettize.text import format_count
 
 _HELD = 5  # every so many samples one is held out of the fit
@@ -59,25 +59,20 @@ def calibrated(model: Model, plan: Plan, calibration: Calibration, *, tell: Tell
 class _Planned:
     """A weight and the palette to make of it."""
 
-    site: Site
+    weight: Weight
     task: Task
 
 
 def _tasks(model: Model, plan: Plan) -> dict[int, _Planned]:
     """By the identity of the constants' ops."""
-    decisions = {d.weight: d for d in plan.decisions if d.specification is not None}
+    decisions = {d.weight.position: d for d in plan.decisions if d.specification is not None}
     found = {}
     for site in model.survey().sites:
-        decision = decisions.get(site.weight)
-        if decision is None:
-            continue
-        form = FORMS[site.weight.opset]
-        assert form is not None
-        assert decision.specification is not None
-        held = expression(site, model.store) if site.weight.joint else None
-        source = StoredWeight(model.store, site)
-        task = Task(source, decision.specification, form, held, importance=decision.importance)
-        found[id(site.op)] = _Planned(site, task)
+        decision = decisions.get(site.weight.position)
+        if decision is not None:
+            form = FORMS[decision.weight.opset]
+            assert form is not None
+            found[id(site.op)] = _Planned(decision.weight, planned_task(model, site, decision, form))
     return found
 
 
@@ -91,21 +86,37 @@ class _Run:
 
     def without_samples(self) -> None:
         for one in self.planned.values():
-            read = reading(one.site.weight)
-            moments = () if read is None else (structured_moments(one.site.weight.shape, read),)
-            self._solve(one, Findings(moments))
+            self._by_place(one)
+
+    def _by_place(self, one: _Planned) -> None:
+        read = reading(one.weight)
+        moments = () if read is None else (structured_moments(one.weight.shape, read),)
+        self._solve(one, Findings(moments))
 
     def with_samples(self) -> None:
         from mil_palettize.torch.evaluator.model_pipeline import Pipeline, evaluated
 
         pipeline = bool(pipeline_models(self.model.spec))
-        for name in [None] if pipeline else sorted(self.model.stages[0].program.functions):
+        functions = [None] if pipeline else sorted(self.model.stages[0].program.functions)
+        for name in functions:
             whole = evaluated(self.model, name)
-            samples = [whole.features.tensors(sample) for sample in self._samples(whole)]
+            given = self._samples(whole)
+            if len(functions) > 1 and self.calibration.sample_data is not None and not _fits(whole, given[0]):
+                self.done.notes.append(
+                    f"function {name!r} takes other inputs than the samples have: by its weights alone"
+                )
+                self._alone(whole)
+                continue
+            samples = [whole.features.tensors(sample) for sample in given]
             if isinstance(whole, Pipeline):
                 self._through(whole, samples)
             else:
                 self._walk(whole, samples, samples)
+
+    def _alone(self, module: Any) -> None:
+        for site in module.weight_sites.values():
+            if id(site.op) in self.planned:
+                self._by_place(self.planned[id(site.op)])
 
     def _through(self, whole: Any, samples: Sequence[Mapping[str, Any]]) -> None:
         """ML Programs one after another: what one gives, the next ones take."""
@@ -126,6 +137,10 @@ class _Run:
 
             self.done.notes.append(f"calibrated on {format_count(self.calibration.samples, 'made-up sample')}")
             return natural_samples(module, self.calibration.samples, self.calibration.seed)
+        if isinstance(given, str | os.PathLike):
+            from mil_palettize.torch.running import read_samples
+
+            given = read_samples(given, module)
         for number, sample in enumerate(given):
             for name, value in sample.items():
                 array = np.asarray(value)
@@ -162,7 +177,7 @@ class _Run:
             palettized=None if others is samples else others,
         )  # fmt: skip
         for one in wanted.values():  # that nothing reads as a matrix
-            if one.site.weight not in self.done.palettes:
+            if one.weight not in self.done.palettes:
                 self._solve(one, Findings())
         if held:
             self._guard(module, others, sorted(held)[:_GUARDS], walked, plain, list(wanted.values()))
@@ -191,14 +206,14 @@ class _Run:
         for one in self.planned.values():  # of other functions too, with which they are stored once
             found = self.shared.get(self._key(one))
             if self._key(one) in given_up and isinstance(found, Solved):
-                self.done.palettes[one.site.weight] = found.plain
+                self.done.palettes[one.weight] = found.plain
         self.done.notes.append(
             f"{told}: {_decibels(before)} dB with plain palettes, {_decibels(after)} with calibrated ones, which were "
             "given up"
         )
 
     def _key(self, one: _Planned) -> object:
-        return (one.site.weight.storage or one.site.weight, one.task.specification, one.site.weight.joint)
+        return one.weight.storage or one.weight, one.task.specification, one.task.importance, one.weight.joint
 
     def _solve(self, one: _Planned, findings: Findings) -> Solved | Declined:
         """Of weights that are stored once the first that is read decides."""
@@ -206,8 +221,14 @@ class _Run:
         if key not in self.shared:
             self.shared[key] = solved(one.task, findings, self.calibration)
         result = self.shared[key]
-        self.done.palettes[one.site.weight] = result if isinstance(result, Declined) else result.encoded
+        self.done.palettes[one.weight] = result if isinstance(result, Declined) else result.encoded
         return result
+
+
+def _fits(module: Any, sample: Mapping[str, Any]) -> bool:
+    """Whether a sample has the inputs that a function takes."""
+    names = module.features.inputs.keys()
+    return set(sample) <= names and names - module.features.defaults.keys() <= set(sample)
 
 
 def _noise(wanted: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> float:

@@ -13,9 +13,7 @@ from mil_palettize.program.weight import Weight
 
 @dataclass(frozen=True)
 class CalibrationFigures:
-    """How a palette was chosen by what its op gives. ``method``: in words; ``damping``: relative; ``samples``: that
-    were looked at, 0 where it came from the weights alone; ``before_db`` and ``after_db``: signal to noise of the op's
-    output on samples held out, with the plain palette and with this one, None where none were."""
+    """How a palette was chosen by what its op gives. Fields as in :class:`CalibrationReport`."""
 
     method: str
     damping: float

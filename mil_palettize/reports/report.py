@@ -20,6 +20,19 @@ COUNT_UNKNOWN = "a weight file's record count is wrong: records that nothing poi
 
 
 @dataclass(frozen=True)
+class CalibrationReport:
+    """How a palette was chosen by what its op gives. ``method``: in words; ``damping``: relative; ``samples``: that
+    were looked at, 0 where it came from the weights alone; ``before_db`` and ``after_db``: signal to noise of the op's
+    output on samples held out, with the plain palette and with this one, None where none were."""
+
+    method: str
+    damping: float
+    samples: int
+    before_db: float | None
+    after_db: float | None
+
+
+@dataclass(frozen=True)
 class WeightReport:
     """One constant above the threshold, or one that was compressed.
 
@@ -33,6 +46,7 @@ class WeightReport:
     importance was given. ``digest``: SHA-256 of all parts, "" without a palette or in a dry run.
     ``scale_axis``: of a scale for each channel; ``lut_dtype``: of a quantized table, both None where there is none.
     ``joint``: what the palette is of, a constant's "sparse" or "scaled" values, "" for a dense one's.
+    ``calibration``: how it was chosen by the op's output, None without one.
     ``notes``: what was done otherwise than asked, or decided between requests.
     """
 
@@ -60,6 +74,7 @@ class WeightReport:
     lut_dtype: str | None = None
     joint: str = ""
     weighted_error: float | None = None
+    calibration: CalibrationReport | None = None
 
     @property
     def bits_per_weight(self) -> float | None:
@@ -182,6 +197,10 @@ def _weight_dict(weight: WeightReport) -> dict[str, Any]:
     data["lossless"] = weight.lossless if weight.status == PALETTIZED else None
     if data["snr_db"] is not None and not math.isfinite(data["snr_db"]):
         data["snr_db"] = None
+    if weight.calibration is not None:
+        for name in ("before_db", "after_db"):
+            told = data["calibration"][name]
+            data["calibration"][name] = told if told is not None and math.isfinite(told) else None
     return data
 
 

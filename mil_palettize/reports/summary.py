@@ -13,7 +13,7 @@ from mil_palettize.encoding.results import Declined, Figures, Rewritten
 from mil_palettize.planning.plan import Decision, Plan
 from mil_palettize.planning.sizes import palette_nbytes
 from mil_palettize.program.weight import Weight
-from mil_palettize.reports.report import COUNT_UNKNOWN, Moved, Report, WeightReport
+from mil_palettize.reports.report import COUNT_UNKNOWN, CalibrationReport, Moved, Report, WeightReport
 
 _SPLIT = "stored once with a constant that is planned otherwise: stored apart now"
 
@@ -124,7 +124,7 @@ def _finished(report: WeightReport, decision: Decision, done: Rewritten) -> Weig
 
 
 def _encoded(report: WeightReport, figures: Figures) -> WeightReport:
-    told = _told(figures.specification) | {"nbits": figures.nbits}
+    told, made = _told(figures.specification) | {"nbits": figures.nbits}, figures.calibration
     return dataclasses.replace(
         report,
         **told,
@@ -135,6 +135,7 @@ def _encoded(report: WeightReport, figures: Figures) -> WeightReport:
         weighted_error=figures.weighted_error,
         seconds=figures.seconds,
         digest=figures.digest,
+        calibration=None if made is None else CalibrationReport(**dataclasses.asdict(made)),
     )
 
 

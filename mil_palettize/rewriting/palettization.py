@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mil_palettize.encoding.palette_cache import Clustered
-from mil_palettize.encoding.results import Declined
+from mil_palettize.encoding.results import Declined, Encoded
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ConfigError, PlanError
 from mil_palettize.planning.plan import SELECTIONS, Plan, make_plan
@@ -147,14 +147,16 @@ def carry_out(
     progress: Progress,
     rename: bool = False,
     clustered: Clustered | None = None,
+    ready: Mapping[Weight, Encoded | Declined] | None = None,
 ) -> None:
     """Write the new package into the empty ``folder`` and complete ``report``.
 
     ``rename``: palettes are called as coremltools calls them, not as the constants they replace. ``clustered``: where
-    palettes are kept. Raises PlanError under ``strict`` for weights whose values rule a palette out.
+    palettes are kept. ``ready``: palettes that were made before. Raises PlanError under ``strict`` for weights whose
+    values rule a palette out.
     """
     palettes = PlannedPalettes(
-        prepared.model, prepared.plan, pool=pool, progress=progress, clustered=clustered, rename=rename
+        prepared.model, prepared.plan, pool=pool, progress=progress, clustered=clustered, rename=rename, ready=ready
     )
     done = palettes.write(folder)
     if prepared.planner.strict:
