@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mil_palettize.algorithms.layerwise.moments import Moments, importance, objective
-from mil_palettize.algorithms.layerwise.reconstruction import reconstructed
+from mil_palettize.algorithms.layerwise.moments import Moments, Objective, importance, objective
+from mil_palettize.algorithms.layerwise.reconstruction import LARGE, reconstructed
 from mil_palettize.algorithms.layerwise.work import UnsupportedLayoutError
 from mil_palettize.expressions.weight_expr import WeightExpr
 
@@ -39,6 +39,11 @@ class Knowledge:
     judge: Judge | None
     made_up: bool
     usual: float = 0.1
+
+    @property
+    def large(self) -> bool:
+        """Whether time does not allow to try much."""
+        return sum(m.where.size * m.where.shape[2] for m in self.moments) > LARGE
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +80,12 @@ def choose(known: Knowledge, make: Make, *, reconstruct: bool, tables: bool, rou
     compensated = _compensated(known, make, tables) if reconstruct and known.moments else []
     if known.judge is None:
         best = (compensated or found)[-1]
-        return _alternated(known, best, make, tables, rounds) if compensated else best
+        return _alternated(known, best, tables, rounds) if compensated else best
     judged = [_judged(choice, known.judge) for choice in (*found, *compensated)]
     plain = judged[0]
     best = min(judged, key=_error)
     if best.method in (SYMMETRIC, ASYMMETRIC):
-        again = _judged(_alternated(known, best, make, tables, rounds), known.judge)
+        again = _judged(_alternated(known, best, tables, rounds), known.judge)
         best = min(best, again, key=_error)
     return replace(best, before=plain.after)
 
@@ -111,27 +116,30 @@ def _weighted(known: Knowledge, make: Make) -> list[Choice]:
 def _compensated(known: Knowledge, make: Make, tables: bool) -> list[Choice]:
     """Assignments with compensation, the last the usual one."""
     kinds = [False] if known.made_up or all(m.cross is None for m in known.moments) else [False, True]
-    dampings = DAMPINGS if known.judge is not None else (known.usual,)
+    dampings = DAMPINGS if known.judge is not None and not known.large else (known.usual,)
     try:
-        return [
-            _reconstruction(known, make, damping, asymmetric, tables, 0) for damping in dampings for asymmetric in kinds
-        ]
+        return [_assigned(known, make, damping, asymmetric, tables) for damping in dampings for asymmetric in kinds]
     except UnsupportedLayoutError:
         return []
 
 
-def _alternated(known: Knowledge, choice: Choice, make: Make, tables: bool, rounds: int) -> Choice:
-    return _reconstruction(known, make, choice.damping, choice.method == ASYMMETRIC, tables, rounds)
+def _alternated(known: Knowledge, choice: Choice, tables: bool, rounds: int) -> Choice:
+    """What was assigned with compensation, tables and indices in turn."""
+    asymmetric = choice.method == ASYMMETRIC
+    objectives = _objectives(known, choice.damping, asymmetric)
+    made = reconstructed(choice.expr, objectives, rounds=rounds, tables=tables, assigned=True)
+    return replace(choice, expr=made.expr)
 
 
-def _reconstruction(
-    known: Knowledge, make: Make, damping: float, asymmetric: bool, tables: bool, rounds: int
-) -> Choice:
-    flat = known.weight.reshape(-1)
-    weights = importance(known.moments, flat.size, damping).reshape(known.weight.shape)
-    objectives = [objective(m, flat, damping, asymmetric=asymmetric) for m in known.moments]
-    made = reconstructed(make(weights), objectives, rounds=rounds, tables=tables)
+def _assigned(known: Knowledge, make: Make, damping: float, asymmetric: bool, tables: bool) -> Choice:
+    weights = importance(known.moments, known.weight.size, damping).reshape(known.weight.shape)
+    made = reconstructed(make(weights), _objectives(known, damping, asymmetric), rounds=0, tables=tables)
     return Choice(made.expr, ASYMMETRIC if asymmetric else SYMMETRIC, damping)
+
+
+def _objectives(known: Knowledge, damping: float, asymmetric: bool) -> list[Objective]:
+    flat = known.weight.reshape(-1)
+    return [objective(m, flat, damping, asymmetric=asymmetric) for m in known.moments]
 
 
 def covering(parts: Sequence[Moments], size: int) -> tuple[Moments, ...]:

@@ -17,9 +17,9 @@ class Calibration:
     """How palettes are made for what ops give, not for what weights are.
 
     ``sample_data``: samples as ``MLModel.predict`` takes them, as coremltools calls it, or a ``.npz`` file of them;
-    None for ``samples`` made up from the description of the model. ``method``: "reconstruct" chooses for each weight among its plain palette,
-    importance, and assignment with compensation, by the error of the op's output on samples held out of the fit;
-    "importance" keeps to the weighted optimum; "weights" looks at no sample at all.
+    None for ``samples`` made up from the description of the model. ``method``: "reconstruct" chooses for each weight
+    among its plain palette, importance, and assignment with compensation, by the error of the op's output on samples
+    held out of the fit; "importance" keeps to the weighted optimum; "weights" looks at no sample at all.
     ``positions``: of a convolution's output that are looked at in each sample. ``seed``: of these, of made-up samples,
     and of which samples are held out. ``memory``: bytes of values kept in memory, above which they go to a temporary
     folder; None for a quarter of what is free. ``rounds``: of tables and indices in turn, at most.

@@ -77,25 +77,6 @@ def compensated(work: Work, values: Values) -> None:
 
 
 @compiled
-def _nearest_all(target, table, spread, kept, tables, indices):  # type: ignore[no-untyped-def]
-    vector = target.shape[2]
-    goal, scale = np.empty(vector), np.empty(vector)
-    for g in range(target.shape[0]):
-        for r in range(target.shape[1]):
-            for j in range(target.shape[3]):
-                if kept[g, r, j]:
-                    for v in range(vector):
-                        goal[v] = target[g, r, v, j]
-                        scale[v] = spread[g, r, v, j]
-                    indices[g, r, j] = _nearest(tables[table[g, r, j]], scale, goal)
-
-
-def nearest(work: Work, values: Values) -> None:
-    """Fill ``work.indices`` with the entries nearest to the target, each for itself."""
-    _nearest_all(work.target, work.table, work.spread, work.kept, values.tables, work.indices)
-
-
-@compiled
 def _descend(hessian, error, gradient, table, spread, kept, tables, indices):  # type: ignore[no-untyped-def]
     """One sweep over all elements of one matrix; returns how many indices changed."""
     rows, vector, columns = error.shape
