@@ -138,7 +138,8 @@ def test_torch_is_imported_in_one_place(module: str) -> None:
 def test_the_evaluator_shares_no_code_with_what_it_judges(module: str) -> None:
     assert not {top(name) for name in own(imported(module))} & {"algorithms", "encoding", "planning", "rewriting"}
     assert not imported(module) & {
-        f"mil_palettize.program.{name}" for name in ("contents", "expression_reader", "palette_ops")
+        f"mil_palettize.program.{name}"
+        for name in ("expression_reader", "fingerprints", "form_names", "palette_ops", "site_values")
     }
 
 

@@ -131,8 +131,8 @@ def _diff(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     _check_written("--out", options.out, options.inputs, options.package)
-    running = _load("torch.running")
-    outputs, samples = running.run_package(
+    predictions = _load("torch.predictions")
+    outputs, samples = predictions.run_package(
         options.package,
         options.inputs,
         random=options.random,
@@ -141,17 +141,17 @@ def _run(options: argparse.Namespace) -> int:
         precision=options.precision,
     )
     if options.out is not None:
-        output.write_report(options.out, running.packed_outputs(outputs))
+        output.write_report(options.out, predictions.packed_outputs(outputs))
     if options.json:
-        output.show(running.outputs_json(outputs, samples))
+        output.show(predictions.outputs_json(outputs, samples))
     else:
-        output.show(running.outputs_text(outputs, samples, options.inputs, options.seed, output.width()))
+        output.show(predictions.outputs_text(outputs, samples, options.inputs, options.seed, output.width()))
     return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
     _check_written("--html", options.html, options.inputs, options.first, options.second)
-    comparison = _load("torch.running").compare_packages(
+    comparison = _load("torch.comparison").compare_packages(
         options.first,
         options.second,
         options.inputs,

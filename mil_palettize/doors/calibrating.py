@@ -20,8 +20,8 @@ from mil_palettize.errors import EvaluationError
 from mil_palettize.planning.plan import Plan
 from mil_palettize.program.forms import FORMS
 from mil_palettize.program.model import Model
-from mil_palettize.program.serialized import pipeline_models
-from mil_palettize.program.weight import Weight
+from mil_palettize.program.stages import pipeline_models
+from mil_palettize.program.weight import Weight, WeightId
 from mil_palettize.rewriting.planned_palettes import planned_task
 from mil_palettize.text import format_count
 
@@ -37,7 +37,7 @@ Tell = Callable[[int, int, str], object]
 class Calibrated:
     """``palettes``: of planned weights, made already; ``notes``: for the report."""
 
-    palettes: dict[Weight, Encoded | Declined] = field(default_factory=dict)
+    palettes: dict[WeightId, Encoded | Declined] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -63,22 +63,22 @@ class _Planned:
     task: Task
 
 
-def _tasks(model: Model, plan: Plan) -> dict[int, _Planned]:
-    """By the identity of the constants' ops."""
-    decisions = {d.weight.position: d for d in plan.decisions if d.specification is not None}
+def _tasks(model: Model, plan: Plan) -> dict[WeightId, _Planned]:
+    """By what tells the constants apart."""
+    decisions = {d.weight.id: d for d in plan.decisions if d.specification is not None}
     found = {}
     for site in model.survey().sites:
-        decision = decisions.get(site.weight.position)
+        decision = decisions.get(site.weight.id)
         if decision is not None:
             form = FORMS[decision.weight.opset]
             assert form is not None
-            found[id(site.op)] = _Planned(decision.weight, planned_task(model, site, decision, form))
+            found[site.weight.id] = _Planned(decision.weight, planned_task(model, site, decision, form))
     return found
 
 
 class _Run:
     def __init__(
-        self, model: Model, calibration: Calibration, planned: Mapping[int, _Planned], tell: Tell | None
+        self, model: Model, calibration: Calibration, planned: Mapping[WeightId, _Planned], tell: Tell | None
     ) -> None:
         self.model, self.calibration, self.planned, self.tell = model, calibration, planned, tell
         self.done = Calibrated()
@@ -114,9 +114,9 @@ class _Run:
                 self._walk(whole, samples, samples)
 
     def _alone(self, module: Any) -> None:
-        for site in module.weight_sites.values():
-            if id(site.op) in self.planned:
-                self._by_place(self.planned[id(site.op)])
+        for weight in module.weight_ids.values():
+            if weight in self.planned:
+                self._by_place(self.planned[weight])
 
     def _through(self, whole: Any, samples: Sequence[Mapping[str, Any]]) -> None:
         """ML Programs one after another: what one gives, the next ones take."""
@@ -138,7 +138,7 @@ class _Run:
             self.done.notes.append(f"calibrated on {format_count(self.calibration.samples, 'made-up sample')}")
             return natural_samples(module, self.calibration.samples, self.calibration.seed)
         if isinstance(given, str | os.PathLike):
-            from mil_palettize.torch.running import read_samples
+            from mil_palettize.torch.samples import read_samples
 
             given = read_samples(given, module)
         for number, sample in enumerate(given):
@@ -155,8 +155,7 @@ class _Run:
         """``others``: samples as the palettized network has them."""
         from mil_palettize.torch.calibration.walk import WalkOptions, walk
 
-        sites = {slot: id(site.op) for slot, site in module.weight_sites.items()}
-        wanted = {slot: self.planned[op] for slot, op in sites.items() if op in self.planned}
+        wanted = {slot: self.planned[w] for slot, w in module.weight_ids.items() if w in self.planned}
         held = frozenset(range(_HELD - 1, len(samples), _HELD))
         plain: dict[str, np.ndarray] = {}
 
@@ -177,7 +176,7 @@ class _Run:
             palettized=None if others is samples else others,
         )  # fmt: skip
         for one in wanted.values():  # that nothing reads as a matrix
-            if one.weight not in self.done.palettes:
+            if one.weight.id not in self.done.palettes:
                 self._solve(one, Findings())
         if held:
             self._guard(module, others, sorted(held)[:_GUARDS], walked, plain, list(wanted.values()))
@@ -206,7 +205,7 @@ class _Run:
         for one in self.planned.values():  # of other functions too, with which they are stored once
             found = self.shared.get(self._key(one))
             if self._key(one) in given_up and isinstance(found, Solved):
-                self.done.palettes[one.weight] = found.plain
+                self.done.palettes[one.weight.id] = found.plain
         self.done.notes.append(
             f"{told}: {_decibels(before)} dB with plain palettes, {_decibels(after)} with calibrated ones, which were "
             "given up"
@@ -221,7 +220,7 @@ class _Run:
         if key not in self.shared:
             self.shared[key] = solved(one.task, findings, self.calibration)
         result = self.shared[key]
-        self.done.palettes[one.weight] = result if isinstance(result, Declined) else result.encoded
+        self.done.palettes[one.weight.id] = result if isinstance(result, Declined) else result.encoded
         return result
 
 

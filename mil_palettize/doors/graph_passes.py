@@ -162,7 +162,7 @@ class palettize_weights(AbstractGraphPass):
 
     def _refuse(self, results: Results) -> None:
         if self._strict:
-            refuse_declined({decision.weight: result for decision, result in results})
+            refuse_declined({decision.weight.id: result for decision, result in results})
 
     def _log(self, report: Report) -> None:
         log_report(report)
@@ -202,8 +202,8 @@ class palettize_clustered_weights(palettize_weights):
         self._chains: dict[Weight, list[list[Operation]]] = {}
         super().apply(prog)
         assert self.report is not None
-        done = {(weight.function, weight.name) for weight in self.report.palettized}
-        names = {name for w, of in self._chains.items() if (w.function, w.name) in done for name in _names(w, of)}
+        done = {weight.id for weight in self.report.palettized}
+        names = {name for w, of in self._chains.items() if w.id in done for name in _names(w, of)}
         requests = self.requests
         asked = [*(key for key, request in requests.by_name.items() if is_lossless(request)), *requests.importance]
         _MET[prog] = frozenset(key for key in asked if named_before(key) in names)
@@ -294,7 +294,7 @@ def _encode(program: PymilProgram, plan: Plan) -> Results:
 def _report(program: PymilProgram, plan: Plan, results: Results, seconds: float) -> Report:
     nbytes = sum(site.weight.nbytes for site in program.survey().sites)
     report = planned_report("the program being converted", None, nbytes, plan, [])
-    done = Rewritten({d.weight: r if isinstance(r, Declined) else r.figures for d, r in results})
+    done = Rewritten({d.weight.id: r if isinstance(r, Declined) else r.figures for d, r in results})
     complete(report, plan, done)
     report.bytes_after = nbytes - sum(w.bytes_before - (w.bytes_after or 0) for w in report.weights)
     report.seconds = seconds

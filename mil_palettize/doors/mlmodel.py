@@ -19,14 +19,13 @@ from mil_palettize.doors.report_log import log_report, logger
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ModelTypeError
 from mil_palettize.program.model import Model
-from mil_palettize.program.serialized import stages
+from mil_palettize.program.stages import NEURAL_NETWORKS, stages
 from mil_palettize.reports.progress import make_progress
 from mil_palettize.reports.report import DECOMPRESSED, Report
 from mil_palettize.request.normalised import normalise
 from mil_palettize.rewriting.decompression import decompress_model
 from mil_palettize.rewriting.palettization import carry_out, prepare
 
-_NEURAL_NETWORKS = ("neuralNetwork", "neuralNetworkClassifier", "neuralNetworkRegressor")
 _IN_MEMORY = "the model in memory"
 
 
@@ -108,7 +107,7 @@ def _checked(mlmodel: MLModel) -> Any:
         raise ModelTypeError(f"mlmodel must be a coremltools MLModel, got {type(mlmodel).__name__}")
     spec = mlmodel.get_spec()
     kind = spec.WhichOneof("Type")
-    if kind in _NEURAL_NETWORKS or (not stages(spec) and "ipeline" in str(kind)):
+    if kind in NEURAL_NETWORKS or (not stages(spec) and "ipeline" in str(kind)):
         raise ModelTypeError(
             "coremltools.optimize.coreml are meant to be used only with mlprogram typed coreml models. This model has "
             f"type {kind}. Please use coremltools.models.neural_network.quantization_utils.quantize_weights instead to "

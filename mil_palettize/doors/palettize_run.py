@@ -15,7 +15,7 @@ from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import EvaluationError
 from mil_palettize.package.replacement import check_destination, replacing
 from mil_palettize.program.model import Model
-from mil_palettize.program.weight import Weight
+from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.progress import ProgressEvent, make_progress
 from mil_palettize.reports.report import Report
@@ -79,7 +79,7 @@ class PalettizeRun:
         finally:
             progress.close()
 
-    def _calibrated(self, prepared: Prepared, report: Report) -> Mapping[Weight, Encoded | Declined] | None:
+    def _calibrated(self, prepared: Prepared, report: Report) -> Mapping[WeightId, Encoded | Declined] | None:
         if self.calibration is None:
             return None
         done = calibrated(prepared.model, prepared.plan, self.calibration)

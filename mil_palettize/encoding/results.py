@@ -8,7 +8,7 @@ from functools import cached_property
 from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.expressions.digest import expression_digest
 from mil_palettize.expressions.weight_expr import WeightExpr, lut_of
-from mil_palettize.program.weight import Weight
+from mil_palettize.program.weight import WeightId
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,6 @@ class Rewritten:
     """What came of a plan. ``results``: of planned weights. ``splits``: weights that shared a record and no longer do.
     ``dropped_records``: that no program pointed at, None where that could not be found out."""
 
-    results: dict[Weight, Figures | Declined] = field(default_factory=dict)
-    splits: frozenset[Weight] = frozenset()
+    results: dict[WeightId, Figures | Declined] = field(default_factory=dict)
+    splits: frozenset[WeightId] = frozenset()
     dropped_records: int | None = 0

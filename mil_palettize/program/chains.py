@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mil_palettize.program.blob_uses import BlobUse, blob_uses
 from mil_palettize.program.expression_reader import unknown_form
 from mil_palettize.program.scopes import Node, is_constant_op
-from mil_palettize.program.serialized import Site, place_obstacle
+from mil_palettize.program.sites import Site, place_obstacle
 from mil_palettize.program.values import BLOB_TYPES, MIL, NUMPY_TYPES, string_value, type_name
 
 

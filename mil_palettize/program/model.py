@@ -11,8 +11,9 @@ from mil_palettize.errors import PlanError
 from mil_palettize.package.mlpackage import Package
 from mil_palettize.program.blob_uses import BlobUse, blob_uses
 from mil_palettize.program.opsets.move import Change, Opset, apply_move, opset_of, plan_move
-from mil_palettize.program.serialized import Stage, Survey, parse_model, pipeline_models, stages, survey
+from mil_palettize.program.stages import Stage, parse_model, pipeline_models, stages
 from mil_palettize.program.store import Store
+from mil_palettize.program.survey import Survey, survey
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Model:
         if self._survey is None:
             self._survey = Survey()
             for stage in self.stages:
-                self._survey.add(survey(stage, len(self._survey.sites)))
+                self._survey.add(survey(stage))
         return self._survey
 
     def functions(self) -> list[tuple[str, str]]:

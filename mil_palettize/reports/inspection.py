@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from mil_palettize.planning.default_reasons import default_reasons
 from mil_palettize.program.blob_uses import blob_uses
-from mil_palettize.program.contents import describe_form
+from mil_palettize.program.form_names import describe_form
 from mil_palettize.program.model import Model
-from mil_palettize.program.serialized import Site, value_nbytes
+from mil_palettize.program.sites import Site
+from mil_palettize.program.values import value_nbytes
 from mil_palettize.reports.tables import format_table
 from mil_palettize.text import format_bytes, format_count, printable
 

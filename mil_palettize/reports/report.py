@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.tables import format_table, grouped_lines, indented_lines
 from mil_palettize.text import format_bytes, format_count, printable, shorten
@@ -47,7 +48,8 @@ class WeightReport:
     ``scale_axis``: of a scale for each channel; ``lut_dtype``: of a quantized table, both None where there is none.
     ``joint``: what the palette is of, a constant's "sparse" or "scaled" values, "" for a dense one's.
     ``calibration``: how it was chosen by the op's output, None without one.
-    ``notes``: what was done otherwise than asked, or decided between requests.
+    ``notes``: what was done otherwise than asked, or decided between requests. ``block``: path of the nested block that
+    declares it, "" for the function's own.
     """
 
     name: str
@@ -75,6 +77,12 @@ class WeightReport:
     joint: str = ""
     weighted_error: float | None = None
     calibration: CalibrationReport | None = None
+    block: str = ""
+
+    @property
+    def id(self) -> WeightId:
+        """What tells it from every other constant of the model."""
+        return WeightId(self.function, self.block, self.name)
 
     @property
     def bits_per_weight(self) -> float | None:

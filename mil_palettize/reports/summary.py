@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from mil_palettize.encoding.results import Declined, Figures, Rewritten
 from mil_palettize.planning.plan import Decision, Plan
 from mil_palettize.planning.sizes import palette_nbytes
 from mil_palettize.program.weight import Weight
+from mil_palettize.reports.decibels import decibels
 from mil_palettize.reports.report import COUNT_UNKNOWN, CalibrationReport, Moved, Report, WeightReport
 
 _SPLIT = "stored once with a constant that is planned otherwise: stored apart now"
@@ -73,6 +73,7 @@ def _planned(decision: Decision) -> WeightReport:
         reason=decision.reason,
         **_told(specification),
         joint=weight.joint if specification else "",
+        block=weight.block,
         bytes_before=weight.nbytes,
         bytes_after=_bytes_after(decision),
         snr_db=None,
@@ -116,10 +117,10 @@ def _saving(plan: Plan, stored: Mapping[Weight, int]) -> int:
 def _finished(report: WeightReport, decision: Decision, done: Rewritten) -> WeightReport:
     if decision.specification is None:
         return report
-    result = done.results[decision.weight]
+    result = done.results[decision.weight.id]
     if isinstance(result, Declined):
         return _planned(dataclasses.replace(decision, specification=None, reason=result.reason))
-    notes = (*report.notes, _SPLIT) if decision.weight in done.splits else report.notes
+    notes = (*report.notes, _SPLIT) if decision.weight.id in done.splits else report.notes
     return _encoded(dataclasses.replace(report, notes=notes), result)
 
 
@@ -130,16 +131,10 @@ def _encoded(report: WeightReport, figures: Figures) -> WeightReport:
         **told,
         notes=(*report.notes, figures.note) if figures.note else report.notes,
         bytes_after=figures.nbytes,
-        snr_db=_snr_db(figures.signal, figures.sse),
+        snr_db=decibels(figures.signal, figures.sse),
         squared_error=figures.sse,
         weighted_error=figures.weighted_error,
         seconds=figures.seconds,
         digest=figures.digest,
         calibration=None if made is None else CalibrationReport(**dataclasses.asdict(made)),
     )
-
-
-def _snr_db(signal: float, noise: float) -> float:
-    if noise == 0:
-        return math.inf
-    return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 else -math.inf

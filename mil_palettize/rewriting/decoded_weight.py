@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from mil_palettize.package.blob import WINDOW_BYTES
-from mil_palettize.program.contents import dense
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.site_values import dense
+from mil_palettize.program.sites import Site
 from mil_palettize.program.store import Store
 from mil_palettize.program.values import NUMPY_TYPES
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.program.chains import Chain, find_chains
-from mil_palettize.program.contents import describe_form
+from mil_palettize.program.form_names import describe_form
 from mil_palettize.program.model import Model
 from mil_palettize.reports.progress import Progress
 from mil_palettize.reports.report import COUNT_UNKNOWN, DECOMPRESSED, Report, WeightReport
@@ -69,4 +69,5 @@ def _weight(chain: Chain) -> WeightReport:
         snr_db=None,
         squared_error=None,
         seconds=0.0,
+        block=weight.block,
     )

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from mil_palettize.errors import VerifyError
 from mil_palettize.program.chains import find_chains, inner_ops
-from mil_palettize.program.contents import dense
-from mil_palettize.program.names import NameSource
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.new_names import NameSource
+from mil_palettize.program.site_values import dense
+from mil_palettize.program.sites import Site
 from mil_palettize.program.values import MIL
+from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.report import Report
 from mil_palettize.rewriting.side_by_side import Sides, hold_against
 
@@ -28,12 +29,12 @@ class _DenseConstants:
 
     def __init__(self, sides: Sides, report: Report) -> None:
         self._sides = sides
-        self._reported = Counter((weight.function, weight.name) for weight in report.decompressed)
-        self._found: Counter[tuple[str, str]] = Counter()
+        self._reported = Counter(weight.id for weight in report.decompressed)
+        self._found: Counter[WeightId] = Counter()
         chains = [
             chain
             for chain in find_chains(sides.original.survey().sites)
-            if not chain.obstacle and (chain.site.weight.function, chain.site.weight.name) in self._reported
+            if not chain.obstacle and chain.site.weight.id in self._reported
         ]
         self._ends = {id(chain.site.op): chain.site for chain in chains}
         self._gone = inner_ops(chains)
@@ -59,8 +60,8 @@ class _DenseConstants:
             raise VerifyError(f"{key!r} is stored as {after.dtype}{list(after.shape)}, which it did not stand for")
         if before.tobytes() != after.tobytes():
             raise VerifyError(f"{key!r} has other values than the compressed weight stood for")
-        self._found[site.weight.function, site.weight.name] += 1
+        self._found[site.weight.id] += 1
 
     def finish(self) -> None:
         for key in (self._reported - self._found) + (self._found - self._reported):
-            raise VerifyError(f"{'/'.join(key)!r} is not decompressed as often as was reported")
+            raise VerifyError(f"{key.key!r} is not decompressed as often as was reported")

@@ -14,12 +14,12 @@ import numpy as np
 
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.program.blob_uses import blob_uses
+from mil_palettize.program.block_edits import remove_ops
 from mil_palettize.program.chains import Chain, chain_key, chain_uses, constant_op, inner_ops
-from mil_palettize.program.edits import remove_ops
 from mil_palettize.program.expression_reader import read_expression
 from mil_palettize.program.model import Model
 from mil_palettize.program.palette_ops import Append
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.sites import Site
 from mil_palettize.program.values import BLOB_TYPES, MIL, MIL_TYPES, MIN_BLOB_ELEMENTS, blob_value, immediate_value
 from mil_palettize.reports.progress import Progress
 from mil_palettize.rewriting.other_files import write_other_files

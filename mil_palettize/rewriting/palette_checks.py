@@ -9,10 +9,10 @@ import numpy as np
 from mil_palettize.errors import PlanError
 from mil_palettize.expressions.weight_expr import Lut, Part, Scale, Sparse, WeightExpr, lut_of
 from mil_palettize.program.chains import find_chains, palette_obstacle
-from mil_palettize.program.contents import expression
 from mil_palettize.program.forms import FORMS, Form, refusal
 from mil_palettize.program.model import Model
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.site_values import expression
+from mil_palettize.program.sites import Site
 from mil_palettize.program.values import NUMPY_TYPES
 
 _SHAPES = {

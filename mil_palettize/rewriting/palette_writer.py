@@ -9,15 +9,15 @@ from pathlib import Path
 from mil_palettize.expressions.digest import expression_digest
 from mil_palettize.expressions.weight_expr import WeightExpr
 from mil_palettize.program.blob_uses import BlobUse, blob_uses
+from mil_palettize.program.block_edits import insert_ops, rebind, remove_ops
 from mil_palettize.program.chains import chain_uses, take_parts
-from mil_palettize.program.edits import insert_ops, rebind, remove_ops
 from mil_palettize.program.forms import FORMS, Form
 from mil_palettize.program.model import Model
-from mil_palettize.program.names import NameSource
+from mil_palettize.program.new_names import NameSource
 from mil_palettize.program.palette_ops import Append, PaletteValues, palette_ops, store_palette
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.sites import Site
 from mil_palettize.program.values import MIL, MIN_BLOB_ELEMENTS
-from mil_palettize.program.weight import Weight
+from mil_palettize.program.weight import WeightId
 from mil_palettize.rewriting.other_files import write_other_files
 from mil_palettize.rewriting.palette_checks import check_palettes
 from mil_palettize.rewriting.weight_files import WeightFiles
@@ -28,7 +28,7 @@ class Written:
     """``splits``: weights that shared a record and no longer do. ``dropped_records``: that no program pointed at, None
     where that could not be found out."""
 
-    splits: frozenset[Weight]
+    splits: frozenset[WeightId]
     dropped_records: int | None
 
 
@@ -115,7 +115,7 @@ class PaletteWriter:
         dropped = self._files.write(folder, lambda job, append: self._store(job, next(following), append))
         self._put_palettes()
         write_other_files(self._model, folder, self._files.paths)
-        return Written(frozenset(site.weight for job in self._files.apart for site in job.sites), dropped)
+        return Written(frozenset(site.weight.id for job in self._files.apart for site in job.sites), dropped)
 
     def _store(self, job: PaletteJob, expr: WeightExpr | None, append: Append | None) -> bool:
         if expr is None:
@@ -148,7 +148,8 @@ class PaletteWriter:
         for stage in self._model.stages:
             names |= {stage.function_label(n): NameSource(f) for n, f in stage.program.functions.items()}
         new: dict[int, list[MIL.Operation]] = {}
-        for site, values in sorted(self._replaced, key=lambda replaced: replaced[0].weight.position):
+        order = {site: number for number, site in enumerate(self._model.survey().sites)}
+        for site, values in sorted(self._replaced, key=lambda replaced: order[replaced[0]]):
             assert site.node is not None
             *new[id(site.op)], last = palette_ops(site, values, names[site.weight.function], rename=self._rename)
             site.op.CopyFrom(last)

@@ -17,8 +17,8 @@ from mil_palettize.program.forms import FIRST_WITH_PALETTES, FORMS
 from mil_palettize.program.model import Model
 from mil_palettize.program.opsets.move import Opset, opset_of, parse_target
 from mil_palettize.program.scopes import is_constant_op
-from mil_palettize.program.serialized import Survey
-from mil_palettize.program.weight import Weight
+from mil_palettize.program.survey import Survey
+from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.progress import Progress
 from mil_palettize.reports.report import Moved, Report
 from mil_palettize.reports.summary import complete, plan_anew, planned_report
@@ -69,14 +69,14 @@ class Prepared:
         return [c for c in self.changes if not is_constant_op(c.op_type) or (c.function, c.op_name) not in replaced]
 
     @property
-    def importance(self) -> dict[tuple[str, str], np.ndarray]:
-        """That palettes are made with, by function and name of the constant."""
+    def importance(self) -> dict[WeightId, np.ndarray]:
+        """That palettes are made with, by constant."""
         weighted = ((d.weight, d.importance) for d in self.plan.decisions if d.importance is not None)
-        return {(weight.function, weight.name): importance.array for weight, importance in weighted}
+        return {weight.id: importance.array for weight, importance in weighted}
 
-    def keeping(self, weights: Container[Weight]) -> Prepared:
+    def keeping(self, weights: Container[WeightId]) -> Prepared:
         """The same with those of ``weights`` left as they are that were to be made anew."""
-        redone = [old for old in self.redone if old.weight not in weights]
+        redone = [old for old in self.redone if old.weight.id not in weights]
         return replace(self, redone=redone, plan=self.planner.plan(self.model.survey(), redone))
 
     def report(self, source: str, destination: str | None, *, dry_run: bool = False) -> Report:
@@ -147,7 +147,7 @@ def carry_out(
     progress: Progress,
     rename: bool = False,
     clustered: Clustered | None = None,
-    ready: Mapping[Weight, Encoded | Declined] | None = None,
+    ready: Mapping[WeightId, Encoded | Declined] | None = None,
 ) -> None:
     """Write the new package into the empty ``folder`` and complete ``report``.
 
@@ -162,7 +162,7 @@ def carry_out(
     if prepared.planner.strict:
         refuse_declined(done.results)
     declined = {weight for weight, result in done.results.items() if isinstance(result, Declined)}
-    if any(old.weight in declined for old in prepared.redone):
+    if any(old.weight.id in declined for old in prepared.redone):
         prepared = prepared.keeping(declined)
         plan_anew(report, prepared.plan, prepared.moved)
     complete(report, prepared.plan, done)
@@ -170,7 +170,7 @@ def carry_out(
     report.bytes_after = folder_nbytes(folder)
 
 
-def refuse_declined(results: Mapping[Weight, object]) -> None:
+def refuse_declined(results: Mapping[WeightId, object]) -> None:
     """Raise PlanError for weights whose values rule out what was asked for."""
     unmet = [f"{w.key!r}: {r.reason}" for w, r in results.items() if isinstance(r, Declined) and r.unmet]
     if unmet:

@@ -18,12 +18,12 @@ from mil_palettize.encoding.workers import Workers
 from mil_palettize.expressions.weight_expr import WeightExpr
 from mil_palettize.planning.plan import Decision, Plan
 from mil_palettize.program.chains import chain_key
-from mil_palettize.program.contents import expression
 from mil_palettize.program.forms import Form
 from mil_palettize.program.model import Model
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.site_values import expression
+from mil_palettize.program.sites import Site
 from mil_palettize.program.store import StoredWeight
-from mil_palettize.program.weight import Weight
+from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.progress import Progress
 from mil_palettize.rewriting.decoded_weight import DecodedWeight
 from mil_palettize.rewriting.palette_writer import PaletteJob, PaletteWriter
@@ -45,7 +45,7 @@ class PlannedPalettes:
         progress: Progress,
         clustered: Clustered | None = None,
         rename: bool = False,
-        ready: Mapping[Weight, Encoded | Declined] | None = None,
+        ready: Mapping[WeightId, Encoded | Declined] | None = None,
     ) -> None:
         self._ready = ready or {}
         self._model = model
@@ -53,9 +53,9 @@ class PlannedPalettes:
         self._progress = progress
         self._clustered = clustered
         self._done = Rewritten()
-        planned = {d.weight.position: d for d in plan.decisions if d.specification is not None}
-        sites = (site for site in model.survey().sites if site.weight.position in planned)
-        self._decisions = {site: planned[site.weight.position] for site in sites}
+        planned = {d.weight.id: d for d in plan.decisions if d.specification is not None}
+        sites = (site for site in model.survey().sites if site.weight.id in planned)
+        self._decisions = {site: planned[site.weight.id] for site in sites}
         wanted = {
             site: (decision.specification, decision.importance, _compressed(site))
             for site, decision in self._decisions.items()
@@ -80,13 +80,13 @@ class PlannedPalettes:
         """The palette, after what it came to was noted for every site."""
         outcome = result if isinstance(result, Declined) else result.figures  # not the palette: memory
         for site in job.sites:
-            self._done.results[self._decisions[site].weight] = outcome
+            self._done.results[site.weight.id] = outcome
         decision = self._decisions[job.site]
         self._progress.advance(decision.weight.key, len(job.sites), decision.weight.nbytes)
         return None if isinstance(result, Declined) else result.expr
 
     def _task(self, job: PaletteJob) -> Callable[[], Encoded | Declined]:
-        ready = self._ready.get(self._decisions[job.site].weight)
+        ready = self._ready.get(self._decisions[job.site].weight.id)
         if ready is not None:
             return partial(_handed_over, ready)
         if self._pool.executor is None:

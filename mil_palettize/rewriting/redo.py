@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 from mil_palettize.planning.plan import Plan, as_dense
 from mil_palettize.program.chains import Chain, chain_key, chain_ops, find_chains, inner_ops, palette_obstacle
-from mil_palettize.program.contents import describe_form
-from mil_palettize.program.scopes import op_name
-from mil_palettize.program.serialized import Site, Survey, stored_nbytes
+from mil_palettize.program.form_names import describe_form
+from mil_palettize.program.op_names import op_name
+from mil_palettize.program.sites import Site, stored_nbytes
+from mil_palettize.program.survey import Survey
 from mil_palettize.program.weight import Weight
 from mil_palettize.reports.report import PALETTIZED, Report
 

@@ -16,12 +16,12 @@ from google.protobuf.message import Message
 
 from mil_palettize.errors import PackageError, PalettizeError, VerifyError
 from mil_palettize.package.blob import BlobReader
-from mil_palettize.program.contents import fingerprint
-from mil_palettize.program.edits import remove_ops
+from mil_palettize.program.block_edits import remove_ops
+from mil_palettize.program.fingerprints import fingerprint
 from mil_palettize.program.model import Model
-from mil_palettize.program.names import NameSource
+from mil_palettize.program.new_names import NameSource
+from mil_palettize.program.op_names import op_name
 from mil_palettize.program.opsets.move import opset_of
-from mil_palettize.program.scopes import op_name
 from mil_palettize.program.values import MIL
 from mil_palettize.reports.report import Report
 

@@ -15,14 +15,16 @@ from mil_palettize.errors import VerifyError
 from mil_palettize.expressions.digest import expression_digest
 from mil_palettize.expressions.weight_expr import WeightExpr, lut_of
 from mil_palettize.program.chains import Chain, chain_uses, find_chains, inner_ops, palette_obstacle
-from mil_palettize.program.contents import dense, expression, fingerprint, record_digest
+from mil_palettize.program.fingerprints import fingerprint, record_digest
 from mil_palettize.program.forms import FORMS
-from mil_palettize.program.names import NameSource
+from mil_palettize.program.new_names import NameSource
 from mil_palettize.program.palette_ops import palette_ops, store_palette
 from mil_palettize.program.scopes import is_constant_op
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.site_values import dense, expression
+from mil_palettize.program.sites import Site
 from mil_palettize.program.store import Store, StoredWeight
 from mil_palettize.program.values import MIL, MIN_BLOB_ELEMENTS, NUMPY_TYPES
+from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.report import PALETTIZED, Report, WeightReport
 from mil_palettize.rewriting.side_by_side import Sides, hold_against
 
@@ -31,12 +33,12 @@ RELATIVE_TOLERANCE = 1e-9
 
 
 def verify_package(
-    source: Path, written: Path, report: Report, importance: Mapping[tuple[str, str], np.ndarray] | None = None
+    source: Path, written: Path, report: Report, importance: Mapping[WeightId, np.ndarray] | None = None
 ) -> None:
     """Decode every palette of the package at ``written`` and compare it with the one at ``source`` and with
     ``report``; compare everything else, after the same move to a later opset, for equality. Raises VerifyError
     naming the first weight, op or file that differs; PackageError when the source cannot be read any more.
-    ``importance``: that palettes were made with, by function and name of the constant; each size divides the weight's.
+    ``importance``: that palettes were made with, by constant; each size divides the weight's.
     """
     hold_against(source, written, report, partial(_Palettes, importance=importance or {}))
 
@@ -44,7 +46,7 @@ def verify_package(
 class _Palettes:
     """The palettes that were reported, in the place of constants and of compressed constants."""
 
-    def __init__(self, sides: Sides, report: Report, *, importance: Mapping[tuple[str, str], np.ndarray]) -> None:
+    def __init__(self, sides: Sides, report: Report, *, importance: Mapping[WeightId, np.ndarray]) -> None:
         self._importance = importance
         self._original = sides.original
         self._result = sides.result
@@ -56,10 +58,9 @@ class _Palettes:
         kept = (site for site in sites if site.weight.form == "const" or site.weight.joint)
         self._sites = {id(site.op): site for site in (*kept, *self._chains)}
         self._written = {id(site.op): site for site in self._result.survey().sites}
-        # In program order: names may repeat in sibling blocks.
-        self._claims: dict[tuple[str, str], deque[WeightReport]] = defaultdict(deque)
+        self._claims: dict[WeightId, deque[WeightReport]] = defaultdict(deque)  # more than one is one too many
         for weight in report.palettized:
-            self._claims[weight.function, weight.name].append(weight)
+            self._claims[weight.id].append(weight)
 
     @property
     def gone(self) -> Mapping[int, MIL.Operation]:
@@ -81,7 +82,7 @@ class _Palettes:
 
     def _check_palette(self, site: Site, ops: list[MIL.Operation], names: NameSource) -> None:
         key = site.weight.key
-        claims = self._claims[site.weight.function, site.weight.name]
+        claims = self._claims[site.weight.id]
         if not claims:
             raise VerifyError(f"{key!r} is a palette that was not reported")
         claim = claims.popleft()
@@ -92,7 +93,7 @@ class _Palettes:
         if expr is None or expr.shape != shape or expr.dtype != dtype or not _as_claimed(expr, claim):
             raise VerifyError(f"{key!r} is not stored as the palette of {claim.nbits} bits that was reported")
         self._check_form(site, ops, expr, names)
-        weights = self._importance.get((site.weight.function, site.weight.name))
+        weights = self._importance.get(site.weight.id)
         error, weighted = _squared_errors(site, original, expr, weights, decoded=site in self._chains)
         assert claim.squared_error is not None
         if not _is_close(error, claim.squared_error):

@@ -16,10 +16,10 @@ from packages import blob_users, constants, normalised
 from mil_palettize import PlanError, palettize_package
 from mil_palettize.expressions.packed import Packed
 from mil_palettize.expressions.weight_expr import Const, Lut, Scale, Sparse, WeightExpr
-from mil_palettize.program.contents import dense, expression
 from mil_palettize.program.model import Model
 from mil_palettize.program.opsets.move import parse_target
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.site_values import dense, expression
+from mil_palettize.program.sites import Site
 from mil_palettize.rewriting.palette_writer import write_palettes
 
 Make = Callable[[Site, Model, np.random.Generator], WeightExpr]

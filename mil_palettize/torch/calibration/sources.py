@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mil_palettize.program.axes import TRANSPARENT
+from mil_palettize.program.channel_axes import TRANSPARENT
 from mil_palettize.program.roles import is_weight_input
 from mil_palettize.torch.calibration.readers import Operand
 from mil_palettize.torch.evaluator.program import Function, Reading, Step
