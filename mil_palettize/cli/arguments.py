@@ -62,6 +62,7 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subs = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     _add_palettize(subs)
+    _add_sensitivity(subs)
     _add_decompress(subs)
     inspect = subs.add_parser("inspect", help="list every constant of a package", epilog=_EPILOG)
     inspect.add_argument("package", type=_path, metavar="IN.mlpackage")
@@ -104,6 +105,7 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
         "--calibrate", type=_calibrated, metavar="WHAT",
         help="for what ops give: on the samples of X.npz, on N made up ones (torch), or by the 'weights' alone",
     )  # fmt: skip
+    how.add_argument("--sensitivity", type=_path, metavar="S.npz", help="what elements count, as sensitivity wrote it")
     how.add_argument("--redo", action="store_true", help="palettize weights that are palettes already again")
     how.add_argument("--select", choices=("weights", "all"), default="weights", help="[weights], or all constants")
     how.add_argument("--strict", action="store_true", help="what cannot be done as asked is an error")
@@ -114,6 +116,20 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     how.add_argument("--resume", type=_path, metavar="DIR", help="keep palettes there; what is there is not made again")
     how.add_argument("--workers", type=int, metavar="N", help="threads [all processors]; no effect on the result")
     _add_shown(sub)
+
+
+def _add_sensitivity(commands: argparse._SubParsersAction[Parser]) -> None:
+    sub = commands.add_parser("sensitivity", help="how much weights count for a model's answers", epilog=_EPILOG)
+    sub.add_argument("package", type=_path, metavar="IN.mlpackage")
+    sub.add_argument("--out", type=_path, metavar="S.npz", required=True, help="for palettize --sensitivity")
+    sub.add_argument(
+        "--calibrate", type=_calibrated, default=64, metavar="WHAT", help="X.npz, or N made up samples [64]"
+    )
+    sub.add_argument("--labels", type=_path, metavar="Y.npy", help="the right classes [drawn from the model's answers]")
+    sub.add_argument("--damping", type=float, default=1.0, metavar="X", help="of the mean, added to all [1]")
+    sub.add_argument("--function", metavar="NAME", help="of a model with several [the default one]")
+    sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="of made up samples and drawn labels [0]")
+    sub.add_argument("--json", action="store_true", help="JSON on standard output")
 
 
 def _add_decompress(commands: argparse._SubParsersAction[Parser]) -> None:

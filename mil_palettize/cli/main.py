@@ -21,10 +21,13 @@ from typing import TYPE_CHECKING
 
 from mil_palettize.cli import output
 from mil_palettize.cli.arguments import build_parser, calibration_of, config_of, with_values
+from mil_palettize.cli.sensitivities import sensitivity_json, sensitivity_text
 from mil_palettize.errors import AlgorithmError, ConfigError, PackageError, PalettizeError, PlanError, VerifyError
 from mil_palettize.text import printable
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mil_palettize.reports.report import Report
 
 EXIT_DIFFERENT = 1
@@ -57,6 +60,7 @@ def _palettize(options: argparse.Namespace) -> int:
             target=options.target,
             joint_compression=options.joint,
             calibration=calibration_of(options),
+            importance=_importance(options),
             redo=options.redo,
             select=options.select,
             strict=options.strict,
@@ -69,6 +73,30 @@ def _palettize(options: argparse.Namespace) -> int:
             dry_run=options.dry_run,
         ),
     )
+
+
+def _importance(options: argparse.Namespace) -> dict[str, np.ndarray] | None:
+    """What ``--sensitivity`` holds."""
+    if options.sensitivity is None:
+        return None
+    found: dict[str, np.ndarray] = _load("doors.sensitivity").read_importance(options.sensitivity)
+    return found
+
+
+def _sensitivity(options: argparse.Namespace) -> int:
+    _check_written("--out", options.out, options.labels, options.package)
+    door = _load("doors.sensitivity")
+    found = door.fisher_importance(
+        options.package,
+        options.calibrate,
+        labels=None if options.labels is None else door.read_labels(options.labels),
+        damping=options.damping,
+        function=options.function,
+        seed=options.seed,
+    )
+    door.write_importance(options.out, found)
+    output.show(sensitivity_json(found) if options.json else sensitivity_text(found, output.width()))
+    return 0
 
 
 def _decompress(options: argparse.Namespace) -> int:
@@ -185,6 +213,7 @@ def _check_written(option: str, path: str | None, inputs: str | None, *packages:
 
 COMMANDS = {
     "palettize": _palettize,
+    "sensitivity": _sensitivity,
     "decompress": _decompress,
     "inspect": _inspect,
     "diff": _diff,
