@@ -9,6 +9,10 @@ import numpy as np
 
 from mil_palettize.algorithms.layerwise.moments import Moments
 from mil_palettize.algorithms.layerwise.structured import structured_square
+from mil_palettize.calibration.request import Calibration
+from mil_palettize.calibration.solving import Findings, solved
+from mil_palettize.encoding.encoder import Task
+from mil_palettize.encoding.results import Declined, Encoded
 from mil_palettize.program.roles import is_weight_input
 from mil_palettize.program.weight import Weight
 
@@ -50,3 +54,15 @@ def structured_moments(shape: tuple[int, ...], read: Reading) -> Moments:
     window = math.prod(shape[len(shape) - read.kernel :])
     square = structured_square(where.shape[2], window)
     return Moments(where, np.broadcast_to(square, (len(where), *square.shape)))
+
+
+def place_findings(weight: Weight) -> Findings:
+    """What is known of a weight without samples."""
+    read = reading(weight)
+    return Findings(() if read is None else (structured_moments(weight.shape, read),))
+
+
+def solved_alone(weight: Weight, task: Task, calibration: Calibration) -> Encoded | Declined:
+    """The palette of ``task`` by the weight alone."""
+    result = solved(task, place_findings(weight), calibration)
+    return result if isinstance(result, Declined) else result.encoded

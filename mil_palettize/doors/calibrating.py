@@ -13,7 +13,7 @@ import numpy as np
 from mil_palettize.algorithms.layerwise.moments import Moments
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.calibration.solving import Findings, Solved, solved
-from mil_palettize.calibration.without_samples import reading, structured_moments
+from mil_palettize.calibration.without_samples import place_findings
 from mil_palettize.encoding.encoder import Task
 from mil_palettize.encoding.results import Declined, Encoded
 from mil_palettize.errors import EvaluationError
@@ -89,9 +89,7 @@ class _Run:
             self._by_place(one)
 
     def _by_place(self, one: _Planned) -> None:
-        read = reading(one.weight)
-        moments = () if read is None else (structured_moments(one.weight.shape, read),)
-        self._solve(one, Findings(moments))
+        self._solve(one, place_findings(one.weight))
 
     def with_samples(self) -> None:
         from mil_palettize.torch.evaluator.model_pipeline import Pipeline, evaluated
