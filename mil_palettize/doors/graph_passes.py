@@ -54,11 +54,11 @@ class palettize_weights(AbstractGraphPass):
         Output graph:  constexpr_lut_to_dense -> downstream op
 
     Options: ``config`` (a coremltools ``OptimizationConfig``), ``select`` ("weights" or "all"), ``strict``,
-    ``joint_compression`` (also what sparse and quantized weights hold; from iOS18), ``importance`` (arrays by name of a constant,
-    as for ``palettize_package``), ``calibration`` (a ``Calibration`` by the weights alone). Names in ``config`` are those the program has where the pass stands: at the
-    end, those of the saved model. ``report`` is that of the last program; what was left alone otherwise than asked is
-    logged as a warning by the logger ``mil_palettize``. Raises ConfigError and PlanError (both ``ValueError``) before
-    anything is changed.
+    ``joint_compression`` (also what sparse and quantized weights hold; from iOS18), ``importance`` (arrays by name of a
+    constant, as for ``palettize_package``), ``calibration`` (a ``Calibration`` by the weights alone). Names in
+    ``config`` are those the program has where the pass stands: at the end, those of the saved model. ``report`` is that
+    of the last program; what was left alone otherwise than asked is logged as a warning by the logger
+    ``mil_palettize``. Raises ConfigError and PlanError (both ``ValueError``) before anything is changed.
 
     The pass can stand in the place of ``compression::palettize_weights``: anywhere in a pipeline, in coremltools'
     registry, and constructed as that class is. With ``fake_compression`` a weight becomes a ``const`` of the

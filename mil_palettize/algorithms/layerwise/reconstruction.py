@@ -57,6 +57,8 @@ def reconstructed(
             solver.assign()
         if not solver.objective < last * (1.0 - _WORTH):
             break
+    if not most:
+        solver.descend()
     best = solver.stored(expr, refit=done > 0)
     if not best.objective <= before:
         return Reconstruction(expr, before, before, done)
