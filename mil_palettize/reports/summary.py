@@ -103,19 +103,27 @@ def _finished(report: WeightReport, decision: Decision, done: Rewritten) -> Weig
 
 def _encoded(report: WeightReport, figures: Figures) -> WeightReport:
     plan = figures.plan
+    snr = _snr_db(figures.signal, figures.sse)
+    more = (figures.note, _warning(plan.mode) if snr < 0 else "")
     return dataclasses.replace(
         report,
         nbits=figures.nbits,
         granularity=plan.granularity,
         group_size=plan.group_size,
         channel_axis=plan.axis,
-        notes=(*report.notes, figures.note) if figures.note else report.notes,
+        notes=(*report.notes, *filter(None, more)),
         bytes_after=figures.nbytes,
-        snr_db=_snr_db(figures.signal, figures.sse),
+        snr_db=snr,
         squared_error=figures.sse,
         seconds=figures.seconds,
         digest=figures.digest,
     )
+
+
+def _warning(mode: str) -> str:
+    """Of a palette whose error is larger than the weight itself."""
+    instead = "use mode kmeans" if mode == "uniform" else "use more bits, or leave this weight alone"
+    return f"warning: {mode} is worse here than zeros would be (an SNR below 0 dB): {instead}"
 
 
 def _snr_db(signal: float, noise: float) -> float:

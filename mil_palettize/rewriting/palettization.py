@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def prepare(
     """Plan, moving the model in memory: to ``target``, or out of an opset that can hold no palette. ``redo``:
     (function, name) of compressed constants to plan for as if they were dense.
 
-    Raises ConfigError and PlanError for everything that names, types, consumers and target rule out.
+    Raises ConfigError and PlanError for everything that names, types, consumers and target rule out; under ``strict``
+    also PlanError where no weight is left to palettize.
     """
     if select not in SELECTIONS:
         raise ConfigError(f"select is {select!r}, allowed are {SELECTIONS}")
@@ -59,6 +61,8 @@ def prepare(
     if any(d.plan is not None and d.weight.opset in after for d in plan.decisions):
         moved = _move(model, parse_target(FIRST_WITH_PALETTES))
         plan = _plan(model, requests, select, strict, {}, redo)
+    if strict and all(d.plan is None for d in plan.decisions):
+        raise nothing_to_do(d.reason for d in plan.decisions)
     return Prepared(model, plan, moved, strict)
 
 
@@ -114,7 +118,8 @@ def carry_out(
     """Write the new package into the empty ``folder`` and complete ``report``.
 
     ``rename``: palettes are called as coremltools calls them, not as the constants they replace. ``clustered``: where
-    palettes are kept. Raises PlanError under ``strict`` for weights whose values rule a palette out.
+    palettes are kept. Raises PlanError under ``strict`` for weights whose values rule a palette out, and where none got
+    one.
     """
     plan = prepared.plan
     planned = [d for d in plan.decisions if d.plan is not None]
@@ -126,7 +131,15 @@ def carry_out(
     complete(report, plan, done)
     if prepared.strict:
         refuse_declined(done.results)
+        if not report.palettized:
+            raise nothing_to_do(weight.reason for weight in report.weights)
     report.bytes_after = folder_nbytes(folder)
+
+
+def nothing_to_do(reasons: Iterable[str]) -> PlanError:
+    """Under ``strict``, of a run that palettizes nothing. ``reasons``: of every constant above the threshold."""
+    told = [f"{reason} ({count}x)" for reason, count in Counter(reasons).most_common(3)]
+    return PlanError(f"strict: nothing is palettized: {'; '.join(told) or 'no constant is above the threshold'}")
 
 
 def refuse_declined(results: Mapping[Weight, object]) -> None:

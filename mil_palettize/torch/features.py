@@ -122,7 +122,10 @@ def check_integers(name: str, given: torch.Tensor, converted: torch.Tensor, kind
     wrong |= wide > min(most, torch.iinfo(torch.int64).max)
     if bool(wrong.any()):
         worst = given[wrong].reshape(-1)[0].item()
-        raise EvaluationError(f"input {name!r} has values such as {worst} that {kind} cannot hold ({least} to {most})")
+        raise EvaluationError(
+            f"input {name!r} has values that {kind} cannot hold, such as {worst}; it holds whole numbers from {least} to "
+            f"{most}"
+        )
 
 
 def is_flexible(array: FeatureTypes.ArrayFeatureType) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from mil_palettize.torch.evaluator import ops  # noqa: E402
+from mil_palettize.torch.evaluator import ops
 
 NO_OPS = {"__init__", "registry"}
 
