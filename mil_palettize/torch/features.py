@@ -123,8 +123,8 @@ def check_integers(name: str, given: torch.Tensor, converted: torch.Tensor, kind
     if bool(wrong.any()):
         worst = given[wrong].reshape(-1)[0].item()
         raise EvaluationError(
-            f"input {name!r} has values that {kind} cannot hold, such as {worst}; it holds whole numbers from {least} to "
-            f"{most}"
+            f"input {name!r} has values that {kind} cannot hold, such as {worst}; it holds whole numbers from "
+            f"{least} to {most}"
         )
 
 
