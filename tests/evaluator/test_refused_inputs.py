@@ -10,14 +10,13 @@ import pytest
 from coremltools.proto import FeatureTypes_pb2 as FeatureTypes
 from coremltools.proto import MIL_pb2 as MIL
 from coremltools.proto import Model_pb2
-from mil_messages import block, function, kind, op, write_package
+from mil_messages import block, const, function, kind, op, value, write_package
 
 torch = pytest.importorskip("torch")
 
 from evaluator import mb, program_of, saved  # noqa: E402
 
 from mil_palettize import EvaluationError, compare  # noqa: E402
-from mil_palettize.package.mlpackage import Package  # noqa: E402
 from mil_palettize.torch import open_model  # noqa: E402
 from mil_palettize.torch.evaluator import memory  # noqa: E402
 from mil_palettize.torch.features import Features, check_integers  # noqa: E402
@@ -30,8 +29,8 @@ RGB, GRAY, GRAY_FLOAT16 = (Image.ColorSpace.Value(name) for name in ("RGB", "GRA
 
 
 def features(**described: Any) -> Features:
-    kinds = {name: FeatureTypes.FeatureType(**kind) for name, kind in described.items()}
-    return Features({n: Model_pb2.FeatureDescription(name=n, type=kind) for n, kind in kinds.items()}, {})
+    types = {name: FeatureTypes.FeatureType(**one) for name, one in described.items()}
+    return Features({n: Model_pb2.FeatureDescription(name=n, type=one) for n, one in types.items()}, {})
 
 
 def picture(image: Image, *shape: int, dtype: Any = np.uint8) -> Any:
@@ -45,9 +44,7 @@ def flexible_image(width: tuple[int, int], height: tuple[int, int]) -> Image:
 
 
 def enumerated_image(*sizes: tuple[int, int]) -> Image:
-    listed = [
-        Image.ImageSize if False else FeatureTypes.ImageFeatureType.ImageSize(width=w, height=h) for w, h in sizes
-    ]
+    listed = [Image.ImageSize(width=width, height=height) for width, height in sizes]
     return Image(colorSpace=RGB, enumeratedSizes=Image.EnumeratedImageSizes(sizes=listed))
 
 
@@ -79,7 +76,7 @@ def test_sizes_of_images() -> None:
 def test_floats_from_zero_to_one(space: int) -> None:
     taken = features(photo={"imageType": Image(colorSpace=space)})
     for pixels in (RNG.uniform(0, 1, (4, 5, 3)), np.eye(4), RNG.uniform(0, 1, (1, 3, 4, 5))):
-        with pytest.raises(EvaluationError, match="input 'photo' is an image of floats from 0 to 1.*from 0 to 255"):
+        with pytest.raises(EvaluationError, match=r"input 'photo' is an image of floats from 0 to 1.*from 0 to 255"):
             taken.tensors({"photo": pixels})
     for pixels in (np.zeros((4, 5)), RNG.uniform(0, 255, (4, 5)), np.eye(4, dtype=np.uint8)):
         taken.tensors({"photo": pixels})
@@ -89,7 +86,7 @@ def test_floats_from_zero_to_one(space: int) -> None:
 def test_pixels_that_no_byte_holds(wrong: float) -> None:
     pixels = np.full((4, 5, 3), 9.0)
     pixels[1, 2, 0] = wrong
-    with pytest.raises(EvaluationError, match="input 'photo' is an image and has the pixel .*from 0 to 255"):
+    with pytest.raises(EvaluationError, match=r"input 'photo' is an image and has the pixel .*from 0 to 255"):
         features(photo={"imageType": Image(colorSpace=RGB)}).tensors({"photo": pixels})
 
 
@@ -104,7 +101,7 @@ def test_pixels_that_are_floats() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "held", "wrong"),
+    ("declared", "held", "wrong"),
     [
         ("int32", [-(2**31), 2**31 - 1], [2**31, -(2**31) - 1, 2**40]),
         ("uint16", [0, 65535], [-1, 65536]),
@@ -113,14 +110,16 @@ def test_pixels_that_are_floats() -> None:
         ("bool", [0, 1], [2, -1]),
     ],
 )
-def test_integers_out_of_range(kind: str, held: list[int], wrong: list[int]) -> None:
-    computed = {"uint16": torch.int32, "bool": torch.bool}.get(kind) or getattr(torch, kind)
+def test_integers_out_of_range(declared: str, held: list[int], wrong: list[int]) -> None:
+    computed = {"uint16": torch.int32, "bool": torch.bool}.get(declared) or getattr(torch, declared)
     given = torch.tensor(held, dtype=torch.int64)
-    check_integers("ids", given, given.to(computed), kind)
-    for value in wrong:
-        given = torch.tensor([held[0], value], dtype=torch.int64)
-        with pytest.raises(EvaluationError, match=f"input 'ids' has values that {kind} cannot hold, such as {value};"):
-            check_integers("ids", given, given.to(computed), kind)
+    check_integers("ids", given, given.to(computed), declared)
+    for number in wrong:
+        given = torch.tensor([held[0], number], dtype=torch.int64)
+        with pytest.raises(
+            EvaluationError, match=f"input 'ids' has values that {declared} cannot hold, such as {number};"
+        ):
+            check_integers("ids", given, given.to(computed), declared)
 
 
 # Optional inputs
@@ -128,14 +127,11 @@ def test_integers_out_of_range(kind: str, held: list[int], wrong: list[int]) -> 
 
 def optional(tmp_path: Path, **flexibility: Any) -> Path:
     """y = x + m, where ``m`` may be left out."""
-    made = function(
-        {"CoreML8": block(op("add", "y", {"x": "x", "y": "m"}), outputs=["y"])}, [("x", (-1,)), ("m", (-1,))]
-    )
+    body = block(op("add", "y", {"x": "x", "y": "m"}), outputs=["y"])
+    made = function({"CoreML8": body}, [("x", (-1,)), ("m", (-1,))])
     path = write_package(tmp_path / "p.mlpackage", MIL.Program(version=1, functions={"main": made}))
-    model = Package.open(path)
     stored = next(path.rglob("model.mlmodel"))
     message = Model_pb2.Model.FromString(stored.read_bytes())
-    assert model.path == path
     for name in ("x", "m"):
         feature = message.description.input.add(name=name)
         feature.type.multiArrayType.CopyFrom(Array(shape=[3], dataType=Array.FLOAT32, **flexibility))
@@ -184,15 +180,11 @@ def test_made_up_inputs_fit_the_type_of_the_program(dtype: str, tmp_path: Path) 
     """Without a description, and where a table has more rows than the type can count."""
     made = function({"CoreML8": block(op("gather", "y", {"x": "t", "indices": "x"}), outputs=["y"])}, [("x", (500,))])
     made.inputs[0].type.CopyFrom(kind((500,), dtype))
-    table = MIL.Operation(type="fill", attributes={})
-    del table
     body = made.block_specializations["CoreML8"]
     rows = 3000
-    from mil_messages import const
-
     body.operations.insert(0, const("t", np.zeros((rows, 1), np.float16)))
     if dtype.startswith("FLOAT"):
-        body.operations.insert(1, op("cast", "i", {"x": "x", "dtype": _text("int32")}))
+        body.operations.insert(1, op("cast", "i", {"x": "x", "dtype": value("int32")}))
         body.operations[2].inputs["indices"].arguments[0].name = "i"
     path = write_package(tmp_path / "p.mlpackage", MIL.Program(version=1, functions={"main": made}))
     module = open_model(path)
@@ -203,19 +195,13 @@ def test_made_up_inputs_fit_the_type_of_the_program(dtype: str, tmp_path: Path) 
     assert most - rows // 20 <= sample["x"].max() <= most
 
 
-def _text(text: str) -> MIL.Value:
-    from mil_messages import value
-
-    return value(text)
-
-
 def test_more_samples_than_memory_holds(fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = open_model(fixtures / "conv_fp16_ios18.mlpackage")
     with pytest.raises(EvaluationError, match=r"1000000000 samples of inputs .* cannot be made up.*ask for fewer"):
         plausible_inputs(module, 10**9)
     monkeypatch.setattr(memory, "_ALWAYS", 0)
     monkeypatch.setattr(memory, "free_bytes", lambda: 10)
-    with pytest.raises(EvaluationError, match="1 sample of inputs .* cannot be made up"):
+    with pytest.raises(EvaluationError, match=r"1 sample of inputs .* cannot be made up"):
         plausible_inputs(module, 1)
 
 
