@@ -79,7 +79,7 @@ class Features:
         return {name: self._output(name, value) for name, value in found.items()}
 
     def _output(self, name: str, value: Any) -> Any:
-        if isinstance(value, str | int | dict):  # a label, or the probability of each
+        if isinstance(value, str | int | dict | np.ndarray):  # a label, the probability of each, an input handed on
             return value
         if not isinstance(value, torch.Tensor):
             raise EvaluationError(f"output {name!r} is a {type(value).__name__}, which no model gives")
