@@ -37,7 +37,9 @@ def claim_bytes(nbytes: int) -> None:
 
 def claim_broadcast(*tensors: torch.Tensor) -> None:
     """Before an op of tensors that are stretched to one shape."""
-    claim(broadcast_sizes(*(tensor.shape for tensor in tensors)), tensors[-1].dtype)
+    dtype = tensors[-1].dtype
+    if prod(tensor.numel() for tensor in tensors) * dtype.itemsize > _ALWAYS:  # else no shape makes it large
+        claim(broadcast_sizes(*(tensor.shape for tensor in tensors)), dtype)
 
 
 def broadcast_sizes(*shapes: Sequence[int]) -> list[int]:
