@@ -103,7 +103,8 @@ def test_broadcast_and_products_that_ask_for_too_much(tmp_path: Path, monkeypatc
         path = package(folder, const("a", column), const("b", row), made)
         told = refusal(EvaluationError, path)
         assert f"op 'y' ({name}) cannot be run: MemoryError: 160 kB are asked for, more than 50% of the 65.5 kB" in told
-        assert "x float32[200, 1], y float32[1, 200]" in told
+        assert "x float32[200, 1]" in told  # in any order: the program has none
+        assert "y float32[1, 200]" in told
 
 
 @pytest.mark.parametrize("shape", [(HUGE, HUGE), (2**62,)])
