@@ -22,6 +22,7 @@ from mil_palettize.torch.evaluator.program import OpInfo
 from mil_palettize.torch.features import GRAYSCALE_FLOAT16
 from mil_palettize.torch.made_up_inputs import plausible_inputs
 from mil_palettize.torch.metrics import Sums, snr_db
+from mil_palettize.torch.samples import read_samples
 from mil_palettize.torch.weight_pairs import weight_comparisons
 
 RUNTIMES = ("torch", "coreml")
@@ -70,6 +71,17 @@ def compare_models(
         runtime=runtime if runtime == "torch" else "Core ML",
         notes=[*_notes(modules[0], inputs is None, function), *run.notes()],
     )
+
+
+def compare_packages(
+    original: PathLike, palettized: PathLike, inputs: PathLike | None = None, **options: Any
+) -> ModelComparison:
+    """``mil_palettize.compare`` with inputs of a ``.npz`` file; ``options``: all that it takes by name."""
+    samples = None if inputs is None else read_samples(inputs, open_model(original, options["function"]))
+    comparison = compare_models(original, palettized, samples, **options)
+    if inputs is not None:
+        comparison.inputs = f"inputs of {os.fspath(inputs)}"
+    return comparison
 
 
 def _notes(module: Evaluated, made_up: bool, function: str | None) -> Iterator[str]:
@@ -268,7 +280,7 @@ class _Run:
         ]
 
     def outputs(self, first_non_finite: str) -> list[OutputComparison]:
-        figures = {name: o.sums.figures() for name, o in self._found.items() if o.numbers}
+        figures = {name: o.sums.distance() for name, o in self._found.items() if o.numbers}
         telling = any(not found.nothing for found in figures.values())
         return [
             OutputComparison(
@@ -284,4 +296,4 @@ class _Run:
         ]
 
     def op_comparisons(self) -> list[OpComparison]:
-        return [OpComparison(name, kind, sums.figures()) for name, (kind, sums) in self._ops.items()]
+        return [OpComparison(name, kind, sums.distance()) for name, (kind, sums) in self._ops.items()]

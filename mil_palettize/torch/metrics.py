@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mil_palettize.reports.model_comparison import Figures
+from mil_palettize.reports.decibels import decibels
+from mil_palettize.reports.model_comparison import Distance
 
 _AT_ONCE = 1 << 20  # elements that are float64 at a time
 _HUGE = 1e30  # what is so large and the same in both is no signal: it masks
@@ -75,12 +76,12 @@ class Sums:
             return math.nan
         return decibels(self.signal, self.noise)
 
-    def figures(self) -> Figures:
+    def distance(self) -> Distance:
         """With values that are lost, or none left, nothing is said of the others: nobody should take it for all."""
         snr = self.snr_db()
         psnr, cosine, largest = _LOST if self.non_finite else (math.nan,) * 3 if math.isnan(snr) else self._distances()
         same_everywhere = self.elements and self.low == self.high == self.other_low == self.other_high
-        return Figures(
+        return Distance(
             elements=self.elements,
             snr_db=snr,
             psnr_db=psnr,
@@ -100,13 +101,6 @@ class Sums:
         equal = 1.0 if self.signal == self.other else 0.0
         cosine = min(1.0, self.product / length) if length else equal
         return decibels(reach * reach * self.elements, self.noise), cosine, self.largest
-
-
-def decibels(signal: float, noise: float) -> float:
-    """10·log10 of their ratio: infinite without noise, -infinite where there is nothing but noise."""
-    if noise == 0:
-        return math.inf
-    return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 else -math.inf
 
 
 def snr_db(one: torch.Tensor, two: torch.Tensor) -> float:

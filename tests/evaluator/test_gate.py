@@ -17,7 +17,7 @@ from evaluator import mb, program_of, saved  # noqa: E402
 
 from mil_palettize import ModelComparison, compare  # noqa: E402
 from mil_palettize.cli.main import main  # noqa: E402
-from mil_palettize.reports.model_comparison import Figures, OutputComparison  # noqa: E402
+from mil_palettize.reports.model_comparison import Distance, OutputComparison  # noqa: E402
 from mil_palettize.reports.page.document import page  # noqa: E402
 from mil_palettize.torch.metrics import Sums  # noqa: E402
 
@@ -47,10 +47,10 @@ def gate(*arguments: Any) -> int:
     return main(["compare", *map(str, arguments)])
 
 
-def figures(x: list[float], y: list[float]) -> Figures:
+def figures(x: list[float], y: list[float]) -> Distance:
     sums = Sums()
     sums.add(torch.tensor(x), torch.tensor(y))
-    return sums.figures()
+    return sums.distance()
 
 
 # Nothing to compare
@@ -116,7 +116,7 @@ def test_the_same_constant_in_every_sample_only() -> None:
     sums = Sums()
     for number in (1.0, 2.0):
         sums.add(torch.full((3,), number), torch.full((3,), number))
-    assert sums.figures().nothing == ""
+    assert sums.distance().nothing == ""
 
 
 def classifier(path: Path, labels: list[str]) -> Path:
