@@ -20,7 +20,7 @@ from mil_palettize import EvaluationError, PackageError, PalettizeError  # noqa:
 from mil_palettize.torch import MILModule, open_model  # noqa: E402
 from mil_palettize.torch.evaluator import memory  # noqa: E402
 from mil_palettize.torch.evaluator.ops import control_flow  # noqa: E402
-from mil_palettize.torch.running import run_package  # noqa: E402
+from mil_palettize.torch.predictions import run_package  # noqa: E402
 
 LEAST = -(2**31)
 X = [("x", (1, 4))]
