@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from mil_palettize.request.config import OptimizationConfig
 
 Command = Callable[[argparse.Namespace], int]
-_EPILOG = """exit codes: 0 done; 1 the packages differ (diff), or more than --fail-below allows (compare); 2
-wrong options or config; 3 a package or file cannot be read or written; 4 the request cannot be met (also under
---strict); 5 verification failed; 130 interrupted"""
+_EPILOG = """exit codes: 0 done; 1 the packages differ (diff), more than --fail-below allows or in nothing that
+can be compared (compare); 2 wrong options or config; 3 a package or file cannot be read or written; 4 the
+request cannot be met (also under --strict); 5 verification failed; 130 interrupted"""
 _PALETTE_OPTIONS = (
     "nbits",
     "mode",
@@ -163,7 +163,10 @@ def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
         _FAIL_BELOW,
         type=_decibels,
         metavar="30dB",
-        help="exit with 1 where an output's SNR is less; also --fail-below=-5dB",
+        help="exit with 1 where an output's SNR is less, or tells nothing; also --fail-below=-5dB",
+    )
+    sub.add_argument(
+        "--allow-degenerate", action="store_true", help="let outputs pass that are constant or not finite in both"
     )
     sub.add_argument("--html", type=_path, metavar="FILE.html", help="write a page that shows it")
     sub.add_argument("--json", action="store_true", help="JSON on standard output")

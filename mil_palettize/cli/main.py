@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import os
 import signal
 import sys
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
 EXIT_DIFFERENT = 1
 _HISTOGRAMS = 8  # weights whose values a page shows
+_FAILURES = 3  # outputs that a failed gate names
 EXIT_UNMET = 4
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
@@ -178,6 +178,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    if options.allow_degenerate and options.fail_below is None:
+        raise ConfigError("--allow-degenerate goes with --fail-below, which says what is to pass")
     _check_written("--html", options.html, options.inputs, options.first, options.second)
     comparison = _load("torch.comparison").compare_packages(
         options.first,
@@ -195,11 +197,18 @@ def _compare(options: argparse.Namespace) -> int:
     if options.html is not None:
         output.write_report(options.html, _load("reports.page.document").page(comparison))
     output.show(comparison.to_json() + "\n" if options.json else comparison.to_text(output.width()))
-    if options.fail_below is not None and comparison.snr_db < options.fail_below:
-        worst = min(comparison.outputs, key=lambda one: one.snr_db)
-        found = "not finite or another label" if worst.snr_db == -math.inf else f"{worst.snr_db:.1f} dB"
-        return _fail(f"output {worst.name!r}: {found}, below {options.fail_below:g} dB", EXIT_DIFFERENT)
-    return 0
+    if options.fail_below is None:
+        return 0
+    failures = comparison.failures(options.fail_below, allow_degenerate=options.allow_degenerate)
+    return _fail(_failures_text(failures), EXIT_DIFFERENT) if failures else 0
+
+
+def _failures_text(failures: Sequence[str]) -> str:
+    more = f"; and {len(failures) - _FAILURES} more" if len(failures) > _FAILURES else ""
+    hint = (
+        " (--allow-degenerate lets that pass)" if any("nothing to compare" in failure for failure in failures) else ""
+    )
+    return "; ".join(failures[:_FAILURES]) + more + hint
 
 
 def _check_written(option: str, path: str | None, inputs: str | None, *packages: str) -> None:

@@ -119,7 +119,7 @@ def compare(
     samples are made up from the description of ``original``, from ``seed``. ``function``: of a model with several.
     ``per_op``: also the results of all ops that both have. ``precision``: "fp32", or "fp16" to round every result
     that is declared float16. ``runtime``: "torch", or "coreml" on a Mac. ``histograms``: of so many of the weights that
-    lost most, for the page.
+    lost most, for the page. ``failures`` of what is returned says whether it is good enough.
 
     Raises ConfigError for a wrong request and without torch, PackageError, UnsupportedOpError naming all ops that are
     not known, EvaluationError for inputs that the models do not take.

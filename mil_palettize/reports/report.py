@@ -184,6 +184,8 @@ class Report:
             + (", verified" if self.verified else ""),
             f"{format_count(len(changed), 'constant')} {done}, {len(self.skipped)} left alone{small}",
         ]
+        if self.action == PALETTIZED and not changed:
+            lines.append(f"Nothing {'would be' if self.dry_run else 'was'} palettized.")
         if self.dropped_records:
             lines.append(f"{format_count(self.dropped_records, 'record')} that nothing pointed at dropped")
         return "\n".join(lines)

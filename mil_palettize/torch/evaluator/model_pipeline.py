@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from coremltools.proto import Model_pb2 as CoreML
 from coremltools.proto import NonMaximumSuppression_pb2 as Suppression
@@ -19,6 +20,7 @@ from mil_palettize.program.model import Model
 from mil_palettize.program.stages import pipeline_models
 from mil_palettize.program.weight import WeightId
 from mil_palettize.torch.evaluator.execution import Listener
+from mil_palettize.torch.evaluator.memory import one_line
 from mil_palettize.torch.evaluator.module import MILModule, PathLike
 from mil_palettize.torch.evaluator.ops.states import State
 from mil_palettize.torch.evaluator.ops.suppression import kept_boxes
@@ -57,6 +59,14 @@ class Pipeline:
         """Its ML Programs in their order."""
         return [module for _, module in self._stages if module is not None]
 
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """What a suppression of boxes takes for the inputs of the model that set it, by their names."""
+        settings = [s.nonMaximumSuppression for s, _ in self._stages if s.WhichOneof("Type") == _SUPPRESSION]
+        return {s.iouThresholdInputFeatureName: s.iouThreshold for s in settings} | {
+            s.confidenceThresholdInputFeatureName: s.confidenceThreshold for s in settings
+        }
+
     functions: Sequence[str] = ()  # a pipeline has none of its own
     function_name = ""
 
@@ -69,6 +79,10 @@ class Pipeline:
 
     def predict(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
         """As :meth:`MILModule.predict`. Raises EvaluationError."""
+        return self.features.outputs(self.results(inputs, state))
+
+    def results(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
+        """As :meth:`MILModule.results`."""
         states = self.make_state() if state is None else state
         self.features.check_names(inputs)
         values: dict[str, Any] = {**self.features.defaults, **inputs}
@@ -76,9 +90,12 @@ class Pipeline:
             for stage, module in self._stages:
                 lacking = [f.name for f in stage.description.input if f.name not in values and not f.type.isOptional]
                 if lacking:
-                    raise EvaluationError(f"input {lacking[0]!r} of the pipeline is missing")
-                values.update(_suppressed(stage, values) if module is None else _ran(stage, module, values, states))
-            return self.features.outputs({name: values[name] for name in self.features.outputs_described})
+                    raise EvaluationError(self.features.missing_text(lacking[0], self.features.inputs))
+                values.update(_boxes_left(stage, values) if module is None else _ran(stage, module, values, states))
+        absent = sorted(self.features.outputs_described.keys() - values.keys())
+        if absent:
+            raise EvaluationError(f"no stage of the pipeline makes its output {absent[0]!r}; the package is damaged")
+        return {name: values[name] for name in self.features.outputs_described}
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
@@ -165,6 +182,18 @@ def _ran(
     given = {feature.name: values[feature.name] for feature in stage.description.input if feature.name in values}
     own = {name: state for name, state in states.items() if name in module.function.states}
     return module.run(module.features.tensors(given), own)
+
+
+def _boxes_left(stage: CoreML.Model, values: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return _suppressed(stage, values)
+    except Exception as error:
+        settings = stage.nonMaximumSuppression
+        names = settings.coordinatesInputFeatureName, settings.confidenceInputFeatureName
+        told = ", ".join(f"{name} {list(np.shape(values[name])) if name in values else 'missing'}" for name in names)
+        raise EvaluationError(
+            f"the suppression of boxes cannot be run: {one_line(error)}; its inputs are {told}"
+        ) from error
 
 
 def _suppressed(stage: CoreML.Model, values: Mapping[str, Any]) -> dict[str, Any]:
