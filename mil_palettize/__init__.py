@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 from mil_palettize.doors.registration import register
 
 if TYPE_CHECKING:
+    from mil_palettize.calibration.request import Calibration
     from mil_palettize.doors.decompression import decompress_package
     from mil_palettize.doors.inspection import diff_packages, inspect_package
     from mil_palettize.doors.mlmodel import decompress_weights, palettize_weights
     from mil_palettize.doors.package import compare, palettize_package
     from mil_palettize.doors.pass_pipeline import pass_pipeline
+    from mil_palettize.doors.sensitivity import fisher_importance
     from mil_palettize.errors import (
         AlgorithmError,
         BlobError,
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Calibration": "calibration.request",
+    "fisher_importance": "doors.sensitivity",
     "palettize_package": "doors.package",
     "palettize_weights": "doors.mlmodel",
     "decompress_weights": "doors.mlmodel",
@@ -68,6 +72,7 @@ _HOMES = {
 __all__ = [
     "AlgorithmError",
     "BlobError",
+    "Calibration",
     "ConfigError",
     "EvaluationError",
     "ModelComparison",
@@ -87,6 +92,7 @@ __all__ = [
     "decompress_package",
     "decompress_weights",
     "diff_packages",
+    "fisher_importance",
     "inspect_package",
     "palettize_package",
     "palettize_weights",

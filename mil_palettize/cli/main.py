@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import os
 import signal
 import sys
@@ -20,15 +19,19 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mil_palettize.cli import output
-from mil_palettize.cli.arguments import build_parser, config_of, with_values
+from mil_palettize.cli.arguments import build_parser, calibration_of, config_of, with_values
+from mil_palettize.cli.sensitivities import sensitivity_json, sensitivity_text
 from mil_palettize.errors import AlgorithmError, ConfigError, PackageError, PalettizeError, PlanError, VerifyError
 from mil_palettize.text import printable
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mil_palettize.reports.report import Report
 
 EXIT_DIFFERENT = 1
 _HISTOGRAMS = 8  # weights whose values a page shows
+_FAILURES = 3  # outputs that a failed gate names
 EXIT_UNMET = 4
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
@@ -56,6 +59,8 @@ def _palettize(options: argparse.Namespace) -> int:
             config_of(options),
             target=options.target,
             joint_compression=options.joint,
+            calibration=calibration_of(options),
+            importance=_importance(options),
             redo=options.redo,
             select=options.select,
             strict=options.strict,
@@ -68,6 +73,30 @@ def _palettize(options: argparse.Namespace) -> int:
             dry_run=options.dry_run,
         ),
     )
+
+
+def _importance(options: argparse.Namespace) -> dict[str, np.ndarray] | None:
+    """What ``--sensitivity`` holds."""
+    if options.sensitivity is None:
+        return None
+    found: dict[str, np.ndarray] = _load("doors.sensitivity").read_importance(options.sensitivity)
+    return found
+
+
+def _sensitivity(options: argparse.Namespace) -> int:
+    _check_written("--out", options.out, options.labels, options.package)
+    door = _load("doors.sensitivity")
+    found = door.fisher_importance(
+        options.package,
+        options.calibrate,
+        labels=None if options.labels is None else door.read_labels(options.labels),
+        damping=options.damping,
+        function=options.function,
+        seed=options.seed,
+    )
+    door.write_importance(options.out, found)
+    output.show(sensitivity_json(found) if options.json else sensitivity_text(found, output.width()))
+    return 0
 
 
 def _decompress(options: argparse.Namespace) -> int:
@@ -149,6 +178,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    if options.allow_degenerate and options.fail_below is None:
+        raise ConfigError("--allow-degenerate goes with --fail-below, which says what is to pass")
     _check_written("--html", options.html, options.inputs, options.first, options.second)
     comparison = _load("torch.comparison").compare_packages(
         options.first,
@@ -166,11 +197,18 @@ def _compare(options: argparse.Namespace) -> int:
     if options.html is not None:
         output.write_report(options.html, _load("reports.page.document").page(comparison))
     output.show(comparison.to_json() + "\n" if options.json else comparison.to_text(output.width()))
-    if options.fail_below is not None and comparison.snr_db < options.fail_below:
-        worst = min(comparison.outputs, key=lambda one: one.snr_db)
-        found = "not finite or another label" if worst.snr_db == -math.inf else f"{worst.snr_db:.1f} dB"
-        return _fail(f"output {worst.name!r}: {found}, below {options.fail_below:g} dB", EXIT_DIFFERENT)
-    return 0
+    if options.fail_below is None:
+        return 0
+    failures = comparison.failures(options.fail_below, allow_degenerate=options.allow_degenerate)
+    return _fail(_failures_text(failures), EXIT_DIFFERENT) if failures else 0
+
+
+def _failures_text(failures: Sequence[str]) -> str:
+    more = f"; and {len(failures) - _FAILURES} more" if len(failures) > _FAILURES else ""
+    hint = (
+        " (--allow-degenerate lets that pass)" if any("nothing to compare" in failure for failure in failures) else ""
+    )
+    return "; ".join(failures[:_FAILURES]) + more + hint
 
 
 def _check_written(option: str, path: str | None, inputs: str | None, *packages: str) -> None:
@@ -184,6 +222,7 @@ def _check_written(option: str, path: str | None, inputs: str | None, *packages:
 
 COMMANDS = {
     "palettize": _palettize,
+    "sensitivity": _sensitivity,
     "decompress": _decompress,
     "inspect": _inspect,
     "diff": _diff,

@@ -20,6 +20,8 @@ from coremltools.optimize.coreml import OptimizationConfig
 from mil_palettize.algorithms.making import ArraySource
 from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.algorithms.specification import PaletteSpecification
+from mil_palettize.calibration.request import Calibration
+from mil_palettize.calibration.without_samples import solved_alone
 from mil_palettize.doors.fusions import before_fusions, fused_into, named_before
 from mil_palettize.doors.report_log import log_report
 from mil_palettize.encoding.encoder import Task
@@ -53,10 +55,10 @@ class palettize_weights(AbstractGraphPass):
 
     Options: ``config`` (a coremltools ``OptimizationConfig``), ``select`` ("weights" or "all"), ``strict``,
     ``joint_compression`` (also what sparse and quantized weights hold; from iOS18), ``importance`` (arrays by name of a
-    constant, as for ``palettize_package``). Names in ``config`` are those the program has where the pass stands: at the
-    end, those of the saved model. ``report`` is that of the last program; what was left alone otherwise than asked is
-    logged as a warning by the logger ``mil_palettize``. Raises ConfigError and PlanError (both ``ValueError``) before
-    anything is changed.
+    constant, as for ``palettize_package``), ``calibration`` (a ``Calibration`` by the weights alone). Names in
+    ``config`` are those the program has where the pass stands: at the end, those of the saved model. ``report`` is that
+    of the last program; what was left alone otherwise than asked is logged as a warning by the logger
+    ``mil_palettize``. Raises ConfigError and PlanError (both ``ValueError``) before anything is changed.
 
     The pass can stand in the place of ``compression::palettize_weights``: anywhere in a pipeline, in coremltools'
     registry, and constructed as that class is. With ``fake_compression`` a weight becomes a ``const`` of the
@@ -70,6 +72,7 @@ class palettize_weights(AbstractGraphPass):
         self._strict = False
         self._joint_compression = False
         self._importance: Mapping[str, Any] | None = None
+        self._calibration: Calibration | None = None
         self.fake_compression = fake_compression
         self.report: Report | None = None
         if config is not None:
@@ -123,6 +126,21 @@ class palettize_weights(AbstractGraphPass):
         self._importance = value
 
     @property
+    def calibration(self) -> Calibration | None:
+        return self._calibration
+
+    @calibration.setter
+    def calibration(self, value: Calibration | None) -> None:
+        if value is not None and not isinstance(value, Calibration):
+            raise ConfigError(f"calibration is {value!r}, it must be a mil_palettize.Calibration or None")
+        if value is not None and value.method != "weights":
+            raise ConfigError(
+                f"calibration by samples (method {value.method!r}) needs a whole model, which a pass does not have; "
+                "use palettize_package or palettize_weights after the conversion, or method 'weights' here"
+            )
+        self._calibration = value
+
+    @property
     def requests(self) -> Requests:
         """``config`` as planning reads it. Raises ConfigError when there is none."""
         if self._config is None:
@@ -135,7 +153,7 @@ class palettize_weights(AbstractGraphPass):
         program = PymilProgram(prog)
         requests = _still_unmet(requests, program, _MET.get(prog, frozenset()))
         plan = self._plan(program, requests)
-        results = _encode(program, plan)
+        results = _encode(program, plan, self._calibration)
         self._refuse(results)
         for decision, result in results:
             if isinstance(result, Encoded):
@@ -276,7 +294,7 @@ def _still_unmet(requests: Requests, program: PymilProgram, met: frozenset[str])
     )
 
 
-def _encode(program: PymilProgram, plan: Plan) -> Results:
+def _encode(program: PymilProgram, plan: Plan, calibration: Calibration | None = None) -> Results:
     """Palettes of all planned weights; a weight that functions share is clustered for each, with the same result."""
     planned = [(d, d.specification) for d in plan.decisions if d.specification is not None]
     with Workers() as pool:
@@ -285,7 +303,8 @@ def _encode(program: PymilProgram, plan: Plan) -> Results:
             weight, form = decision.weight, FORMS[decision.weight.opset]
             assert form is not None
             source, held = ArraySource(weight.key, program.constant(weight).outputs[0].val), program.held(weight)
-            return Task(source, specification, form, held, importance=decision.importance)(pool.pmap)
+            task = Task(source, specification, form, held, importance=decision.importance)
+            return task(pool.pmap) if calibration is None else solved_alone(weight, task, calibration)
 
         tasks = ((d.weight.nbytes, lambda d=d, s=s: task(d, s)) for d, s in planned)
         return list(zip((d for d, _ in planned), pool.ordered(tasks), strict=True))

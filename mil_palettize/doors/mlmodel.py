@@ -13,6 +13,8 @@ from coremltools.converters.mil.frontend.milproto import load as milproto
 from coremltools.models import MLModel
 from coremltools.optimize.coreml import OptimizationConfig
 
+from mil_palettize.calibration.request import Calibration
+from mil_palettize.doors.calibrating import Calibrated, calibrated
 from mil_palettize.doors.report_log import log_report, logger
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ModelTypeError
@@ -35,14 +37,15 @@ def palettize_weights(
     select: str = "weights",
     strict: bool = False,
     importance: Mapping[str, Any] | None = None,
+    calibration: Calibration | None = None,
 ) -> MLModel:
     """A copy of ``mlmodel`` with palettes in place of its weights, in a temporary package of its own.
 
     Signature, config, and names in the result (``<weight>_palettized``) are those of
     ``coremltools.optimize.coreml.palettize_weights``; functions, states, metadata, compute units, function name and
-    whether the model is loaded are as in ``mlmodel``. ``select``, ``strict`` and ``importance``: as for
-    ``palettize_package``. An iOS15 model moves to iOS16. The report goes to the logger ``mil_palettize``; what was done
-    otherwise than asked, and what was left alone, as warnings.
+    whether the model is loaded are as in ``mlmodel``. ``select``, ``strict``, ``importance`` and ``calibration``: as
+    for ``palettize_package``. An iOS15 model moves to iOS16. The report goes to the logger ``mil_palettize``;
+    what was done otherwise than asked, and what was left alone, as warnings.
 
     Raises ModelTypeError (TypeError) for what is no ML Program, ConfigError and PlanError (ValueError) for requests
     that are wrong or that this model cannot meet, PackageError when its weights cannot be read.
@@ -53,7 +56,9 @@ def palettize_weights(
     def write(model: Model, folder: Path, pool: Workers) -> Report:
         prepared = prepare(model, requests, target=None, select=select, strict=strict)
         report = prepared.report(_IN_MEMORY, None)
-        carry_out(prepared, folder, report, pool=pool, progress=make_progress(None), rename=True)
+        done = Calibrated() if calibration is None else calibrated(model, prepared.plan, calibration)
+        report.notes += done.notes
+        carry_out(prepared, folder, report, pool=pool, progress=make_progress(None), rename=True, ready=done.palettes)
         report.seconds = time.perf_counter() - started
         return report
 

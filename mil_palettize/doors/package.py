@@ -11,6 +11,7 @@ from typing import Any
 
 from coremltools.optimize.coreml import OptimizationConfig
 
+from mil_palettize.calibration.request import Calibration
 from mil_palettize.doors.palettize_run import PalettizeRun, check_can_run
 from mil_palettize.encoding.palette_cache import clustered_in
 from mil_palettize.encoding.workers import Workers
@@ -32,6 +33,7 @@ def palettize_package(
     target: object = None,
     joint_compression: bool = False,
     importance: Mapping[str, Any] | None = None,
+    calibration: Calibration | None = None,
     redo: bool = False,
     select: str = "weights",
     strict: bool = False,
@@ -49,12 +51,13 @@ def palettize_package(
     ``config``: an ``OptimizationConfig``, coremltools' own or ours. ``target``: opset to move up to (``"iOS18"`` or a
     ``coremltools.target``). ``joint_compression``: also what sparse weights hold, and the integers of quantized ones
     (from iOS18). ``importance``: arrays of positive floats by name of a constant, or ``function/name``, of its shape or
-    with sizes that divide that: the sum of importance times squared error is made small. ``redo``: weights that are
-    palettes already get a new one, of the values the old one stands for. ``select``: "weights", or "all" constants
-    above the threshold as coremltools does. ``strict``: anything asked for that cannot be done as asked is an error.
-    ``verify``: decode what was written before it takes its place. ``check``: run both packages on inputs made up from
-    the description, and put what became of the outputs into the report (needs torch). ``progress``: True for a bar, or
-    a function of :class:`ProgressEvent`. ``dry_run``: plan and report only.
+    with sizes that divide that: the sum of importance times squared error is made small.
+    ``calibration``: palettes are made for what ops give on samples, or by the weights alone (see ``Calibration``).
+    ``redo``: weights that are palettes already get a new one, of the values the old one stands for. ``select``:
+    "weights", or "all" constants above the threshold as coremltools does. ``strict``: anything asked for that cannot be
+    done as asked is an error. ``verify``: decode what was written before it takes its place. ``check``: run both
+    packages on inputs made up from the description, and put what became of the outputs into the report (needs torch).
+    ``progress``: True for a bar, or a function of :class:`ProgressEvent`. ``dry_run``: plan and report only.
 
     ``workers``: threads, None for all processors. ``executor``: any ``concurrent.futures.Executor`` instead, to which
     weights go by reference: its processes read the package's files themselves, this one writes. The result does not
@@ -63,7 +66,8 @@ def palettize_package(
 
     ``destination`` may be ``source`` with ``overwrite``. Raises ConfigError for a wrong request, PackageError
     (BlobError) for a package that cannot be read or written, PlanError for what the model or target does not
-    allow, AlgorithmError for a wrong ``lut_function``, VerifyError; nothing is written then.
+    allow, AlgorithmError for a wrong ``lut_function``, VerifyError; with samples also EvaluationError and
+    UnsupportedOpError; nothing is written then.
     """
     started = time.perf_counter()
     if check:
@@ -88,6 +92,7 @@ def palettize_package(
             progress=progress,
             pool=pool,
             clustered=None if resume is None else clustered_in(resume, (source, destination)),
+            calibration=calibration,
         )
         report = run.carry_out()
     report.notes += [recovered] if recovered else []
@@ -114,7 +119,7 @@ def compare(
     samples are made up from the description of ``original``, from ``seed``. ``function``: of a model with several.
     ``per_op``: also the results of all ops that both have. ``precision``: "fp32", or "fp16" to round every result
     that is declared float16. ``runtime``: "torch", or "coreml" on a Mac. ``histograms``: of so many of the weights that
-    lost most, for the page.
+    lost most, for the page. ``failures`` of what is returned says whether it is good enough.
 
     Raises ConfigError for a wrong request and without torch, PackageError, UnsupportedOpError naming all ops that are
     not known, EvaluationError for inputs that the models do not take.

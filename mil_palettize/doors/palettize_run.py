@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mil_palettize.calibration.request import Calibration
+from mil_palettize.doors.calibrating import calibrated
 from mil_palettize.encoding.palette_cache import Clustered
+from mil_palettize.encoding.results import Declined, Encoded
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import EvaluationError
 from mil_palettize.package.replacement import check_destination, replacing
 from mil_palettize.program.model import Model
+from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.progress import ProgressEvent, make_progress
 from mil_palettize.reports.report import Report
@@ -27,7 +31,8 @@ Compare = Callable[[PathLike, PathLike], ModelComparison]
 @dataclass(frozen=True)
 class PalettizeRun:
     """Its options, as ``palettize_package`` takes them, and what it works with. ``check``: runs both packages,
-    where that was asked for. ``clustered``: where palettes are kept."""
+    where that was asked for. ``clustered``: where palettes are kept. ``calibration``: how palettes are made by what ops
+    give, None where they are made by what weights are."""
 
     source: PathLike
     destination: PathLike | None
@@ -43,6 +48,7 @@ class PalettizeRun:
     progress: bool | Callable[[ProgressEvent], object] | None
     pool: Workers
     clustered: Clustered | None
+    calibration: Calibration | None = None
 
     def carry_out(self) -> Report:
         """Raises as ``palettize_package`` does; nothing is written then."""
@@ -61,8 +67,11 @@ class PalettizeRun:
     def _write(self, destination: Path, prepared: Prepared, report: Report) -> None:
         progress = make_progress(self.progress)
         try:
+            ready = self._calibrated(prepared, report)
             with replacing(destination, overwrite=self.overwrite, needed_bytes=report.bytes_after) as staging:
-                carry_out(prepared, staging, report, pool=self.pool, progress=progress, clustered=self.clustered)
+                carry_out(
+                    prepared, staging, report, pool=self.pool, progress=progress, clustered=self.clustered, ready=ready
+                )
                 if self.verify:
                     verify_package(prepared.model.package.path, staging, report, prepared.importance)
                     report.verified = True
@@ -72,6 +81,13 @@ class PalettizeRun:
                     self._run_both(self.check, staging, report)
         finally:
             progress.close()
+
+    def _calibrated(self, prepared: Prepared, report: Report) -> Mapping[WeightId, Encoded | Declined] | None:
+        if self.calibration is None:
+            return None
+        done = calibrated(prepared.model, prepared.plan, self.calibration)
+        report.notes += done.notes
+        return done.palettes
 
     def _run_both(self, compare: Compare, staging: Path, report: Report) -> None:
         """Put what became of the outputs into the report, or why that could not be told."""

@@ -12,11 +12,22 @@ from mil_palettize.program.weight import WeightId
 
 
 @dataclass(frozen=True)
+class CalibrationFigures:
+    """How a palette was chosen by what its op gives. Fields as in :class:`CalibrationReport`."""
+
+    method: str
+    damping: float
+    samples: int
+    before_db: float | None
+    after_db: float | None
+
+
+@dataclass(frozen=True)
 class Figures:
     """What a palette came to, kept when its data is written. ``nbytes``: of all parts; ``sse`` and ``signal``: squared
     error and sum of squares of the weight; ``seconds``: of computing it; ``digest``: of the expression;
     ``specification``: as carried out, and ``note`` why it is not the one asked for; ``weighted_error``: the squared
-    error with every element's times its importance, None where none was given."""
+    error with every element's times its importance, None where none was given; ``calibration``: None without one."""
 
     nbits: int
     nbytes: int
@@ -27,6 +38,7 @@ class Figures:
     specification: PaletteSpecification
     note: str
     weighted_error: float | None
+    calibration: CalibrationFigures | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,7 @@ class Encoded:
     note: str = ""
     seconds: float = 0.0
     weighted_error: float | None = None
+    calibration: CalibrationFigures | None = None
 
     @cached_property
     def figures(self) -> Figures:
@@ -54,6 +67,7 @@ class Encoded:
             self.specification,
             self.note,
             self.weighted_error,
+            self.calibration,
         )
 
 

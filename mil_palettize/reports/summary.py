@@ -13,7 +13,7 @@ from mil_palettize.planning.plan import Decision, Plan
 from mil_palettize.planning.sizes import palette_nbytes
 from mil_palettize.program.weight import Weight
 from mil_palettize.reports.decibels import decibels
-from mil_palettize.reports.report import COUNT_UNKNOWN, Moved, Report, WeightReport
+from mil_palettize.reports.report import COUNT_UNKNOWN, CalibrationReport, Moved, Report, WeightReport
 
 _SPLIT = "stored once with a constant that is planned otherwise: stored apart now"
 
@@ -125,15 +125,25 @@ def _finished(report: WeightReport, decision: Decision, done: Rewritten) -> Weig
 
 
 def _encoded(report: WeightReport, figures: Figures) -> WeightReport:
-    told = _told(figures.specification) | {"nbits": figures.nbits}
+    specification = figures.specification
+    snr = decibels(figures.signal, figures.sse)
+    more = (figures.note, _warning(specification.mode) if snr < 0 else "")
+    told, made = _told(specification) | {"nbits": figures.nbits}, figures.calibration
     return dataclasses.replace(
         report,
         **told,
-        notes=(*report.notes, figures.note) if figures.note else report.notes,
+        notes=(*report.notes, *filter(None, more)),
         bytes_after=figures.nbytes,
-        snr_db=decibels(figures.signal, figures.sse),
+        snr_db=snr,
         squared_error=figures.sse,
         weighted_error=figures.weighted_error,
         seconds=figures.seconds,
         digest=figures.digest,
+        calibration=None if made is None else CalibrationReport(**dataclasses.asdict(made)),
     )
+
+
+def _warning(mode: str) -> str:
+    """Of a palette whose error is larger than the weight itself."""
+    instead = "use mode kmeans" if mode == "uniform" else "use more bits, or leave this weight alone"
+    return f"warning: {mode} is worse here than zeros would be (an SNR below 0 dB): {instead}"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from mil_palettize.encoding.palette_cache import Clustered
-from mil_palettize.encoding.results import Declined
+from mil_palettize.encoding.results import Declined, Encoded
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ConfigError, PlanError
 from mil_palettize.planning.plan import SELECTIONS, Plan, make_plan
@@ -95,10 +96,21 @@ def prepare(
     """Plan, moving the model in memory: to ``target``, or out of an opset that can hold no palette. ``redo``: constants
     that are palettes already are planned for as if they were dense.
 
-    Raises ConfigError and PlanError for everything that names, types, consumers and target rule out.
+    Raises ConfigError and PlanError for everything that names, types, consumers and target rule out; under ``strict``
+    also PlanError where no weight is left to palettize.
     """
     if select not in SELECTIONS:
         raise ConfigError(f"select is {select!r}, allowed are {SELECTIONS}")
+    prepared = _moved_and_planned(model, requests, target, select, strict, redo)
+    decisions = prepared.plan.decisions
+    if strict and all(decision.specification is None for decision in decisions):
+        raise nothing_to_do(decision.reason for decision in decisions)
+    return prepared
+
+
+def _moved_and_planned(
+    model: Model, requests: Requests, target: object, select: str, strict: bool, redo: bool
+) -> Prepared:
     if target is not None:
         changes = _move(model, _palette_target(model, target))
         return _prepared(model, _Planner(requests, select, strict, {}), changes, redo)
@@ -147,14 +159,16 @@ def carry_out(
     progress: Progress,
     rename: bool = False,
     clustered: Clustered | None = None,
+    ready: Mapping[WeightId, Encoded | Declined] | None = None,
 ) -> None:
     """Write the new package into the empty ``folder`` and complete ``report``.
 
     ``rename``: palettes are called as coremltools calls them, not as the constants they replace. ``clustered``: where
-    palettes are kept. Raises PlanError under ``strict`` for weights whose values rule a palette out.
+    palettes are kept. ``ready``: palettes that were made before. Raises PlanError under ``strict`` for weights whose
+    values rule a palette out, and where none got one.
     """
     palettes = PlannedPalettes(
-        prepared.model, prepared.plan, pool=pool, progress=progress, clustered=clustered, rename=rename
+        prepared.model, prepared.plan, pool=pool, progress=progress, clustered=clustered, rename=rename, ready=ready
     )
     done = palettes.write(folder)
     if prepared.planner.strict:
@@ -164,8 +178,16 @@ def carry_out(
         prepared = prepared.keeping(declined)
         plan_anew(report, prepared.plan, prepared.moved)
     complete(report, prepared.plan, done)
+    if prepared.planner.strict and not report.palettized:
+        raise nothing_to_do(weight.reason for weight in report.weights)
     tell(report, prepared.plan, prepared.redone)
     report.bytes_after = folder_nbytes(folder)
+
+
+def nothing_to_do(reasons: Iterable[str]) -> PlanError:
+    """Under ``strict``, of a run that palettizes nothing. ``reasons``: of every constant above the threshold."""
+    told = [f"{reason} ({count}x)" for reason, count in Counter(reasons).most_common(3)]
+    return PlanError(f"strict: nothing is palettized: {'; '.join(told) or 'no constant is above the threshold'}")
 
 
 def refuse_declined(results: Mapping[WeightId, object]) -> None:

@@ -5,7 +5,7 @@ Memory does not follow the model: so many weights are worked on at a time, and a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from mil_palettize.encoding.workers import Workers
 from mil_palettize.expressions.weight_expr import WeightExpr
 from mil_palettize.planning.plan import Decision, Plan
 from mil_palettize.program.chains import chain_key
+from mil_palettize.program.forms import Form
 from mil_palettize.program.model import Model
 from mil_palettize.program.site_values import expression
 from mil_palettize.program.sites import Site
 from mil_palettize.program.store import StoredWeight
+from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.progress import Progress
 from mil_palettize.rewriting.decoded_weight import DecodedWeight
 from mil_palettize.rewriting.palette_writer import PaletteJob, PaletteWriter
@@ -31,7 +33,7 @@ class PlannedPalettes:
     """Makes the palettes of ``plan`` on ``pool`` and writes ``model``, which it changes, with them.
 
     A weight that turns out to have none keeps its constant. ``clustered``: where palettes are kept. ``rename``: as for
-    ``write_palettes``.
+    ``write_palettes``. ``ready``: palettes of weights that were made before, by calibration.
     """
 
     def __init__(
@@ -43,7 +45,9 @@ class PlannedPalettes:
         progress: Progress,
         clustered: Clustered | None = None,
         rename: bool = False,
+        ready: Mapping[WeightId, Encoded | Declined] | None = None,
     ) -> None:
+        self._ready = ready or {}
         self._model = model
         self._pool = pool
         self._progress = progress
@@ -82,6 +86,9 @@ class PlannedPalettes:
         return None if isinstance(result, Declined) else result.expr
 
     def _task(self, job: PaletteJob) -> Callable[[], Encoded | Declined]:
+        ready = self._ready.get(self._decisions[job.site].weight.id)
+        if ready is not None:
+            return partial(_handed_over, ready)
         if self._pool.executor is None:
             return partial(self._encode, job, self._pool.pmap)
         return self._encoding(job, sent=True)
@@ -91,20 +98,31 @@ class PlannedPalettes:
 
     def _encoding(self, job: PaletteJob, *, sent: bool = False) -> Task:
         """``sent``: to another process, which reads the weight itself where it can."""
-        site, decision = job.site, self._decisions[job.site]
-        specification = decision.specification
-        assert specification is not None
-        held = expression(site, self._model.store) if site.weight.joint else None
-        return Task(
-            self._source(site, decision, sent), specification, job.form, held, self._clustered, decision.importance
-        )
+        decision = self._decisions[job.site]
+        return planned_task(self._model, job.site, decision, job.form, self._clustered, sent=sent)
 
-    def _source(self, site: Site, decision: Decision, sent: bool) -> Source:
-        if decision.weight.form != site.weight.form:  # planned for as if it were dense
-            decoded = DecodedWeight(self._model.store, site)
-            return ArraySource(decoded.name, decoded.read()) if sent else decoded
-        stored = StoredWeight(self._model.store, site)
-        return (stored.reference() or ArraySource(stored.name, stored.read())) if sent else stored
+
+def planned_task(
+    model: Model, site: Site, decision: Decision, form: Form, clustered: Clustered | None = None, *, sent: bool = False
+) -> Task:
+    """The palette that is planned for a constant. ``sent``: to another process, which reads the weight itself where it
+    can."""
+    assert decision.specification is not None
+    held = expression(site, model.store) if site.weight.joint else None
+    source = _source(model, site, decision, sent)
+    return Task(source, decision.specification, form, held, clustered, decision.importance)
+
+
+def _source(model: Model, site: Site, decision: Decision, sent: bool) -> Source:
+    if decision.weight.form != site.weight.form:  # planned for as if it were dense
+        decoded = DecodedWeight(model.store, site)
+        return ArraySource(decoded.name, decoded.read()) if sent else decoded
+    stored = StoredWeight(model.store, site)
+    return (stored.reference() or ArraySource(stored.name, stored.read())) if sent else stored
+
+
+def _handed_over(ready: Encoded | Declined) -> Encoded | Declined:
+    return ready
 
 
 def _compressed(site: Site) -> bytes:

@@ -115,8 +115,9 @@ def _lines(values: list[float], low: float, high: float, step: float) -> str:
     if any(map(math.isfinite, values)):
         ticks = [low + i * step for i in range(round((high - low) / step) + 1)]
         lines += [(_height(tick, low, high), f"{tick:.0f} dB") for tick in ticks]
-    ends = {decibels_text(value): _height(value, low, high) for value in values if not math.isfinite(value)}
-    lines += [(height, text) for text, height in ends.items()]
+    # Where nothing was comparable is drawn where values are lost, and called so only where none are.
+    beyond = sorted((value for value in values if not math.isfinite(value)), key=lambda value: not math.isnan(value))
+    lines += list({_height(value, low, high): decibels_text(value) for value in beyond}.items())
     return "".join(
         f'<line x1="0" x2="100%" y1="{height:.1f}%" y2="{height:.1f}%"/>'
         f'<text y="{height:.1f}%" dx="-8" dy=".35em">{text}</text>'

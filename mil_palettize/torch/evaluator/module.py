@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import torch
@@ -19,14 +20,15 @@ from mil_palettize.program.scopes import Node
 from mil_palettize.program.sites import stored_nbytes
 from mil_palettize.program.stages import Stage
 from mil_palettize.program.survey import Survey, survey
-from mil_palettize.program.values import MIL
+from mil_palettize.program.values import MIL, type_name
 from mil_palettize.program.weight import WeightId
 from mil_palettize.torch.evaluator.execution import Execution, Listener
+from mil_palettize.torch.evaluator.memory import claim, one_line
 from mil_palettize.torch.evaluator.ops.registry import to_tensor
-from mil_palettize.torch.evaluator.ops.states import State
+from mil_palettize.torch.evaluator.ops.states import State, zero_state
 from mil_palettize.torch.evaluator.program import Constant, Function, compile_function
 from mil_palettize.torch.evaluator.types import is_half, tensor_dtype, tensor_shape
-from mil_palettize.torch.features import Features, features_of, function_of, plain_array
+from mil_palettize.torch.features import Features, check_integers, features_of, function_of, plain_array
 
 PathLike = str | os.PathLike[str]
 PRECISIONS = ("fp32", "fp16")
@@ -47,7 +49,7 @@ class MILModule(nn.Module):
         self._stage = stage
         self._model = model  # its files stay open for what is yet to be decoded
         self.function = function
-        self._half = precision == "fp16"
+        self.half = precision == "fp16"
         self._listeners: list[Listener] = []
         self._slots: dict[str, str] = {}  # of constants -> names of parameters and buffers
         self._plain: dict[str, Any] = {}  # constants that are no tensors
@@ -88,26 +90,35 @@ class MILModule(nn.Module):
 
     def run(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
         """As :meth:`forward`; ``state`` of :meth:`make_state` is read and written. Raises EvaluationError."""
-        self._decode()
-        values: dict[str, Any] = dict(self._plain)
-        for slot, name in self._slots.items():
-            values[slot] = getattr(self, name)
-        values.update(self._checked(inputs))
-        values.update(state if state is not None else self.make_state())
-        found = Execution(self.function, values, self._half, self._listeners).run()
+        values = self.values_of(inputs, state)
+        found = Execution(self.function, values, self.half, self._listeners).run()
         given = [values[name] for name in self.function.types]
         places = {t.untyped_storage().data_ptr() for t in given if isinstance(t, torch.Tensor)}
         return {name: _own(value, places) for name, value in found.items()}
 
+    def constants(self) -> dict[str, Any]:
+        """By slot, decoded."""
+        self._decode()
+        return {**self._plain, **{slot: getattr(self, name) for slot, name in self._slots.items()}}
+
+    def values_of(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
+        """By slot, all that is known before the first op runs. Raises EvaluationError."""
+        given = self._checked(inputs)
+        return {**self.constants(), **given, **(state if state is not None else self.make_state())}
+
     def predict(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
         """Run on arrays (images: also PIL images), as ``MLModel.predict``: arrays come back, labels as they are."""
+        return self.features.outputs(self.results(inputs, state))
+
+    def results(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
+        """As :meth:`predict`, but tensors as the program makes them: images before they are rounded to bytes."""
         with torch.no_grad():
-            return self.features.outputs(self.run(self.features.tensors(inputs), state))
+            return self.run(self.features.tensors(inputs), state)
 
     def make_state(self) -> dict[str, State]:
         """A new state: zeros, by name."""
         return {
-            name: State(torch.zeros(tensor_shape(kind), dtype=tensor_dtype(kind)))
+            name: zero_state(name, tensor_shape(kind), tensor_dtype(kind))
             for name, kind in self.function.states.items()
         }
 
@@ -189,9 +200,14 @@ class MILModule(nn.Module):
 
     def _decode(self) -> None:
         """All constants, once."""
-        for slot, constant in self.function.constants.items():
-            if slot not in self._slots and slot not in self._plain:
-                self._put(slot, constant)
+        constants = self.function.constants.items()
+        waiting = {slot: c for slot, c in constants if slot not in self._slots and slot not in self._plain}
+        try:
+            claim([sum(prod(constant.shape) for constant in waiting.values())])
+        except MemoryError as error:
+            raise EvaluationError(f"the constants of {self.package.path} are too large: {one_line(error)}") from error
+        for slot, constant in waiting.items():
+            self._put(slot, constant)
 
     def _put(self, slot: str, constant: Constant) -> None:
         value = to_tensor(constant.decode())
@@ -212,10 +228,10 @@ class MILModule(nn.Module):
         self.features.check_names(inputs)
         missing = [name for name in types if name not in inputs and name not in self.features.defaults]
         if missing:
-            raise EvaluationError(f"input {missing[0]!r} is missing; the model takes {sorted(types)}")
+            raise EvaluationError(self.features.missing_text(missing[0], types))
         values = {**{n: v for n, v in self.features.defaults.items() if n in types}, **inputs}
         tensors = {name: _as_declared(name, values[name], kind) for name, kind in types.items()}
-        if self._half:
+        if self.half:
             tensors = {name: t.half().float() if is_half(types[name]) else t for name, t in tensors.items()}
         return tensors
 
@@ -235,8 +251,8 @@ def _as_declared(name: str, value: Any, kind: MIL.ValueType) -> Any:
         raise EvaluationError(f"input {name!r} has shape {list(tensor.shape)}; the model takes {told}")
     dtype = tensor_dtype(kind)
     converted = tensor.to(dtype)
-    if not dtype.is_floating_point and not bool((converted == tensor).all()):
-        raise EvaluationError(f"input {name!r} has values that {str(dtype).removeprefix('torch.')} cannot hold")
+    if not dtype.is_floating_point:
+        check_integers(name, tensor, converted, type_name(kind.tensorType.dataType))
     return converted
 
 

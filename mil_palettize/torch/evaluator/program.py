@@ -160,7 +160,10 @@ class _Compiler:
                 self.done.states[item.name] = item.type.stateType.wrappedType
             else:
                 self.done.types[item.name] = item.type
-            assert slot == item.name
+            if slot != item.name:
+                raise PackageError(
+                    f"{self.store.package.path}: function {self.done.name!r} has two inputs {item.name!r}"
+                )
         self.done.block = self._block(self.root, self.path, names, ChainMap())
         _mark_unneeded(self.done.block, {*self.done.constants, *self.done.states})
         return self.done
@@ -209,10 +212,11 @@ class _Compiler:
             if parameter not in known.parameters:
                 raise UnsupportedOpError(f"{name!r}: this evaluator knows no parameter {parameter!r} of {op.type}")
             slots = tuple(self._bound(b, f"{name}.{parameter}", names) for b in argument.arguments)
-            self._bind(known, parameter, slots, fixed, readings)
+            self._bind(known, parameter, slots, fixed, readings, f"{name}.{parameter}")
         for parameter, value in op.attributes.items():
             if parameter != "name" and parameter in known.parameters:
-                fixed[parameter] = _plain(known.parameters[parameter].kind, value_array(value, self.store, name))
+                kind = known.parameters[parameter].kind
+                fixed[parameter] = _plain(kind, value_array(value, self.store, name), f"{name}.{parameter}")
         lacking = [p for p, k in known.parameters.items() if k.required and k.kind != "Blocks" and p not in op.inputs]
         if lacking:
             raise PackageError(f"{name!r} ({op.type}) lacks its input {lacking[0]!r}; the package is damaged")
@@ -234,7 +238,13 @@ class _Compiler:
         return slot
 
     def _bind(
-        self, op: Op, parameter: str, slots: tuple[str, ...], fixed: dict[str, Any], readings: list[Reading]
+        self,
+        op: Op,
+        parameter: str,
+        slots: tuple[str, ...],
+        fixed: dict[str, Any],
+        readings: list[Reading],
+        owner: str,
     ) -> None:
         kind = op.parameters[parameter].kind
         known = kind in PLAIN and all(slot in self.decoded or slot in self.constant_ops for slot in slots)
@@ -242,8 +252,8 @@ class _Compiler:
             return
         if known:
             values = [self._decoded(slot) for slot in slots]
-            whole = values[0] if len(values) == 1 else np.array([value.reshape(-1)[0] for value in values])
-            fixed[parameter] = PLAIN[kind](whole)
+            whole = values[0] if len(values) == 1 else np.array([_plain(kind, value, owner) for value in values])
+            fixed[parameter] = _plain(kind, whole, owner)
             return
         for slot in slots:
             self._need(slot)
@@ -267,8 +277,14 @@ class _Compiler:
             self.done.constants[slot] = Constant("", "", shape, partial(self.decoded.__getitem__, slot))
 
 
-def _plain(kind: str, array: np.ndarray) -> Any:
-    return PLAIN[kind](array) if kind in PLAIN else array
+def _plain(kind: str, array: np.ndarray, owner: str) -> Any:
+    try:
+        return PLAIN[kind](array) if kind in PLAIN else array
+    except (ValueError, TypeError, IndexError, OverflowError) as error:
+        told = f"{array.dtype} of shape {list(array.shape)}"
+        raise PackageError(
+            f"{owner!r} holds {told}, which is none of the parameter's {kind}; the package is damaged"
+        ) from error
 
 
 def _mark_unneeded(block: Block, kept: Mapping[str, Any] | set[str]) -> None:
