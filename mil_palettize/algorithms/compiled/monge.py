@@ -3,8 +3,8 @@
 One cluster of the points ``j .. i-1`` costs ``S2 - S1**2 / S0`` (moments about any center), a Monge cost: the best
 start of the last cluster does not decrease with the end, so that many ends are solved together by divide and conquer.
 
-With ``snap`` a cluster's center must be a float16 value: the cost gains ``S0 * (half(mean) - mean)**2`` and stays Monge
-(it is a minimum over centers of a sum of ``(x - c)**2``).
+A center has to be a number that the table can hold, float16 (``half``) or float32: the cost gains ``S0 * (rounded(mean) -
+mean)**2`` and stays Monge (it is a minimum over centers of a sum of ``(x - c)**2``).
 
 Sums run from the middle outwards: rounding errors at a point are relative to the moments between it and the center, so
 one outlier does not blur the rest. ``S2`` cancels out of every comparison and is not needed: the recurrences carry
@@ -30,7 +30,15 @@ def half_of(value: float) -> float:
 
 
 @inlined
-def _value(s0, s1, best, j, i, center, snap):  # type: ignore[no-untyped-def]
+def stored(value, half):  # type: ignore[no-untyped-def]
+    """The number nearest to ``value`` that a table of float16 (``half``) or float32 holds, as float64."""
+    if half:
+        return half_of(value)
+    return np.float64(np.float32(value))
+
+
+@inlined
+def _value(s0, s1, best, j, i, center, half):  # type: ignore[no-untyped-def]
     """``best[j]`` plus the cost of the cluster ``j .. i-1``, both without their ``S2``."""
     i, j = np.uintp(i), np.uintp(j)  # unsigned: no code for negative indices
     d0 = s0[i] - s0[j]
@@ -38,11 +46,9 @@ def _value(s0, s1, best, j, i, center, snap):  # type: ignore[no-untyped-def]
         return best[j]
     d1 = s1[i] - s1[j]
     mean = d1 / d0
-    value = best[j] - d1 * mean
-    if snap:
-        error = half_of(mean + center) - (mean + center)
-        value += d0 * error * error
-    return value
+    exact = mean + center
+    error = stored(exact, half) - exact
+    return best[j] - d1 * mean + d0 * error * error
 
 
 @inlined
@@ -83,12 +89,12 @@ def running_sums(values, weights, s0, s1):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _least(s0, s1, best, left, right, i, center, snap):  # type: ignore[no-untyped-def]
+def _least(s0, s1, best, left, right, i, center, half):  # type: ignore[no-untyped-def]
     """The least value of a last cluster ``j .. i-1`` for j in ``left .. right``, and the first such j."""
     least = math.inf
     chosen = left
     for j in range(left, right + 1):
-        value = _value(s0, s1, best, j, i, center, snap)
+        value = _value(s0, s1, best, j, i, center, half)
         if value < least:
             least = value
             chosen = j
@@ -96,7 +102,7 @@ def _least(s0, s1, best, left, right, i, center, snap):  # type: ignore[no-untyp
 
 
 @inlined
-def conquer(s0, s1, previous, low0, high0, low1, high1, center, snap, penalty, current, shift, argument):  # type: ignore[no-untyped-def]
+def conquer(s0, s1, previous, low0, high0, low1, high1, center, half, penalty, current, shift, argument):  # type: ignore[no-untyped-def]
     """One cluster more: ``current[i]`` over ends ``low1 .. high1`` from ``previous`` over starts ``low0 .. high0``.
 
     Divide and conquer: the best start does not decrease with the end. ``argument[i - shift]`` is that start;
@@ -109,7 +115,7 @@ def conquer(s0, s1, previous, low0, high0, low1, high1, center, snap, penalty, c
         depth -= 1
         first, last, left, right = stack[depth, 0], stack[depth, 1], stack[depth, 2], stack[depth, 3]
         i = (first + last) >> 1
-        least, chosen = _least(s0, s1, previous, left, min(right, i - 1), i, center, snap)
+        least, chosen = _least(s0, s1, previous, left, min(right, i - 1), i, center, half)
         current[i] = least + penalty
         argument[i - shift] = chosen
         if i < last:
@@ -121,7 +127,7 @@ def conquer(s0, s1, previous, low0, high0, low1, high1, center, snap, penalty, c
 
 
 @inlined
-def penalised(s0, s1, start_value, penalty, center, snap, best, parent, bounds):  # type: ignore[no-untyped-def]
+def penalised(s0, s1, start_value, penalty, center, half, best, parent, bounds):  # type: ignore[no-untyped-def]
     """One pass: the cheapest partition when every cluster also costs ``penalty``. Fills ``bounds``; returns the count.
 
     Ends are taken in blocks half as long as the last cluster, most of whose clusters start before the block: then all
@@ -135,11 +141,11 @@ def penalised(s0, s1, start_value, penalty, center, snap, best, parent, bounds):
     while done < n:
         left = parent[done]
         last = min(n, done + max(1, (done - left) >> 1))
-        least, chosen = _least(s0, s1, best, left, done, last, center, snap)
+        least, chosen = _least(s0, s1, best, left, done, last, center, half)
         best[last] = least + penalty
         parent[last] = chosen
-        conquer(s0, s1, best, left, chosen, done + 1, last - 1, center, snap, penalty, best, 0, parent)
-        while _least(s0, s1, best, done + 1, last - 1, last, center, snap)[0] + penalty < best[last]:
+        conquer(s0, s1, best, left, chosen, done + 1, last - 1, center, half, penalty, best, 0, parent)
+        while _least(s0, s1, best, done + 1, last - 1, last, center, half)[0] + penalty < best[last]:
             last = (done + last) >> 1
         done = last
     return _trace(parent, bounds)

@@ -10,7 +10,7 @@ clusters" can be traded for a penalty per cluster (Aggarwal, Schieber, Tokuyama 
    conquer inside the resulting windows is exact. With the trivial partitions (1 cluster, n clusters) as k1 and
    k2 this is the plain O(k n log n) dynamic program, so the solver is exact however the search ends.
 
-With float16 centers (``snap``) the same code finds the optimum among palettes that float16 can store.
+Centers are numbers that the table can hold, float16 (``half``) or float32: what is found is the optimum of these tables.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ import math
 import numpy as np
 
 from mil_palettize.algorithms.compiled.jit import compiled, inlined
-from mil_palettize.algorithms.compiled.monge import conquer, half_of, penalised, running_sums
+from mil_palettize.algorithms.compiled.monge import conquer, penalised, running_sums, stored
 
 MAX_PASSES = 48
-SMALL = 512  # distinct values up to which float16 centers are always solved for as such
-ROUNDING_EXCESS = 2e-3  # and above, where rounding the centers would add more than this part of the error
+BLOCK = 8  # points that are spread over boundaries together
 CLOSE = 1  # distance of a count from k at which windows are cheaper than another pass
 
 
@@ -50,7 +49,7 @@ def _copy(source, target, count):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _search(s0, s1, start_value, k, penalty, center, snap, bounds_few, bounds_many):  # type: ignore[no-untyped-def]
+def _search(s0, s1, start_value, k, penalty, center, half, bounds_few, bounds_many):  # type: ignore[no-untyped-def]
     """Optimal partitions of at most k and at least k clusters, their counts, and the last penalty.
 
     Ends when a count is k (then both are that partition) or k lies closely between the two counts.
@@ -68,7 +67,7 @@ def _search(s0, s1, start_value, k, penalty, center, snap, bounds_few, bounds_ma
     for round_ in range(MAX_PASSES):
         if not (many_penalty < penalty < few_penalty):
             break
-        count = penalised(s0, s1, start_value, penalty, center, snap, best, parent, bounds)
+        count = penalised(s0, s1, start_value, penalty, center, half, best, parent, bounds)
         if count <= k:
             few, few_penalty = count, penalty
             _copy(bounds, bounds_few, count + 1)
@@ -108,7 +107,7 @@ def _windows(n, k, bounds_few, few, bounds_many, many, low, high):  # type: igno
 
 
 @inlined
-def _between(s0, s1, start_value, k, center, snap, bounds_few, few, bounds_many, many, bounds):  # type: ignore[no-untyped-def]
+def _between(s0, s1, start_value, k, center, half, bounds_few, few, bounds_many, many, bounds):  # type: ignore[no-untyped-def]
     """Fill ``bounds`` with the optimal k-partition, given optimal partitions of few < k < many clusters."""
     n = len(s0) - 1
     low = np.empty(k + 1, np.int32)
@@ -131,7 +130,7 @@ def _between(s0, s1, start_value, k, center, snap, bounds_few, few, bounds_many,
             low[j],
             high[j],
             center,
-            snap,
+            half,
             0.0,
             current,
             low[j] - offset[j],
@@ -144,52 +143,110 @@ def _between(s0, s1, start_value, k, center, snap, bounds_few, few, bounds_many,
 
 
 @inlined
-def _start_penalty(s0, s1, start_value, k, deviation, center, snap):  # type: ignore[no-untyped-def]
-    """A penalty near the one of k clusters: searches where only every 64th, then every 8th point may be a boundary."""
-    n = len(s0) - 1
+def _shares(values, s0, shares):  # type: ignore[no-untyped-def]
+    """Of each ``BLOCK`` of points: how many boundaries it wants, by high-resolution theory.
+
+    An optimal quantizer has steps in proportion to density**(-1/3), so picks in that proportion are everywhere the same
+    part of a step, whatever the range and the outliers.
+    """
+    n = len(values)
+    for b in range(len(shares)):
+        first, last = b * BLOCK, min((b + 1) * BLOCK, n)
+        width = values[min(last, n - 1)] - values[first]
+        shares[b] = np.cbrt(width * width * (s0[last] - s0[first]))
+
+
+@inlined
+def _level(shares, points):  # type: ignore[no-untyped-def]
+    """The factor by which shares become about ``points`` picks, where no block has more than a pick for each point."""
+    total = 0.0
+    for share in shares:
+        total += share
+    factor = points / total if total > 0.0 else 0.0
+    for _ in range(32):
+        full, rest = 0, 0.0
+        for share in shares:
+            if share * factor >= BLOCK:
+                full += 1
+            else:
+                rest += share
+        left = points - full * BLOCK
+        if left <= 0 or rest <= 0.0 or left <= rest * factor * 1.01:
+            break
+        factor = left / rest
+    return factor
+
+
+@inlined
+def _picks(shares, points, n, picked):  # type: ignore[no-untyped-def]
+    """Fill ``picked`` with 0, n and points in between, ascending; returns how many but one."""
+    factor = _level(shares, points)
+    count, position = 0, 0.0
+    picked[0] = 0
+    for b in range(len(shares)):
+        first = b * BLOCK
+        size = min(BLOCK, n - first)
+        step = min(shares[b] * factor / size, 1.0)
+        for i in range(first + 1, first + size + 1):
+            position += step
+            if position >= 1.0:
+                position -= 1.0
+                count += 1
+                picked[count] = i
+    if picked[count] != n:
+        count += 1
+        picked[count] = n
+    return count
+
+
+@inlined
+def _start_penalty(values, s0, s1, start_value, k, deviation, center, half):  # type: ignore[no-untyped-def]
+    """A penalty near the one of k clusters: searches where only some, then more of the points may be boundaries."""
+    n = len(values)
     penalty = 5.4 * deviation / float(k) ** 3  # high-resolution theory for a normal density
-    stride = 8
-    while n // (stride * 8) >= 8 * k:
-        stride *= 8
-    while stride > 1:
-        points = n // stride
-        if points >= 8 * k:
-            picked0, picked1 = np.empty(points + 1), np.empty(points + 1)
-            for i in range(points + 1):
-                picked0[i] = s0[i * n // points]
-                picked1[i] = s1[i * n // points]
-            few, many = np.empty(points + 1, np.int32), np.empty(points + 1, np.int32)
-            penalty = _search(picked0, picked1, start_value, k, penalty, center, snap, few, many)[2]
-        stride //= 8
+    points = 8 * k + 64
+    if n < 4 * points:
+        return penalty
+    shares = np.empty((n + BLOCK - 1) // BLOCK)
+    _shares(values, s0, shares)
+    while n >= 4 * points:
+        picked = np.empty(2 * points + 2, np.int32)
+        count = _picks(shares, points, n, picked)
+        picked0, picked1 = np.empty(count + 1), np.empty(count + 1)
+        for i in range(count + 1):
+            picked0[i] = s0[picked[i]]
+            picked1[i] = s1[picked[i]]
+        few, many = np.empty(count + 1, np.int32), np.empty(count + 1, np.int32)
+        if count > k:
+            penalty = _search(picked0, picked1, start_value, k, penalty, center, half, few, many)[2]
+        points *= 8
     return penalty
 
 
 @inlined
-def _partition(s0, s1, start_value, k, penalty, center, snap, bounds):  # type: ignore[no-untyped-def]
+def _partition(s0, s1, start_value, k, penalty, center, half, bounds):  # type: ignore[no-untyped-def]
     """Fill ``bounds[0 .. k]`` with an optimal partition into k clusters, ``1 <= k < n``."""
     n = len(s0) - 1
     bounds_few = np.empty(n + 1, np.int32)
     bounds_many = np.empty(n + 1, np.int32)
-    few, many, _ = _search(s0, s1, start_value, k, penalty, center, snap, bounds_few, bounds_many)
+    few, many, _ = _search(s0, s1, start_value, k, penalty, center, half, bounds_few, bounds_many)
     if few == many:
         _copy(bounds_few, bounds, k + 1)
     else:
-        _between(s0, s1, start_value, k, center, snap, bounds_few, few, bounds_many, many, bounds)
+        _between(s0, s1, start_value, k, center, half, bounds_few, few, bounds_many, many, bounds)
 
 
 @inlined
-def _centers(s0, s1, deviation, center, snap, bounds, out):  # type: ignore[no-untyped-def]
-    """Write each cluster's center; returns the squared error, and how much rounding them to float16 would add to it."""
+def _centers(s0, s1, deviation, center, half, bounds, out):  # type: ignore[no-untyped-def]
+    """Write each cluster's center; returns the squared error (not exactly: for the next search)."""
     error = deviation
-    excess = 0.0
     for j in range(len(out)):
         d0 = s0[bounds[j + 1]] - s0[bounds[j]]
         d1 = s1[bounds[j + 1]] - s1[bounds[j]]
-        mean = center + d1 / d0 if d0 > 0.0 else center
-        excess += d0 * (half_of(mean) - mean) ** 2
-        error -= d1 * (mean - center)
-        out[j] = half_of(mean) if snap else mean
-    return error, excess
+        mean = d1 / d0 if d0 > 0.0 else 0.0
+        error -= d1 * mean
+        out[j] = stored(mean + center, half)
+    return error
 
 
 @inlined
@@ -203,17 +260,12 @@ def _optimal_centers(values, weights, half, ratio, out):  # type: ignore[no-unty
     s0, s1 = np.empty(n + 1), np.empty(n + 1)
     center, deviation, start_value = running_sums(values, weights, s0, s1)
     bounds = np.empty(k + 1, np.int32)
-    snap = half and n <= SMALL
     if ratio > 0.0:
         penalty = 2.0 * ratio * deviation / (k + 1)  # the error falls about as 1 / k**2
     else:
-        penalty = _start_penalty(s0, s1, start_value, k, deviation, center, snap)
-    while True:
-        _partition(s0, s1, start_value, k, penalty, center, snap, bounds)
-        error, excess = _centers(s0, s1, deviation, center, snap, bounds, out)
-        if snap or not half or excess <= ROUNDING_EXCESS * error:
-            return error / deviation
-        snap = True
+        penalty = _start_penalty(values, s0, s1, start_value, k, deviation, center, half)
+    _partition(s0, s1, start_value, k, penalty, center, half, bounds)
+    return _centers(s0, s1, deviation, center, half, bounds, out) / deviation
 
 
 @compiled
@@ -221,9 +273,8 @@ def optimal_centers_of_groups(values, weights, offsets, half, out):  # type: ign
     """Write the centers of an optimal clustering of each group into the rows of ``out`` (groups, k), ascending.
 
     ``values``, ``weights``: float64; those of group g, sorted, distinct, with positive weights, are ``offsets[g] ..
-    offsets[g + 1] - 1``. ``half``: the centers will be stored as float16, so that where rounding them would cost more
-    than ``ROUNDING_EXCESS`` of the error, or the problem is small, the centers are chosen among the float16 values
-    instead. A group of at most k distinct values gets exactly these, the last one repeated.
+    offsets[g + 1] - 1``. The centers are those of all float16 (``half``) or float32 numbers with the least squared
+    error. A group of at most k distinct values gets exactly these, the last one repeated.
     """
     k = out.shape[1]
     ratio = 0.0  # groups of one weight are alike
