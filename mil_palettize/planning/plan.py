@@ -281,7 +281,9 @@ def palette_nbytes(weight: Weight, plan: WeightPlan, nbits: int) -> int:
     itemsize = ITEMSIZE[weight.dtype]
     groups = 1 if plan.axis is None or plan.group_size is None else weight.shape[plan.axis] // plan.group_size
     entries = groups * (1 << nbits) * plan.cluster_dim
-    table = entries * itemsize if plan.lut_dtype is None else entries + itemsize + (plan.lut_dtype == "uint8")
+    table = (
+        entries * itemsize if plan.lut_dtype is None else entries + groups * (itemsize + (plan.lut_dtype == "uint8"))
+    )
     if weight.joint:
         kept = weight.nbytes - weight.stored_nbytes
         table = _integer_tables(weight, plan) << nbits if weight.joint == "scaled" else table

@@ -10,7 +10,7 @@ clusters" can be traded for a penalty per cluster (Aggarwal, Schieber, Tokuyama 
    conquer inside the resulting windows is exact. With the trivial partitions (1 cluster, n clusters) as k1 and
    k2 this is the plain O(k n log n) dynamic program, so the solver is exact however the search ends.
 
-Centers are numbers that the table can hold, float16 (``half``) or float32: what is found is the optimum of these tables.
+Centers are numbers that the table can hold, float16 (``half``) or float32: the optimum is that of these tables.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import math
 import numpy as np
 
 from mil_palettize.algorithms.compiled.jit import compiled, inlined
-from mil_palettize.algorithms.compiled.monge import conquer, penalised, running_sums, stored
+from mil_palettize.algorithms.compiled.monge import TOGETHER, conquer, penalised, running_sums, stored
 
 MAX_PASSES = 48
 BLOCK = 8  # points that are spread over boundaries together
@@ -119,6 +119,7 @@ def _between(s0, s1, start_value, k, center, half, bounds_few, few, bounds_many,
     argument = np.empty(offset[k + 1], np.int32)
     previous = np.empty(n + 1)
     current = np.empty(n + 1)
+    values = np.empty(TOGETHER)
     previous[0] = start_value
     for j in range(1, k + 1):
         conquer(
@@ -135,6 +136,7 @@ def _between(s0, s1, start_value, k, center, half, bounds_few, few, bounds_many,
             current,
             low[j] - offset[j],
             argument,
+            values,
         )
         previous, current = current, previous
     bounds[k] = n
@@ -178,25 +180,22 @@ def _level(shares, points):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _picks(shares, points, n, picked):  # type: ignore[no-untyped-def]
-    """Fill ``picked`` with 0, n and points in between, ascending; returns how many but one."""
+def _thinned(values, s0, s1, points):  # type: ignore[no-untyped-def]
+    """The running sums at the ends and at about ``points`` positions in between."""
+    n = len(values)
+    shares = np.empty((n + BLOCK - 1) // BLOCK)
+    _shares(values, s0, shares)
     factor = _level(shares, points)
+    picked0, picked1 = np.empty(n + 1), np.empty(n + 1)
+    picked0[0], picked1[0] = s0[0], s1[0]
     count, position = 0, 0.0
-    picked[0] = 0
-    for b in range(len(shares)):
-        first = b * BLOCK
-        size = min(BLOCK, n - first)
-        step = min(shares[b] * factor / size, 1.0)
-        for i in range(first + 1, first + size + 1):
-            position += step
-            if position >= 1.0:
-                position -= 1.0
-                count += 1
-                picked[count] = i
-    if picked[count] != n:
-        count += 1
-        picked[count] = n
-    return count
+    for i in range(1, n + 1):
+        position += min(shares[(i - 1) // BLOCK] * factor / BLOCK, 1.0)
+        if position >= 1.0 or i == n:
+            position -= 1.0
+            count += 1
+            picked0[count], picked1[count] = s0[i], s1[i]
+    return picked0[: count + 1], picked1[: count + 1]
 
 
 @inlined
@@ -207,15 +206,9 @@ def _start_penalty(values, s0, s1, start_value, k, deviation, center, half):  # 
     points = 8 * k + 64
     if n < 4 * points:
         return penalty
-    shares = np.empty((n + BLOCK - 1) // BLOCK)
-    _shares(values, s0, shares)
     while n >= 4 * points:
-        picked = np.empty(2 * points + 2, np.int32)
-        count = _picks(shares, points, n, picked)
-        picked0, picked1 = np.empty(count + 1), np.empty(count + 1)
-        for i in range(count + 1):
-            picked0[i] = s0[picked[i]]
-            picked1[i] = s1[picked[i]]
+        picked0, picked1 = _thinned(values, s0, s1, points)
+        count = len(picked0) - 1
         few, many = np.empty(count + 1, np.int32), np.empty(count + 1, np.int32)
         if count > k:
             penalty = _search(picked0, picked1, start_value, k, penalty, center, half, few, many)[2]
@@ -250,11 +243,11 @@ def _centers(s0, s1, deviation, center, half, bounds, out):  # type: ignore[no-u
 
 
 @inlined
-def _optimal_centers(values, weights, half, ratio, out):  # type: ignore[no-untyped-def]
+def _optimal_centers(values, weights, half, most, ratio, out):  # type: ignore[no-untyped-def]
     """Write the ``len(out)`` centers of an optimal clustering of more distinct values; see below.
 
     Returns the squared error as a part of the total squared deviation. ``ratio``: that of a sample like this one, from
-    which the search for the penalty starts, 0.0 when there is none.
+    which the search for the penalty starts, 0.0 when there is none. ``most``: see below.
     """
     n, k = len(values), len(out)
     s0, s1 = np.empty(n + 1), np.empty(n + 1)
@@ -264,24 +257,27 @@ def _optimal_centers(values, weights, half, ratio, out):  # type: ignore[no-unty
         penalty = 2.0 * ratio * deviation / (k + 1)  # the error falls about as 1 / k**2
     else:
         penalty = _start_penalty(values, s0, s1, start_value, k, deviation, center, half)
+    if most and n > most:
+        s0, s1 = _thinned(values, s0, s1, most)
     _partition(s0, s1, start_value, k, penalty, center, half, bounds)
     return _centers(s0, s1, deviation, center, half, bounds, out) / deviation
 
 
 @compiled
-def optimal_centers_of_groups(values, weights, offsets, half, out):  # type: ignore[no-untyped-def]
+def optimal_centers_of_groups(values, weights, offsets, half, most, out):  # type: ignore[no-untyped-def]
     """Write the centers of an optimal clustering of each group into the rows of ``out`` (groups, k), ascending.
 
     ``values``, ``weights``: float64; those of group g, sorted, distinct, with positive weights, are ``offsets[g] ..
     offsets[g + 1] - 1``. The centers are those of all float16 (``half``) or float32 numbers with the least squared
-    error. A group of at most k distinct values gets exactly these, the last one repeated.
+    error. A group of at most k distinct values gets exactly these, the last one repeated. ``most``: 0, or about how
+    many of the places between two values may become a boundary, well spread: quicker, and not exact any more.
     """
     k = out.shape[1]
     ratio = 0.0  # groups of one weight are alike
     for group in range(len(offsets) - 1):
         first, last = offsets[group], offsets[group + 1]
         if last - first > k:
-            ratio = _optimal_centers(values[first:last], weights[first:last], half, ratio, out[group])
+            ratio = _optimal_centers(values[first:last], weights[first:last], half, most, ratio, out[group])
         else:
             for j in range(k):
                 out[group, j] = values[min(first + j, last - 1)]

@@ -69,7 +69,8 @@ def _layers(values, candidates, at, near, s0, s1, previous, argument):  # type: 
                 if value < current[b]:
                     current[b] = value
                     argument[j, b] = a
-        previous[:] = current
+        for b in range(m):
+            previous[b] = current[b]
 
 
 @compiled
@@ -81,7 +82,8 @@ def best_subset(values, weights, candidates, chosen):  # type: ignore[no-untyped
     """
     n, m, k = len(values), len(candidates), len(chosen)
     if k == m:
-        chosen[:] = np.arange(m)
+        for a in range(m):
+            chosen[a] = a
         return _error(values, weights, candidates, chosen)
     s0, s1 = np.zeros(n + 1), np.zeros(n + 1)
     for i in range(n):

@@ -14,7 +14,7 @@ import numpy as np
 
 from mil_palettize.algorithms.distribution import Distribution, describe
 from mil_palettize.algorithms.palette import Palette, Request, ScalarAlgorithm, filled, stored_tables
-from mil_palettize.algorithms.quantized_grid import Grid, UnquantizableError
+from mil_palettize.algorithms.quantized_grid import Grid, UnquantizableError, stored
 from mil_palettize.algorithms.scalar.counted_elements import Elements, Weight, read_weight
 from mil_palettize.algorithms.scalar.grouped import pack_all
 from mil_palettize.algorithms.scalar.quantized_table import Sample, quantized
@@ -31,18 +31,19 @@ _SHIFT = 1536.0  # moves int8 and uint8 among the float16 values that are whole 
 @dataclass(frozen=True)
 class Tables:
     """One table per group: ``values`` float64 (groups, width), what the entries decode to, the first ``used`` (groups,)
-    of each distinct and ascending, the last of them repeated; ``part(nbits)``: as they are stored."""
+    of each distinct and ascending, the last of them repeated; ``part(nbits)``: as they are stored. ``codes`` and
+    ``grids``, one for each: of quantized tables."""
 
     values: np.ndarray
     used: np.ndarray
     request: Request
     codes: np.ndarray | None = None
-    grid: Grid | None = None
+    grids: Sequence[Grid] = ()
 
     def part(self, nbits: int) -> Part:
         shape = self.request.lut_shape(nbits)
-        if self.grid is not None and self.codes is not None:
-            return self.grid.part(self.codes[:, : 1 << nbits].reshape(shape))
+        if self.codes is not None:
+            return stored(self.grids, self.codes[:, : 1 << nbits].reshape(shape))
         return self.values[:, : 1 << nbits].astype(self.request.source.dtype).reshape(shape)
 
 
@@ -150,9 +151,15 @@ def _tables(algorithm: ScalarAlgorithm, request: Request, samples: Sequence[Samp
             filled([sample.entries for sample in samples], request.most_nbits), request.source.dtype
         )
         return Tables(values, used, request)
-    grid, chosen = quantized(algorithm, request, samples)
-    codes = filled(chosen, request.most_nbits).astype(np.int64)
-    return Tables(grid.decode(codes), np.array([len(row) for row in chosen]), request, codes, grid)
+    return on_grids(request, [(made.grid, made.codes) for made in quantized(algorithm, request, samples)])
+
+
+def on_grids(request: Request, tables: Sequence[tuple[Grid, np.ndarray]]) -> Tables:
+    """Quantized tables of a grid and codes (at most ``2**most_nbits``) each."""
+    codes = filled([row for _, row in tables], request.most_nbits).astype(np.int64)
+    grids = [grid for grid, _ in tables]
+    values = np.stack([grid.decode(row) for grid, row in zip(grids, codes, strict=True)])
+    return Tables(values, np.array([len(row) for _, row in tables]), request, codes, grids)
 
 
 def _refitted(request: Request, scales: np.ndarray, fits: Sequence[Fit]) -> np.ndarray:

@@ -1,7 +1,9 @@
-"""Quantized look-up tables: one scale for the whole table, entries chosen for the error they leave in the end.
+"""Quantized look-up tables: a scale for each table, its entries chosen for the error they leave in the end.
 
 For a given scale (and zero point) the table's entries are some of at most 256 values, and the best of them are found
-exactly (``subset``). The scale is the best of some tens that are close to the entries of the float palette.
+exactly (``subset``). A thousand scales are compared by how near they come to the entries of the float palette; the best
+few are tried, and the best of these is fitted to the entries it got, and tried again, while that helps. So the scale is
+a very good one, and not certainly the best.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ import numpy as np
 from mil_palettize.algorithms.compiled.subset import best_subset
 from mil_palettize.algorithms.distribution import Distribution
 from mil_palettize.algorithms.palette import Request, ScalarAlgorithm
-from mil_palettize.algorithms.quantized_grid import Grid, exact_grid, proposed, ranked
+from mil_palettize.algorithms.quantized_grid import Grid, exact_grid, proposed
 
-_FINALISTS = 3
+_ROUNDS = 8  # of fitting the scale
 
 
 @dataclass(frozen=True)
@@ -36,43 +38,60 @@ class Sample:
         return np.bincount(nearest, self.distribution.weights, minlength=len(self.entries))
 
 
-def quantized(algorithm: ScalarAlgorithm, request: Request, samples: Sequence[Sample]) -> tuple[Grid, list[np.ndarray]]:
-    """The grid of all tables, and the codes of each: ascending distinct int64, at most ``2**most_nbits``.
+@dataclass(frozen=True)
+class Quantized:
+    """A table on a grid: ``codes`` ascending distinct int64, and the squared error it leaves."""
+
+    grid: Grid
+    codes: np.ndarray
+    error: float
+
+
+def quantized(algorithm: ScalarAlgorithm, request: Request, samples: Sequence[Sample]) -> list[Quantized]:
+    """The tables, each of at most ``2**most_nbits`` codes.
 
     Raises ``UnquantizableError`` where the palette has to be lossless and cannot be.
     """
+    return list(request.pmap(lambda sample: _quantized(algorithm, request, sample), samples))
+
+
+def _quantized(algorithm: ScalarAlgorithm, request: Request, sample: Sample) -> Quantized:
     assert request.lut_dtype is not None
     kind, dtype = request.lut_dtype, request.source.dtype
-    entries = np.concatenate([sample.entries for sample in samples])
     if algorithm.chooses_nbits:
-        grid = exact_grid(request.source.name, kind, dtype, entries)
-        return grid, [grid.nearest(sample.entries) for sample in samples]
-    grids = proposed(kind, dtype, entries)
-    best = ranked(grids, entries, np.concatenate([sample.masses for sample in samples]))
-    if not algorithm.optimal or request.most_nbits < 8:  # else the grid is the table, and quickly tried
-        best = list(dict.fromkeys([grids[0], *best[:_FINALISTS]]))
-    trials = [_trial(algorithm, request, grid, samples) for grid in best]
-    errors = [error for error, _ in trials]
-    least = errors.index(min(errors))
-    return best[least], trials[least][1]
+        grid = exact_grid(request.source.name, kind, dtype, sample.entries)
+        return Quantized(grid, grid.nearest(sample.entries), 0.0)
+    count = 0 if sample.distribution is None else len(sample.distribution.values)
+    grids = proposed(kind, dtype, sample.entries, sample.masses, count)
+    best = min((_trial(algorithm, request, grid, sample) for grid in grids), key=lambda made: made.error)
+    for _ in range(_ROUNDS):
+        again = _trial(algorithm, request, _refitted(best, sample), sample)
+        if not again.error < best.error:
+            break
+        best = again
+    return best
 
 
-def _trial(
-    algorithm: ScalarAlgorithm, request: Request, grid: Grid, samples: Sequence[Sample]
-) -> tuple[float, list[np.ndarray]]:
-    """The squared error of all tables on a grid, and their codes: the best, or those nearest to the entries."""
-    most = 1 << request.most_nbits
+def _trial(algorithm: ScalarAlgorithm, request: Request, grid: Grid, sample: Sample) -> Quantized:
+    """The best table on a grid, or the one nearest to the entries."""
+    found, codes, values = sample.distribution, grid.codes, grid.values
+    if found is None or not algorithm.optimal:
+        codes = np.unique(grid.nearest(sample.entries))
+        values = grid.decode(codes)
+    if found is None:
+        return Quantized(grid, codes, 0.0)
+    chosen = np.empty(min(len(codes), 1 << request.most_nbits), np.int64)
+    error = best_subset(found.values, found.weights, values, chosen)
+    return Quantized(grid, codes[chosen], float(error))
 
-    def work(sample: Sample) -> tuple[float, np.ndarray]:
-        codes, values = grid.codes, grid.values
-        if sample.distribution is None or not algorithm.optimal:
-            codes = np.unique(grid.nearest(sample.entries))
-            values = grid.decode(codes)
-        if sample.distribution is None:
-            return 0.0, codes
-        chosen = np.empty(min(len(codes), most), np.int64)
-        error = best_subset(sample.distribution.values, sample.distribution.weights, values, chosen)
-        return float(error), codes[chosen]
 
-    results = list(request.pmap(work, samples))
-    return sum(error for error, _ in results), [chosen for _, chosen in results]
+def _refitted(made: Quantized, sample: Sample) -> Grid:
+    """The grid of the table with the scale that fits it best."""
+    found = sample.distribution
+    if found is None:
+        return made.grid
+    entries = made.grid.decode(made.codes)
+    nearest = np.searchsorted((entries[1:] + entries[:-1]) * 0.5, found.values)
+    masses = np.bincount(nearest, found.weights, minlength=len(entries))
+    sums = np.bincount(nearest, found.weights * found.values, minlength=len(entries))
+    return made.grid.refitted(made.codes, sums / np.maximum(masses, 1e-300), masses)
