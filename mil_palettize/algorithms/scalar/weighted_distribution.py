@@ -31,12 +31,12 @@ def distribution_of(name: str, dtype: np.dtype, elements: Elements, scales: np.n
     if scales is not None:
         return _general(name, dtype, elements, scales)
     if dtype.kind in "iu":
-        return _counted(name, dtype, elements, 128, elements.values.astype(np.int64) + 128, np.arange(-128.0, 256.0))
+        return _counted(name, dtype, elements, elements.values.astype(np.int64) + 128, np.arange(-128.0, 256.0))
     if not elements.weights.size:
         return describe(ArraySource(name, elements.values.astype(dtype)))
     if dtype == np.float16:
         patterns = elements.values.astype(np.float16) + np.float16(0)
-        return _counted(name, dtype, elements, PATTERNS, patterns.view(np.uint16), HALF_VALUES)
+        return _counted(name, dtype, elements, patterns.view(np.uint16), HALF_VALUES)
     return _general(name, dtype, elements, np.ones(1))
 
 
@@ -46,12 +46,13 @@ def quotients(elements: Elements, scales: np.ndarray) -> np.ndarray:
     return elements.values / divisors + 0.0
 
 
-def _counted(
-    name: str, dtype: np.dtype, elements: Elements, least: int, codes: np.ndarray, values: np.ndarray
-) -> Distribution:
+def _counted(name: str, dtype: np.dtype, elements: Elements, codes: np.ndarray, values: np.ndarray) -> Distribution:
     """By the sum of weights of every code; ``values``: of each code."""
-    weights = np.maximum(elements.weights, _LEAST) if elements.weights.size else None
-    masses = np.bincount(codes, weights, minlength=least).astype(np.float64)
+    if elements.weights.size:
+        masses = np.zeros(len(values))
+        _add_weights(frozen(codes), frozen(elements.weights), masses)
+    else:
+        masses = np.bincount(codes, minlength=len(values)).astype(np.float64)
     used = np.flatnonzero(masses)
     used = used[np.argsort(values[used])]
     return _made(name, dtype, elements, values[used], masses[used])
@@ -86,6 +87,13 @@ def _in_cells(name: str, dtype: np.dtype, elements: Elements, scales: np.ndarray
     _fill_cells(values, channels, weights, scales, relative, ends, base, shift, masses, sums)
     used = masses > 0.0
     return _made(name, dtype, elements, *merged(sums[used] / masses[used], masses[used]), exact=False)
+
+
+@compiled
+def _add_weights(codes, weights, masses):  # type: ignore[no-untyped-def]
+    """Add the weight of every code to ``masses``."""
+    for i in range(len(codes)):
+        masses[codes[i]] += max(weights[i], _LEAST)
 
 
 @compiled
