@@ -74,8 +74,8 @@ def _moved(vectors: Vectors, kind: str, table: np.ndarray, indices: np.ndarray, 
         return min((_as_given(vectors, grid, table, indices) for grid in grids), key=lambda made: made.error)
     best = min((_fit(vectors, grid, grid.nearest(table)) for grid in grids), key=lambda made: made.error)
     for _ in range(_STEPS):
-        masses = np.repeat(best.masses, vectors.dim).reshape(best.means.shape)
-        grid = best.grid.refitted(best.codes, best.means, masses)
+        of_each = np.repeat(best.masses[:, None], vectors.dim, axis=1)
+        grid = best.grid.refitted(best.codes, best.means, of_each)
         tried = [_fit(vectors, each, each.nearest(best.means)) for each in dict.fromkeys((best.grid, grid))]
         again = min(tried, key=lambda made: made.error)
         if not again.error < best.error:
