@@ -24,7 +24,8 @@ from mil_palettize.algorithms.compiled.monge import TOGETHER, conquer, penalised
 
 MAX_PASSES = 48
 BLOCK = 8  # points that are spread over boundaries together
-CLOSE = 1  # distance of a count from k at which windows are cheaper than another pass
+CLOSE = 2  # distance of two counts at which their windows are as cheap as another pass
+PATIENCE = 6  # passes after which the counts may be farther apart: where points lie at equal distances, many are jumped
 
 
 @inlined
@@ -65,7 +66,7 @@ def _search(s0, s1, start_value, k, penalty, center, half, bounds_few, bounds_ma
     for j in range(n + 1):
         bounds_many[j] = j
     for round_ in range(MAX_PASSES):
-        if not (many_penalty < penalty < few_penalty):
+        if not (many_penalty < penalty < few_penalty) or few_penalty <= many_penalty * (1.0 + 1e-9):
             break
         count = penalised(s0, s1, start_value, penalty, center, half, best, parent, bounds)
         if count <= k:
@@ -75,7 +76,7 @@ def _search(s0, s1, start_value, k, penalty, center, half, bounds_few, bounds_ma
             many, many_penalty = count, penalty
             _copy(bounds, bounds_many, count + 1)
         bracketed = few_penalty < math.inf and many_penalty > 0.0
-        if few == many or (bracketed and min(k - few, many - k) <= CLOSE):
+        if few == many or (bracketed and (many - few <= CLOSE or round_ >= PATIENCE and min(k - few, many - k) == 1)):
             break
         penalty = _next_penalty(k, few, few_penalty, many, many_penalty, round_)
     return few, many, penalty
