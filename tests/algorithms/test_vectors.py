@@ -133,17 +133,6 @@ def test_error_in_groups_is_not_above_coremltools(axis: int, dim: int, nbits: in
     assert made.sse <= squared_error(array, palettize_weights.decompress(theirs).astype(np.float32))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("nbits", [6, 8])
-def test_many_pairs_are_no_worse_than_the_best_of_twelve_restarts(nbits: int) -> None:
-    """Of greedy k-means++ with Lloyd's steps to the end, which is what all public tools do, with one restart."""
-    cluster = pytest.importorskip("sklearn.cluster")
-    array = weight((512, 300), np.float16, 6)
-    points = coremltools_utils.reshape_weight_for_vector_lut(array, 2, 0).reshape(-1, 2).astype(np.float64)
-    theirs = cluster.KMeans(1 << nbits, n_init=12, tol=1e-5, max_iter=150, random_state=0).fit(points * 50)
-    assert make(array, nbits=nbits).sse <= theirs.inertia_ / 2500 * (1 + 1e-4)
-
-
 def best_of_two(points: np.ndarray) -> float:
     """The smallest squared error of two clusters, by trying every assignment."""
     n = len(points)

@@ -76,7 +76,7 @@ def _search(s0, s1, start_value, k, penalty, center, half, bounds_few, bounds_ma
             many, many_penalty = count, penalty
             _copy(bounds, bounds_many, count + 1)
         bracketed = few_penalty < math.inf and many_penalty > 0.0
-        if few == many or (bracketed and (many - few <= CLOSE or round_ >= PATIENCE and min(k - few, many - k) == 1)):
+        if few == many or (bracketed and (many - few <= CLOSE or (round_ >= PATIENCE and min(k - few, many - k) == 1))):
             break
         penalty = _next_penalty(k, few, few_penalty, many, many_penalty, round_)
     return few, many, penalty

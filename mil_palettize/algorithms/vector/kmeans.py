@@ -81,7 +81,7 @@ def _of_pairs(vectors: Vectors, k: int) -> np.ndarray:
     laid_out, all_ = vectors.sample(_PAIRS)[0], vectors.count <= _ALL
     some, cells = (_Points(*cell_means(vectors, laid_out, across)) for across in _ACROSS)
     points = _Points(vectors.read(np.arange(vectors.count)), np.ones(vectors.count)) if all_ else cells
-    finalists = min(16, max(2, 2 * _PAIRS_WORK // (len(points) * k))) if all_ else 2
+    finalists = min(8, max(2, _PAIRS_WORK // (len(points) * k))) if all_ else 2
     starts = _best_starts(vectors, some, k, _PAIRS_WORK if all_ else _PAIRS_WORK // 2, finalists)
 
     def finish(centers: np.ndarray) -> tuple[float, np.ndarray]:
