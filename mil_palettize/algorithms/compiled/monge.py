@@ -173,7 +173,7 @@ def penalised(s0, s1, start_value, penalty, center, half, best, parent, bounds):
                 least_start = seen + 1
                 reach = beaten - 1
         if reach == done:
-            left = np.int64(max(parent[done], least_start))
+            left = int(max(parent[done], least_start))
             reach = min(n, done + min(max(1, (done - left) >> 1), 2 * block))
             least, chosen = _least(s0, s1, best, left, done, reach, center, half, values)
             best[reach] = least + penalty
