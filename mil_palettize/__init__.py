@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from mil_palettize.doors.registration import register
 
 if TYPE_CHECKING:
+    from mil_palettize.doors.decompression import decompress_package
+    from mil_palettize.doors.inspection import diff_packages, inspect_package
     from mil_palettize.doors.mlmodel import decompress_weights, palettize_weights
     from mil_palettize.doors.package import compare, palettize_package
     from mil_palettize.doors.pass_pipeline import pass_pipeline
@@ -28,13 +30,10 @@ if TYPE_CHECKING:
         UnsupportedOpError,
         VerifyError,
     )
-    from mil_palettize.planning.inspection import inspect_package
     from mil_palettize.reports.model_comparison import ModelComparison
-    from mil_palettize.reports.package_diff import diff_packages
     from mil_palettize.reports.progress import ProgressEvent
     from mil_palettize.reports.report import Report, WeightReport
     from mil_palettize.request.config import OpPalettizerConfig, OptimizationConfig
-    from mil_palettize.rewriting.decompression import decompress_package
 
 __version__ = "0.1.0"
 
@@ -42,9 +41,9 @@ _HOMES = {
     "palettize_package": "doors.package",
     "palettize_weights": "doors.mlmodel",
     "decompress_weights": "doors.mlmodel",
-    "inspect_package": "planning.inspection",
-    "diff_packages": "reports.package_diff",
-    "decompress_package": "rewriting.decompression",
+    "inspect_package": "doors.inspection",
+    "diff_packages": "doors.inspection",
+    "decompress_package": "doors.decompression",
     "compare": "doors.package",
     "ModelComparison": "reports.model_comparison",
     "pass_pipeline": "doors.pass_pipeline",

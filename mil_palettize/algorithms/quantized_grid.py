@@ -15,7 +15,6 @@ from mil_palettize.algorithms.compiled.grids import grid_losses
 from mil_palettize.errors import AlgorithmError
 from mil_palettize.expressions.weight_expr import Const, Scale
 
-LUT_DTYPES = ("int8", "uint8")
 _WORK = 1 << 14  # entries times scales that are compared for a table
 _MANY, _FEW, _SMALL = 16, 4, 256  # grids that are worth a trial: for at most so many values, and for more
 

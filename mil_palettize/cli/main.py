@@ -72,7 +72,7 @@ def _palettize(options: argparse.Namespace) -> int:
 
 def _decompress(options: argparse.Namespace) -> int:
     _check_report_path(options)
-    decompression = _load("rewriting.decompression")
+    decompression = _load("doors.decompression")
     return _make(
         options,
         lambda: decompression.decompress_package(
@@ -117,21 +117,21 @@ def _publish(report: Report, options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    inspection = _load("planning.inspection").inspect_package(options.package)
+    inspection = _load("doors.inspection").inspect_package(options.package)
     output.show(inspection.to_json() + "\n" if options.json else inspection.to_text(output.width()))
     return 0
 
 
 def _diff(options: argparse.Namespace) -> int:
-    difference = _load("reports.package_diff").diff_packages(options.first, options.second)
+    difference = _load("doors.inspection").diff_packages(options.first, options.second)
     output.show(difference.to_json() + "\n" if options.json else difference.to_text(output.width()))
     return 0 if difference.identical else EXIT_DIFFERENT
 
 
 def _run(options: argparse.Namespace) -> int:
     _check_written("--out", options.out, options.inputs, options.package)
-    running = _load("torch.running")
-    outputs, samples = running.run_package(
+    predictions = _load("torch.predictions")
+    outputs, samples = predictions.run_package(
         options.package,
         options.inputs,
         random=options.random,
@@ -140,17 +140,17 @@ def _run(options: argparse.Namespace) -> int:
         precision=options.precision,
     )
     if options.out is not None:
-        output.write_report(options.out, running.packed_outputs(outputs))
+        output.write_report(options.out, predictions.packed_outputs(outputs))
     if options.json:
-        output.show(running.outputs_json(outputs, samples))
+        output.show(predictions.outputs_json(outputs, samples))
     else:
-        output.show(running.outputs_text(outputs, samples, options.inputs, options.seed, output.width()))
+        output.show(predictions.outputs_text(outputs, samples, options.inputs, options.seed, output.width()))
     return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
     _check_written("--html", options.html, options.inputs, options.first, options.second)
-    comparison = _load("torch.running").compare_packages(
+    comparison = _load("torch.comparison").compare_packages(
         options.first,
         options.second,
         options.inputs,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mil_palettize.errors import ConfigError, PackageError
 
-WIDTH_OF_FILES = 1000  # names uncut, a line for each weight
+WIDTH_OF_FILES = 1000  # where no terminal limits it: wide enough that no name is cut and a weight takes one line
 
 
 def open_streams() -> None:
@@ -27,7 +27,7 @@ def open_streams() -> None:
             setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
         stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # terminals that lack a character
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows "?"
 
 
 def width() -> int:
@@ -36,7 +36,8 @@ def width() -> int:
 
 
 def show(text: str) -> None:
-    """Write to standard output. Raises PackageError when it is full; a reader that has seen enough is none."""
+    """Write to standard output. Raises PackageError when its disk is full. A reader that closes the pipe, as ``head``
+    does, is no error: the rest goes nowhere."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -48,13 +49,14 @@ def show(text: str) -> None:
 
 
 def _discard() -> None:
-    """Python flushes once more at its end: let that go nowhere."""
+    """Lead standard output nowhere: Python flushes it once more when it ends, which would fail again."""
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def identity(path: str | None) -> tuple[int, int] | None:
-    """Which file or folder is there: replacing it changes this."""
+    """Device and inode of what lies at ``path``, None where nothing is. Another answer later means that it
+    was replaced."""
     try:
         status = os.stat(os.path.expanduser(path or ""))
     except OSError:
@@ -65,7 +67,8 @@ def identity(path: str | None) -> tuple[int, int] | None:
 def check_report_path(
     report: str, config: str | None, packages: Iterable[str | None], option: str = "--report"
 ) -> None:
-    """Find out before the work, not after it. Raises ConfigError saying what to choose instead."""
+    """Refuse a place that cannot be written to, or where the file would spoil a package or the config, before any work
+    is done. Raises ConfigError saying what to choose instead."""
     path = Path(os.path.realpath(report))
     for package in packages:
         if package and path.is_relative_to(os.path.realpath(os.path.expanduser(package))):
@@ -99,5 +102,5 @@ def write_report(report: str, content: str | bytes) -> None:
 
 
 def _is_stream(path: str) -> bool:
-    # /dev/stdout is a link to whatever file the shell has opened.
+    # /dev/stdout leads to the file that the shell has opened: that is to be written to, not replaced by another.
     return path.startswith(("/dev/", "/proc/")) or (os.path.exists(path) and not os.path.isfile(path))

@@ -21,9 +21,11 @@ _CONVOLUTIONS = ("conv", "conv_transpose")
 
 
 def fused_into(const: Operation) -> list[list[Operation]]:
-    """Of each convolution that reads ``const``, itself and the ops that would be fused into it, if that gives its
-    channels different factors. [] where a reader must keep a plain constant: ``fuse_conv_bias`` fails on a compressed
-    weight of a convolution that is transposed and then added to."""
+    """For each convolution that reads ``const`` and that the fusions would multiply by factors which differ between
+    channels: the convolution, then the ops fused into it. Equal factors keep the number of distinct values.
+
+    Empty as well where a reader must keep a plain constant: coremltools' ``fuse_conv_bias`` fails on a compressed
+    weight when the convolution's output is transposed and then added to."""
     readers = const.outputs[0].child_ops
     if any(_is_transposed_and_added(op) for op in readers):
         return []
@@ -37,8 +39,9 @@ def named_before(key: str) -> str:
 
 
 def before_fusions(requests: Requests, chains: Mapping[Weight, list[list[Operation]]]) -> Requests:
-    """``requests`` by names of the saved model, by the names that these have before casts and fusions as well: a
-    convolution is saved by the name of the last op fused into it. ``chains``: of :func:`fused_into`."""
+    """``requests``, whose entries use names of the saved model, with entries added for the names that the same ops have
+    before casts and fusions. A convolution is saved under the name of the last op fused into it: what was asked for by
+    that name is asked for the convolution. ``chains``: for each weight what :func:`fused_into` gives."""
     earlier = {named_before(key): request for key, request in requests.by_name.items()}
     result = replace(requests, by_name={**earlier, **requests.by_name})
     fused = {}

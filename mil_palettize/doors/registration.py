@@ -61,4 +61,5 @@ def register() -> None:
     """Enter the passes now, or when coremltools is imported. Repeating it changes nothing."""
     if _WATCH not in sys.meta_path:
         sys.meta_path.insert(0, _WATCH)
-    _entered()  # after the watch stands: what another thread is importing meanwhile passes one or the other
+    # Last: a registry that another thread completes meanwhile is seen either by the watch or here.
+    _entered()

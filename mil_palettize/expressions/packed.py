@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LEGAL_NBITS = (1, 2, 3, 4, 6, 8)
+from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
+
 # Elements handled at a time where temporaries are several times larger; a multiple of 8.
 CHUNK = 1 << 18
+# Byte -> how many of its bits are set.
 _POPCOUNT = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1)
 
 
@@ -51,7 +53,7 @@ class Packed:
         return self.data.size
 
     def ones(self) -> int:
-        """Bits that are set."""
+        """How many bits are set: of a mask (one bit each), how many values it keeps."""
         return int(np.bincount(self.data, minlength=256) @ _POPCOUNT)
 
     @property

@@ -4,6 +4,10 @@
 ``Sparse`` only the values that are not zero, ``Cast`` values of another type; all but ``Const`` nest. Formats:
 ``constexpr_*`` of coremltools ``ops/defs/iOS16/constexpr_ops.py`` and ``iOS18/compression.py``, whose
 ``materialized_val_inference`` every ``decode`` equals bit for bit.
+
+Each has the ``shape`` and ``dtype`` of the dense array, and ``nbytes`` of all its parts. ``stored_shape`` is that of
+the elements it stores, which differs from ``shape`` where one index stands for a vector. ``stored_nbytes(count)`` is
+what it takes when only ``count`` of these are stored, as inside a :class:`Sparse`; tables and scales are in full.
 """
 
 from __future__ import annotations
@@ -14,7 +18,6 @@ from typing import TypeAlias
 import numpy as np
 
 from mil_palettize.expressions.packed import CHUNK, Packed, packed_nbytes
-from mil_palettize.expressions.packed import LEGAL_NBITS as LEGAL_NBITS
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class Lut:
         if lut.size == lut.shape[-2]:
             entries, flat = lut.reshape(-1), indices.reshape(-1)
             dense = np.empty(flat.size, lut.dtype)
-            for start in range(0, flat.size, CHUNK):  # fancy indexing makes int64 of the indices
+            for start in range(0, flat.size, CHUNK):  # in pieces: looking up makes an int64 copy of the indices
                 dense[start : start + CHUNK] = entries[flat[start : start + CHUNK]]
             return dense.reshape(indices.shape)
         table = np.zeros((1,) * indices.ndim, np.int64)
@@ -199,7 +202,8 @@ class Scale:
         offset = None if self.offset is None else _array(self.offset)
         step = np.dtype(np.float32) if self.affine else np.result_type(scale, *([] if offset is None else [offset]))
         with np.errstate(all="ignore"):
-            # Small integers and fp16 are exact in either dtype; fp32 data is rounded first, as there.
+            # coremltools rounds data to the scale's dtype before it computes. That changes fp32 data only: integers of
+            # up to 8 bits and fp16 are exact in either dtype.
             data = np.array(self.data.decode(), step if self.affine else scale.dtype, order="C")
             data = data.astype(step, copy=False)
             if offset is not None:
@@ -214,9 +218,9 @@ class Scale:
 class Sparse:
     """Zeros but for the values where ``mask`` (1 bit each) is set.
 
-    ``data`` either holds those values alone, 1-D in C order, or is of the mask's shape and whatever it decodes to
-    elsewhere is not looked at. The second is for look-up tables and scales that differ by position; a mask of a
-    palette of vectors is one of its indices.
+    ``data`` either holds those values alone, 1-D in C order, or has the mask's shape, and what it decodes to where the
+    mask is not set is ignored. The second is for tables and scales that differ by position: only in place can it be
+    told which of them a value uses. Over a palette of vectors the mask has a bit for each index, not for each element.
     """
 
     data: WeightExpr

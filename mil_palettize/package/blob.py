@@ -72,7 +72,7 @@ class BlobReader:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._fd = -1
-        self._records: dict[int, BlobRecord] = {}  # that were found sound
+        self._records: dict[int, BlobRecord] = {}  # those that were checked already, by metadata offset
         try:
             # Opening a named pipe would wait for a writer.
             self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -229,7 +229,8 @@ class BlobWriter:
     """A new ``weight.bin``, streamed: the same bytes coremltools' ``BlobStorageWriter`` writes.
 
     Raises PackageError when ``path`` exists or a write fails (it names the file and the bytes still to be
-    written). Leaving the ``with`` block by an exception leaves the file without a valid count.
+    written). Where the ``with`` block is left by an exception, the header keeps a count of 0, so that what
+    was written so far cannot be taken for a complete file.
     """
 
     count: int  # of records so far

@@ -123,13 +123,13 @@ class OutputFile:
         self.size += len(data)
 
     def write_at(self, offset: int, data: bytes) -> None:
-        """Overwrite bytes written before."""
+        """Overwrite bytes that were written before, for what is known only later: sizes, the count of records."""
         self._flush()
         self._put(memoryview(data), offset)
 
     @contextmanager
     def unbroken(self) -> Iterator[None]:
-        """Any exception in the block means that the file can no longer be completed."""
+        """What the block writes belongs together: after an exception in it, completing the file is refused."""
         try:
             yield
         except BaseException:

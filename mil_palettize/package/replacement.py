@@ -128,7 +128,7 @@ def _swap(staging: Path, target: Path, overwrite: bool) -> list[Path]:
     previous = previous_path(target)
     with _locked(target.parent):
         _, removable = _repair(target)
-        # Again: another run may have made it since.
+        # Checked once more: another run may have put something there since this one began.
         _check_target(target, overwrite)
         try:
             if os.path.lexists(target):
@@ -145,7 +145,8 @@ def _swap(staging: Path, target: Path, overwrite: bool) -> list[Path]:
 
 
 def _set_aside(previous: Path, target: Path) -> Path:
-    """Give ``previous`` a name of no worth before it is taken apart, so that ``.previous`` is complete."""
+    """Rename ``previous`` to a ``.partial-...`` name, which is worth nothing, before its files are removed one by
+    one: whatever is called ``.previous`` is then always complete."""
     removable = _new_staging_path(target)
     disk.rename(previous, removable)
     return removable

@@ -15,7 +15,7 @@ _WORST = 10  # ops and weights that are listed
 
 
 @dataclass(frozen=True)
-class Figures:
+class Distance:
     """How far values are from what they were, over all elements of all samples.
 
     ``snr_db``: 10·log10(Σx² / Σ(x-y)²), infinite where nothing differs. ``psnr_db``: the same with the square of the
@@ -49,7 +49,7 @@ class OutputComparison:
 
     name: str
     shape: tuple[int, ...]
-    figures: Figures | None
+    figures: Distance | None
     worst_snr_db: float | None = None
     agreement: float | None = None
 
@@ -67,7 +67,7 @@ class OpComparison:
 
     name: str
     kind: str
-    figures: Figures
+    figures: Distance
 
 
 @dataclass(frozen=True)
@@ -184,22 +184,22 @@ def _output_row(output: OutputComparison) -> list[str]:
     if output.figures is None:
         return [output.name, *[""] * 5, agreement]
     f = output.figures
-    worst = "" if output.worst_snr_db is None else decibels(output.worst_snr_db)
-    figures = [decibels(output.snr_db), worst, decibels(f.psnr_db), f"{f.cosine:.6f}", f"{f.max_abs:.3g}"]
+    worst = "" if output.worst_snr_db is None else decibels_text(output.worst_snr_db)
+    figures = [decibels_text(output.snr_db), worst, decibels_text(f.psnr_db), f"{f.cosine:.6f}", f"{f.max_abs:.3g}"]
     return [output.name, *figures, agreement]
 
 
 def _ops_table(ops: list[OpComparison], width: int) -> str:
-    rows = [[op.name, op.kind, decibels(op.figures.snr_db), f"{op.figures.max_abs:.3g}"] for op in ops]
+    rows = [[op.name, op.kind, decibels_text(op.figures.snr_db), f"{op.figures.max_abs:.3g}"] for op in ops]
     return format_table(("op", "type", "SNR dB", "max difference"), rows, width, right=2)
 
 
 def _weights_table(weights: list[WeightComparison], width: int) -> str:
-    rows = [[w.name, "×".join(map(str, w.shape)), f"{w.bits:.2f}", decibels(w.snr_db)] for w in weights]
+    rows = [[w.name, "×".join(map(str, w.shape)), f"{w.bits:.2f}", decibels_text(w.snr_db)] for w in weights]
     return format_table(("weight", "shape", "bits", "SNR dB"), rows, width, right=2)
 
 
-def decibels(value: float) -> str:
+def decibels_text(value: float) -> str:
     """``31.4``; "equal" where nothing differs, "lost" where it cannot be told."""
     if math.isfinite(value):
         return f"{value:.1f}"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.tables import format_table, grouped_lines, indented_lines
 from mil_palettize.text import format_bytes, format_count, printable, shorten
@@ -29,10 +30,12 @@ class WeightReport:
     neither; ``cluster_dim``: elements of a vector, 1 for scalars, None without a palette. ``bytes_after``: indices and
     look-up tables; None in a dry run where it depends on the values. ``snr_db``: signal to noise of the palette,
     10·log10(Σw² / Σ(w-w')²); infinite when it is lossless, None when skipped or not computed.
-    ``squared_error``: Σ(w-w')². ``digest``: SHA-256 of all parts, "" without a palette or in a dry run.
+    ``squared_error``: Σ(w-w')²; ``weighted_error``: with every term times the importance of its element, None where no
+    importance was given. ``digest``: SHA-256 of all parts, "" without a palette or in a dry run.
     ``scale_axis``: of a scale for each channel; ``lut_dtype``: of a quantized table, both None where there is none.
     ``joint``: what the palette is of, a constant's "sparse" or "scaled" values, "" for a dense one's.
-    ``notes``: what was done otherwise than asked, or decided between requests.
+    ``notes``: what was done otherwise than asked, or decided between requests. ``block``: path of the nested block that
+    declares it, "" for the function's own.
     """
 
     name: str
@@ -58,6 +61,13 @@ class WeightReport:
     scale_axis: int | None = None
     lut_dtype: str | None = None
     joint: str = ""
+    weighted_error: float | None = None
+    block: str = ""
+
+    @property
+    def id(self) -> WeightId:
+        """What tells it from every other constant of the model."""
+        return WeightId(self.function, self.block, self.name)
 
     @property
     def bits_per_weight(self) -> float | None:

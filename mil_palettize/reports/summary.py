@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
 
-from mil_palettize.encoding.results import Declined, Figures
-from mil_palettize.planning.plan import Decision, Plan, palette_nbytes
+from mil_palettize.algorithms.specification import PaletteSpecification
+from mil_palettize.encoding.results import Declined, Figures, Rewritten
+from mil_palettize.planning.plan import Decision, Plan
+from mil_palettize.planning.sizes import palette_nbytes
+from mil_palettize.program.weight import Weight
+from mil_palettize.reports.decibels import decibels
 from mil_palettize.reports.report import COUNT_UNKNOWN, Moved, Report, WeightReport
-from mil_palettize.rewriting.rewrite import Rewritten
 
 _SPLIT = "stored once with a constant that is planned otherwise: stored apart now"
 
 
 def planned_report(
-    source: str, destination: str | None, nbytes: int, plan: Plan, moved: list[Moved], *, dry_run: bool = False
+    source: str,
+    destination: str | None,
+    nbytes: int,
+    plan: Plan,
+    moved: list[Moved],
+    *,
+    stored: Mapping[Weight, int] | None = None,
+    dry_run: bool = False,
 ) -> Report:
-    """The report of a plan: sizes as far as they do not depend on values, no errors yet."""
+    """The report of a plan: sizes as far as they do not depend on values, no errors yet. ``stored``: bytes of what
+    weights are stored as now, of those that are planned for as if they were dense."""
     return Report(
         source=source,
         destination=destination,
         bytes_before=nbytes,
-        bytes_after=nbytes - _saving(plan),
+        bytes_after=nbytes - _saving(plan, stored or {}),
         weights=[_planned(decision) for decision in plan.decisions],
         moved=moved,
         notes=list(plan.notes),
         small=plan.small,
         dry_run=dry_run,
     )
+
+
+def plan_anew(report: Report, plan: Plan, moved: list[Moved]) -> None:
+    """Make ``report`` that of another plan for the same model; its bytes stay."""
+    report.weights = [_planned(decision) for decision in plan.decisions]
+    report.moved = moved
+    report.notes = list(plan.notes)
+    report.small = plan.small
 
 
 def complete(report: Report, plan: Plan, done: Rewritten) -> None:
@@ -42,24 +62,18 @@ def complete(report: Report, plan: Plan, done: Rewritten) -> None:
 
 
 def _planned(decision: Decision) -> WeightReport:
-    weight, plan = decision.weight, decision.plan
+    weight, specification = decision.weight, decision.specification
     return WeightReport(
         name=weight.name,
         function=weight.function,
         shape=weight.shape,
         dtype=weight.dtype,
         consumers=[(c.op_type, c.input_name) for c in weight.consumers],
-        status="skipped" if plan is None else "palettized",
+        status="skipped" if specification is None else "palettized",
         reason=decision.reason,
-        mode=plan.mode if plan else None,
-        nbits=plan.nbits if plan else None,
-        granularity=plan.granularity if plan else None,
-        group_size=plan.group_size if plan else None,
-        channel_axis=plan.axis if plan else None,
-        cluster_dim=plan.cluster_dim if plan else None,
-        scale_axis=plan.scale_axis if plan else None,
-        lut_dtype=plan.lut_dtype if plan else None,
-        joint=weight.joint if plan else "",
+        **_told(specification),
+        joint=weight.joint if specification else "",
+        block=weight.block,
         bytes_before=weight.nbytes,
         bytes_after=_bytes_after(decision),
         snr_db=None,
@@ -69,56 +83,57 @@ def _planned(decision: Decision) -> WeightReport:
     )
 
 
+def _told(specification: PaletteSpecification | None) -> dict[str, Any]:
+    """The fields of a report that tell of a palette, None for each where there is none."""
+    names = ("mode", "nbits", "granularity", "group_size", "cluster_dim", "scale_axis", "lut_dtype")
+    told = {name: getattr(specification, name, None) for name in names}
+    return told | {"channel_axis": specification.axis if specification else None}
+
+
 def _bytes_after(decision: Decision) -> int | None:
-    if decision.plan is None:
+    if decision.specification is None:
         return decision.weight.nbytes
-    if decision.plan.nbits is None:
+    if decision.specification.nbits is None:
         return None
-    return palette_nbytes(decision.weight, decision.plan, decision.plan.nbits)
+    return palette_nbytes(decision.weight, decision.specification, decision.specification.nbits)
 
 
-def _saving(plan: Plan) -> int:
+def _saving(plan: Plan, stored: Mapping[Weight, int]) -> int:
     """Bytes that are certain to be saved: a record goes when all its constants get palettes of known size."""
     by_record: dict[object, list[Decision]] = defaultdict(list)
     for decision in plan.decisions:
         by_record[decision.weight.storage or decision.weight].append(decision)
     saving = 0
     for decisions in by_record.values():
-        sizes = {(d.plan, d.weight.shape): _bytes_after(d) for d in decisions if d.plan is not None}
-        if len(decisions) == sum(d.plan is not None for d in decisions):
-            saving += decisions[0].weight.nbytes
-        saving -= sum(decisions[0].weight.nbytes if size is None else size for size in sizes.values())
+        now = stored.get(decisions[0].weight, decisions[0].weight.nbytes)
+        planned = [d for d in decisions if d.specification is not None]
+        sizes = {(d.specification, d.importance, d.weight.shape): _bytes_after(d) for d in planned}
+        if len(decisions) == len(planned):
+            saving += now
+        saving -= sum(now if size is None else size for size in sizes.values())
     return saving
 
 
 def _finished(report: WeightReport, decision: Decision, done: Rewritten) -> WeightReport:
-    if decision.plan is None:
+    if decision.specification is None:
         return report
-    result = done.results[decision.weight]
+    result = done.results[decision.weight.id]
     if isinstance(result, Declined):
-        return _planned(dataclasses.replace(decision, plan=None, reason=result.reason))
-    notes = (*report.notes, _SPLIT) if decision.weight in done.splits else report.notes
+        return _planned(dataclasses.replace(decision, specification=None, reason=result.reason))
+    notes = (*report.notes, _SPLIT) if decision.weight.id in done.splits else report.notes
     return _encoded(dataclasses.replace(report, notes=notes), result)
 
 
 def _encoded(report: WeightReport, figures: Figures) -> WeightReport:
-    plan = figures.plan
+    told = _told(figures.specification) | {"nbits": figures.nbits}
     return dataclasses.replace(
         report,
-        nbits=figures.nbits,
-        granularity=plan.granularity,
-        group_size=plan.group_size,
-        channel_axis=plan.axis,
+        **told,
         notes=(*report.notes, figures.note) if figures.note else report.notes,
         bytes_after=figures.nbytes,
-        snr_db=_snr_db(figures.signal, figures.sse),
+        snr_db=decibels(figures.signal, figures.sse),
         squared_error=figures.sse,
+        weighted_error=figures.weighted_error,
         seconds=figures.seconds,
         digest=figures.digest,
     )
-
-
-def _snr_db(signal: float, noise: float) -> float:
-    if noise == 0:
-        return math.inf
-    return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 else -math.inf

@@ -22,6 +22,7 @@ from mil_palettize.torch.evaluator.ops.random import drawing
 from mil_palettize.torch.evaluator.program import OpInfo
 from mil_palettize.torch.made_up_inputs import plausible_inputs
 from mil_palettize.torch.metrics import Sums, snr_db
+from mil_palettize.torch.samples import read_samples
 from mil_palettize.torch.weight_pairs import weight_comparisons
 
 RUNTIMES = ("torch", "coreml")
@@ -70,6 +71,17 @@ def compare_models(
         seconds=(run.seconds[0], run.seconds[1]),
         notes=[*_notes(modules[0], inputs is None, function), *run.notes()],
     )
+
+
+def compare_packages(
+    original: PathLike, palettized: PathLike, inputs: PathLike | None = None, **options: Any
+) -> ModelComparison:
+    """``mil_palettize.compare`` with inputs of a ``.npz`` file; ``options``: all that it takes by name."""
+    samples = None if inputs is None else read_samples(inputs, open_model(original, options["function"]))
+    comparison = compare_models(original, palettized, samples, **options)
+    if inputs is not None:
+        comparison.inputs = f"inputs of {os.fspath(inputs)}"
+    return comparison
 
 
 def _notes(module: Evaluated, made_up: bool, function: str | None) -> Iterator[str]:
@@ -223,7 +235,7 @@ class _Run:
             OutputComparison(
                 name,
                 o.shape,
-                o.sums.figures() if o.numbers else None,
+                o.sums.distance() if o.numbers else None,
                 o.worst if o.numbers else None,
                 o.agreed / o.samples if o.judged else None,
             )
@@ -231,4 +243,4 @@ class _Run:
         ]
 
     def op_comparisons(self) -> list[OpComparison]:
-        return [OpComparison(name, kind, sums.figures()) for name, (kind, sums) in self._ops.items()]
+        return [OpComparison(name, kind, sums.distance()) for name, (kind, sums) in self._ops.items()]

@@ -13,7 +13,7 @@ from coremltools.proto import Model_pb2 as CoreML
 
 from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.program.model import Model
-from mil_palettize.program.serialized import Stage
+from mil_palettize.program.stages import Stage
 from mil_palettize.program.values import MIL
 
 _COLORS = FeatureTypes.ImageFeatureType.ColorSpace

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mil_palettize.reports.model_comparison import Figures
+from mil_palettize.reports.decibels import decibels
+from mil_palettize.reports.model_comparison import Distance
 
 _AT_ONCE = 1 << 20  # elements that are float64 at a time
 _HUGE = 1e30  # what is so large and the same in both is no signal: it masks
@@ -60,11 +61,11 @@ class Sums:
             return -math.inf
         return decibels(self.signal, self.noise)
 
-    def figures(self) -> Figures:
+    def distance(self) -> Distance:
         reach = self.high - self.low if self.elements else 0.0
         length = math.sqrt(self.signal) * math.sqrt(self.other)
         equal = 1.0 if self.signal == self.other else 0.0
-        return Figures(
+        return Distance(
             self.elements,
             self.snr_db(),
             decibels(reach * reach * self.elements, self.noise),
@@ -72,13 +73,6 @@ class Sums:
             self.largest,
             self.non_finite,
         )
-
-
-def decibels(signal: float, noise: float) -> float:
-    """10·log10 of their ratio: infinite without noise, -infinite where there is nothing but noise."""
-    if noise == 0:
-        return math.inf
-    return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 else -math.inf
 
 
 def snr_db(one: torch.Tensor, two: torch.Tensor) -> float:

@@ -162,7 +162,11 @@ def test_sibling_blocks_may_use_a_name_twice(fixtures: Path) -> None:
     assert twice
     for name in twice:
         first = name.removesuffix(" (2)")
-        assert module.stored_bytes(name) == module.stored_bytes(first) > 0
+        own, other = module.weight_ids[name], module.weight_ids[first]
+        assert (own.function, own.name) == (other.function, other.name) == ("main", first)
+        assert own.block != other.block
+        assert module.stored_bytes(own) == module.stored_bytes(other) > 0
+        assert module.weights_by_id[own] is module.weights[name]
         assert not torch.equal(module.weights[name], module.weights[first])
 
 
@@ -458,13 +462,3 @@ def test_programs_that_are_none(fixtures: Path, tmp_path: Path) -> None:
     spec_file(path).write_bytes(spec.SerializeToString())
     with pytest.raises(PackageError, match="reads 'nowhere', which nothing before it makes"):
         MILModule.from_package(path)
-
-
-# The document of what is known
-
-
-def test_the_list_of_operators_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "tools"))
-    import list_operators
-
-    assert list_operators.PATH.read_text(encoding="utf-8") == list_operators.document(), "run tools/list_operators.py"

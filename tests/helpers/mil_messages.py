@@ -12,7 +12,8 @@ from coremltools.proto import Model_pb2
 from handmade import manifest
 
 from mil_palettize.planning.plan import Decision, Plan, make_plan
-from mil_palettize.program.serialized import Stage, Survey, survey
+from mil_palettize.program.stages import Stage
+from mil_palettize.program.survey import Survey, survey
 from mil_palettize.program.weight import Weight
 from mil_palettize.request.config import OpPalettizerConfig, OptimizationConfig
 from mil_palettize.request.normalised import normalise
@@ -147,6 +148,7 @@ def planned(
     select: str = "weights",
     strict: bool = False,
     opset_after: Mapping[str, str] | None = None,
+    importance: Mapping[str, object] | None = None,
     **options: object,
 ) -> Plan:
     """A plan; without ``config``, ``options`` are of the global ``OpPalettizerConfig``."""
@@ -154,7 +156,7 @@ def planned(
     config = config or OptimizationConfig(global_config=OpPalettizerConfig(**options))
     return make_plan(
         [site.weight for site in found.sites],
-        normalise(config),
+        normalise(config, importance=importance),
         select=select,
         strict=strict,
         opset_after=dict(opset_after or {}),

@@ -27,7 +27,7 @@ from packages import constants, differences
 
 from mil_palettize import OpPalettizerConfig, OptimizationConfig, Report
 from mil_palettize.program.blob_uses import blob_uses
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.sites import Site
 from mil_palettize.program.weight import Weight
 
 W = (64, 48)
@@ -73,7 +73,7 @@ def test_sibling_blocks_may_use_a_name_twice() -> None:
     first, second = named(surveyed(program(cond("c", then, other))).sites, "w")
     assert (first.shape, readers(first)) == ((64, 48), [("then", "weight")])
     assert (second.shape, readers(second)) == ((32, 80), [("other", "weight")])
-    assert first.position != second.position
+    assert (first.id, second.id) == (("main", "c[0]", "w"), ("main", "c[1]", "w"))
 
 
 def test_inner_name_hides_the_outer_one_only_inside() -> None:
@@ -111,7 +111,7 @@ def test_block_outputs_are_left_alone(where: str) -> None:
         "from outside": program(w, linear("l", "w"), cond("c", block(outputs=["w"]), block(outputs=["x"]))),
     }[where]
     assert weights(made)["w"].obstacle == "is an output of its block, which a compressed constant cannot be"
-    assert decisions(planned(made, nbits=4, select="all"))["w"].plan is None
+    assert decisions(planned(made, nbits=4, select="all"))["w"].specification is None
 
 
 # Loops
@@ -301,7 +301,7 @@ def test_inline_parameters_of_a_named_op_are_not_what_was_named() -> None:
     config = OptimizationConfig(op_name_configs={"m": OpPalettizerConfig(nbits=4)})
     plan = planned(made, config, strict=True)
     assert set(decisions(plan)) == {"w"}
-    assert decisions(plan)["w"].plan is not None
+    assert decisions(plan)["w"].specification is not None
     assert plan.small == 2
 
 

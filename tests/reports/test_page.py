@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from mil_palettize.reports.model_comparison import (
-    Figures,
+    Distance,
     ModelComparison,
     OpComparison,
     OutputComparison,
@@ -28,8 +28,8 @@ from mil_palettize.reports.page.document import page
 from mil_palettize.text import printable
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
-EQUAL = Figures(elements=10, snr_db=math.inf, psnr_db=math.inf, cosine=1.0, max_abs=0.0)
-LOST = Figures(elements=10, snr_db=math.nan, psnr_db=-math.inf, cosine=math.nan, max_abs=math.inf, non_finite=3)
+EQUAL = Distance(elements=10, snr_db=math.inf, psnr_db=math.inf, cosine=1.0, max_abs=0.0)
+LOST = Distance(elements=10, snr_db=math.nan, psnr_db=-math.inf, cosine=math.nan, max_abs=math.inf, non_finite=3)
 HOSTILE = [
     "<script>alert(1)</script>",
     "a\"b&c'd",
@@ -86,8 +86,8 @@ def parsed(comparison: ModelComparison) -> Page:
     return Page(page(comparison))
 
 
-def figures(snr_db: float) -> Figures:
-    return Figures(elements=1000, snr_db=snr_db, psnr_db=snr_db + 8, cosine=0.9991, max_abs=0.0123)
+def figures(snr_db: float) -> Distance:
+    return Distance(elements=1000, snr_db=snr_db, psnr_db=snr_db + 8, cosine=0.9991, max_abs=0.0123)
 
 
 def weight(name: str, snr_db: float, palette: bool = False) -> WeightComparison:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,29 +14,27 @@ import numpy as np
 import pytest
 from packages import constants
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
+from tools.benchmark import __main__ as command
+from tools.benchmark import cases, measurement, runs
+from tools.benchmark.layouts import Layout
+from tools.benchmark.optimum import least_error
+from tools.benchmark.packages import write_package
+from tools.benchmark.profile import OTHER, PARTS, Profile, place_of
+from tools.benchmark.tables import document, ranged
 
-import benchmark  # noqa: E402
-import benchmark_cases as cases  # noqa: E402
-import benchmark_child as child  # noqa: E402
-from benchmark_optimum import least_error  # noqa: E402
-from benchmark_packages import write_package  # noqa: E402
-from benchmark_profile import OTHER, PARTS, Profile, place_of  # noqa: E402
-from benchmark_tables import document, ranged  # noqa: E402
-
+ROOT = Path(__file__).resolve().parents[2]
 TINY = {
-    "eight": cases.Layout(((72, 64), (64, 72))),
-    "single": cases.Layout(((64, 64),), "float32"),
+    "eight": Layout(((72, 64), (64, 72))),
+    "single": Layout(((64, 64),), "float32"),
     "small": cases.QUICK_LAYOUTS["small"],
-    "600 MB": cases.Layout(((64, 64),) * 2),
-    "2.4 GB": cases.Layout(((64, 64),) * 3),
+    "600 MB": Layout(((64, 64),) * 2),
+    "2.4 GB": Layout(((64, 64),) * 3),
 }
 
 
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cases.Packages:
-    monkeypatch.setattr(cases, "WARM_UP", {name: cases.Layout(((64, 64),), name) for name in ("float16", "float32")})
+    monkeypatch.setattr(cases, "WARM_UP", {name: Layout(((64, 64),), name) for name in ("float16", "float32")})
     return cases.Packages(tmp_path, TINY)
 
 
@@ -48,17 +47,17 @@ def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[st
         asked.append((what, job | {"environment": environment}))
         folder = tmp_path / f"measured-{len(asked)}"
         folder.mkdir()
-        return json.loads(json.dumps(child.VERBS[what]({"began": time.time(), **job}, folder / "out.mlpackage")))
+        return json.loads(json.dumps(measurement.VERBS[what]({"began": time.time(), **job}, folder / "out.mlpackage")))
 
-    monkeypatch.setattr(benchmark, "measure", measure)
+    monkeypatch.setattr(runs, "measure", measure)
     return asked
 
 
-def bench(packages: cases.Packages, *, runs: int = 1, large: bool = False, only: tuple[str, ...] = ()) -> dict:
+def bench(packages: cases.Packages, *, times: int = 1, large: bool = False, only: tuple[str, ...] = ()) -> dict:
     """The results, through JSON."""
     of_cases = [name for name in cases.CASES if name in only]
-    of_parts = [name for name in benchmark.PARTS if name in only]
-    run = benchmark.Bench(packages, of_cases, of_parts, runs=runs, quick=True, large=large)
+    of_parts = [name for name in runs.PARTS if name in only]
+    run = runs.Bench(packages, of_cases, of_parts, runs=times, quick=True, large=large)
     return json.loads(json.dumps(run.results()))
 
 
@@ -81,7 +80,7 @@ def test_packages_hold_what_is_said_and_load_in_coremltools(name: str, tmp_path:
 
 
 @pytest.mark.parametrize("layouts", [cases.LAYOUTS, cases.QUICK_LAYOUTS])
-def test_layouts_are_chains_of_the_sizes_they_are_for(layouts: dict[str, cases.Layout]) -> None:
+def test_layouts_are_chains_of_the_sizes_they_are_for(layouts: dict[str, Layout]) -> None:
     for layout in layouts.values():
         assert all(rows == columns for (rows, _), (_, columns) in zip(layout.shapes, layout.shapes[1:], strict=False))
     sizes = [rows * columns for rows, columns in layouts["small"].shapes]
@@ -164,10 +163,10 @@ def test_the_parts_of_a_profile_are_found_and_the_library_is_left_as_it_was(
 ) -> None:
     places = [place_of(target) for targets in PARTS.values() for target in targets]
     before = [getattr(owner, name) for owner, name in places]
-    runs = bench(packages, only=("profile",))["profile"]
+    profiles = bench(packages, only=("profile",))["profile"]
     assert [getattr(owner, name) for owner, name in places] == before
-    assert [run["case"] for run in runs] == [cases.CASES[name].title for name in cases.QUICK_PROFILES]
-    for run in runs:
+    assert [run["case"] for run in profiles] == [cases.CASES[name].title for name in cases.QUICK_PROFILES]
+    for run in profiles:
         assert list(run["seconds"]) == [*PARTS, OTHER]
         grouped = "groups" in run["case"]
         absent = {part for part, seconds in run["seconds"].items() if not seconds}
@@ -179,7 +178,7 @@ def test_the_parts_of_a_profile_are_found_and_the_library_is_left_as_it_was(
 
 @pytest.mark.slow
 def test_a_comparison(packages: cases.Packages, in_process: list[tuple[str, dict]]) -> None:
-    results = bench(packages, runs=2, only=("tensor4", "single8", "small"))
+    results = bench(packages, times=2, only=("tensor4", "single8", "small"))
     assert [what for what, _ in in_process] == [
         *("ours", "coremltools") * 2,
         *("ours", "coremltools") * 2,
@@ -205,7 +204,7 @@ def test_a_comparison(packages: cases.Packages, in_process: list[tuple[str, dict
 def test_the_error_is_that_of_the_package_written(verb: str, packages: cases.Packages, tmp_path: Path) -> None:
     source, destination = packages.path("eight"), tmp_path / "out.mlpackage"
     job = {"source": str(source), "options": {"nbits": 2}, "workers": 1, "warm_up": str(packages.warm_up("eight"))}
-    result = child.VERBS[verb](job, destination)
+    result = measurement.VERBS[verb](job, destination)
     before, after = ({key[3]: of() for key, (_, of) in constants(path).items()} for path in (source, destination))
     suffix = "_palettized" if verb == "coremltools" else ""
     pairs = [(before[name].astype(float), after[name + suffix].astype(float)) for name in ("weight_0", "weight_1")]
@@ -233,9 +232,25 @@ def test_memory_and_start_and_workers(packages: cases.Packages, in_process: list
 
 
 @pytest.mark.slow
+def test_imports_are_left_out_of_the_time(packages: cases.Packages, tmp_path: Path) -> None:
+    """What a palettization imports is there before the clock starts."""
+    code = f"""
+import sys
+from pathlib import Path
+from tools.benchmark.measurement import import_ours, palettize
+import_ours()
+before = set(sys.modules)
+palettize({str(packages.path("eight"))!r}, Path({str(tmp_path / "out.mlpackage")!r}), {{"nbits": 4}}, 1)
+print(*sorted(name for name in set(sys.modules) - before if name.startswith(("mil_palettize", "coremltools"))))
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
+
+
+@pytest.mark.slow
 def test_the_command_measures_in_other_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = tmp_path / "figures.json"
-    benchmark.main(["--quick", "--only", "workers", "--json", str(figures), "--folder", str(tmp_path)])
+    command.main(["--quick", "--only", "workers", "--json", str(figures), "--folder", str(tmp_path)])
     results = json.loads(figures.read_text())
     assert set(results) == {"machine", "quick", "runs", "comparisons", "workers"}
     assert results["quick"]
@@ -248,7 +263,7 @@ def test_the_command_measures_in_other_processes(tmp_path: Path, capsys: pytest.
 @pytest.mark.slow
 def test_a_measurement_that_fails_is_told(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"the measurement 'ours' of .*nothing\.mlpackage"):
-        child.measure("ours", source=str(tmp_path / "nothing.mlpackage"), options={}, workers=1, warm_up=None)
+        measurement.measure("ours", source=str(tmp_path / "nothing.mlpackage"), options={}, workers=1, warm_up=None)
 
 
 # Tables

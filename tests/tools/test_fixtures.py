@@ -1,4 +1,4 @@
-"""The fixtures load in coremltools, which reads the same values, and are what ``tools/make_fixtures.py`` makes."""
+"""The fixtures load in coremltools, which reads the same values, and are what ``python -m tools.fixtures`` makes."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def test_the_tool_makes_them_again_and_its_check_sees_one_changed_byte(tmp_path:
     data = bytearray(file.read_bytes())
     data[200] ^= 1
     file.write_bytes(data)
-    command = [sys.executable, str(ROOT / "tools/make_fixtures.py"), "--check", "--folder", str(folder)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "tools.fixtures", "--check", "--folder", str(folder)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.stdout == "extras_ios16.mlpackage/Data/com.apple.CoreML/weights/weight.bin: differs\n", run.stderr
     assert run.returncode == 1
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mil_palettize.algorithms.compiled.solver import optimal_centers_of_groups
 from mil_palettize.algorithms.distribution import Distribution
+from mil_palettize.errors import AlgorithmError
 
 PICKS = 2048  # boundaries to choose from for each entry, where the values are means of cells in any case
 
@@ -16,11 +19,19 @@ def entries(distribution: Distribution, nbits: int) -> np.ndarray:
     The distinct values themselves where there are no more than that. Of cells the error is 1e-6 (about 4 /
     ``PICKS**2``) above the smallest.
     """
-    offsets = np.array([0, len(distribution.values)])
-    out = np.empty((1, 1 << nbits))
-    half, most = distribution.dtype == np.float16, 0 if distribution.exact else PICKS << nbits
-    optimal_centers_of_groups(distribution.values, distribution.weights, offsets, half, most, out)
-    return out[0]
+    return _solved(distribution, nbits)[0][0]
+
+
+def errors(distribution: Distribution, nbits_list: Sequence[int]) -> tuple[float, ...]:
+    """The least weighted squared error for each number of bits: what they would cost, without looking at the weight.
+
+    Of tables stored in the distribution's dtype, float16 or float32, as ``make_palette`` has it for one plain table:
+    exact where the distribution is (see ``Distribution.exact``), else of its cells. Raises ``AlgorithmError`` for
+    other dtypes.
+    """
+    if distribution.dtype not in (np.float16, np.float32):
+        raise AlgorithmError(f"weight '{distribution.name}' is {distribution.dtype}; give one of float16 or float32")
+    return tuple(float(_solved(distribution, nbits)[1][0]) for nbits in nbits_list)
 
 
 def entries_of_groups(
@@ -30,6 +41,19 @@ def entries_of_groups(
 
     Group g holds ``values[offsets[g] : offsets[g + 1]]``; ``half``: the entries will be stored as float16.
     """
-    out = np.empty((len(offsets) - 1, 1 << nbits))
-    optimal_centers_of_groups(values, weights, offsets, half, 0, out)
-    return out
+    return _solved_groups(values, weights, offsets, half, 0, nbits)[0]
+
+
+def _solved(distribution: Distribution, nbits: int) -> tuple[np.ndarray, np.ndarray]:
+    offsets, half = np.array([0, len(distribution.values)]), distribution.dtype == np.float16
+    most = 0 if distribution.exact else PICKS << nbits
+    return _solved_groups(distribution.values, distribution.weights, offsets, half, most, nbits)
+
+
+def _solved_groups(
+    values: np.ndarray, weights: np.ndarray, offsets: np.ndarray, half: bool, most: int, nbits: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Entries (groups, 2**nbits) and the squared error of each group."""
+    out, reached = np.empty((len(offsets) - 1, 1 << nbits)), np.empty(len(offsets) - 1)
+    optimal_centers_of_groups(values, weights, offsets, half, most, out, reached)
+    return out, reached

@@ -58,7 +58,7 @@ def quantized(algorithm: ScalarAlgorithm, request: Request, samples: Sequence[Sa
 def _quantized(algorithm: ScalarAlgorithm, request: Request, sample: Sample) -> Quantized:
     assert request.lut_dtype is not None
     kind, dtype = request.lut_dtype, request.source.dtype
-    if algorithm.chooses_nbits:
+    if algorithm.lossless:
         grid = exact_grid(request.source.name, kind, dtype, sample.entries)
         return Quantized(grid, grid.nearest(sample.entries), 0.0)
     count = 0 if sample.distribution is None else len(sample.distribution.values)

@@ -37,7 +37,7 @@ def quantized_vector_palette(algorithm: VectorAlgorithm | ArrayAlgorithm, reques
 
     Raises ``NonFiniteError``, ``UnquantizableError`` (a lossless palette), and what the algorithm raises.
     """
-    plain = replace(request, lut_dtype=None)
+    plain = replace(request, specification=replace(request.specification, lut_dtype=None))
     users = isinstance(algorithm, ArrayAlgorithm)
     palette = (
         array_palette(algorithm, plain) if isinstance(algorithm, ArrayAlgorithm) else vector_palette(algorithm, plain)
@@ -46,7 +46,7 @@ def quantized_vector_palette(algorithm: VectorAlgorithm | ArrayAlgorithm, reques
     assert request.lut_dtype is not None
     kind, dtype = request.lut_dtype, request.source.dtype
     tables = lut.table.astype(np.float64).reshape(request.groups, -1, request.cluster_dim)
-    if not isinstance(algorithm, ArrayAlgorithm) and algorithm.chooses_nbits:
+    if not isinstance(algorithm, ArrayAlgorithm) and algorithm.lossless:
         grids = [exact_grid(request.source.name, kind, dtype, table) for table in tables]
         codes = np.stack([grid.nearest(table) for grid, table in zip(grids, tables, strict=True)])
         return replace(palette, expr=replace(lut, lut=stored(grids, codes.reshape(lut.table.shape))))

@@ -7,16 +7,17 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from mil_palettize.reports.model_comparison import OpComparison, WeightComparison, decibels
+from mil_palettize.reports.model_comparison import OpComparison, WeightComparison, decibels_text
 from mil_palettize.text import format_count, printable
 
-# Heights in the chart of ops, in percent from the top.
+# Heights in the chart of ops, in percent from the top: of results that are equal, of the highest and of the lowest
+# finite SNR, of results that are lost (not finite, or no number), and of the row of numbers.
 _EQUAL, _HIGHEST, _LOWEST, _LOST, _MARKS = 4, 13, 77, 85, 94
 _MARK_GAP = 5.8  # percent of the width: marks of 16 pixels do not touch on a phone
 _STEPS = (1, 2, 5, 10, 20, 50, 100)  # decibels between two lines
 _MOST_LINES = 5
 
-# The colours are the page's.
+# Its colours are variables, which the style of the page sets for light and dark.
 CHART_STYLE = """
 svg{display:block;width:100%;overflow:visible}
 svg.ops{height:19rem}svg.histogram{height:8rem;margin-top:.75rem}
@@ -75,7 +76,7 @@ def domain(weight: WeightComparison) -> tuple[float, float]:
 
 
 def drawable(weight: WeightComparison) -> bool:
-    """Values that are not finite have no place on an axis."""
+    """Whether a histogram was counted and has a place on an axis: NaN and infinite edges have none."""
     return bool(weight.counts) and all(map(math.isfinite, weight.edges))
 
 
@@ -90,7 +91,7 @@ def _stretched(content: str) -> str:
 
 def _spoken(ops: Sequence[OpComparison], worst: Sequence[int]) -> str:
     first = ops[worst[0]]
-    return f"The worst is {first.name} at position {worst[0] + 1}: {decibels(first.figures.snr_db)}."
+    return f"The worst is {first.name} at position {worst[0] + 1}: {decibels_text(first.figures.snr_db)}."
 
 
 def _range(values: list[float]) -> tuple[float, float, float]:
@@ -108,12 +109,13 @@ def _height(value: float, low: float, high: float) -> float:
 
 
 def _lines(values: list[float], low: float, high: float, step: float) -> str:
-    """Lines across, each with what it stands for: only those that something lies at or between."""
+    """Lines across with their labels: of the scale in decibels if any value is finite, and one each for equal and lost
+    results if there are any."""
     lines = []
     if any(map(math.isfinite, values)):
         ticks = [low + i * step for i in range(round((high - low) / step) + 1)]
         lines += [(_height(tick, low, high), f"{tick:.0f} dB") for tick in ticks]
-    ends = {decibels(value): _height(value, low, high) for value in values if not math.isfinite(value)}
+    ends = {decibels_text(value): _height(value, low, high) for value in values if not math.isfinite(value)}
     lines += [(height, text) for text, height in ends.items()]
     return "".join(
         f'<line x1="0" x2="100%" y1="{height:.1f}%" y2="{height:.1f}%"/>'
@@ -145,7 +147,8 @@ def _marks(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _apart(places: Sequence[float]) -> list[float]:
-    """Ascending ``places`` a gap apart and inside: those too close become a group around where they were."""
+    """Ascending ``places`` moved so that they are a gap apart and inside the chart: those too close together become a
+    group, side by side around the mean of where they were."""
     groups: list[list[float]] = []
     for place in places:
         groups.append([place])
@@ -156,13 +159,14 @@ def _apart(places: Sequence[float]) -> list[float]:
 
 
 def _first(group: Sequence[float]) -> float:
-    """Where the first of a group is put."""
+    """Where the first mark of a group goes, so that the group lies around its mean and inside the chart."""
     length = len(group) * _MARK_GAP
     return min(max(sum(group) / len(group), length / 2), 100 - length / 2) - length / 2 + _MARK_GAP / 2
 
 
 def _bars(weight: WeightComparison, low: float, scale: float) -> str:
-    """Areas stand for counts, so that bars of different widths compare; the highest takes four fifths."""
+    """Areas stand for counts, so that bars of different widths compare; the highest takes four fifths of the height,
+    the palette's ticks the rest."""
     edges, counts = weight.edges, weight.counts
     widths = [right - left for left, right in pairwise(edges)]
     densities = [count / width if width > 0 else 0 for count, width in zip(counts, widths, strict=True)]

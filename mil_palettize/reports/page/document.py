@@ -12,7 +12,7 @@ from mil_palettize.reports.model_comparison import (
     OpComparison,
     OutputComparison,
     WeightComparison,
-    decibels,
+    decibels_text,
 )
 from mil_palettize.reports.page.charts import CHART_STYLE, domain, drawable, escaped, histogram, snr_chart
 from mil_palettize.text import format_bytes, format_count
@@ -276,15 +276,15 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _with_unit(value: float) -> str:
-    return f"{decibels(value)} dB" if math.isfinite(value) else decibels(value)
+    return f"{decibels_text(value)} dB" if math.isfinite(value) else decibels_text(value)
 
 
 def _number(value: float, spec: str, equal: bool) -> str:
-    return format(value, spec) if math.isfinite(value) else decibels(math.inf if equal else -math.inf)
+    return format(value, spec) if math.isfinite(value) else decibels_text(math.inf if equal else -math.inf)
 
 
 def _share(value: float) -> str:
-    return f"{value:.2%}" if math.isfinite(value) else decibels(value)
+    return f"{value:.2%}" if math.isfinite(value) else decibels_text(value)
 
 
 def _ascending(value: float) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from mil_palettize.errors import PackageError
-from mil_palettize.program.scopes import op_name
+from mil_palettize.program.op_names import op_name
 from mil_palettize.program.store import Store
 from mil_palettize.program.values import MIL, NUMPY_TYPES, SUB_BYTE_TYPES, static_shape
 

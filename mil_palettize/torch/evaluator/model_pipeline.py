@@ -16,7 +16,8 @@ from torch import nn
 from mil_palettize.errors import ConfigError, EvaluationError, UnsupportedOpError
 from mil_palettize.package.mlpackage import Package
 from mil_palettize.program.model import Model
-from mil_palettize.program.serialized import pipeline_models
+from mil_palettize.program.stages import pipeline_models
+from mil_palettize.program.weight import WeightId
 from mil_palettize.torch.evaluator.execution import Listener
 from mil_palettize.torch.evaluator.module import MILModule, PathLike
 from mil_palettize.torch.evaluator.ops.states import State
@@ -78,9 +79,17 @@ class Pipeline:
     def weights(self) -> dict[str, nn.Parameter]:
         return {f"{label}/{n}": w for label, module in self.modules.items() for n, w in module.weights.items()}
 
-    def stored_bytes(self, weight: str) -> int:
-        label = max((label for label in self.modules if weight.startswith(f"{label}/")), key=len)
-        return self.modules[label].stored_bytes(weight[len(label) + 1 :])
+    @property
+    def weight_ids(self) -> dict[str, WeightId]:
+        """As :attr:`MILModule.weight_ids`."""
+        return {f"{label}/{n}": id for label, module in self.modules.items() for n, id in module.weight_ids.items()}
+
+    @property
+    def weights_by_id(self) -> dict[WeightId, nn.Parameter]:
+        return {id: weight for module in self.modules.values() for id, weight in module.weights_by_id.items()}
+
+    def stored_bytes(self, weight: WeightId) -> int:
+        return self.modules[weight.stage].stored_bytes(weight)
 
     @contextmanager
     def listening(self, listener: Listener) -> Iterator[None]:

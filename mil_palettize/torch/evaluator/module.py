@@ -15,8 +15,12 @@ from mil_palettize.package.mlpackage import Package
 from mil_palettize.program.chains import chain_ops
 from mil_palettize.program.model import Model
 from mil_palettize.program.roles import is_weight_input
-from mil_palettize.program.serialized import Site, Stage, Survey, stored_nbytes, survey
+from mil_palettize.program.scopes import Node
+from mil_palettize.program.sites import stored_nbytes
+from mil_palettize.program.stages import Stage
+from mil_palettize.program.survey import Survey, survey
 from mil_palettize.program.values import MIL
+from mil_palettize.program.weight import WeightId
 from mil_palettize.torch.evaluator.execution import Execution, Listener
 from mil_palettize.torch.evaluator.ops.registry import to_tensor
 from mil_palettize.torch.evaluator.ops.states import State
@@ -47,8 +51,10 @@ class MILModule(nn.Module):
         self._listeners: list[Listener] = []
         self._slots: dict[str, str] = {}  # of constants -> names of parameters and buffers
         self._plain: dict[str, Any] = {}  # constants that are no tensors
-        self._sites = _weight_sites(survey(stage), stage.function_label(function.name))
-        self._weights = {slot: c.op for slot, c in function.constants.items() if id(c.op) in self._sites}
+        label = stage.function_label(function.name)
+        self._nodes = _weight_nodes(survey(stage), label)
+        ids = {slot: WeightId(label, c.block, c.name) for slot, c in function.constants.items()}
+        self._ids = {slot: weight for slot, weight in ids.items() if weight in self._nodes}
         self.features = features
 
     @classmethod
@@ -108,9 +114,24 @@ class MILModule(nn.Module):
     @property
     def weights(self) -> dict[str, nn.Parameter]:
         """The constants that act as weights, by name, decoded; changing them changes what the module computes."""
+        return {slot: parameter for slot, _, parameter in self._weights()}
+
+    @property
+    def weight_ids(self) -> dict[str, WeightId]:
+        """What tells each of :attr:`weights` from all others of the model, also where names repeat."""
+        return {slot: weight for slot, weight, _ in self._weights()}
+
+    @property
+    def weights_by_id(self) -> dict[WeightId, nn.Parameter]:
+        """:attr:`weights` by what plans and reports know them by."""
+        return {weight: parameter for _, weight, parameter in self._weights()}
+
+    def _weights(self) -> Iterator[tuple[str, WeightId, nn.Parameter]]:
         self._decode()
-        parameters = {slot: self._parameters.get(self._slots[slot]) for slot in self._weights}
-        return {slot: parameter for slot, parameter in parameters.items() if parameter is not None}
+        for slot, weight in self._ids.items():
+            parameter = self._parameters.get(self._slots[slot])
+            if parameter is not None:
+                yield slot, weight, parameter
 
     @property
     def functions(self) -> list[str]:
@@ -130,10 +151,9 @@ class MILModule(nn.Module):
     def package(self) -> Package:
         return self._model.package
 
-    def stored_bytes(self, weight: str) -> int:
-        """What the data of one of :attr:`weights` takes in the package, all its parts together."""
-        node = self._sites[id(self._weights[weight])].node
-        return sum(stored_nbytes(op) for op in chain_ops(node)) if node is not None else 0
+    def stored_bytes(self, weight: WeightId) -> int:
+        """What the data of one of :attr:`weights_by_id` takes in the package, all its parts together."""
+        return sum(stored_nbytes(op) for op in chain_ops(self._nodes[weight]))
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -181,7 +201,7 @@ class MILModule(nn.Module):
         name = slot.replace(".", "_")
         while name in dir(type(self)) or name in self.__dict__ or name in self._parameters or name in self._buffers:
             name += "_"
-        if slot in self._weights and value.is_floating_point():
+        if slot in self._ids and value.is_floating_point():
             self.register_parameter(name, nn.Parameter(value))
         else:
             self.register_buffer(name, value)
@@ -225,12 +245,13 @@ def _own(value: Any, places: Container[int]) -> Any:
     return value.clone() if isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in places else value
 
 
-def _weight_sites(found: Survey, function: str) -> dict[int, Site]:
-    """The constants of a function that act as weights, by the identity of their ops: names may repeat."""
+def _weight_nodes(found: Survey, function: str) -> dict[WeightId, Node]:
+    """The constants of a function that act as weights."""
     return {
-        id(site.op): site
+        site.weight.id: site.node
         for site in found.sites
-        if site.weight.function == function
+        if site.node is not None
+        and site.weight.function == function
         and site.weight.dtype in ("fp16", "fp32")
         and len(site.weight.shape) > 1
         and any(is_weight_input(c.op_type, c.input_name) for c in site.weight.consumers)

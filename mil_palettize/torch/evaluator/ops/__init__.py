@@ -9,7 +9,7 @@ from mil_palettize.torch.evaluator.ops.registry import OPS
 FAMILIES = (
     "activation", "classify", "control_flow", "conv", "elementwise_binary", "elementwise_unary", "image_resizing",
     "linear", "lists", "normalization", "pool", "quantization", "random", "recurrent", "reduction", "scatter_gather",
-    "states", "tensor_operation", "tensor_transformation", "transformers",
+    "slicing", "states", "suppression", "tensor_operation", "tensor_transformation", "transformers",
 )  # fmt: skip
 
 for family in FAMILIES:

@@ -18,7 +18,8 @@ TRANSPOSED: dict[int, Callable[..., torch.Tensor]] = {
 
 
 def pads_of(pad_type: str, sizes: Sequence[int], extents: Sequence[int], strides: Sequence[int], pad: Ints) -> Pads:
-    """What a window of these (dilated) ``extents`` needs around these ``sizes``; ``pad``: of ``custom``.
+    """The padding before and after each axis. ``sizes``: of the input; ``extents``: of the window, dilation included;
+    ``pad``: what is given for ``custom``.
 
     ``same`` gives ``ceil(size / stride)`` windows and puts an odd element at the end, ``same_lower`` at the beginning.
     """
@@ -38,7 +39,7 @@ def pads_of(pad_type: str, sizes: Sequence[int], extents: Sequence[int], strides
 
 
 def padded(x: torch.Tensor, pads: Pads, value: float = 0.0) -> torch.Tensor:
-    """Negative pads cut off."""
+    """``x`` padded along its last axes; negative pads cut elements off instead."""
     if not any(before or after for before, after in pads):
         return x
     return F.pad(x, [size for pair in reversed(pads) for size in pair], value=value)
@@ -62,7 +63,7 @@ def conv(
     rank = x.ndim - 2
     strides, dilations = strides or [1] * rank, dilations or [1] * rank
     pads = pads_of(pad_type, x.shape[2:], _extents(weight, dilations), strides, pad or [0] * 2 * rank)
-    if any(before != after or before < 0 for before, after in pads):  # torch's own padding is even
+    if any(before != after or before < 0 for before, after in pads):  # torch pads both ends alike
         x, pads = padded(x, pads), [(0, 0)] * rank
     return CONVOLUTIONS[rank](x, weight, bias, strides, [before for before, _ in pads], dilations, groups)
 
@@ -82,7 +83,8 @@ def conv_quantized(
     dilations: Ints | None = None,
     groups: Int = 1,
 ) -> Tensor:
-    """Scale and offset: one, or one for each output channel. The op has nothing that a table could be in."""
+    """``quant_scale`` and ``quant_bias``: one, or one for each output channel. Of the two types of quantization only
+    ``linear`` can be run: for look-up tables the op has no parameter to hold one."""
     if quantization_type.lower() != "linear":
         raise ValueError(f"quantization_type is {quantization_type!r}")
     channels = (-1, *[1] * (weight.ndim - 1))
@@ -103,8 +105,8 @@ def conv_transpose(
     dilations: Ints | None = None,
     groups: Int = 1,
 ) -> Tensor:
-    """The gradient of the ``conv`` with these parameters that takes an input of the size asked for: what that pads is
-    cut off here, and what it does not look at is zero, before ``bias``."""
+    """The gradient of a ``conv`` of these parameters whose input has the size of this op's output. Where that ``conv``
+    would pad its input, the result is cut off; where it would never look, the result is zero, before ``bias``."""
     rank = x.ndim - 2
     strides, dilations = strides or [1] * rank, dilations or [1] * rank
     full = TRANSPOSED[rank](x, weight, None, strides, 0, 0, groups, dilations)

@@ -64,7 +64,8 @@ def crop(x: Tensor, crop_height: Ints, crop_width: Ints) -> Tensor:
 
 
 def _scaled_sizes(x: Tensor, *scales: float) -> list[int]:
-    """Multiplied in float32 as scales are kept: 10 * 0.7 is 7, which in float64 it would not be."""
+    """Multiplied in float32, in which scales are stored: 10 times 0.7 is 7 then. The
+    float32 nearest to 0.7 is a little less, so that float64 would give 6."""
     return [int(np.float32(scale) * np.float32(size)) for scale, size in zip(scales, x.shape[-2:], strict=True)]
 
 
@@ -85,9 +86,9 @@ def _linear(x: Tensor, sizes: Sequence[int], mode: str) -> Tensor:
 
 
 def _nearest(x: Tensor, sizes: Sequence[int], mode: str) -> Tensor:
-    """The last axes resized, each element the one whose center is nearest, the latter of two.
+    """The last axes resized: each element is the one of ``x`` whose center is nearest, the later one of two.
 
-    The default mode has the centers where images that cover each other have them, unlike with interpolation.
+    Unlike with interpolation, the default mode takes both images to cover the same area, corners not aligned.
     """
     mode = "UNALIGN_CORNERS" if mode == "DEFAULT" else mode
     for axis, size in enumerate(sizes, start=x.ndim - len(sizes)):
@@ -121,7 +122,7 @@ def _points(span: Tensor, count: int, mode: str) -> Tensor:
 
 
 def _neighbours(points: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices before and after points, and how far they are from one to the other."""
+    """For each point the index before it, the index after it, and which part of the way between them it is at."""
     low = points.detach().floor().clamp(0, size - 1)
     return low.long(), (low + 1).clamp(max=size - 1).long(), (points - low).float()
 
@@ -134,8 +135,8 @@ def resample(
     x: Tensor, coordinates: Tensor, sampling_mode: Text, padding_mode: Text, padding_value: Number,
     coordinates_mode: Text, align_corners: Flag,
 ) -> Tensor:  # fmt: skip
-    """``coordinates``: [b, h, w, 2], x before y. Torch reflects at the pixels that it aligns its corners with: at
-    centers for MIL's reflection, at edges for its symmetry."""
+    """``coordinates``: [b, h, w, 2], x before y. MIL's ``reflection`` mirrors at centers of pixels, ``symmetric`` at
+    their edges. In torch that follows from ``align_corners``, which is set by it here and coordinates converted."""
     in_pixels = coordinates_mode == "unnormalized"
     aligned = {"reflection": True, "symmetric": False}.get(padding_mode.lower(), align_corners and not in_pixels)
     grid = _normalized(coordinates.to(x.dtype), x, coordinates_mode, align_corners, aligned)
@@ -145,8 +146,8 @@ def resample(
 
 
 def _normalized(grid: Tensor, x: Tensor, mode: str, given: bool, wanted: bool) -> Tensor:
-    """Coordinates from -1 to 1 between centers of pixels if corners are ``wanted`` aligned, else between edges;
-    ``given``: how they are."""
+    """``grid`` as torch wants it: from -1 to 1 between the centers of the outer pixels if ``wanted`` (corners aligned),
+    else between their edges. ``given``: whether normalized coordinates come with corners aligned."""
     size = torch.tensor([x.shape[-1], x.shape[-2]], dtype=grid.dtype, device=grid.device)
     if mode == "normalized_zero_to_one":
         grid = grid * 2 - 1
@@ -212,7 +213,7 @@ def _sampled(x: Tensor, index: Tensor, rows: Tensor, columns: Tensor, pad: float
     top, bottom, down = _neighbours(rows, height)
     left, right, across = _neighbours(columns, width)
     image = index[:, None, None]
-    across = across[..., None]  # channels come last where all other axes are indexed
+    across = across[..., None]  # to broadcast: indexing all axes but the channels puts these last
     above = torch.lerp(x[image, :, top, left], x[image, :, top, right], across)
     below = torch.lerp(x[image, :, bottom, left], x[image, :, bottom, right], across)
     outside = (rows < 0) | (rows > height - 1) | (columns < 0) | (columns > width - 1)

@@ -12,7 +12,8 @@ from mil_palettize.torch.evaluator.ops.registry import DTYPES, Flag, Int, Ints, 
 
 @dataclass(frozen=True)
 class TensorList:
-    """``shape``: of an element (0 for a size that is not known) and ``dtype``, for elements nobody wrote."""
+    """``elements``: None where nothing was written yet; reading that gives zeros of ``shape`` (0 for a size that is not
+    known) and ``dtype``. ``grows``: writing past the end makes the list longer."""
 
     elements: tuple[Tensor | None, ...]
     shape: tuple[int, ...]
@@ -38,7 +39,7 @@ class TensorList:
 
 @op("make_list")
 def make_list(elem_shape: Any, init_length: Int = 1, dynamic_length: Flag = True, dtype: Text = "fp32") -> TensorList:
-    """Sizes of ``elem_shape`` come one by one; those that are names are known later only."""
+    """``elem_shape`` comes as its sizes one by one; a symbolic one, given by name, counts as not known."""
     sizes = elem_shape if isinstance(elem_shape, list) else [elem_shape]
     flat = [item for size in sizes for item in (size.reshape(-1).tolist() if isinstance(size, Tensor) else [size])]
     shape = tuple(item if isinstance(item, int) else 0 for item in flat)

@@ -16,7 +16,8 @@ MAXIMA: dict[int, Callable[..., torch.Tensor]] = {1: F.max_pool1d, 2: F.max_pool
 
 
 class _Windows:
-    """``pads``: around an input; ``ends``: what ``ceil_mode`` adds after them, for the last windows to be whole."""
+    """Where windows lie. ``pads``: before and after each axis; ``ends``: what ``ceil_mode`` adds at the end of that, so
+    that the last window is whole."""
 
     def __init__(
         self,
@@ -38,13 +39,13 @@ class _Windows:
         return [(before, after + more) for (before, after), (_, more) in zip(self.pads, self.ends, strict=True)]
 
     def averages(self, x: torch.Tensor) -> torch.Tensor:
-        """Of an input that is padded."""
+        """The mean of each window of ``x``, which is padded already."""
         return AVERAGES[len(self.kernel)](x, self.kernel, self.strides)
 
 
 def _ceiling(size: int, kernel: int, stride: int, pads: tuple[int, int]) -> int:
-    """Elements to add at the end, as many as the last window lacks (below zero: that no window reaches). A window that
-    would begin behind the input is left out, but not where nothing is padded."""
+    """How many elements to add at the end: as many as the last window lacks; below zero, as many as no window reaches.
+    A last window that would begin after the input is left out, except where nothing is padded."""
     whole = size + sum(pads)
     count = (whole - kernel + stride - 1) // stride + 1
     if (count - 1) * stride >= size + pads[0] and sum(pads) > 0:
@@ -62,7 +63,7 @@ def avg_pool(
     exclude_padding_from_average: Flag = False,
     ceil_mode: Flag = False,
 ) -> Tensor:
-    """What ``ceil_mode`` adds never counts."""
+    """Elements that only ``ceil_mode`` adds never count in an average, whatever is said of the padding."""
     windows = _Windows(x.shape[2:], kernel_sizes, strides, pad_type, pad, ceil_mode)
     found = windows.averages(padded(x, windows.around))
     uncounted = windows.around if exclude_padding_from_average else windows.ends
@@ -72,7 +73,7 @@ def avg_pool(
     if not exclude_padding_from_average:
         counted = padded(counted, windows.pads, 1.0)
     share = windows.averages(padded(counted, uncounted))
-    return found / share.clamp(min=0.5 / prod(kernel_sizes))  # zero where nothing counts
+    return found / share.clamp(min=0.5 / prod(kernel_sizes))  # 0 / 0 where nothing in a window counts becomes 0
 
 
 @op("l2_pool")

@@ -13,7 +13,7 @@ from mil_palettize.torch.evaluator.ops.registry import Int, Ints, Number, Tensor
 
 @contextmanager
 def drawing(seed: int) -> Iterator[None]:
-    """Ops without a seed of their own draw the same numbers each time, in the block."""
+    """In the block, ops without a seed of their own draw the numbers that follow from ``seed``, the same each time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

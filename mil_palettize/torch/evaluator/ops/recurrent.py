@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from mil_palettize.torch.evaluator.ops.registry import Flag, Number, Tensor, Text, op
 
-# From what the input adds to the gates, and the states, to the next states; the first is the hidden one.
+# Arguments: what the input contributes to the gates, then the states. Result: the next states, the hidden one first.
 StepFunction = Callable[..., tuple[Tensor, ...]]
 
 
@@ -21,7 +21,7 @@ def _linear(x: Tensor) -> Tensor:
     return x
 
 
-# By lowercase name. None has parameters here: a scaled tanh is scaled by 1.
+# By name in lowercase. The ops have no parameters for them, so that a scaled tanh is scaled by 1.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
@@ -38,7 +38,7 @@ def _run(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Hidden states of all steps in the order they are made, and the last states.
 
-    The input is multiplied once, for all steps.
+    The input of all steps is multiplied by ``weight`` at once, before the first step.
     """
     inputs = F.linear(x, weight, bias)
     hidden = []

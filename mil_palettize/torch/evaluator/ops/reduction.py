@@ -12,14 +12,14 @@ Reduce = Callable[[torch.Tensor, list[int], bool], torch.Tensor]
 
 
 def reduction(name: str) -> Callable[[Reduce], Reduce]:
-    """Register a function of a tensor, axes (one at least) and whether to keep them. The result is made of the type of
-    the input: what is no integer is cut off, towards zero."""
+    """Register a function of a tensor, its axes (at least one) and whether to keep them. The result is cast to the type
+    of the input, as MIL has it: the mean of integers is cut off towards zero."""
 
     def register(reduce: Reduce) -> Reduce:
         @op(name)
         def reduced(x: Tensor, axes: Ints | None = None, keep_dims: Flag = False) -> Tensor:
             axes = list(range(x.ndim)) if axes is None else list(axes)
-            if not axes:  # none at all, which torch takes for all of them
+            if not axes:  # torch takes no axes to mean all of them; MIL to mean none
                 return reduce(x.unsqueeze(-1), [-1], False).to(x.dtype)
             return reduce(x, axes, keep_dims).to(x.dtype)
 
@@ -44,7 +44,7 @@ def _mean(x: torch.Tensor, axes: list[int], keep: bool) -> torch.Tensor:
 
 @reduction("reduce_prod")
 def _prod(x: torch.Tensor, axes: list[int], keep: bool) -> torch.Tensor:
-    for axis in sorted((axis % x.ndim for axis in axes), reverse=True):  # torch takes one at a time
+    for axis in sorted((axis % x.ndim for axis in axes), reverse=True):  # torch multiplies along one axis at a time
         x = x.prod(axis, keep)
     return x
 

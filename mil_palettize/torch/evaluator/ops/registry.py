@@ -37,7 +37,7 @@ DTYPES: dict[str, torch.dtype] = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """``kind``: a name of the list above."""
+    """``kind``: the annotation, one of the names that the module's docstring lists."""
 
     kind: str
     required: bool

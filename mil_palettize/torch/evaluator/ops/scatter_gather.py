@@ -11,7 +11,8 @@ from mil_palettize.torch.evaluator.ops.registry import Flag, Int, Tensor, Text, 
 
 
 def _counted(indices: Tensor, size: int, validate: bool) -> Tensor:
-    """Indices from 0 on: negative ones count from the end, unless they are to be validated."""
+    """``indices`` counted from 0: negative ones count from the end. Where they are to be
+    validated, raises IndexError for these and for those beyond the end."""
     indices = indices.long()
     if validate and bool(((indices < 0) | (indices >= size)).any()):
         raise IndexError(f"indices beyond [0, {size})")
@@ -19,7 +20,8 @@ def _counted(indices: Tensor, size: int, validate: bool) -> Tensor:
 
 
 def _rows(indices: Tensor, sizes: Sequence[int], validate: bool) -> Tensor:
-    """Tuples of indices, along the last axis, as one index each into axes of these sizes that are made one."""
+    """Tuples of indices (the last axis of ``indices``), one for each axis of ``sizes``, as single indices into these
+    axes flattened to one."""
     row = indices.new_zeros(indices.shape[:-1], dtype=torch.int64)
     for part, size in zip(indices.unbind(-1), sizes, strict=True):
         row = row * size + _counted(part, size, validate)

@@ -48,8 +48,8 @@ def _index(
     end_mask: Ints | None,
     squeeze_mask: Ints | None,
 ) -> tuple[tuple[slice | int, ...], list[int]]:
-    """What to index with, and axes of the result to flip: torch has no negative steps. Bounds mean what they do in
-    Python, also where they count from the end; a masked one is left out."""
+    """What to index ``x`` with, and the axes of the result to flip afterwards, as torch has no negative steps. Bounds
+    mean what they do in Python, negative ones counted from the end; where its mask is set, a bound is left out."""
     nothing = [0] * len(shape)
     index: list[slice | int] = []
     flipped: list[int] = []

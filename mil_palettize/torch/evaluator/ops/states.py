@@ -29,6 +29,6 @@ def write_state(input: Any, data: Tensor) -> tuple[()]:
 
 @op("coreml_update_state")
 def coreml_update_state(state: Any, value: Tensor) -> Tensor:
-    """In coremltools' own programs; when saved it is a write and a read."""
+    """Programs inside coremltools hold it; in a saved one it has become a ``write_state`` and a ``read_state``."""
     state.value = value
     return value

@@ -1,0 +1,111 @@
+"""What a package gives for samples: its outputs, told as text, as JSON, or written to a ``.npz`` file."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import zipfile
+from collections.abc import Mapping
+from typing import IO, Any
+
+import numpy as np
+
+from mil_palettize.errors import EvaluationError
+from mil_palettize.reports.tables import format_table
+from mil_palettize.text import format_count, printable
+from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
+from mil_palettize.torch.evaluator.module import PathLike
+from mil_palettize.torch.evaluator.ops.random import drawing
+from mil_palettize.torch.made_up_inputs import plausible_inputs
+from mil_palettize.torch.samples import Arrays, read_samples
+
+
+def run_package(
+    path: PathLike,
+    inputs: PathLike | None = None,
+    *,
+    random: int = 1,
+    seed: int = 0,
+    function: str | None = None,
+    precision: str = "fp32",
+) -> tuple[Arrays, int]:
+    """Outputs by name, and how many samples they are of: with several, along a new first axis.
+
+    ``inputs``: a ``.npz`` file (:func:`read_samples`), else ``random`` samples are made up. Probabilities of a
+    classifier come in the order of its classes.
+    """
+    module = open_model(path, function, precision=precision)
+    samples = plausible_inputs(module, random, seed) if inputs is None else read_samples(inputs, module)
+    found = [_predicted(module, sample, seed + number) for number, sample in enumerate(samples)]
+    outputs = {name: [_array(result[name]) for result in found] for name in found[0]}
+    return {name: _joined(name, arrays) for name, arrays in outputs.items()}, len(samples)
+
+
+def _predicted(module: Evaluated, sample: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    with drawing(seed):  # ops that draw random numbers draw the same in every run
+        return module.predict(sample)
+
+
+def outputs_text(outputs: Mapping[str, np.ndarray], samples: int, inputs: str | None, seed: int, width: int) -> str:
+    """Where the inputs came from, and a line for each output: shape, type, range and mean."""
+    told = f"{format_count(samples, 'sample')}: {inputs or f'random inputs from the description, seed {seed}'}"
+    return (
+        printable(told)
+        + "\n"
+        + format_table(("output", "shape", "type", "least", "greatest", "mean"), _rows(outputs), width, right=3)
+        + "\n"
+    )
+
+
+def _rows(outputs: Mapping[str, np.ndarray]) -> list[list[str]]:
+    rows = []
+    for name, array in outputs.items():
+        told = [printable(name), "×".join(map(str, array.shape)) or "one", array.dtype.name]
+        if array.dtype.kind in "fiub" and array.size:
+            told += [f"{float(part):.6g}" for part in (array.min(), array.max(), array.mean(dtype=np.float64))]
+        else:
+            text = printable(", ".join(map(str, array.reshape(-1)[:3])))
+            told = [*told[:2], "text", text, "", ""]
+        rows.append(told)
+    return rows
+
+
+def outputs_json(outputs: Mapping[str, np.ndarray], samples: int) -> str:
+    """Everything, NaN and infinities as null."""
+    arrays = {name: _plain(array.tolist()) for name, array in outputs.items()}
+    return json.dumps({"samples": samples, "outputs": arrays}, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _array(value: Any) -> np.ndarray:
+    return np.array(list(value.values())) if isinstance(value, dict) else np.asarray(value)
+
+
+def _joined(name: str, arrays: list[np.ndarray]) -> np.ndarray:
+    if len(arrays) == 1:
+        return arrays[0]
+    if len({array.shape for array in arrays}) > 1:
+        raise EvaluationError(f"output {name!r} has other shapes for other samples; run them one at a time")
+    return np.stack(arrays)
+
+
+def packed_outputs(outputs: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes of a ``.npz`` file, by hand: ``numpy.savez`` has no place for what is called ``file``."""
+    file = io.BytesIO()  # devices cannot tell where they are, which a zip file asks
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in outputs.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                _write_array(member, array)
+    return file.getvalue()
+
+
+def _write_array(file: IO[bytes], array: np.ndarray) -> None:
+    """Text as unicode: arrays of objects would need pickles."""
+    plain = array.astype(np.str_) if array.dtype.kind == "O" else np.asarray(array)
+    np.lib.format.write_array(file, plain, allow_pickle=False)
