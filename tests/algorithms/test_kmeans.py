@@ -147,16 +147,16 @@ def test_exact_when_the_search_is_cut_short(passes: int, monkeypatch: pytest.Mon
                     counts[0], few = count, partition
                 if k < count <= counts[1]:
                     counts[1], many = count, partition
-            entered(solver._between)(s0, s1, start, k, center, False, few, counts[0], many, counts[1], bounds)
+            entered(solver._between)(s0, s1, start, k, center, monge.SINGLE, few, counts[0], many, counts[1], bounds)
             centers = np.empty(k)
-            entered(solver._centers)(s0, s1, deviation, center, False, bounds, centers)
+            entered(solver._centers)(s0, s1, deviation, center, monge.SINGLE, bounds, centers)
             assert abs(nearest_error(values, weights, centers) - optimum[k]) <= 1e-12 * optimum[1]
 
 
 def _penalised(s0: np.ndarray, s1: np.ndarray, start: float, penalty: float, center: float) -> tuple[int, np.ndarray]:
     n = len(s0) - 1
     best, parent, bounds = np.empty(n + 1), np.empty(n + 1, np.int32), np.empty(n + 1, np.int32)
-    count = entered(monge.penalised)(s0, s1, start, penalty, center, False, best, parent, bounds)
+    count = entered(monge.penalised)(s0, s1, start, penalty, center, monge.SINGLE, best, parent, bounds)
     return count, bounds
 
 
@@ -256,11 +256,15 @@ def _neighbours(values: np.ndarray, weights: np.ndarray) -> list[np.ndarray]:
     return [part.astype(float) for part in near]
 
 
-def test_rounding_to_float16_is_numpys() -> None:
-    rng = np.random.default_rng(5)
-    values = np.concatenate([rng.standard_normal(3000) * 10.0 ** rng.integers(-8, 5, 3000), [0.0, 65504.0, 2.0**-25]])
-    values = values[np.abs(values) < 65504]
-    assert [monge.half_of(value) for value in values] == values.astype(np.float16).astype(float).tolist()
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_rounding_is_numpys(dtype: type) -> None:
+    rng, info = np.random.default_rng(5), np.finfo(dtype)
+    least, largest = float(info.smallest_subnormal), float(info.max)
+    powers = 2.0 ** rng.uniform(np.log2(least) - 2, np.log2(largest), 3000)
+    values = np.concatenate([powers * rng.choice([-1.0, 1.0], 3000), [0.0, largest, least / 2, 1.5 * float(info.tiny)]])
+    rounding = monge.HALF if dtype == np.float16 else monge.SINGLE
+    rounded = [entered(monge.stored)(value, rounding) for value in values]
+    assert rounded == values.astype(dtype).astype(float).tolist()
 
 
 LARGE: dict[str, Callable[[np.random.Generator], np.ndarray]] = {

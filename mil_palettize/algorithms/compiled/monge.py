@@ -3,7 +3,7 @@
 One cluster of the points ``j .. i-1`` costs ``S2 - S1**2 / S0`` (moments about any center), a Monge cost: the best
 start of the last cluster does not decrease with the end, so that many ends are solved together by divide and conquer.
 
-A center has to be a number that the table can hold, float16 (``half``) or float32: the cost gains
+A center has to be a number that the table can hold (``rounding``: ``HALF`` or ``SINGLE``): the cost gains
 ``S0 * (rounded(mean) - mean)**2`` and stays Monge (it is a minimum over centers of a sum of ``(x - c)**2``).
 
 Sums run from the middle outwards: rounding errors at a point are relative to the moments between it and the center, so
@@ -17,37 +17,37 @@ import math
 
 import numpy as np
 
-from mil_palettize.algorithms.compiled.jit import compiled, inlined
+from mil_palettize.algorithms.compiled.jit import inlined
 
 TOGETHER = 64  # starts whose costs are worked out together, in loops that become vector instructions
 LEAF = 6  # ends that are solved one after the other
-_FEW = 8  # starts below which that does not pay
+_FEW = 8  # starts up to which that does not pay
 
-
-@compiled
-def half_of(value: float) -> float:
-    """The float16 value nearest to ``value`` (|value| <= 65504), as float64."""
-    small = (value + 1.5 * 2.0**28) - 1.5 * 2.0**28  # a multiple of 2**-24
-    scaled = value * (2.0**42 + 1.0)
-    return small if abs(value) < 2.0**-14 else scaled - (scaled - value)
+# How float64 is rounded to what a table can hold: a factor that splits off the bits that are too many (Veltkamp 1968),
+# a number beside which only multiples of the least subnormal are left, and the least normal number.
+HALF = (2.0**42 + 1.0, 1.5 * 2.0**28, 2.0**-14)
+SINGLE = (2.0**29 + 1.0, 1.5 * 2.0**-97, 2.0**-126)
 
 
 @inlined
-def stored(value, half):  # type: ignore[no-untyped-def]
-    """The number nearest to ``value`` that a table of float16 (``half``) or float32 holds, as float64."""
-    return half_of(value) if half else np.float64(np.float32(value))
+def stored(value, rounding):  # type: ignore[no-untyped-def]
+    """The number nearest to ``value`` that a table of float16 (``HALF``) or float32 (``SINGLE``) holds, as float64.
+
+    |value| is at most the largest of them. Sums and products alone, for these become vector instructions.
+    """
+    factor, magic, normal = rounding
+    scaled = value * factor
+    return (value + magic) - magic if abs(value) < normal else scaled - (scaled - value)
 
 
 @inlined
-def _value(s0, s1, best, j, i, center, half):  # type: ignore[no-untyped-def]
+def _value(s0, s1, best, j, i, center, rounding):  # type: ignore[no-untyped-def]
     """``best[j]`` plus the cost of the cluster ``j .. i-1``, both without their ``S2``."""
     i, j = np.uintp(i), np.uintp(j)  # unsigned: no code for negative indices
     d0 = s0[i] - s0[j]
     d1 = s1[i] - s1[j]
-    mean = d1 / d0
-    exact = mean + center
-    error = stored(exact, half) - exact
-    cost = d0 * error * error - d1 * mean
+    mean = stored(d1 / d0 + center, rounding) - center
+    cost = mean * (mean * d0 - (d1 + d1))
     return best[j] + (cost if d0 > 0.0 else 0.0)  # a weight lost in rounding costs nothing
 
 
@@ -89,18 +89,17 @@ def running_sums(values, weights, s0, s1):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _least_of_many(s0, s1, best, left, right, i, center, half, values):  # type: ignore[no-untyped-def]
-    """``_least`` by way of ``values`` (``TOGETHER``,): one loop without branches, another one for the minimum."""
+def _least(s0, s1, best, left, right, i, center, rounding, values):  # type: ignore[no-untyped-def]
+    """The least value of a last cluster ``j .. i-1`` for j in ``left .. right``, and the first such j.
+
+    By way of ``values`` (``TOGETHER``,): one loop without branches, another one for the minimum.
+    """
     least = math.inf
     chosen = left
     for start in range(left, right + 1, TOGETHER):
         size = min(TOGETHER, right + 1 - start)
-        if half:
-            for t in range(size):
-                values[t] = _value(s0, s1, best, start + t, i, center, True)
-        else:
-            for t in range(size):
-                values[t] = _value(s0, s1, best, start + t, i, center, False)
+        for t in range(size):
+            values[t] = _value(s0, s1, best, start + t, i, center, rounding)
         for t in range(size):
             if values[t] < least:
                 least = values[t]
@@ -109,14 +108,12 @@ def _least_of_many(s0, s1, best, left, right, i, center, half, values):  # type:
 
 
 @inlined
-def _least(s0, s1, best, left, right, i, center, half, values):  # type: ignore[no-untyped-def]
-    """The least value of a last cluster ``j .. i-1`` for j in ``left .. right``, and the first such j."""
-    if right - left >= _FEW:
-        return _least_of_many(s0, s1, best, left, right, i, center, half, values)
+def _least_of_few(s0, s1, best, left, right, i, center, rounding):  # type: ignore[no-untyped-def]
+    """``_least`` in one loop, so small that it becomes a part of its caller: a call costs more than a few values."""
     least = math.inf
     chosen = left
     for j in range(left, right + 1):
-        value = _value(s0, s1, best, j, i, center, half)
+        value = _value(s0, s1, best, j, i, center, rounding)
         if value < least:
             least = value
             chosen = j
@@ -124,7 +121,7 @@ def _least(s0, s1, best, left, right, i, center, half, values):  # type: ignore[
 
 
 @inlined
-def conquer(s0, s1, previous, low0, high0, low1, high1, center, half, penalty, current, shift, argument, values):  # type: ignore[no-untyped-def]
+def conquer(s0, s1, previous, low0, high0, low1, high1, center, rounding, penalty, current, shift, argument, values):  # type: ignore[no-untyped-def]
     """One cluster more: ``current[i]`` over ends ``low1 .. high1`` from ``previous`` over starts ``low0 .. high0``.
 
     Divide and conquer: the best start does not decrease with the end. ``argument[i - shift]`` is that start;
@@ -138,20 +135,24 @@ def conquer(s0, s1, previous, low0, high0, low1, high1, center, half, penalty, c
         first, last, left, right = stack[depth, 0], stack[depth, 1], stack[depth, 2], stack[depth, 3]
         while last - first >= LEAF:
             i = (first + last) >> 1
-            least, chosen = _least(s0, s1, previous, left, min(right, i - 1), i, center, half, values)
+            least, chosen = _least(s0, s1, previous, left, min(right, i - 1), i, center, rounding, values)
             current[i] = least + penalty
             argument[i - shift] = chosen
             stack[depth, 0], stack[depth, 1], stack[depth, 2], stack[depth, 3] = i + 1, last, chosen, right
             depth += 1
             last, right = i - 1, chosen
         for i in range(first, last + 1):
-            least, left = _least(s0, s1, previous, left, min(right, i - 1), i, center, half, values)
+            end = min(right, i - 1)
+            if end - left < _FEW:
+                least, left = _least_of_few(s0, s1, previous, left, end, i, center, rounding)
+            else:
+                least, left = _least(s0, s1, previous, left, end, i, center, rounding, values)
             current[i] = least + penalty
             argument[i - shift] = left
 
 
 @inlined
-def penalised(s0, s1, start_value, penalty, center, half, best, parent, bounds):  # type: ignore[no-untyped-def]
+def penalised(s0, s1, start_value, penalty, center, rounding, best, parent, bounds):  # type: ignore[no-untyped-def]
     """One pass: the cheapest partition when every cluster also costs ``penalty``. Fills ``bounds``; returns the count.
 
     Ends are taken in blocks half as long as the last cluster, most of whose clusters start before the block: then all
@@ -168,24 +169,27 @@ def penalised(s0, s1, start_value, penalty, center, half, best, parent, bounds):
     while done < n:
         fresh = reach == done
         if not fresh:
-            beaten = _first_beaten(s0, s1, best, seen + 1, done, done + 1, reach + 1, penalty, center, half, values)
+            beaten = _first_beaten(s0, s1, best, seen + 1, done, done + 1, reach + 1, penalty, center, rounding, values)
             if beaten <= reach:
                 least_start = seen + 1
                 reach = beaten - 1
         if reach == done:
             left = int(max(parent[done], least_start))
             reach = min(n, done + min(max(1, (done - left) >> 1), 2 * block))
-            least, chosen = _least(s0, s1, best, left, done, reach, center, half, values)
+            least, chosen = _least(s0, s1, best, left, done, reach, center, rounding, values)
             best[reach] = least + penalty
             parent[reach] = chosen
-            conquer(s0, s1, best, left, chosen, done + 1, reach - 1, center, half, penalty, best, 0, parent, values)
+            conquer(s0, s1, best, left, chosen, done + 1, reach - 1, center, rounding, penalty, best, 0, parent, values)
         seen = done
         last = reach
-        if not fresh or _least(s0, s1, best, done + 1, last - 1, last, center, half, values)[0] + penalty < best[last]:
+        if (
+            not fresh
+            or _least(s0, s1, best, done + 1, last - 1, last, center, rounding, values)[0] + penalty < best[last]
+        ):
             last = done + 1
             while last < reach:
                 end = min(2 * last - done, reach)
-                if _least(s0, s1, best, done + 1, end - 1, end, center, half, values)[0] + penalty < best[end]:
+                if _least(s0, s1, best, done + 1, end - 1, end, center, rounding, values)[0] + penalty < best[end]:
                     break
                 last = end
         block = last - done
@@ -194,11 +198,11 @@ def penalised(s0, s1, start_value, penalty, center, half, best, parent, bounds):
 
 
 @inlined
-def _first_beaten(s0, s1, best, left, right, low, high, penalty, center, half, values):  # type: ignore[no-untyped-def]
+def _first_beaten(s0, s1, best, left, right, low, high, penalty, center, rounding, values):  # type: ignore[no-untyped-def]
     """The first end from ``low`` to ``high - 1`` that is cheaper from a start ``left .. right`` than ``best`` says."""
     while low < high:
         middle = (low + high) >> 1
-        if _least(s0, s1, best, left, right, middle, center, half, values)[0] + penalty < best[middle]:
+        if _least(s0, s1, best, left, right, middle, center, rounding, values)[0] + penalty < best[middle]:
             high = middle
         else:
             low = middle + 1

@@ -10,7 +10,8 @@ clusters" can be traded for a penalty per cluster (Aggarwal, Schieber, Tokuyama 
    conquer inside the resulting windows is exact. With the trivial partitions (1 cluster, n clusters) as k1 and
    k2 this is the plain O(k n log n) dynamic program, so the solver is exact however the search ends.
 
-Centers are numbers that the table can hold, float16 (``half``) or float32: the optimum is that of these tables.
+Centers are numbers that the table can hold, float16 or float32 (``rounding``: see ``monge``): the optimum is that of
+these tables.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import math
 import numpy as np
 
 from mil_palettize.algorithms.compiled.jit import compiled, inlined
-from mil_palettize.algorithms.compiled.monge import TOGETHER, conquer, penalised, running_sums, stored
+from mil_palettize.algorithms.compiled.monge import HALF, SINGLE, TOGETHER, conquer, penalised, running_sums, stored
 
 MAX_PASSES = 48
 BLOCK = 8  # points that are spread over boundaries together
@@ -50,7 +51,7 @@ def _copy(source, target, count):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _search(s0, s1, start_value, k, penalty, center, half, bounds_few, bounds_many):  # type: ignore[no-untyped-def]
+def _search(s0, s1, start_value, k, penalty, center, rounding, bounds_few, bounds_many):  # type: ignore[no-untyped-def]
     """Optimal partitions of at most k and at least k clusters, their counts, and the last penalty.
 
     Ends when a count is k (then both are that partition) or k lies closely between the two counts.
@@ -68,7 +69,7 @@ def _search(s0, s1, start_value, k, penalty, center, half, bounds_few, bounds_ma
     for round_ in range(MAX_PASSES):
         if not (many_penalty < penalty < few_penalty) or few_penalty <= many_penalty * (1.0 + 1e-9):
             break
-        count = penalised(s0, s1, start_value, penalty, center, half, best, parent, bounds)
+        count = penalised(s0, s1, start_value, penalty, center, rounding, best, parent, bounds)
         if count <= k:
             few, few_penalty = count, penalty
             _copy(bounds, bounds_few, count + 1)
@@ -108,7 +109,7 @@ def _windows(n, k, bounds_few, few, bounds_many, many, low, high):  # type: igno
 
 
 @inlined
-def _between(s0, s1, start_value, k, center, half, bounds_few, few, bounds_many, many, bounds):  # type: ignore[no-untyped-def]
+def _between(s0, s1, start_value, k, center, rounding, bounds_few, few, bounds_many, many, bounds):  # type: ignore[no-untyped-def]
     """Fill ``bounds`` with the optimal k-partition, given optimal partitions of few < k < many clusters."""
     n = len(s0) - 1
     low = np.empty(k + 1, np.int32)
@@ -132,7 +133,7 @@ def _between(s0, s1, start_value, k, center, half, bounds_few, few, bounds_many,
             low[j],
             high[j],
             center,
-            half,
+            rounding,
             0.0,
             current,
             low[j] - offset[j],
@@ -200,7 +201,7 @@ def _thinned(values, s0, s1, points):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _start_penalty(values, s0, s1, start_value, k, deviation, center, half):  # type: ignore[no-untyped-def]
+def _start_penalty(values, s0, s1, start_value, k, deviation, center, rounding):  # type: ignore[no-untyped-def]
     """A penalty near the one of k clusters: searches where only some, then more of the points may be boundaries."""
     n = len(values)
     penalty = 5.4 * deviation / float(k) ** 3  # high-resolution theory for a normal density
@@ -212,26 +213,26 @@ def _start_penalty(values, s0, s1, start_value, k, deviation, center, half):  # 
         count = len(picked0) - 1
         few, many = np.empty(count + 1, np.int32), np.empty(count + 1, np.int32)
         if count > k:
-            penalty = _search(picked0, picked1, start_value, k, penalty, center, half, few, many)[2]
+            penalty = _search(picked0, picked1, start_value, k, penalty, center, rounding, few, many)[2]
         points *= 8
     return penalty
 
 
 @inlined
-def _partition(s0, s1, start_value, k, penalty, center, half, bounds):  # type: ignore[no-untyped-def]
+def _partition(s0, s1, start_value, k, penalty, center, rounding, bounds):  # type: ignore[no-untyped-def]
     """Fill ``bounds[0 .. k]`` with an optimal partition into k clusters, ``1 <= k < n``."""
     n = len(s0) - 1
     bounds_few = np.empty(n + 1, np.int32)
     bounds_many = np.empty(n + 1, np.int32)
-    few, many, _ = _search(s0, s1, start_value, k, penalty, center, half, bounds_few, bounds_many)
+    few, many, _ = _search(s0, s1, start_value, k, penalty, center, rounding, bounds_few, bounds_many)
     if few == many:
         _copy(bounds_few, bounds, k + 1)
     else:
-        _between(s0, s1, start_value, k, center, half, bounds_few, few, bounds_many, many, bounds)
+        _between(s0, s1, start_value, k, center, rounding, bounds_few, few, bounds_many, many, bounds)
 
 
 @inlined
-def _centers(s0, s1, deviation, center, half, bounds, out):  # type: ignore[no-untyped-def]
+def _centers(s0, s1, deviation, center, rounding, bounds, out):  # type: ignore[no-untyped-def]
     """Write each cluster's center; returns the squared error (not exactly: for the next search)."""
     error = deviation
     for j in range(len(out)):
@@ -239,12 +240,12 @@ def _centers(s0, s1, deviation, center, half, bounds, out):  # type: ignore[no-u
         d1 = s1[bounds[j + 1]] - s1[bounds[j]]
         mean = d1 / d0 if d0 > 0.0 else 0.0
         error -= d1 * mean
-        out[j] = stored(mean + center, half)
+        out[j] = stored(mean + center, rounding)
     return error
 
 
 @inlined
-def _optimal_centers(values, weights, half, most, ratio, out):  # type: ignore[no-untyped-def]
+def _optimal_centers(values, weights, rounding, most, ratio, out):  # type: ignore[no-untyped-def]
     """Write the ``len(out)`` centers of an optimal clustering of more distinct values; see below.
 
     Returns the squared error as a part of the total squared deviation. ``ratio``: that of a sample like this one, from
@@ -257,25 +258,25 @@ def _optimal_centers(values, weights, half, most, ratio, out):  # type: ignore[n
     if ratio > 0.0:
         penalty = 2.0 * ratio * deviation / (k + 1)  # the error falls about as 1 / k**2
     else:
-        penalty = _start_penalty(values, s0, s1, start_value, k, deviation, center, half)
+        penalty = _start_penalty(values, s0, s1, start_value, k, deviation, center, rounding)
     if most and n > most:
         s0, s1 = _thinned(values, s0, s1, most)
-    _partition(s0, s1, start_value, k, penalty, center, half, bounds)
-    return _centers(s0, s1, deviation, center, half, bounds, out) / deviation
+    _partition(s0, s1, start_value, k, penalty, center, rounding, bounds)
+    return _centers(s0, s1, deviation, center, rounding, bounds, out) / deviation
 
 
 @inlined
-def _stored_error(values, weights, centers, half):  # type: ignore[no-untyped-def]
+def _stored_error(values, weights, centers, rounding):  # type: ignore[no-untyped-def]
     """The weighted squared error with every value at the nearest of the (ascending) centers, rounded as stored."""
     error, index = 0.0, 0
-    near = stored(centers[0], half)
+    near = stored(centers[0], rounding)
     after, middle = near, -math.inf
     for i in range(len(values)):
         while values[i] > middle:
             near = after
             index += 1
             if index < len(centers):
-                after = stored(centers[index], half)
+                after = stored(centers[index], rounding)
                 middle = (near + after) * 0.5
             else:
                 middle = math.inf
@@ -286,7 +287,7 @@ def _stored_error(values, weights, centers, half):  # type: ignore[no-untyped-de
 @compiled
 def optimal_centers_of_groups(values, weights, offsets, half, most, out, errors):  # type: ignore[no-untyped-def]
     """Write the centers of an optimal clustering of each group into the rows of ``out`` (groups, k), ascending, and
-    into ``errors`` (groups,) the weighted squared error that is left when they are stored as float16 or float32.
+    into ``errors`` (groups,), unless it is empty, the weighted squared error that is left when they are stored.
 
     ``values``, ``weights``: float64; those of group g, sorted, distinct, with positive weights, are ``offsets[g] ..
     offsets[g + 1] - 1``. The centers are those of all float16 (``half``) or float32 numbers with the least squared
@@ -294,12 +295,14 @@ def optimal_centers_of_groups(values, weights, offsets, half, most, out, errors)
     many of the places between two values may become a boundary, well spread: quicker, and not exact any more.
     """
     k = out.shape[1]
+    rounding = HALF if half else SINGLE
     ratio = 0.0  # groups of one weight are alike
     for group in range(len(offsets) - 1):
         first, last = offsets[group], offsets[group + 1]
         if last - first > k:
-            ratio = _optimal_centers(values[first:last], weights[first:last], half, most, ratio, out[group])
+            ratio = _optimal_centers(values[first:last], weights[first:last], rounding, most, ratio, out[group])
         else:
             for j in range(k):
                 out[group, j] = values[min(first + j, last - 1)]
-        errors[group] = _stored_error(values[first:last], weights[first:last], out[group], half)
+        if len(errors):
+            errors[group] = _stored_error(values[first:last], weights[first:last], out[group], rounding)

@@ -9,7 +9,7 @@ import numpy as np
 from mil_palettize.algorithms.compiled.assignment import CELLS, assign_weighted, guide, position
 from mil_palettize.algorithms.compiled.counting import RUN
 from mil_palettize.algorithms.compiled.jit import compiled
-from mil_palettize.algorithms.compiled.monge import half_of
+from mil_palettize.algorithms.compiled.monge import HALF, stored
 from mil_palettize.algorithms.scalar.counted_elements import Elements
 from mil_palettize.algorithms.source import frozen
 
@@ -35,7 +35,7 @@ def _decoded(entry, scale, half):  # type: ignore[no-untyped-def]
     product = entry * scale
     if not half:
         return np.float64(np.float32(product))
-    value = half_of(product)
+    value = stored(product, HALF)
     return value if abs(value) <= 65504.0 else np.copysign(np.inf, value)
 
 
