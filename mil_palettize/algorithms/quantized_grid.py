@@ -16,7 +16,9 @@ from mil_palettize.errors import AlgorithmError
 from mil_palettize.expressions.weight_expr import Const, Scale
 
 _WORK = 1 << 14  # entries times scales that are compared for a table
-_MANY, _FEW, _SMALL = 16, 4, 256  # grids that are worth a trial: for at most so many values, and for more
+SMALL = 256  # values of a table up to which no work is spared
+_MANY, _FEW = 16, 4  # grids that are worth a trial: for at most so many values, and for more
+_SCALE = 16  # values for which one more scale is compared, above
 
 
 class UnquantizableError(AlgorithmError):
@@ -81,11 +83,12 @@ def proposed(kind: str, dtype: np.dtype, entries: np.ndarray, masses: np.ndarray
     movable = kind == "uint8"
     span = (high - low) / 255 if movable else max(-low, high) / 127
     spanning = float(_scales(np.array([span]), dtype)[0])
-    parts = np.geomspace(0.5, 2.0, int(np.clip(_WORK // wide.size, 65, 1025)))
+    tried = _WORK // wide.size if count <= SMALL else min(_WORK // wide.size, count // _SCALE)
+    parts = np.geomspace(0.5, 2.0, int(np.clip(tried, 65, 1025)))
     scales = np.unique(_scales(span * parts, dtype))
     losses, zeros = np.empty(len(scales)), np.empty(len(scales), np.int64)
     grid_losses(wide, np.ascontiguousarray(masses, np.float64).reshape(-1), scales, movable, losses, zeros)
-    best = np.argsort(losses, kind="stable")[: (_MANY if count <= _SMALL else _FEW) - 1]
+    best = np.argsort(losses, kind="stable")[: (_MANY if count <= SMALL else _FEW) - 1]
     zero = int(np.clip(np.rint(-low / spanning), 0, 255)) if movable else 0
     grids = [Grid(kind, dtype, spanning, zero), *(Grid(kind, dtype, float(scales[i]), int(zeros[i])) for i in best)]
     return list(dict.fromkeys(grids))

@@ -410,7 +410,7 @@ def test_the_best_subset_is_the_best_of_all(seed: int) -> None:
     candidates = np.unique(np.round(rng.standard_normal(11) * 5, int(rng.integers(0, 3))))
     for k in range(1, len(candidates) + 1):
         chosen = np.empty(k, np.int64)
-        error = subset.best_subset(values, weights, candidates, chosen)
+        error = subset.best_subset(values, weights, candidates, np.arange(len(candidates)), chosen)
         assert np.all(np.diff(chosen) > 0)
         every = [nearest_error(values, weights, np.array(part)) for part in combinations(candidates, k)]
         assert error == pytest.approx(min(every), rel=1e-9, abs=1e-12)
@@ -436,7 +436,9 @@ def test_the_best_subset_of_a_grid_is_that_of_the_plain_dynamic_program(k: int, 
     for _ in range(k - 1):
         best = (best[:, None] + pairs).min(axis=0)
     chosen = np.empty(k, np.int64)
-    assert subset.best_subset(values, weights, candidates, chosen) == pytest.approx((best + last).min(), rel=1e-11)
+    assert subset.best_subset(values, weights, candidates, np.arange(len(candidates)), chosen) == pytest.approx(
+        (best + last).min(), rel=1e-11
+    )
 
 
 @pytest.mark.parametrize("kind", ["int8", "uint8"])

@@ -27,6 +27,23 @@ def nearest_sorted(values, weights, lut, used, indices):  # type: ignore[no-unty
     return total
 
 
+@compiled
+def sums_of_nearest(values, weights, entries, masses, sums):  # type: ignore[no-untyped-def]
+    """Add the weights of ascending float64 values, and weight times value, to those of the nearest (ascending) entry.
+
+    Returns the weighted squared error.
+    """
+    total = 0.0
+    index = 0
+    for i in range(len(values)):
+        while index + 1 < len(entries) and values[i] > (entries[index] + entries[index + 1]) * 0.5:
+            index += 1
+        masses[index] += weights[i]
+        sums[index] += weights[i] * values[i]
+        total += weights[i] * (values[i] - entries[index]) ** 2
+    return total
+
+
 @inlined
 def _thresholds(lut, used, thresholds):  # type: ignore[no-untyped-def]
     """The greatest float32 not above each midpoint (then comparing float32 is exact); infinity beyond ``used``."""

@@ -1,24 +1,30 @@
 """Quantized look-up tables: a scale for each table, its entries chosen for the error they leave in the end.
 
 For a given scale (and zero point) the table's entries are some of at most 256 values, and the best of them are found
-exactly (``subset``). A thousand scales are compared by how near they come to the entries of the float palette; the best
-few are tried, and the best of these is fitted to the entries it got, and tried again, while that helps. So the scale is
-a very good one, and not certainly the best.
+exactly (``subset``); where a table stands for many values, the best of those next to the entries of the float palette.
+Up to a thousand scales are compared by how near they come to these entries; the best few are tried, and the best of
+these is fitted to the entries it got, and tried again, while that helps. No table has a smaller error than an optimal
+float palette, so nothing more is tried once that is nearly reached. So the scale is a very good one, and not certainly
+the best.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from mil_palettize.algorithms.compiled.assignment import sums_of_nearest
 from mil_palettize.algorithms.compiled.subset import best_subset
 from mil_palettize.algorithms.distribution import Distribution
 from mil_palettize.algorithms.palette import Request, ScalarAlgorithm
-from mil_palettize.algorithms.quantized_grid import Grid, exact_grid, proposed
+from mil_palettize.algorithms.quantized_grid import SMALL, Grid, exact_grid, proposed
 
 _ROUNDS = 8  # of fitting the scale
+_NEARLY = 8e-4  # part of the float palette's error by which that of a table may be above
+_STEPS = np.arange(-2, 3)  # codes beside the one nearest to an entry of the float palette that may be better
 
 
 @dataclass(frozen=True)
@@ -29,13 +35,24 @@ class Sample:
     entries: np.ndarray
 
     @property
-    def masses(self) -> np.ndarray:
-        """The weight of what is nearest to each (ascending) entry."""
-        if self.distribution is None:
-            return np.zeros(len(self.entries))
-        middles = (self.entries[1:] + self.entries[:-1]) * 0.5
-        nearest = np.searchsorted(middles, self.distribution.values)
-        return np.bincount(nearest, self.distribution.weights, minlength=len(self.entries))
+    def count(self) -> int:
+        """Different values."""
+        return 0 if self.distribution is None else len(self.distribution.values)
+
+    @cached_property
+    def served(self) -> Served:
+        """By the entries as they are."""
+        return _served(self.distribution, self.entries)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is nearest to each of some ascending entries: the sums of its weights, and of weight times value; the
+    squared error altogether. All float64."""
+
+    masses: np.ndarray
+    sums: np.ndarray
+    error: float
 
 
 @dataclass(frozen=True)
@@ -61,10 +78,16 @@ def _quantized(algorithm: ScalarAlgorithm, request: Request, sample: Sample) -> 
     if algorithm.lossless:
         grid = exact_grid(request.source.name, kind, dtype, sample.entries)
         return Quantized(grid, grid.nearest(sample.entries), 0.0)
-    count = 0 if sample.distribution is None else len(sample.distribution.values)
-    grids = proposed(kind, dtype, sample.entries, sample.masses, count)
-    best = min((_trial(algorithm, request, grid, sample) for grid in grids), key=lambda made: made.error)
-    for _ in range(_ROUNDS):
+    spanning, *others = proposed(kind, dtype, sample.entries, sample.served.masses, sample.count)
+    usual = _rounded(spanning, sample)
+    best, enough = usual, _enough(algorithm, sample)
+    for grid in others:
+        best = min(_trial(algorithm, request, grid, sample), best, key=lambda made: made.error)
+        if best.error <= enough:
+            break
+    if best is usual:
+        best = _trial(algorithm, request, spanning, sample)
+    for _ in range(_ROUNDS if best.error > enough else 0):
         again = _trial(algorithm, request, _refitted(best, sample), sample)
         if not again.error < best.error:
             break
@@ -72,26 +95,40 @@ def _quantized(algorithm: ScalarAlgorithm, request: Request, sample: Sample) -> 
     return best
 
 
+def _enough(algorithm: ScalarAlgorithm, sample: Sample) -> float:
+    """The error at which no other grid is worth a trial: 0 where it is not known how small it can be."""
+    if not algorithm.optimal:
+        return 0.0
+    return sample.served.error * (1.0 + _NEARLY if sample.count > SMALL else 1.0)
+
+
+def _rounded(grid: Grid, sample: Sample) -> Quantized:
+    """The table on a grid that is nearest to the entries."""
+    codes = np.unique(grid.nearest(sample.entries))
+    return Quantized(grid, codes, _served(sample.distribution, grid.decode(codes)).error)
+
+
 def _trial(algorithm: ScalarAlgorithm, request: Request, grid: Grid, sample: Sample) -> Quantized:
     """The best table on a grid, or the one nearest to the entries."""
-    found, codes, values = sample.distribution, grid.codes, grid.values
+    found, most = sample.distribution, 1 << request.most_nbits
     if found is None or not algorithm.optimal:
-        codes = np.unique(grid.nearest(sample.entries))
-        values = grid.decode(codes)
-    if found is None:
-        return Quantized(grid, codes, 0.0)
-    chosen = np.empty(min(len(codes), 1 << request.most_nbits), np.int64)
-    error = best_subset(found.values, found.weights, values, chosen)
+        return _rounded(grid, sample)
+    codes = np.unique(np.clip(grid.nearest(sample.entries)[:, None] + _STEPS, grid.codes[0], grid.codes[-1]))
+    if sample.count <= SMALL or len(codes) < most:
+        codes = grid.codes
+    chosen = np.empty(min(len(codes), most), np.int64)
+    error = best_subset(found.values, found.weights, grid.decode(codes), codes, chosen)
     return Quantized(grid, codes[chosen], float(error))
 
 
 def _refitted(made: Quantized, sample: Sample) -> Grid:
     """The grid of the table with the scale that fits it best."""
-    found = sample.distribution
-    if found is None:
-        return made.grid
-    entries = made.grid.decode(made.codes)
-    nearest = np.searchsorted((entries[1:] + entries[:-1]) * 0.5, found.values)
-    masses = np.bincount(nearest, found.weights, minlength=len(entries))
-    sums = np.bincount(nearest, found.weights * found.values, minlength=len(entries))
-    return made.grid.refitted(made.codes, sums / np.maximum(masses, 1e-300), masses)
+    served = _served(sample.distribution, made.grid.decode(made.codes))
+    return made.grid.refitted(made.codes, served.sums / np.maximum(served.masses, 1e-300), served.masses)
+
+
+def _served(distribution: Distribution | None, entries: np.ndarray) -> Served:
+    masses, sums, error = np.zeros(len(entries)), np.zeros(len(entries)), 0.0
+    if distribution is not None:
+        error = float(sums_of_nearest(distribution.values, distribution.weights, entries, masses, sums))
+    return Served(masses, sums, error)
