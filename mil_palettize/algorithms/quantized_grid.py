@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -17,8 +17,8 @@ from mil_palettize.expressions.weight_expr import Const, Scale
 
 _WORK = 1 << 14  # entries times scales that are compared for a table
 SMALL = 256  # values of a table up to which no work is spared
-_MANY, _FEW = 16, 4  # grids that are worth a trial: for at most so many values, and for more
-_SCALE = 16  # values for which one more scale is compared, above
+_GRIDS = 16  # that are worth a trial
+_SCALE = 16  # values for which one more scale is compared, above ``SMALL``
 
 
 class UnquantizableError(AlgorithmError):
@@ -37,14 +37,17 @@ class Grid:
     @cached_property
     def codes(self) -> np.ndarray:
         """The codes whose values are finite, ascending int64."""
-        limits = np.iinfo(self.kind)
-        every = np.arange(limits.min, limits.max + 1)
-        return every[np.isfinite(self.decode(every))]
+        every = _codes(self.kind)
+        return every[np.isfinite(self._decoded)]
 
     @cached_property
     def values(self) -> np.ndarray:
         """Of ``codes``: ascending float64."""
-        return self.decode(self.codes)
+        return self._decoded[np.isfinite(self._decoded)]
+
+    @cached_property
+    def _decoded(self) -> np.ndarray:
+        return self.decode(_codes(self.kind))
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """As ``constexpr_blockwise_shift_scale`` does it, float64."""
@@ -84,14 +87,25 @@ def proposed(kind: str, dtype: np.dtype, entries: np.ndarray, masses: np.ndarray
     span = (high - low) / 255 if movable else max(-low, high) / 127
     spanning = float(_scales(np.array([span]), dtype)[0])
     tried = _WORK // wide.size if count <= SMALL else min(_WORK // wide.size, count // _SCALE)
-    parts = np.geomspace(0.5, 2.0, int(np.clip(tried, 65, 1025)))
-    scales = np.unique(_scales(span * parts, dtype))
+    scales = np.unique(_scales(span * _parts(min(max(tried, 65), 1025)), dtype))
     losses, zeros = np.empty(len(scales)), np.empty(len(scales), np.int64)
     grid_losses(wide, np.ascontiguousarray(masses, np.float64).reshape(-1), scales, movable, losses, zeros)
-    best = np.argsort(losses, kind="stable")[: (_MANY if count <= SMALL else _FEW) - 1]
+    best = np.argsort(losses, kind="stable")[: _GRIDS - 1]
     zero = int(np.clip(np.rint(-low / spanning), 0, 255)) if movable else 0
     grids = [Grid(kind, dtype, spanning, zero), *(Grid(kind, dtype, float(scales[i]), int(zeros[i])) for i in best)]
     return list(dict.fromkeys(grids))
+
+
+@cache
+def _codes(kind: str) -> np.ndarray:
+    limits = np.iinfo(kind)
+    return np.arange(limits.min, limits.max + 1)
+
+
+@cache
+def _parts(count: int) -> np.ndarray:
+    """Half to twice a scale."""
+    return np.geomspace(0.5, 2.0, count)
 
 
 def _scales(scales: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -402,6 +402,11 @@ def test_entries_of_whole_numbers_are_checked(entry: float) -> None:
 # Quantized tables
 
 
+def every_position(m: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where each of k chosen among m may be."""
+    return np.arange(k), np.arange(m - k, m)
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_the_best_subset_is_the_best_of_all(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -410,11 +415,28 @@ def test_the_best_subset_is_the_best_of_all(seed: int) -> None:
     candidates = np.unique(np.round(rng.standard_normal(11) * 5, int(rng.integers(0, 3))))
     for k in range(1, len(candidates) + 1):
         chosen = np.empty(k, np.int64)
-        error = subset.best_subset(values, weights, candidates, np.arange(len(candidates)), chosen)
+        error = subset.best_subset(values, weights, candidates, *every_position(len(candidates), k), chosen)
         assert np.all(np.diff(chosen) > 0)
         every = [nearest_error(values, weights, np.array(part)) for part in combinations(candidates, k)]
         assert error == pytest.approx(min(every), rel=1e-9, abs=1e-12)
         assert error == pytest.approx(nearest_error(values, weights, candidates[chosen]), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_best_subset_inside_windows_is_the_best_of_these(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values, candidates = np.unique(rng.standard_normal(50)), np.unique(rng.standard_normal(11))
+    weights, m = rng.random(50) + 0.1, 11
+    for k in range(1, m):
+        ends = np.sort([np.sort(rng.choice(m, k, replace=False)) for _ in range(2)], axis=0)
+        chosen = np.empty(k, np.int64)
+        error = subset.best_subset(values, weights, candidates, ends[0], ends[1], chosen)
+        parts = [np.array(part) for part in combinations(range(m), k)]
+        inside = [part for part in parts if np.all((ends[0] <= part) & (part <= ends[1]))]
+        assert np.all((ends[0] <= chosen) & (chosen <= ends[1]))
+        assert error == pytest.approx(
+            min(nearest_error(values, weights, candidates[part]) for part in inside), rel=1e-9
+        )
 
 
 @pytest.mark.parametrize("k", [2, 5, 16, 64])
@@ -436,9 +458,9 @@ def test_the_best_subset_of_a_grid_is_that_of_the_plain_dynamic_program(k: int, 
     for _ in range(k - 1):
         best = (best[:, None] + pairs).min(axis=0)
     chosen = np.empty(k, np.int64)
-    assert subset.best_subset(values, weights, candidates, np.arange(len(candidates)), chosen) == pytest.approx(
-        (best + last).min(), rel=1e-11
-    )
+    assert subset.best_subset(
+        values, weights, candidates, *every_position(len(candidates), k), chosen
+    ) == pytest.approx((best + last).min(), rel=1e-11)
 
 
 @pytest.mark.parametrize("kind", ["int8", "uint8"])

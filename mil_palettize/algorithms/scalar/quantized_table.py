@@ -23,8 +23,8 @@ from mil_palettize.algorithms.palette import Request, ScalarAlgorithm
 from mil_palettize.algorithms.quantized_grid import SMALL, Grid, exact_grid, proposed
 
 _ROUNDS = 8  # of fitting the scale
-_NEARLY = 8e-4  # part of the float palette's error by which that of a table may be above
-_STEPS = np.arange(-2, 3)  # codes beside the one nearest to an entry of the float palette that may be better
+_NEARLY = 3e-3  # part of the float palette's error above which more grids are tried: below they gain a quarter of it
+_STEPS = 3  # from the code nearest to an entry of the float palette, in which a better one is looked for
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,21 @@ def _trial(algorithm: ScalarAlgorithm, request: Request, grid: Grid, sample: Sam
     found, most = sample.distribution, 1 << request.most_nbits
     if found is None or not algorithm.optimal:
         return _rounded(grid, sample)
-    codes = np.unique(np.clip(grid.nearest(sample.entries)[:, None] + _STEPS, grid.codes[0], grid.codes[-1]))
-    if sample.count <= SMALL or len(codes) < most:
-        codes = grid.codes
-    chosen = np.empty(min(len(codes), most), np.int64)
-    error = best_subset(found.values, found.weights, grid.decode(codes), codes, chosen)
-    return Quantized(grid, codes[chosen], float(error))
+    chosen = np.empty(min(len(grid.codes), most), np.int64)
+    low, high = _windows(grid, sample, len(chosen))
+    error = best_subset(found.values, found.weights, grid.values, low, high, chosen)
+    return Quantized(grid, grid.codes[chosen], float(error))
+
+
+def _windows(grid: Grid, sample: Sample, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the last position among the codes that each of k entries may have."""
+    order = np.arange(k)
+    first, last = order, order + len(grid.codes) - k
+    if sample.count <= SMALL or len(sample.entries) != k:
+        return first, last
+    near = grid.nearest(sample.entries) - grid.codes[0] - order  # from here on: how many codes before it are left out
+    low, high = np.minimum.accumulate((near - _STEPS)[::-1])[::-1], np.maximum.accumulate(near + _STEPS)
+    return order + np.clip(low, 0, len(grid.codes) - k), order + np.clip(high, 0, len(grid.codes) - k)
 
 
 def _refitted(made: Quantized, sample: Sample) -> Grid:
