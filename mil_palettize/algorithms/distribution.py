@@ -14,6 +14,7 @@ from mil_palettize.algorithms.compiled.counting import (
     RUN,
     SINGLE,
     count_cells,
+    count_distinct,
     count_patterns,
     distinct_patterns,
     distinct_sorted,
@@ -21,10 +22,9 @@ from mil_palettize.algorithms.compiled.counting import (
 )
 from mil_palettize.algorithms.source import NonFiniteError, Source, frozen, raise_non_finite, recut
 
-EXACT_SIZE = 1 << 20  # float32 elements up to which all distinct values are kept
-CELLS = 1 << 20  # about as many cells for larger float32 weights
+DISTINCT = 1 << 20  # distinct float32 values up to which all are kept, whatever the size of the weight
+CELLS = 1 << 20  # about as many cells where there are more
 FEW_HALVES = 1 << 15  # float16 elements up to which only the patterns that occur are looked at
-FEW = 256  # distinct values that are kept as such whatever the size: as many as the largest palette holds
 
 __all__ = ["Distribution", "NonFiniteError", "describe"]
 
@@ -36,7 +36,7 @@ class Distribution:
     ``values``: float64, ascending, distinct, -0.0 merged into 0.0; the first and last are the true extremes.
     ``weights``: float64, positive; counts here, importances are as good. ``dtype``: of the weight. ``size``: its
     elements. ``signal``: sum of its squares. ``exact``: false where a value may be the mean of a narrow cell of values;
-    the weight then has more than 256 distinct ones. ``name``: for messages.
+    the weight then has more than ``DISTINCT`` different ones. ``name``: for messages.
     """
 
     name: str
@@ -59,15 +59,15 @@ class Distribution:
 def describe(source: Source) -> Distribution:
     """The distribution of a whole weight.
 
-    float16, and float32 up to ``EXACT_SIZE`` elements: exact. Larger float32: exact while at most ``FEW`` distinct
-    values occur, else in cells. Raises ``NonFiniteError``.
+    Exact for float16, and for float32 of at most ``DISTINCT`` different values; else in cells. Raises
+    ``NonFiniteError``.
     """
     if source.dtype == np.float16:
         return _describe_half(source)
     size = int(np.prod(source.shape, dtype=np.int64))
-    if size <= EXACT_SIZE:
+    if size <= DISTINCT:
         return _describe_sorted(source, size)
-    return _describe_few(source, size) or _describe_cells(source, size)
+    return _describe_distinct(source) or _describe_cells(source, size)
 
 
 def _exact(source: Source, values: np.ndarray, weights: np.ndarray) -> Distribution:
@@ -105,19 +105,18 @@ def _describe_sorted(source: Source, size: int) -> Distribution:
     return _exact(source, values[: offsets[1]], weights[: offsets[1]])
 
 
-def _describe_few(source: Source, size: int) -> Distribution | None:
-    """Exactly, or None as soon as more than ``FEW`` distinct values have been seen."""
-    values = np.empty(0, np.float32)
-    counts = np.empty(0, np.int64)
+def _describe_distinct(source: Source) -> Distribution | None:
+    """Exactly, or None as soon as more than ``DISTINCT`` different values have been seen."""
+    slots, found = 1 << (2 * DISTINCT - 1).bit_length(), 0
+    keys, counts = np.empty(slots, np.uint32), np.zeros(slots, np.int64)
     for window in source.windows():
-        if np.unique(window[: 4 * FEW]).size > FEW:
+        found = count_distinct(frozen(window), keys, counts, found, DISTINCT)
+        if found > DISTINCT:
             return None
-        found, times = np.unique(np.concatenate([values, window]), return_counts=True)
-        if found.size > FEW:
-            return None
-        times[np.searchsorted(found, values)] += counts - 1
-        values, counts = found, times
-    return _exact(source, values.astype(np.float64) + 0.0, counts.astype(np.float64))
+    used = np.flatnonzero(counts)
+    values = keys[used].view(np.float32).astype(np.float64)
+    order = np.argsort(values)
+    return _exact(source, values[order], counts[used][order].astype(np.float64))
 
 
 def _describe_cells(source: Source, size: int) -> Distribution:
@@ -187,5 +186,12 @@ def _cell_means(counts: np.ndarray, sums: np.ndarray, low: float, high: float) -
     means = np.clip(sums[used] / counts[used], low, high)
     values = np.concatenate([[low], means, [high]])
     weights = np.concatenate([[1.0], counts[used], [1.0]])
-    distinct, inverse = np.unique(values, return_inverse=True)
-    return distinct, np.bincount(inverse, weights)
+    return merged(values, weights)
+
+
+def merged(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending distinct values with the sums of their weights; quick where they ascend nearly everywhere already."""
+    order = np.argsort(values, kind="stable")
+    values, weights = values[order], weights[order]
+    first = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
+    return values[first], np.add.reduceat(weights, first)

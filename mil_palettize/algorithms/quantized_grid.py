@@ -1,19 +1,24 @@
-"""The values a quantized look-up table can hold: ``(q - zero) * scale`` for 256 codes ``q``, rounded to a float."""
+"""The values a quantized look-up table can hold: ``(q - zero) * scale`` for 256 codes ``q``, rounded to a float.
+
+Every table has a scale (and zero point) of its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 
 import numpy as np
 
+from mil_palettize.algorithms.compiled.grids import grid_losses
 from mil_palettize.errors import AlgorithmError
 from mil_palettize.expressions.weight_expr import Const, Scale
 
-_SHRUNK = np.geomspace(1.0, 0.6, 48)  # parts of the range that a symmetric grid is tried on
-_ENDS = np.linspace(1.0, 0.64, 9)  # the same of each end of one with a zero point
-_BLOCK = 1 << 16
+_WORK = 1 << 14  # entries times scales that are compared for a table
+SMALL = 256  # values of a table up to which no work is spared
+_GRIDS = 16  # that are worth a trial
+_SCALE = 16  # values for which one more scale is compared, above ``SMALL``
 
 
 class UnquantizableError(AlgorithmError):
@@ -32,14 +37,17 @@ class Grid:
     @cached_property
     def codes(self) -> np.ndarray:
         """The codes whose values are finite, ascending int64."""
-        limits = np.iinfo(self.kind)
-        every = np.arange(limits.min, limits.max + 1)
-        return every[np.isfinite(self.decode(every))]
+        every = _codes(self.kind)
+        return every[np.isfinite(self._decoded)]
 
     @cached_property
     def values(self) -> np.ndarray:
         """Of ``codes``: ascending float64."""
-        return self.decode(self.codes)
+        return self._decoded[np.isfinite(self._decoded)]
+
+    @cached_property
+    def _decoded(self) -> np.ndarray:
+        return self.decode(_codes(self.kind))
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """As ``constexpr_blockwise_shift_scale`` does it, float64."""
@@ -51,51 +59,60 @@ class Grid:
         values = self.values
         return self.codes[np.searchsorted((values[1:] + values[:-1]) * 0.5, x)]
 
-    def part(self, codes: np.ndarray) -> Scale:
-        """Codes (the shape of a look-up table) as they are stored."""
-        shape = (1,) * codes.ndim
-        scale = np.full(shape, self.scale, self.dtype)
-        offset = None if self.kind == "int8" else np.full(shape, self.zero, np.uint8)
-        return Scale(Const(codes.astype(self.kind)), scale, offset)
+    def refitted(self, codes: np.ndarray, means: np.ndarray, masses: np.ndarray) -> Grid:
+        """With the scale of least squares for entries of these codes that stand for such means and masses."""
+        steps = (codes - self.zero).astype(np.float64)
+        power = float(np.sum(masses * steps * steps))
+        scale = float(np.sum(masses * steps * means)) / power if power > 0.0 else 0.0
+        return replace(self, scale=_scales(np.array([scale]), self.dtype)[0]) if scale > 0.0 else self
 
 
-def proposed(kind: str, dtype: np.dtype, entries: np.ndarray) -> list[Grid]:
-    """Grids to try for a table with these entries; the first spans them, as rounding a table afterwards would."""
-    stored = entries.astype(dtype)
-    low, high = min(float(stored.min()), 0.0), max(float(stored.max()), 0.0)
-    if kind == "int8":
-        largest = max(-low, high)
-        scales = [largest / 127, largest / 127.5, largest / 128, *(largest / 127 * _SHRUNK)]
-        grids = [Grid(kind, dtype, _scale(scale, dtype)) for scale in scales]
-    else:
-        ends = [(low * left, high * right) for left in _ENDS for right in _ENDS]
-        grids = [_between(dtype, left, right) for left, right in ends]
+def stored(grids: Sequence[Grid], codes: np.ndarray) -> Scale:
+    """Tables as they are stored. ``grids``: one of each table; ``codes``: of the shape of ``Lut.lut``."""
+    first, shape = grids[0], (*codes.shape[:-2], 1, 1)
+    scale = np.array([grid.scale for grid in grids]).astype(first.dtype).reshape(shape)
+    offset = None if first.kind == "int8" else np.array([grid.zero for grid in grids], np.uint8).reshape(shape)
+    return Scale(Const(codes.astype(first.kind)), scale, offset)
+
+
+def proposed(kind: str, dtype: np.dtype, entries: np.ndarray, masses: np.ndarray, count: int) -> list[Grid]:
+    """Grids to try for a table with these entries, which stands for ``count`` values.
+
+    The first spans them, as rounding a table afterwards would; then come those of half to twice its scale whose values
+    are nearest to the entries (weighted by ``masses``), nearest first.
+    """
+    wide = entries.astype(dtype).astype(np.float64).reshape(-1)
+    low, high = min(float(wide.min()), 0.0), max(float(wide.max()), 0.0)
+    movable = kind == "uint8"
+    span = (high - low) / 255 if movable else max(-low, high) / 127
+    spanning = float(_scales(np.array([span]), dtype)[0])
+    tried = _WORK // wide.size if count <= SMALL else min(_WORK // wide.size, count // _SCALE)
+    scales = np.unique(_scales(span * _parts(min(max(tried, 65), 1025)), dtype))
+    losses, zeros = np.empty(len(scales)), np.empty(len(scales), np.int64)
+    grid_losses(wide, np.ascontiguousarray(masses, np.float64).reshape(-1), scales, movable, losses, zeros)
+    best = np.argsort(losses, kind="stable")[: _GRIDS - 1]
+    zero = int(np.clip(np.rint(-low / spanning), 0, 255)) if movable else 0
+    grids = [Grid(kind, dtype, spanning, zero), *(Grid(kind, dtype, float(scales[i]), int(zeros[i])) for i in best)]
     return list(dict.fromkeys(grids))
 
 
-def _between(dtype: np.dtype, low: float, high: float) -> Grid:
-    scale = _scale((high - low) / 255, dtype)
-    return Grid("uint8", dtype, scale, int(np.clip(np.rint(-low / scale), 0, 255)))
+@cache
+def _codes(kind: str) -> np.ndarray:
+    limits = np.iinfo(kind)
+    return np.arange(limits.min, limits.max + 1)
 
 
-def _scale(scale: float, dtype: np.dtype) -> float:
-    """A positive finite number of ``dtype``."""
+@cache
+def _parts(count: int) -> np.ndarray:
+    """Half to twice a scale."""
+    return np.geomspace(0.5, 2.0, count)
+
+
+def _scales(scales: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """As positive finite numbers of ``dtype``, float64."""
     info = np.finfo(dtype)
-    return float(np.clip(scale, float(info.smallest_subnormal), float(info.max)).astype(dtype))
-
-
-def ranked(grids: Sequence[Grid], entries: np.ndarray, masses: np.ndarray) -> list[Grid]:
-    """Ascending by how far entries (float64, weighted by ``masses``) are from the grid's values."""
-    limits = np.iinfo(grids[0].kind)
-    losses = []
-    for grid in grids:
-        loss = 0.0
-        for start in range(0, len(entries), _BLOCK):
-            part, mass = entries[start : start + _BLOCK], masses[start : start + _BLOCK]
-            steps = np.clip(np.rint(part / grid.scale), limits.min - grid.zero, limits.max - grid.zero)
-            loss += float(np.sum(mass * np.square(part - steps * grid.scale)))
-        losses.append(loss)
-    return [grids[i] for i in np.argsort(losses, kind="stable")]
+    held = np.clip(scales, float(info.smallest_subnormal), float(info.max)).astype(dtype)
+    return held.astype(np.float64)
 
 
 def exact_grid(name: str, kind: str, dtype: np.dtype, entries: np.ndarray) -> Grid:
@@ -110,7 +127,7 @@ def exact_grid(name: str, kind: str, dtype: np.dtype, entries: np.ndarray) -> Gr
         return Grid(kind, dtype, 1.0)
     limits = np.iinfo(kind)
     for steps in range(1, 1 + max(-limits.min, limits.max)):
-        near = np.asarray(_scale(largest / steps, dtype), dtype)
+        near = _scales(np.array([largest / steps]), dtype)[0].astype(dtype)
         for scale in (near, np.nextafter(near, dtype.type(0)), np.nextafter(near, dtype.type(np.inf))):
             if scale > 0 and np.isfinite(scale):
                 whole = np.rint(distinct / float(scale))

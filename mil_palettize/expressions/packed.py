@@ -74,9 +74,11 @@ class Packed:
             part = values[start : start + CHUNK]
             window = self.data[start * self.nbits // 8 :][: packed_nbytes(part.size, self.nbits)]
             bits = np.unpackbits(window, bitorder="little", count=part.size * self.nbits)
-            padded = np.zeros((part.size, 8), np.uint8)
-            padded[:, : self.nbits] = bits.reshape(part.size, self.nbits)
-            part[:] = np.packbits(padded, axis=1, bitorder="little")[:, 0]
+            if self.nbits > 1:
+                padded = np.zeros((part.size, 8), np.uint8)
+                padded[:, : self.nbits] = bits.reshape(part.size, self.nbits)
+                bits = np.packbits(padded, axis=1, bitorder="little")[:, 0]
+            part[:] = bits
         if self.signed:
             values = ((values ^ 8).view(np.int8) - 8).astype(np.int8)
         return values.reshape(self.shape)

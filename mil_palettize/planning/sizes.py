@@ -15,8 +15,9 @@ ITEMSIZE = {"fp16": 2, "fp32": 4}
 def palette_nbytes(weight: Weight, specification: PaletteSpecification, nbits: int) -> int:
     """Bytes of everything a weight is stored as with a palette of ``nbits``."""
     itemsize, scale_axis = ITEMSIZE[weight.dtype], specification.scale_axis
-    entries = math.prod(_groups(weight, specification)) * (1 << nbits) * specification.cluster_dim
-    quantized = entries + itemsize + (specification.lut_dtype == "uint8")
+    tables = math.prod(_groups(weight, specification))
+    entries = tables * (1 << nbits) * specification.cluster_dim
+    quantized = entries + tables * (itemsize + (specification.lut_dtype == "uint8"))
     table = entries * itemsize if specification.lut_dtype is None else quantized
     if weight.joint:
         kept = weight.nbytes - weight.stored_nbytes

@@ -218,8 +218,8 @@ class TestLargeFloat32:
 
     @pytest.fixture(autouse=True)
     def _small_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(distribution, "EXACT_SIZE", 1000)
-        monkeypatch.setattr("mil_palettize.algorithms.scalar.grouped.EXACT_SIZE", 1000)
+        monkeypatch.setattr(distribution, "DISTINCT", 1000)
+        monkeypatch.setattr("mil_palettize.algorithms.scalar.grouped.DISTINCT", 1000)
         monkeypatch.setattr("mil_palettize.algorithms.scalar.grouped._CHUNK", 1000)
 
     @pytest.mark.parametrize("axis", [None, 0, 1])

@@ -157,7 +157,7 @@ def test_the_expression_decodes_to_what_is_reported(case: tuple[np.ndarray, dict
     if "lut_dtype" in options:
         assert isinstance(expr.lut, Scale)
         assert expr.lut.data.dtype == options["lut_dtype"]
-        assert expr.lut.scale.shape == (1,) * (array.ndim + 2)
+        assert expr.lut.scale.shape == (*expr.groups, 1, 1)
         assert (expr.lut.offset is None) == (options["lut_dtype"] == "int8")
     groups = [1] * array.ndim
     if "axis" in options:
@@ -328,6 +328,22 @@ def test_equal_importance_changes_nothing(dtype: type) -> None:
     assert made.sse == pytest.approx(3 * plain.sse, rel=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("lightest", [1e-16, 1e-30])
+def test_importance_of_any_range(seed: int, lightest: float) -> None:
+    """Sixteen orders of magnitude are exact; beyond, what running sums lose is bounded by their precision."""
+    rng = np.random.default_rng(seed)
+    array = np.unique(rng.integers(-200, 200, 11)).astype(np.float16)
+    importance = 10 ** rng.uniform(np.log10(lightest), 0, len(array))
+    made = make(array, importance=importance)
+    flat = array.astype(np.float64)
+    optimum = best_partition(flat, importance, 4)
+    rounding = importance.sum() * (np.spacing(np.abs(array).max()).astype(float) / 2) ** 2
+    lost = 2.0**-50 * importance.sum() * np.ptp(flat) ** 2 if lightest < 1e-16 else 1e-9 * optimum
+    assert made.sse <= optimum + rounding + 2 * np.sqrt(rounding * optimum) + lost
+    assert made.sse == pytest.approx(error_of(array, made.expr.decode(), importance), rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("importance", "message"),
     [
@@ -386,6 +402,11 @@ def test_entries_of_whole_numbers_are_checked(entry: float) -> None:
 # Quantized tables
 
 
+def every_position(m: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where each of k chosen among m may be."""
+    return np.arange(k), np.arange(m - k, m)
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_the_best_subset_is_the_best_of_all(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -394,11 +415,28 @@ def test_the_best_subset_is_the_best_of_all(seed: int) -> None:
     candidates = np.unique(np.round(rng.standard_normal(11) * 5, int(rng.integers(0, 3))))
     for k in range(1, len(candidates) + 1):
         chosen = np.empty(k, np.int64)
-        error = subset.best_subset(values, weights, candidates, chosen)
+        error = subset.best_subset(values, weights, candidates, *every_position(len(candidates), k), chosen)
         assert np.all(np.diff(chosen) > 0)
         every = [nearest_error(values, weights, np.array(part)) for part in combinations(candidates, k)]
         assert error == pytest.approx(min(every), rel=1e-9, abs=1e-12)
         assert error == pytest.approx(nearest_error(values, weights, candidates[chosen]), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_best_subset_inside_windows_is_the_best_of_these(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values, candidates = np.unique(rng.standard_normal(50)), np.unique(rng.standard_normal(11))
+    weights, m = rng.random(50) + 0.1, 11
+    for k in range(1, m):
+        ends = np.sort([np.sort(rng.choice(m, k, replace=False)) for _ in range(2)], axis=0)
+        chosen = np.empty(k, np.int64)
+        error = subset.best_subset(values, weights, candidates, ends[0], ends[1], chosen)
+        parts = [np.array(part) for part in combinations(range(m), k)]
+        inside = [part for part in parts if np.all((ends[0] <= part) & (part <= ends[1]))]
+        assert np.all((ends[0] <= chosen) & (chosen <= ends[1]))
+        assert error == pytest.approx(
+            min(nearest_error(values, weights, candidates[part]) for part in inside), rel=1e-9
+        )
 
 
 @pytest.mark.parametrize("k", [2, 5, 16, 64])
@@ -420,7 +458,9 @@ def test_the_best_subset_of_a_grid_is_that_of_the_plain_dynamic_program(k: int, 
     for _ in range(k - 1):
         best = (best[:, None] + pairs).min(axis=0)
     chosen = np.empty(k, np.int64)
-    assert subset.best_subset(values, weights, candidates, chosen) == pytest.approx((best + last).min(), rel=1e-11)
+    assert subset.best_subset(
+        values, weights, candidates, *every_position(len(candidates), k), chosen
+    ) == pytest.approx((best + last).min(), rel=1e-11)
 
 
 @pytest.mark.parametrize("kind", ["int8", "uint8"])
@@ -438,6 +478,65 @@ def test_no_two_values_of_the_grid_are_better(kind: str, dtype: type) -> None:
     squares = np.square(flat[:, None] - values[None])
     least = min(float(np.minimum(squares[:, a], squares[:, b]).sum()) for a, b in combinations(range(256), 2))
     assert made.sse == pytest.approx(least, rel=1e-12)
+
+
+def best_on_any_grid(array: np.ndarray, k: int, kind: str) -> float:
+    """The least squared error of k entries ``code * scale`` in float16, over all partitions, scales and zero points."""
+    x = np.sort(array.astype(np.float64).reshape(-1))
+    every = np.arange(1, 0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
+    largest = np.abs(x).max()
+    scales = every[(every >= largest / 600) & (every <= largest * 1.5)]
+    least, greatest = (-128, 127) if kind == "int8" else (-255, 255)
+    best = np.inf
+    for cuts in combinations(range(1, len(x)), k - 1):
+        total, low, high = np.zeros(len(scales)), np.zeros(len(scales)), np.zeros(len(scales))
+        for run in np.split(x, cuts):
+            near = np.rint(run.mean() / scales)
+            codes = np.clip(near + np.array([[-1], [0], [1]]), least, greatest)
+            squares = np.square(run - (codes * scales).astype(np.float16).astype(np.float64)[..., None]).sum(axis=-1)
+            chosen = np.take_along_axis(codes, squares.argmin(axis=0)[None], axis=0)[0]
+            low, high = np.minimum(low, chosen), np.maximum(high, chosen)
+            total += squares.min(axis=0)
+        best = min(best, float(total[high - low <= 255].min()))
+    return best
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8"])
+@pytest.mark.parametrize("nbits", [1, 2])
+@pytest.mark.parametrize("offset", [0.0, 0.1])
+def test_the_scale_of_few_values_is_the_best_of_all(kind: str, nbits: int, offset: float) -> None:
+    rng = np.random.default_rng(nbits)
+    for _ in range(6):
+        spread = 0.05 * np.exp(rng.standard_normal())
+        array = (rng.standard_normal((2, 5)) * spread + offset).astype(np.float16)
+        assert make(array, nbits=nbits, lut_dtype=kind).sse <= best_on_any_grid(array, 1 << nbits, kind) * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("nbits", [2, 8])
+def test_a_table_of_its_own_is_as_good_as_alone(kind: str, dtype: type, nbits: int) -> None:
+    """Groups of very different size do not share a scale."""
+    array = (sample((6, 300), np.float32, 1) * 10.0 ** np.arange(-3, 3)[:, None]).astype(dtype)
+    made = make(array, nbits=nbits, lut_dtype=kind, axis=0, group_size=2)
+    alone = [make(part, nbits=nbits, lut_dtype=kind) for part in np.split(array, 3)]
+    assert np.array_equal(made.expr.decode(), np.concatenate([part.expr.decode() for part in alone]))
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8"])
+def test_eight_bits_have_the_best_step_of_all(kind: str) -> None:
+    """All codes are entries then, and the error is that of the nearest multiples of the scale."""
+    array = sample((4, 120), np.float16, 3)
+    x = array.astype(np.float64).reshape(-1)
+    every = np.arange(1, 0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
+    largest = np.abs(x).max()
+    least = np.inf
+    for scale in every[(every >= largest / 300) & (every <= largest / 60)]:
+        steps = np.rint(x / scale)
+        for zero in [128] if kind == "int8" else range(0, 256, 4):
+            decoded = (np.clip(steps, -zero, 255 - zero) * scale).astype(np.float16).astype(np.float64)
+            least = min(least, float(np.sum(np.square(x - decoded))))
+    assert make(array, nbits=8, lut_dtype=kind).sse <= least * 1.02
 
 
 def rounded_afterwards(table: np.ndarray, kind: str) -> np.ndarray:

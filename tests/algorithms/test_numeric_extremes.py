@@ -37,5 +37,5 @@ def test_outlier_does_not_take_the_cells_of_the_rest(
     array = (np.random.default_rng(5).standard_normal((1100, 1024)) * 0.02).astype(np.float32)
     array[3, 3] = outlier
     found = palette(array, nbits).sse
-    monkeypatch.setattr(distribution, "EXACT_SIZE", 1 << 30)
+    monkeypatch.setattr(distribution, "DISTINCT", 1 << 30)
     assert found <= palette(array, nbits).sse * (1 + 1e-6)

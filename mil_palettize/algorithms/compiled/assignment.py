@@ -30,6 +30,23 @@ def nearest_sorted(values, weights, lut, used, indices):  # type: ignore[no-unty
     return total
 
 
+@compiled
+def sums_of_nearest(values, weights, entries, masses, sums):  # type: ignore[no-untyped-def]
+    """Add the weights of ascending float64 values, and weight times value, to those of the nearest (ascending) entry.
+
+    Returns the weighted squared error.
+    """
+    total = 0.0
+    index = 0
+    for i in range(len(values)):
+        while index + 1 < len(entries) and values[i] > (entries[index] + entries[index + 1]) * 0.5:
+            index += 1
+        masses[index] += weights[i]
+        sums[index] += weights[i] * values[i]
+        total += weights[i] * (values[i] - entries[index]) ** 2
+    return total
+
+
 @inlined
 def _thresholds(lut, used, thresholds):  # type: ignore[no-untyped-def]
     """The greatest float32 not above each midpoint (then comparing float32 is exact); infinity beyond ``used``."""
@@ -50,7 +67,7 @@ def _cell(value, low, scale, cells):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _guide(thresholds, used, first):  # type: ignore[no-untyped-def]
+def guide(thresholds, used, first):  # type: ignore[no-untyped-def]
     """Fill ``first``: values of cell c have indices ``first[c] .. first[c + 1]``. Gives ``low`` and ``scale``.
 
     So many thresholds lie in cells before c, and are less than what lies in it, whatever rounding does.
@@ -69,22 +86,27 @@ def _guide(thresholds, used, first):  # type: ignore[no-untyped-def]
 
 
 @inlined
+def position(value, thresholds, first, low, scale):  # type: ignore[no-untyped-def]
+    """How many thresholds a value is above, by binary search in its cell."""
+    cell = _cell(value, low, scale, len(first) - 1)
+    index, last = np.int64(first[cell]), np.int64(first[cell + 1])
+    while index < last:
+        middle = (index + last) >> 1
+        if value > thresholds[middle]:
+            index = middle + 1
+        else:
+            last = middle
+    return index
+
+
+@inlined
 def _nearest_single(values, thresholds, lut, first, low, scale, indices):  # type: ignore[no-untyped-def]
-    """Fill ``indices`` for float32 values by binary search in their cell; returns the squared error."""
+    """Fill ``indices`` for float32 values; returns the squared error."""
     error = 0.0
-    cells = len(first) - 1
     for i in range(len(values)):
-        value = values[i]
-        cell = _cell(value, low, scale, cells)
-        index, last = np.int64(first[cell]), np.int64(first[cell + 1])
-        while index < last:
-            middle = (index + last) >> 1
-            if value > thresholds[middle]:
-                index = middle + 1
-            else:
-                last = middle
+        index = position(values[i], thresholds, first, low, scale)
         indices[i] = index
-        difference = np.float64(value) - lut[index]
+        difference = np.float64(values[i]) - lut[index]
         error += difference * difference
     return error
 
@@ -137,7 +159,7 @@ def encode_single(window, lut, used, nbits, packed, error):  # type: ignore[no-u
     indices = np.empty(RUN, np.uint8)
     thresholds, first = np.empty(len(lut) - 1, np.float32), np.empty(CELLS * len(lut) + 1, np.uint8)
     _thresholds(lut, used, thresholds)
-    low, scale = _guide(thresholds, used, first)
+    low, scale = guide(thresholds, used, first)
     for start in range(0, len(window), RUN):
         stop = min(start + RUN, len(window))
         error += _nearest_single(window[start:stop], thresholds, lut, first, low, scale, indices)
@@ -175,9 +197,33 @@ def assign_single(rows, luts, used, indices, errors):  # type: ignore[no-untyped
     thresholds, first = np.empty(luts.shape[1] - 1, np.float32), np.empty(CELLS * luts.shape[1] + 1, np.uint8)
     for row in range(rows.shape[0]):
         _thresholds(luts[row], used[row], thresholds)
-        low, scale = _guide(thresholds, used[row], first)
+        low, scale = guide(thresholds, used[row], first)
         errors[row] = 0.0
         for start in range(0, rows.shape[1], RUN):
             stop = min(start + RUN, rows.shape[1])
             part = rows[row, start:stop]
             errors[row] += _nearest_single(part, thresholds, luts[row], first, low, scale, indices[row, start:stop])
+
+
+@compiled
+def assign_weighted(values, weights, lut, used, indices):  # type: ignore[no-untyped-def]
+    """Nearest entries of float32 values (n,), and the sums of weight times squared error and times squared value.
+
+    ``weights``: float64 (n,), or empty where all are 1.
+    """
+    thresholds, first = np.empty(len(lut) - 1, np.float32), np.empty(CELLS * len(lut) + 1, np.uint8)
+    _thresholds(lut, used, thresholds)
+    low, scale = guide(thresholds, used, first)
+    error, signal = 0.0, 0.0
+    for start in range(0, len(values), RUN):
+        run_error, run_signal = 0.0, 0.0
+        for i in range(start, min(start + RUN, len(values))):
+            value = np.float64(values[i])
+            index = position(values[i], thresholds, first, low, scale)
+            indices[i] = index
+            weight = weights[i] if len(weights) else 1.0
+            run_error += weight * (value - lut[index]) ** 2
+            run_signal += weight * value * value
+        error += run_error
+        signal += run_signal
+    return error, signal

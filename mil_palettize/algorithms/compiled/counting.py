@@ -80,6 +80,29 @@ def distinct_sorted(rows, values, weights, offsets):  # type: ignore[no-untyped-
 
 
 @compiled
+def count_distinct(window, keys, counts, found, most):  # type: ignore[no-untyped-def]
+    """Count float32 values in a hash table of their bit patterns; returns how many are distinct, ``found`` before.
+
+    ``keys`` (uint32) and ``counts`` (int64, 0 where a slot is free): a power of two of slots, at least twice ``most``.
+    Gives up, and returns more than ``most``, as soon as there are more. -0.0 counts as 0.0.
+    """
+    patterns = window.view(np.uint32)
+    last = np.uint32(len(keys) - 1)
+    for i in range(len(window)):
+        pattern = patterns[i] if window[i] != 0.0 else np.uint32(0)
+        slot = ((pattern * np.uint32(0x9E3779B1)) >> np.uint32(8)) & last
+        while counts[slot] and keys[slot] != pattern:
+            slot = (slot + np.uint32(1)) & last
+        if counts[slot] == 0:
+            found += 1
+            if found > most:
+                return found
+            keys[slot] = pattern
+        counts[slot] += 1
+    return found
+
+
+@compiled
 def sums_of_squares(values, weights, offsets, sums):  # type: ignore[no-untyped-def]
     """Weighted sum of squares of each group ``offsets[g] .. offsets[g + 1] - 1``, in order."""
     for group in range(len(sums)):

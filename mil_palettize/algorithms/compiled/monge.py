@@ -3,8 +3,8 @@
 One cluster of the points ``j .. i-1`` costs ``S2 - S1**2 / S0`` (moments about any center), a Monge cost: the best
 start of the last cluster does not decrease with the end, so that many ends are solved together by divide and conquer.
 
-With ``snap`` a cluster's center must be a float16 value: the cost gains ``S0 * (half(mean) - mean)**2`` and stays Monge
-(it is a minimum over centers of a sum of ``(x - c)**2``).
+A center has to be a number that the table can hold (``rounding``: ``HALF`` or ``SINGLE``): the cost gains
+``S0 * (rounded(mean) - mean)**2`` and stays Monge (it is a minimum over centers of a sum of ``(x - c)**2``).
 
 Sums run from the middle outwards: rounding errors at a point are relative to the moments between it and the center, so
 one outlier does not blur the rest. ``S2`` cancels out of every comparison and is not needed: the recurrences carry
@@ -17,32 +17,38 @@ import math
 
 import numpy as np
 
-from mil_palettize.algorithms.compiled.jit import compiled, inlined
+from mil_palettize.algorithms.compiled.jit import inlined
 
+TOGETHER = 64  # starts whose costs are worked out together, in loops that become vector instructions
+LEAF = 6  # ends that are solved one after the other
+_FEW = 8  # starts up to which that does not pay
 
-@compiled
-def half_of(value: float) -> float:
-    """The float16 value nearest to ``value`` (|value| <= 65504), as float64."""
-    if abs(value) < 2.0**-14:
-        return (value + 1.5 * 2.0**28) - 1.5 * 2.0**28
-    scaled = value * (2.0**42 + 1.0)
-    return scaled - (scaled - value)
+# How float64 is rounded to what a table can hold: a factor that splits off the bits that are too many (Veltkamp 1968),
+# a number beside which only multiples of the least subnormal are left, and the least normal number.
+HALF = (2.0**42 + 1.0, 1.5 * 2.0**28, 2.0**-14)
+SINGLE = (2.0**29 + 1.0, 1.5 * 2.0**-97, 2.0**-126)
 
 
 @inlined
-def _value(s0, s1, best, j, i, center, snap):  # type: ignore[no-untyped-def]
+def stored(value, rounding):  # type: ignore[no-untyped-def]
+    """The number nearest to ``value`` that a table of float16 (``HALF``) or float32 (``SINGLE``) holds, as float64.
+
+    |value| is at most the largest of them. Sums and products alone, for these become vector instructions.
+    """
+    factor, magic, normal = rounding
+    scaled = value * factor
+    return (value + magic) - magic if abs(value) < normal else scaled - (scaled - value)
+
+
+@inlined
+def _value(s0, s1, best, j, i, center, rounding):  # type: ignore[no-untyped-def]
     """``best[j]`` plus the cost of the cluster ``j .. i-1``, both without their ``S2``."""
     i, j = np.uintp(i), np.uintp(j)  # unsigned: no code for negative indices
     d0 = s0[i] - s0[j]
-    if d0 <= 0.0:  # a weight lost in rounding costs nothing
-        return best[j]
     d1 = s1[i] - s1[j]
-    mean = d1 / d0
-    value = best[j] - d1 * mean
-    if snap:
-        error = half_of(mean + center) - (mean + center)
-        value += d0 * error * error
-    return value
+    mean = stored(d1 / d0 + center, rounding) - center
+    cost = mean * (mean * d0 - (d1 + d1))
+    return best[j] + (cost if d0 > 0.0 else 0.0)  # a weight lost in rounding costs nothing
 
 
 @inlined
@@ -83,12 +89,31 @@ def running_sums(values, weights, s0, s1):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _least(s0, s1, best, left, right, i, center, snap):  # type: ignore[no-untyped-def]
-    """The least value of a last cluster ``j .. i-1`` for j in ``left .. right``, and the first such j."""
+def _least(s0, s1, best, left, right, i, center, rounding, values):  # type: ignore[no-untyped-def]
+    """The least value of a last cluster ``j .. i-1`` for j in ``left .. right``, and the first such j.
+
+    By way of ``values`` (``TOGETHER``,): one loop without branches, another one for the minimum.
+    """
+    least = math.inf
+    chosen = left
+    for start in range(left, right + 1, TOGETHER):
+        size = min(TOGETHER, right + 1 - start)
+        for t in range(size):
+            values[t] = _value(s0, s1, best, start + t, i, center, rounding)
+        for t in range(size):
+            if values[t] < least:
+                least = values[t]
+                chosen = start + t
+    return least, chosen
+
+
+@inlined
+def _least_of_few(s0, s1, best, left, right, i, center, rounding):  # type: ignore[no-untyped-def]
+    """``_least`` in one loop, so small that it becomes a part of its caller: a call costs more than a few values."""
     least = math.inf
     chosen = left
     for j in range(left, right + 1):
-        value = _value(s0, s1, best, j, i, center, snap)
+        value = _value(s0, s1, best, j, i, center, rounding)
         if value < least:
             least = value
             chosen = j
@@ -96,53 +121,92 @@ def _least(s0, s1, best, left, right, i, center, snap):  # type: ignore[no-untyp
 
 
 @inlined
-def conquer(s0, s1, previous, low0, high0, low1, high1, center, snap, penalty, current, shift, argument):  # type: ignore[no-untyped-def]
+def conquer(s0, s1, previous, low0, high0, low1, high1, center, rounding, penalty, current, shift, argument, values):  # type: ignore[no-untyped-def]
     """One cluster more: ``current[i]`` over ends ``low1 .. high1`` from ``previous`` over starts ``low0 .. high0``.
 
     Divide and conquer: the best start does not decrease with the end. ``argument[i - shift]`` is that start;
-    ``penalty`` is added to the values.
+    ``penalty`` is added to the values. ``values``: room for ``TOGETHER`` of them.
     """
-    stack = np.empty((64, 4), np.int32)
+    stack = np.empty((64, 4), np.int64)
     stack[0, 0], stack[0, 1], stack[0, 2], stack[0, 3] = low1, high1, low0, high0
     depth = 1 if low1 <= high1 else 0
     while depth:
         depth -= 1
         first, last, left, right = stack[depth, 0], stack[depth, 1], stack[depth, 2], stack[depth, 3]
-        i = (first + last) >> 1
-        least, chosen = _least(s0, s1, previous, left, min(right, i - 1), i, center, snap)
-        current[i] = least + penalty
-        argument[i - shift] = chosen
-        if i < last:
+        while last - first >= LEAF:
+            i = (first + last) >> 1
+            least, chosen = _least(s0, s1, previous, left, min(right, i - 1), i, center, rounding, values)
+            current[i] = least + penalty
+            argument[i - shift] = chosen
             stack[depth, 0], stack[depth, 1], stack[depth, 2], stack[depth, 3] = i + 1, last, chosen, right
             depth += 1
-        if first < i:
-            stack[depth, 0], stack[depth, 1], stack[depth, 2], stack[depth, 3] = first, i - 1, left, chosen
-            depth += 1
+            last, right = i - 1, chosen
+        for i in range(first, last + 1):
+            end = min(right, i - 1)
+            if end - left < _FEW:
+                least, left = _least_of_few(s0, s1, previous, left, end, i, center, rounding)
+            else:
+                least, left = _least(s0, s1, previous, left, end, i, center, rounding, values)
+            current[i] = least + penalty
+            argument[i - shift] = left
 
 
 @inlined
-def penalised(s0, s1, start_value, penalty, center, snap, best, parent, bounds):  # type: ignore[no-untyped-def]
+def penalised(s0, s1, start_value, penalty, center, rounding, best, parent, bounds):  # type: ignore[no-untyped-def]
     """One pass: the cheapest partition when every cluster also costs ``penalty``. Fills ``bounds``; returns the count.
 
     Ends are taken in blocks half as long as the last cluster, most of whose clusters start before the block: then all
     its ends are solved together. Whether one starts inside is seen at the last end alone (the cost is Monge: who is
-    better at an end stays better); if so, the block ends earlier.
+    better at an end stays better); if so, only as many ends are done as have none inside, and what is known of the
+    others, from starts up to ``seen``, is kept for as far as the starts that are new do not beat it. No start before
+    ``least_start`` is looked at again: one that is beaten at an end stays so.
     """
     n = len(s0) - 1
+    values = np.empty(TOGETHER)
     best[0] = start_value
     parent[0] = 0
-    done = 0
+    done, seen, reach, least_start, block = 0, 0, 0, 0, 1
     while done < n:
-        left = parent[done]
-        last = min(n, done + max(1, (done - left) >> 1))
-        least, chosen = _least(s0, s1, best, left, done, last, center, snap)
-        best[last] = least + penalty
-        parent[last] = chosen
-        conquer(s0, s1, best, left, chosen, done + 1, last - 1, center, snap, penalty, best, 0, parent)
-        while _least(s0, s1, best, done + 1, last - 1, last, center, snap)[0] + penalty < best[last]:
-            last = (done + last) >> 1
+        fresh = reach == done
+        if not fresh:
+            beaten = _first_beaten(s0, s1, best, seen + 1, done, done + 1, reach + 1, penalty, center, rounding, values)
+            if beaten <= reach:
+                least_start = seen + 1
+                reach = beaten - 1
+        if reach == done:
+            left = int(max(parent[done], least_start))
+            reach = min(n, done + min(max(1, (done - left) >> 1), 2 * block))
+            least, chosen = _least(s0, s1, best, left, done, reach, center, rounding, values)
+            best[reach] = least + penalty
+            parent[reach] = chosen
+            conquer(s0, s1, best, left, chosen, done + 1, reach - 1, center, rounding, penalty, best, 0, parent, values)
+        seen = done
+        last = reach
+        if (
+            not fresh
+            or _least(s0, s1, best, done + 1, last - 1, last, center, rounding, values)[0] + penalty < best[last]
+        ):
+            last = done + 1
+            while last < reach:
+                end = min(2 * last - done, reach)
+                if _least(s0, s1, best, done + 1, end - 1, end, center, rounding, values)[0] + penalty < best[end]:
+                    break
+                last = end
+        block = last - done
         done = last
     return _trace(parent, bounds)
+
+
+@inlined
+def _first_beaten(s0, s1, best, left, right, low, high, penalty, center, rounding, values):  # type: ignore[no-untyped-def]
+    """The first end from ``low`` to ``high - 1`` that is cheaper from a start ``left .. right`` than ``best`` says."""
+    while low < high:
+        middle = (low + high) >> 1
+        if _least(s0, s1, best, left, right, middle, center, rounding, values)[0] + penalty < best[middle]:
+            high = middle
+        else:
+            low = middle + 1
+    return low
 
 
 @inlined

@@ -49,39 +49,44 @@ def _pair(values, candidates, at, near, a, b, s0, s1):  # type: ignore[no-untype
 
 
 @compiled
-def _layers(values, candidates, at, near, s0, s1, previous, argument):  # type: ignore[no-untyped-def]
+def _layers(values, candidates, at, near, s0, s1, low, high, previous, argument):  # type: ignore[no-untyped-def]
     """Fill ``argument`` (k, m), the best predecessor of each candidate as the chosen one number j.
 
-    ``previous`` (m,): costs with one chosen, in the end with k.
+    ``low``, ``high``: see ``best_subset``. ``previous`` (m,): costs with one chosen, in the end with k.
     """
     k, m = argument.shape[0], len(candidates)
+    every = np.all(high - low == m - k)  # else the best predecessor may grow with j or not
     current = np.empty(m)
     for j in range(1, k):
-        for b in range(m - 1, -1, -1):
+        last = high[j - 1]
+        for b in range(m):
             current[b] = math.inf
-            argument[j, b] = j - 1
-            if b < j:
-                continue
-            low = max(argument[j - 1, b], j - 1)
-            high = min(argument[j, b + 1], b - 1) if b + 1 < m else b - 1
-            for a in range(low, high + 1):
+        for b in range(high[j], low[j] - 1, -1):
+            argument[j, b] = low[j - 1]
+            first = max(argument[j - 1, b], low[j - 1]) if every else low[j - 1]
+            last = min(last, b - 1)
+            for a in range(first, last + 1):
                 value = previous[a] + _pair(values, candidates, at, near, a, b, s0, s1)
                 if value < current[b]:
                     current[b] = value
                     argument[j, b] = a
-        previous[:] = current
+            last = argument[j, b] if current[b] < math.inf else last
+        for b in range(m):
+            previous[b] = current[b]
 
 
 @compiled
-def best_subset(values, weights, candidates, chosen):  # type: ignore[no-untyped-def]
+def best_subset(values, weights, candidates, low, high, chosen):  # type: ignore[no-untyped-def]
     """Fill ``chosen`` (int64) with the positions of the best ``len(chosen)`` candidates as entries, ascending.
 
     ``values``, ``weights``: sorted distinct float64, weights positive. ``candidates``: ascending distinct float64, at
-    least as many as are chosen. Returns the weighted squared error.
+    least as many as are chosen. Number j of the k chosen is one of ``low[j] .. high[j]`` (int64): both ascend, and lie
+    in ``j .. len(candidates) - k + j``; with these ends all are looked at. Returns the weighted squared error.
     """
     n, m, k = len(values), len(candidates), len(chosen)
     if k == m:
-        chosen[:] = np.arange(m)
+        for a in range(m):
+            chosen[a] = a
         return _error(values, weights, candidates, chosen)
     s0, s1 = np.zeros(n + 1), np.zeros(n + 1)
     for i in range(n):
@@ -91,15 +96,15 @@ def best_subset(values, weights, candidates, chosen):  # type: ignore[no-untyped
     best = np.empty(m)
     for a in range(m):
         at[a] = _first_above(values, candidates[a], 0, n)
-        best[a] = _to(candidates[a], 0, at[a], s0, s1)
+        best[a] = _to(candidates[a], 0, at[a], s0, s1) if low[0] <= a <= high[0] else math.inf
     near = np.empty(2 * m - 1, np.int64)
     for total in range(2 * m - 1):
         middle = (candidates[total // 2] + candidates[total - total // 2]) * 0.5
         near[total] = _first_above(values, middle, at[total // 2], at[total - total // 2])
     argument = np.zeros((k, m), np.int64)
-    _layers(values, candidates, at, near, s0, s1, best, argument)
+    _layers(values, candidates, at, near, s0, s1, low, high, best, argument)
     least = math.inf
-    for a in range(k - 1, m):
+    for a in range(low[k - 1], high[k - 1] + 1):
         value = best[a] + _to(candidates[a], at[a], n, s0, s1)
         if value < least:
             least = value

@@ -18,7 +18,7 @@ from mil_palettize.algorithms.compiled.counting import (
     distinct_sorted,
     sums_of_squares,
 )
-from mil_palettize.algorithms.distribution import EXACT_SIZE, Distribution, describe
+from mil_palettize.algorithms.distribution import DISTINCT, Distribution, describe
 from mil_palettize.algorithms.palette import Palette, Request, ScalarAlgorithm, filled, stored_tables
 from mil_palettize.algorithms.source import ArraySource, NonFiniteError, frozen, raise_non_finite
 from mil_palettize.expressions.weight_expr import Lut, Packed, packed_nbytes
@@ -133,7 +133,7 @@ def _chunk(algorithm: ScalarAlgorithm, request: Request, rows: np.ndarray, indic
 
 def _entries(algorithm: ScalarAlgorithm, request: Request, sample: _Sample, size: int) -> np.ndarray:
     source, nbits = request.source, request.most_nbits
-    if algorithm.entries_of_groups is not None:
+    if algorithm.entries_of_groups is not None and sample.exact:
         half = source.dtype == np.float16
         return algorithm.entries_of_groups(sample.values, sample.weights, sample.offsets, half, nbits)
     groups = range(len(sample.offsets) - 1)
@@ -155,7 +155,7 @@ def _sample_half(rows: np.ndarray) -> _Sample:
 def _sample_single(rows: np.ndarray, request: Request) -> _Sample:
     groups, size = rows.shape
     patterns = np.empty(0, np.uint16)
-    if size > EXACT_SIZE:  # then a chunk is one group
+    if size > DISTINCT:  # then a chunk is one group
         try:
             whole = describe(ArraySource(request.source.name, rows[0]))
         except NonFiniteError:

@@ -10,13 +10,16 @@ from mil_palettize.algorithms.compiled.solver import optimal_centers_of_groups
 from mil_palettize.algorithms.distribution import Distribution
 from mil_palettize.errors import AlgorithmError
 
+PICKS = 2048  # boundaries to choose from for each entry, where the values are means of cells in any case
+
 
 def entries(distribution: Distribution, nbits: int) -> np.ndarray:
     """``2**nbits`` float64 entries with the smallest weighted squared error, ascending.
 
-    The distinct values themselves where there are no more than that.
+    The distinct values themselves where there are no more than that. Of cells the error is 1e-6 (about 4 /
+    ``PICKS**2``) above the smallest.
     """
-    return _solved(distribution, nbits)[0][0]
+    return _solved(distribution, nbits, np.empty(0))
 
 
 def errors(distribution: Distribution, nbits_list: Sequence[int]) -> tuple[float, ...]:
@@ -28,7 +31,10 @@ def errors(distribution: Distribution, nbits_list: Sequence[int]) -> tuple[float
     """
     if distribution.dtype not in (np.float16, np.float32):
         raise AlgorithmError(f"weight '{distribution.name}' is {distribution.dtype}; give one of float16 or float32")
-    return tuple(float(_solved(distribution, nbits)[1][0]) for nbits in nbits_list)
+    reached = np.empty((len(nbits_list), 1))
+    for nbits, error in zip(nbits_list, reached, strict=True):
+        _solved(distribution, nbits, error)
+    return tuple(reached[:, 0].tolist())
 
 
 def entries_of_groups(
@@ -38,18 +44,14 @@ def entries_of_groups(
 
     Group g holds ``values[offsets[g] : offsets[g + 1]]``; ``half``: the entries will be stored as float16.
     """
-    return _solved_groups(values, weights, offsets, half, nbits)[0]
+    out = np.empty((len(offsets) - 1, 1 << nbits))
+    optimal_centers_of_groups(values, weights, offsets, half, 0, out, np.empty(0))
+    return out
 
 
-def _solved(distribution: Distribution, nbits: int) -> tuple[np.ndarray, np.ndarray]:
+def _solved(distribution: Distribution, nbits: int, errors: np.ndarray) -> np.ndarray:
+    """The entries; ``errors`` (1,) gets the squared error, unless it is empty."""
     offsets, half = np.array([0, len(distribution.values)]), distribution.dtype == np.float16
-    return _solved_groups(distribution.values, distribution.weights, offsets, half, nbits)
-
-
-def _solved_groups(
-    values: np.ndarray, weights: np.ndarray, offsets: np.ndarray, half: bool, nbits: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Entries (groups, 2**nbits) and the squared error of each group."""
-    out, reached = np.empty((len(offsets) - 1, 1 << nbits)), np.empty(len(offsets) - 1)
-    optimal_centers_of_groups(values, weights, offsets, half, out, reached)
-    return out, reached
+    out, most = np.empty((1, 1 << nbits)), 0 if distribution.exact else PICKS << nbits
+    optimal_centers_of_groups(distribution.values, distribution.weights, offsets, half, most, out, errors)
+    return out[0]

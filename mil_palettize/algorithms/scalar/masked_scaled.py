@@ -14,7 +14,7 @@ import numpy as np
 
 from mil_palettize.algorithms.distribution import Distribution, describe
 from mil_palettize.algorithms.palette import Palette, Request, ScalarAlgorithm, filled, stored_tables
-from mil_palettize.algorithms.quantized_grid import Grid, UnquantizableError
+from mil_palettize.algorithms.quantized_grid import Grid, UnquantizableError, stored
 from mil_palettize.algorithms.scalar.counted_elements import Elements, Weight, read_weight
 from mil_palettize.algorithms.scalar.grouped import pack_all
 from mil_palettize.algorithms.scalar.quantized_table import Sample, quantized
@@ -23,6 +23,7 @@ from mil_palettize.algorithms.scalar.weighted_distribution import distribution_o
 from mil_palettize.algorithms.source import ArraySource
 from mil_palettize.expressions.weight_expr import Lut, Packed, Part, Scale, Sparse, WeightExpr
 
+_CHUNK = 1 << 18  # elements of the tables that are made together
 _ROUNDS = 4  # of fitting scales
 _WORTH = 1e-3  # gain of a round after which another one is tried
 _SHIFT = 1536.0  # moves int8 and uint8 among the float16 values that are whole numbers and nothing else (1024 to 2047)
@@ -31,18 +32,19 @@ _SHIFT = 1536.0  # moves int8 and uint8 among the float16 values that are whole 
 @dataclass(frozen=True)
 class Tables:
     """One table per group: ``values`` float64 (groups, width), what the entries decode to, the first ``used`` (groups,)
-    of each distinct and ascending, the last of them repeated; ``part(nbits)``: as they are stored."""
+    of each distinct and ascending, the last of them repeated; ``part(nbits)``: as they are stored. ``codes`` and
+    ``grids``, one for each: of quantized tables."""
 
     values: np.ndarray
     used: np.ndarray
     request: Request
     codes: np.ndarray | None = None
-    grid: Grid | None = None
+    grids: Sequence[Grid] = ()
 
     def part(self, nbits: int) -> Part:
         shape = self.request.lut_shape(nbits)
-        if self.grid is not None and self.codes is not None:
-            return self.grid.part(self.codes[:, : 1 << nbits].reshape(shape))
+        if self.codes is not None:
+            return stored(self.grids, self.codes[:, : 1 << nbits].reshape(shape))
         return self.values[:, : 1 << nbits].astype(self.request.source.dtype).reshape(shape)
 
 
@@ -75,13 +77,7 @@ def shaped_palette(algorithm: ScalarAlgorithm, request: Request) -> Palette:
 
 def _solve(algorithm: ScalarAlgorithm, request: Request, weight: Weight, scales: np.ndarray | None) -> _Solution:
     """Tables and indices for given scales (float64 numbers of the weight's dtype, one per channel)."""
-    keep = request.lut_dtype is not None
-
-    def sample(group: int) -> Sample:
-        found = _sample(algorithm, request, weight.elements(group), scales)
-        return found if keep else Sample(None, found.entries)
-
-    tables = _tables(algorithm, request, list(request.pmap(sample, range(weight.groups))))
+    tables = _tables(algorithm, request, _samples(algorithm, request, weight, scales))
     divisors = np.ones(1) if scales is None else scales
     half = request.source.dtype == np.float16
     indices = np.zeros(weight.array.shape, np.uint8)
@@ -124,24 +120,54 @@ def built(
     return Palette(expr, error * weight.largest_importance, signal * weight.largest_importance)
 
 
-def _sample(algorithm: ScalarAlgorithm, request: Request, elements: Elements, scales: np.ndarray | None) -> Sample:
-    """The distribution and the float entries of one table: zeros where it has no elements."""
+def _samples(algorithm: ScalarAlgorithm, request: Request, weight: Weight, scales: np.ndarray | None) -> list[Sample]:
+    """Of every table; without the distributions, unless tables are quantized."""
+    step = max(1, _CHUNK * weight.groups // weight.array.size)
+
+    def work(first: int) -> list[Sample]:
+        groups = range(first, min(first + step, weight.groups))
+        found = [_distribution(algorithm, request, weight.elements(group), scales) for group in groups]
+        rows = iter(_entries(algorithm, request, [each for each in found if each is not None]))
+        kept = found if request.lut_dtype is not None else [None] * len(found)
+        none = np.zeros(1)  # entries where there are no elements
+        return [
+            Sample(keep, none if each is None else np.sort(next(rows))) for keep, each in zip(kept, found, strict=True)
+        ]
+
+    return [sample for part in request.pmap(work, range(0, weight.groups, step)) for sample in part]
+
+
+def _distribution(
+    algorithm: ScalarAlgorithm, request: Request, elements: Elements, scales: np.ndarray | None
+) -> Distribution | None:
+    """Of the elements of one table, None where it has none."""
     if not elements.values.size:
-        return Sample(None, np.zeros(1))
-    source, nbits = request.source, request.most_nbits
+        return None
+    source = request.source
     if algorithm.lossless and scales is not None:  # the values that a table can hold are what is counted
-        found = describe(ArraySource(source.name, quotients(elements, scales).astype(source.dtype)))
-    else:
-        found = distribution_of(source.name, source.dtype, elements, scales)
-    return Sample(found, np.sort(_entries(algorithm, request, found, nbits)))
+        return describe(ArraySource(source.name, quotients(elements, scales).astype(source.dtype)))
+    return distribution_of(source.name, source.dtype, elements, scales)
 
 
-def _entries(algorithm: ScalarAlgorithm, request: Request, found: Distribution, nbits: int) -> np.ndarray:
+def _entries(algorithm: ScalarAlgorithm, request: Request, found: Sequence[Distribution]) -> list[np.ndarray]:
+    """The float entries of each table: whole numbers where tables hold nothing else."""
     if not request.whole_numbers:
-        return algorithm.entries(found, nbits)
+        return _float_entries(algorithm, request, found)
     if not algorithm.optimal:
-        return np.rint(algorithm.entries(found, nbits))
-    return algorithm.entries(replace(found, values=found.values + _SHIFT, dtype=np.dtype(np.float16)), nbits) - _SHIFT
+        return [np.rint(row) for row in _float_entries(algorithm, request, found)]
+    half = np.dtype(np.float16)
+    shifted = [replace(each, values=each.values + _SHIFT, dtype=half) for each in found]
+    return [row - _SHIFT for row in _float_entries(algorithm, request, shifted)]
+
+
+def _float_entries(algorithm: ScalarAlgorithm, request: Request, found: Sequence[Distribution]) -> list[np.ndarray]:
+    """Several tables at once where the algorithm can, which is quicker: they are alike."""
+    nbits = request.most_nbits
+    if algorithm.entries_of_groups is None or len(found) < 2 or not all(each.exact for each in found):
+        return [algorithm.entries(each, nbits) for each in found]
+    values, weights = np.concatenate([each.values for each in found]), np.concatenate([each.weights for each in found])
+    offsets = np.cumsum([0, *(len(each.values) for each in found)])
+    return list(algorithm.entries_of_groups(values, weights, offsets, found[0].dtype == np.float16, nbits))
 
 
 def _tables(algorithm: ScalarAlgorithm, request: Request, samples: Sequence[Sample]) -> Tables:
@@ -150,9 +176,15 @@ def _tables(algorithm: ScalarAlgorithm, request: Request, samples: Sequence[Samp
             filled([sample.entries for sample in samples], request.most_nbits), request.source.dtype
         )
         return Tables(values, used, request)
-    grid, chosen = quantized(algorithm, request, samples)
-    codes = filled(chosen, request.most_nbits).astype(np.int64)
-    return Tables(grid.decode(codes), np.array([len(row) for row in chosen]), request, codes, grid)
+    return on_grids(request, [(made.grid, made.codes) for made in quantized(algorithm, request, samples)])
+
+
+def on_grids(request: Request, tables: Sequence[tuple[Grid, np.ndarray]]) -> Tables:
+    """Quantized tables of a grid and codes (at most ``2**most_nbits``) each."""
+    codes = filled([row for _, row in tables], request.most_nbits).astype(np.int64)
+    grids = [grid for grid, _ in tables]
+    values = np.stack([grid.decode(row) for grid, row in zip(grids, codes, strict=True)])
+    return Tables(values, np.array([len(row) for _, row in tables]), request, codes, grids)
 
 
 def _refitted(request: Request, scales: np.ndarray, fits: Sequence[Fit]) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 
 from mil_palettize.algorithms.array_palette import one_at_a_time
 from mil_palettize.algorithms.palette import ArrayAlgorithm, Palette, Request
-from mil_palettize.algorithms.quantized_grid import proposed, ranked
+from mil_palettize.algorithms.quantized_grid import Grid, proposed
 from mil_palettize.algorithms.scalar.counted_elements import Weight, read_weight
 from mil_palettize.algorithms.scalar.masked_scaled import Tables, built
 from mil_palettize.algorithms.scalar.scaled_assignment import fit
@@ -55,8 +55,18 @@ def _tables(request: Request, nbits: int, rows: list[np.ndarray], codes: list[np
     used = np.array([len(row) for row in rows])
     if request.lut_dtype is None:
         return Tables(values, used, request)
-    masses = np.stack([np.bincount(chosen, minlength=1 << nbits) for chosen in codes]).astype(np.float64)
-    grids = proposed(request.lut_dtype, request.source.dtype, values)
-    grid = ranked(grids, values.reshape(-1), masses.reshape(-1))[0]
-    snapped = grid.nearest(values)
-    return Tables(grid.decode(snapped), used, request, snapped, grid)
+    grids = [_grid(request, row, chosen) for row, chosen in zip(values, codes, strict=True)]
+    snapped = np.stack([grid.nearest(row) for grid, row in zip(grids, values, strict=True)])
+    entries = np.stack([grid.decode(row) for grid, row in zip(grids, snapped, strict=True)])
+    return Tables(entries, used, request, snapped, grids)
+
+
+def _grid(request: Request, row: np.ndarray, chosen: np.ndarray) -> Grid:
+    """The grid whose values are nearest to the entries of a table, by how many indices each has."""
+    assert request.lut_dtype is not None
+    masses = np.bincount(chosen, minlength=len(row)).astype(np.float64)
+
+    def loss(grid: Grid) -> float:
+        return float(np.sum(masses * np.square(grid.decode(grid.nearest(row)) - row)))
+
+    return min(proposed(request.lut_dtype, request.source.dtype, row, masses, len(chosen)), key=loss)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mil_palettize.algorithms.compiled.assignment import CELLS, assign_weighted, guide, position
 from mil_palettize.algorithms.compiled.counting import RUN
 from mil_palettize.algorithms.compiled.jit import compiled
-from mil_palettize.algorithms.compiled.monge import half_of
+from mil_palettize.algorithms.compiled.monge import HALF, stored
 from mil_palettize.algorithms.scalar.counted_elements import Elements
 from mil_palettize.algorithms.source import frozen
 
@@ -18,7 +19,8 @@ class Fit:
     """How well a table fits its elements.
 
     ``error``: weighted sum of ``(w - decoded)**2``; ``signal``: of ``w**2``. ``cross`` and ``power``: float64, one per
-    channel, sums of ``w * t`` and ``t**2`` with ``t`` the element's entry, for scales of least squares.
+    channel, sums of ``w * t`` and ``t**2`` with ``t`` the element's entry, for scales of least squares; 0 for entries
+    that are nearest without a scale.
     """
 
     error: float
@@ -33,23 +35,14 @@ def _decoded(entry, scale, half):  # type: ignore[no-untyped-def]
     product = entry * scale
     if not half:
         return np.float64(np.float32(product))
-    value = half_of(product)
+    value = stored(product, HALF)
     return value if abs(value) <= 65504.0 else np.copysign(np.inf, value)
 
 
 @compiled
-def _nearest(value, scale, table, used, half):  # type: ignore[no-untyped-def]
-    """The entry that decodes nearest to ``value``, ties to the lower: by the quotient, then a walk for the rounding."""
-    quotient = value / scale
-    low, high = 0, used - 1
-    while low < high:
-        middle = (low + high) >> 1
-        if quotient > (table[middle] + table[middle + 1]) * 0.5:
-            low = middle + 1
-        else:
-            high = middle
-    if scale == 1.0:
-        return low
+def _nearest(value, scale, table, used, half, low):  # type: ignore[no-untyped-def]
+    """The entry that decodes nearest to ``value``, ties to the lower: a walk for the rounding from the entry ``low``,
+    which is nearest to the quotient."""
     distance = abs(value - _decoded(table[low], scale, half))
     while low + 1 < used:
         other = abs(value - _decoded(table[low + 1], scale, half))
@@ -71,6 +64,10 @@ def _fit(values, channels, weights, scales, table, used, half, indices, cross, p
     Returns the error and the signal. Each run is summed from zero: a long sum of equal terms rounds the same way.
     """
     error, signal = 0.0, 0.0
+    middles, first = np.full(len(table) - 1, np.inf), np.empty(CELLS * len(table) + 1, np.uint8)
+    for i in range(used - 1):
+        middles[i] = (table[i] + table[i + 1]) * 0.5
+    lowest, cells_per_value = guide(middles, max(used, 1), first)
     for start in range(0, len(values), RUN):
         run_error, run_signal = 0.0, 0.0
         for i in range(start, min(start + RUN, len(values))):
@@ -78,7 +75,8 @@ def _fit(values, channels, weights, scales, table, used, half, indices, cross, p
             channel = channels[i] if len(channels) else 0
             weight = weights[i] if len(weights) else 1.0
             if used:
-                indices[i] = _nearest(value, scales[channel], table, used, half)
+                near = position(value / scales[channel], middles, first, lowest, cells_per_value)
+                indices[i] = _nearest(value, scales[channel], table, used, half, near)
             entry = table[indices[i]]
             difference = value - _decoded(entry, scales[channel], half)
             run_error += weight * difference * difference
@@ -98,5 +96,8 @@ def fit(elements: Elements, scales: np.ndarray, table: np.ndarray, used: int, ha
     cross, power = np.zeros(len(scales)), np.zeros(len(scales))
     values, channels, weights = frozen(elements.values), frozen(elements.channels), frozen(elements.weights)
     table = np.ascontiguousarray(table)
+    if used and len(scales) == 1 and scales[0] == 1.0:
+        error, signal = assign_weighted(values, weights, table, used, indices)
+        return Fit(float(error), float(signal), cross, power)
     error, signal = _fit(values, channels, weights, scales, table, used, half, indices, cross, power)
     return Fit(float(error), float(signal), cross, power)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mil_palettize.algorithms.distribution import FEW, Distribution
+from mil_palettize.algorithms.distribution import Distribution
 from mil_palettize.algorithms.vector.vectors import Vectors
 from mil_palettize.errors import AlgorithmError
 
@@ -26,9 +26,11 @@ class TooManyValuesError(AlgorithmError):
 
 
 def entries(distribution: Distribution, nbits: int) -> np.ndarray:
-    """The distinct values, float64; ``nbits`` is the most that may be used. Raises ``TooManyValuesError``."""
-    limit = 1 << nbits
-    found = len(distribution.values) if distribution.exact else max(len(distribution.values), FEW + 1)
+    """The distinct values, float64; ``nbits`` is the most that may be used. Raises ``TooManyValuesError``.
+
+    0.0 and -0.0 are one value, which is stored as 0.0.
+    """
+    limit, found = 1 << nbits, len(distribution.values)
     if found > limit:
         raise TooManyValuesError(distribution.name, found, limit)
     return distribution.values

@@ -1,9 +1,11 @@
 """K-means palettes of vectors. Finding the best one is NP-hard: this is a local optimum, the best of several starts.
 
 1. Few enough distinct vectors are kept as they are.
-2. Starts on few points, by greedy k-means++ and by merging more centers than needed (Ward) in turns.
-3. Lloyd's steps from the best start on more points; for pairs on the cells of a joint histogram of all vectors,
-   weighted by their counts: independent of their number.
+2. Starts on few points, by greedy k-means++ and by merging more centers than needed (Ward) in turns. Of many pairs the
+   points are the cells of a joint histogram, weighted by their counts: which start is good shows there as it does on
+   all pairs, and not on a sample of them.
+3. Lloyd's steps on more points from the best start; of many pairs from the best few, on all pairs or, where there are
+   too many, on the cells of a finer histogram: independent of their number.
 4. Lloyd's steps over all vectors, where the points were not all of them. Not only one or two: a sample with few points
    per entry fits them better than the rest (131,072 points for 256 entries of 4 cost 1 % of the error).
 """
@@ -22,6 +24,9 @@ from mil_palettize.algorithms.vector.vectors import Vectors
 
 _SAMPLE = 1 << 18  # vectors
 _PAIRS = 1 << 16  # pairs from which a histogram is quicker, and sample that lays it out
+_ALL = 1 << 18  # pairs up to which all of them are the points of the last steps
+_ACROSS = 128, 256  # cells of the histograms in each direction, for starts and for the last steps
+_WORK, _PAIRS_WORK = 1 << 22, 1 << 26  # points times centers times starts
 _TOLERANCE = 3e-5
 
 
@@ -53,30 +58,54 @@ def entries(vectors: Vectors, nbits: int) -> np.ndarray:
     few = vectors.distinct(k)
     if few is not None:
         return few
-    joint = vectors.dim == 2 and vectors.count > _PAIRS
-    points = _Points(*(cell_means(vectors, vectors.sample(_PAIRS)[0]) if joint else vectors.sample(_SAMPLE)))
-    centers = _best_start(vectors, points, k)
-    if len(points) >= 1 << 17:
-        points.some(1 << 16).improve(centers, 60, _TOLERANCE)
-    points.improve(centers, 60 if len(points) <= 1 << 17 else 30, _TOLERANCE)
-    if joint:
-        _improve(vectors, centers, 1)
-    elif vectors.count > _SAMPLE:
-        _improve(vectors, centers, 15)
+    centers = (_of_pairs if vectors.dim == 2 and vectors.count > _PAIRS else _of_sample)(vectors, k)
     most = float(np.finfo(vectors.dtype).max)
     return np.clip(centers, -most, most)  # a center that lost its points may have moved too far
 
 
-def _best_start(vectors: Vectors, points: _Points, k: int) -> np.ndarray:
-    """Centers (k, dim) of the start with the smallest error on a few points."""
+def _of_sample(vectors: Vectors, k: int) -> np.ndarray:
+    """Centers (k, dim) by way of a coreset, or of all vectors where they are few."""
+    points = _Points(*vectors.sample(_SAMPLE))
     some = points.some(min(1 << 14, max(1 << 12, 64 * k)))
-    runs = min(256, max(2, (1 << 22) // (len(some) * k)))
+    centers = _best_starts(vectors, some, k, _WORK, 1)[0]
+    if len(points) >= 1 << 17:
+        points.some(1 << 16).improve(centers, 60, _TOLERANCE)
+    points.improve(centers, 60 if len(points) <= 1 << 17 else 30, _TOLERANCE)
+    if vectors.count > _SAMPLE:
+        _improve(vectors, centers, 15)
+    return centers
 
-    def work(run: int) -> tuple[float, np.ndarray]:
+
+def _of_pairs(vectors: Vectors, k: int) -> np.ndarray:
+    """Centers (k, 2) by way of joint histograms."""
+    laid_out, all_ = vectors.sample(_PAIRS)[0], vectors.count <= _ALL
+    some, cells = (_Points(*cell_means(vectors, laid_out, across)) for across in _ACROSS)
+    points = _Points(vectors.read(np.arange(vectors.count)), np.ones(vectors.count)) if all_ else cells
+    finalists = min(8, max(2, _PAIRS_WORK // (len(points) * k))) if all_ else 2
+    starts = _best_starts(vectors, some, k, _PAIRS_WORK if all_ else _PAIRS_WORK // 2, finalists)
+
+    def finish(centers: np.ndarray) -> tuple[float, np.ndarray]:
+        return points.improve(centers, 60, _TOLERANCE)[0], centers
+
+    centers = min(vectors.pmap(finish, starts), key=lambda result: result[0])[1]
+    if not all_:
+        _improve(vectors, centers, 1)
+    return centers
+
+
+def _best_starts(vectors: Vectors, some: _Points, k: int, work: int, count: int) -> list[np.ndarray]:
+    """Centers (k, dim) of the ``count`` starts with the smallest errors on a few points, the best one first.
+
+    ``work``: about so many times a point is compared with a center in one step of all starts.
+    """
+    runs = min(256, max(2, work // (len(some) * k)))
+
+    def start(run: int) -> tuple[float, np.ndarray]:
         centers = _start(some, k, run)
         return some.improve(centers, 25, 2e-4)[0], centers
 
-    return min(vectors.pmap(work, range(runs)), key=lambda result: result[0])[1]
+    found = sorted(vectors.pmap(start, range(runs)), key=lambda result: result[0])
+    return [centers for _, centers in found[:count]]
 
 
 def _start(points: _Points, k: int, run: int) -> np.ndarray:

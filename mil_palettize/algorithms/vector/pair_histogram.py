@@ -7,34 +7,33 @@ import numpy as np
 from mil_palettize.algorithms.compiled.jit import compiled
 from mil_palettize.algorithms.vector.vectors import Vectors
 
-_BINS = 1 << 8  # of each coordinate
-_CELLS = _BINS * _BINS
 _KEYS = 1 << 16  # upper halves of float32 patterns
 _ASCENDING = np.concatenate([np.arange(_KEYS - 1, _KEYS // 2 - 1, -1), np.arange(_KEYS // 2)])
 
 
 @compiled
-def _count(points, keys, bins, masses, sums):  # type: ignore[no-untyped-def]
-    """Add pairs (n, 2) to the masses (cells,) and sums (cells, 2) of their cells; ``keys``: uint16 (n, 2)."""
+def _count(points, keys, bins, across, masses, sums):  # type: ignore[no-untyped-def]
+    """Add pairs (n, 2) to the masses (cells,) and sums (cells, 2) of their cells, ``across`` of them in each direction;
+    ``keys``: uint16 (n, 2)."""
     for i in range(points.shape[0]):
-        cell = bins[keys[i, 0]] * _BINS + bins[keys[i, 1]]
+        cell = bins[keys[i, 0]] * across + bins[keys[i, 1]]
         masses[cell] += 1.0
         sums[cell, 0] += points[i, 0]
         sums[cell, 1] += points[i, 1]
 
 
-def cell_means(pairs: Vectors, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means (n, 2) and counts (n,) of the occupied cells, float64, n at most 65,536.
+def cell_means(pairs: Vectors, sample: np.ndarray, across: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means (n, 2) and counts (n,) of the occupied cells, float64, n at most ``across**2``.
 
     Cells are products of bins in proportion to density**(1/3) of the coordinates of ``sample`` (m, 2), as steps of an
     optimal quantizer are: outliers do not make them coarse.
     """
-    bins = _bins(sample)
+    bins = _bins(sample, across)
 
     def work(first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        masses, sums = np.zeros(_CELLS), np.zeros((_CELLS, 2))
+        masses, sums = np.zeros(across**2), np.zeros((across**2, 2))
         for _, points in pairs.windows(first, last):
-            _count(points, _keys(points), bins, masses, sums)
+            _count(points, _keys(points), bins, across, masses, sums)
         return masses, sums
 
     parts = pairs.over_spans(work)
@@ -47,7 +46,7 @@ def _keys(points: np.ndarray) -> np.ndarray:
     return (points.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
 
 
-def _bins(sample: np.ndarray) -> np.ndarray:
+def _bins(sample: np.ndarray, across: int) -> np.ndarray:
     """The bin of each key, int64; bins ascend with the values."""
     counts = np.bincount(_keys(sample).reshape(-1), minlength=_KEYS)[_ASCENDING]
     with np.errstate(invalid="ignore"):  # patterns of NaN
@@ -58,5 +57,5 @@ def _bins(sample: np.ndarray) -> np.ndarray:
     share[~np.isfinite(share)] = 0.0  # next to infinity
     total = np.cumsum(share)
     bins = np.empty(_KEYS, np.int64)
-    bins[_ASCENDING] = np.minimum(total / max(total[-1], 1e-300) * _BINS, _BINS - 1)
+    bins[_ASCENDING] = np.minimum(total / max(total[-1], 1e-300) * across, across - 1)
     return bins

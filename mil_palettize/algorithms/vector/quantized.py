@@ -1,4 +1,4 @@
-"""Palettes of vectors with a quantized table: the plain one, moved to a grid, and Lloyd's steps there."""
+"""Palettes of vectors with quantized tables: the plain ones, each moved to its own grid, and Lloyd's steps there."""
 
 from __future__ import annotations
 
@@ -10,82 +10,26 @@ import numpy as np
 from mil_palettize.algorithms.array_palette import array_palette
 from mil_palettize.algorithms.compiled.lloyd import assign
 from mil_palettize.algorithms.palette import ArrayAlgorithm, Palette, Request
-from mil_palettize.algorithms.quantized_grid import Grid, exact_grid, proposed, ranked
+from mil_palettize.algorithms.quantized_grid import Grid, exact_grid, proposed, stored
 from mil_palettize.algorithms.scalar.grouped import pack_all
 from mil_palettize.algorithms.vector.palettes import VectorAlgorithm, vector_blocks, vector_palette
 from mil_palettize.algorithms.vector.vectors import Vectors
 from mil_palettize.expressions.weight_expr import Lut, Packed, lut_of
 
-_FINALISTS = 3
 _STEPS = 8
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """Tables of a grid: ``codes`` int64 (groups, entries, dim), ``indices`` uint8 in the shape of the weight's vectors,
-    the squared ``error``, and the ``means`` of each entry's vectors (the entry itself where it has none)."""
+    """A table on a grid: ``codes`` int64 (entries, dim), ``indices`` uint8 of its vectors, the squared ``error``, and
+    the ``means`` and ``masses`` of each entry's vectors (the entry itself and 0 where it has none)."""
 
     grid: Grid
     codes: np.ndarray
     indices: np.ndarray
     error: float
     means: np.ndarray
-
-
-class _Work:
-    """The vectors of a weight, whatever grid is tried."""
-
-    def __init__(self, request: Request, lut: Lut) -> None:
-        self.request, self.lut = request, lut
-        self.blocks = vector_blocks(np.ascontiguousarray(request.source.read()), request)
-        outer, groups, rows, _, inner = self.blocks.shape
-        self.layout = (outer, groups, rows, inner)
-
-    def masses(self, width: int) -> np.ndarray:
-        """How many vectors have each entry, float64 (groups * width,)."""
-        indices = self.lut.indices.unpack().reshape(self.layout)
-        return np.concatenate([np.bincount(part.reshape(-1), minlength=width) for part in indices.swapaxes(0, 1)])
-
-    def fit(self, grid: Grid, codes: np.ndarray, indices: np.ndarray | None = None) -> _Fit:
-        """Nearest entries, or the error of given indices."""
-        tables = grid.decode(codes)
-        chosen = np.empty(self.layout, np.uint8)
-        means = tables.copy()
-
-        def work(group: int) -> float:
-            kept = None if indices is None else indices.reshape(self.layout)[:, group].reshape(-1)
-            error, found, means[group] = self._fit(group, tables[group], kept)
-            chosen[:, group] = found.reshape(self.layout[0], *self.layout[2:])
-            return error
-
-        errors = list(self.request.pmap(work, range(len(tables))))
-        return _Fit(grid, codes, chosen.reshape(self.lut.indices.shape), math.fsum(errors), means)
-
-    def _fit(self, group: int, table: np.ndarray, kept: np.ndarray | None) -> tuple[float, np.ndarray, np.ndarray]:
-        vectors = Vectors(self.request.source.name, self.blocks, group, map)
-        distinct, of_distinct = np.unique(table, axis=0, return_index=True)
-        masses, sums = np.zeros(len(distinct)), np.zeros(distinct.shape)
-        codes, errors = np.empty(vectors.count, np.int32), []
-        for start, points in vectors.windows(0, vectors.count):
-            part = codes[start : start + len(points)]
-            if kept is None:
-                errors.append(float(assign(points, np.ones(len(points)), distinct, part, masses, sums)))
-            else:
-                errors.append(float(np.sum(np.square(points - table[kept[start : start + len(points)]]))))
-        if kept is not None:
-            return math.fsum(errors), kept, table
-        means = table.copy()
-        used = masses > 0
-        means[of_distinct[used]] = sums[used] / masses[used, None]
-        return math.fsum(errors), of_distinct.astype(np.uint8)[codes], means
-
-    def palette(self, found: _Fit, signal: float) -> Palette:
-        nbits = self.lut.indices.nbits
-        packed = pack_all(found.indices.reshape(-1), nbits, self.request)
-        part = found.grid.part(found.codes.reshape(self.request.lut_shape(nbits)))
-        return Palette(
-            Lut(Packed(packed, nbits, self.lut.indices.shape), part, self.lut.vector_axis), found.error, signal
-        )
+    masses: np.ndarray
 
 
 def quantized_vector_palette(algorithm: VectorAlgorithm | ArrayAlgorithm, request: Request) -> Palette:
@@ -94,28 +38,74 @@ def quantized_vector_palette(algorithm: VectorAlgorithm | ArrayAlgorithm, reques
     Raises ``NonFiniteError``, ``UnquantizableError`` (a lossless palette), and what the algorithm raises.
     """
     plain = replace(request, specification=replace(request.specification, lut_dtype=None))
-    if isinstance(algorithm, ArrayAlgorithm):
-        palette = array_palette(algorithm, plain)
-    else:
-        palette = vector_palette(algorithm, plain)
+    users = isinstance(algorithm, ArrayAlgorithm)
+    palette = (
+        array_palette(algorithm, plain) if isinstance(algorithm, ArrayAlgorithm) else vector_palette(algorithm, plain)
+    )
     lut = lut_of(palette.expr)
     assert request.lut_dtype is not None
     kind, dtype = request.lut_dtype, request.source.dtype
     tables = lut.table.astype(np.float64).reshape(request.groups, -1, request.cluster_dim)
     if not isinstance(algorithm, ArrayAlgorithm) and algorithm.lossless:
-        grid = exact_grid(request.source.name, kind, dtype, tables)
-        return replace(palette, expr=replace(lut, lut=grid.part(grid.nearest(lut.table.astype(np.float64)))))
-    work = _Work(request, lut)
-    masses = np.repeat(work.masses(tables.shape[1]).astype(np.float64), request.cluster_dim)
-    grids = proposed(kind, dtype, tables)
-    best = ranked(grids, tables.reshape(-1), masses)
-    if isinstance(algorithm, ArrayAlgorithm):
-        return work.palette(work.fit(best[0], best[0].nearest(tables), lut.indices.unpack()), palette.signal)
-    finalists = list(dict.fromkeys([grids[0], *best[:_FINALISTS]]))
-    found = min((work.fit(grid, grid.nearest(tables)) for grid in finalists), key=lambda made: made.error)
+        grids = [exact_grid(request.source.name, kind, dtype, table) for table in tables]
+        codes = np.stack([grid.nearest(table) for grid, table in zip(grids, tables, strict=True)])
+        return replace(palette, expr=replace(lut, lut=stored(grids, codes.reshape(lut.table.shape))))
+    blocks = vector_blocks(np.ascontiguousarray(request.source.read()), request)
+    layout = (blocks.shape[0], *blocks.shape[2:3], blocks.shape[4])
+    indices = lut.indices.unpack().reshape(blocks.shape[0], request.groups, blocks.shape[2], blocks.shape[4])
+
+    def work(group: int) -> _Fit:
+        vectors = Vectors(request.source.name, blocks, group, map)
+        made = _moved(vectors, kind, tables[group], indices[:, group].reshape(-1), users)
+        indices[:, group] = made.indices.reshape(layout)
+        return made
+
+    fits = list(request.pmap(work, range(request.groups)))
+    packed = Packed(pack_all(indices.reshape(-1), lut.indices.nbits, request), lut.indices.nbits, lut.indices.shape)
+    part = stored([made.grid for made in fits], np.stack([made.codes for made in fits]).reshape(lut.table.shape))
+    return Palette(Lut(packed, part, lut.vector_axis), math.fsum(made.error for made in fits), palette.signal)
+
+
+def _moved(vectors: Vectors, kind: str, table: np.ndarray, indices: np.ndarray, kept: bool) -> _Fit:
+    """A table (entries, dim) on the best of some grids. ``indices``: into it, which stay as they are if ``kept``."""
+    masses = np.repeat(np.bincount(indices, minlength=len(table)).astype(np.float64), vectors.dim)
+    grids = proposed(kind, vectors.dtype, table, masses, len(indices))
+    if kept:
+        return min((_as_given(vectors, grid, table, indices) for grid in grids), key=lambda made: made.error)
+    best = min((_fit(vectors, grid, grid.nearest(table)) for grid in grids), key=lambda made: made.error)
     for _ in range(_STEPS):
-        again = work.fit(found.grid, found.grid.nearest(found.means))
-        if not again.error < found.error:
+        of_each = np.repeat(best.masses[:, None], vectors.dim, axis=1)
+        grid = best.grid.refitted(best.codes, best.means, of_each)
+        tried = [_fit(vectors, each, each.nearest(best.means)) for each in dict.fromkeys((best.grid, grid))]
+        again = min(tried, key=lambda made: made.error)
+        if not again.error < best.error:
             break
-        found = again
-    return work.palette(found, palette.signal)
+        best = again
+    return best
+
+
+def _fit(vectors: Vectors, grid: Grid, codes: np.ndarray) -> _Fit:
+    """Nearest entries, ties to the lower."""
+    table = grid.decode(codes)
+    distinct, of_distinct = np.unique(table, axis=0, return_index=True)
+    masses, sums = np.zeros(len(distinct)), np.zeros(distinct.shape)
+    nearest, errors = np.empty(vectors.count, np.int32), []
+    for start, points in vectors.windows(0, vectors.count):
+        part = nearest[start : start + len(points)]
+        errors.append(float(assign(points, np.ones(len(points)), distinct, part, masses, sums)))
+    means, of_each = table.copy(), np.zeros(len(table))
+    used = masses > 0
+    means[of_distinct[used]] = sums[used] / masses[used, None]
+    of_each[of_distinct] = masses
+    return _Fit(grid, codes, of_distinct.astype(np.uint8)[nearest], math.fsum(errors), means, of_each)
+
+
+def _as_given(vectors: Vectors, grid: Grid, table: np.ndarray, indices: np.ndarray) -> _Fit:
+    """The error of given indices into the nearest codes."""
+    codes = grid.nearest(table)
+    decoded = grid.decode(codes)
+    errors = [
+        float(np.sum(np.square(points - decoded[indices[start : start + len(points)]])))
+        for start, points in vectors.windows(0, vectors.count)
+    ]
+    return _Fit(grid, codes, indices, math.fsum(errors), decoded, np.zeros(len(table)))
