@@ -11,6 +11,7 @@ import numpy as np
 from mil_palettize.algorithms.compiled.jit import compiled
 from mil_palettize.algorithms.distribution import Distribution, describe
 from mil_palettize.algorithms.source import Source
+from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.expressions.packed import Packed
 from mil_palettize.expressions.weight_expr import WeightExpr
 
@@ -34,7 +35,7 @@ class ScalarAlgorithm:
     """Sees sorted distinct values with weights; nearest entries, packing and errors are everybody's.
 
     ``entries(distribution, nbits)``: at most ``2**nbits`` finite float64 values within the extremes.
-    ``chooses_nbits``: the request has no nbits, ``nbits`` is the most allowed, and the palette is lossless.
+    Without nbits in the request, ``nbits`` is the most allowed. ``lossless``: the palette has to be.
     ``entries_of_groups(values, weights, offsets, half, nbits)``: optional, the same for many groups at once, ascending
     (groups, 2**nbits). ``optimal``: the entries are those with the least squared error, so that other entries may take
     their place where they have less of it when stored.
@@ -42,7 +43,7 @@ class ScalarAlgorithm:
 
     entries: Callable[[Distribution, int], np.ndarray]
     entries_of_groups: Callable[..., np.ndarray] | None = None
-    chooses_nbits: bool = False
+    lossless: bool = False
     optimal: bool = False
 
 
@@ -62,23 +63,32 @@ class ArrayAlgorithm:
 class Request:
     """The arguments of ``make_palette`` after validation.
 
-    ``axis`` is not negative; one table if ``groups`` is 1. ``cluster_dim``: elements of an entry, along ``axis``.
-    ``scale_axis`` is not negative. The last five: see ``make_palette``.
+    ``axis`` is not negative; one table if ``groups`` is 1. ``scale_axis`` is not negative. The last four: see
+    ``make_palette``.
     """
 
     source: Source
-    nbits: int | None
-    allowed_nbits: tuple[int, ...]
+    specification: PaletteSpecification
     axis: int
     groups: int
-    lut_function: Callable[[np.ndarray], Any] | None
+    scale_axis: int | None
     pmap: Callable[..., Iterable[Any]]
-    cluster_dim: int = 1
     mask: Packed | None = None
-    scale_axis: int | None = None
-    lut_dtype: str | None = None
     importance: np.ndarray | None = None
     distinct: Callable[[Source], Distribution] = describe
+
+    @property
+    def nbits(self) -> int | None:
+        return self.specification.nbits
+
+    @property
+    def cluster_dim(self) -> int:
+        """Elements of an entry, along ``axis``."""
+        return self.specification.cluster_dim
+
+    @property
+    def lut_dtype(self) -> str | None:
+        return self.specification.lut_dtype
 
     @property
     def whole_numbers(self) -> bool:
@@ -94,13 +104,13 @@ class Request:
     @property
     def most_nbits(self) -> int:
         """The requested nbits, or the most an algorithm may choose."""
-        return max(self.allowed_nbits) if self.nbits is None else self.nbits
+        return max(self.specification.allowed_nbits) if self.nbits is None else self.nbits
 
     def nbits_for(self, entries: int) -> int:
         """The requested nbits, or the least allowed that hold ``entries``."""
         if self.nbits is not None:
             return self.nbits
-        return min(nbits for nbits in self.allowed_nbits if 1 << nbits >= entries)
+        return min(nbits for nbits in self.specification.allowed_nbits if 1 << nbits >= entries)
 
     def lut_shape(self, nbits: int) -> tuple[int, ...]:
         """Of ``Lut.lut``."""

@@ -11,7 +11,6 @@ import numpy as np
 from mil_palettize.errors import AlgorithmError
 from mil_palettize.expressions.weight_expr import Const, Scale
 
-LUT_DTYPES = ("int8", "uint8")
 _SHRUNK = np.geomspace(1.0, 0.6, 48)  # parts of the range that a symmetric grid is tried on
 _ENDS = np.linspace(1.0, 0.64, 9)  # the same of each end of one with a zero point
 _BLOCK = 1 << 16

@@ -9,7 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from mil_palettize import __version__
+from mil_palettize.algorithms.options import GRANULARITIES, LUT_DTYPES, SCALES
+from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.errors import ConfigError
+from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
 
 if TYPE_CHECKING:
     from mil_palettize.request.config import OptimizationConfig
@@ -78,17 +81,16 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     sub.add_argument("source", type=_path, metavar="IN.mlpackage")
     sub.add_argument("destination", type=_path, metavar="OUT.mlpackage", nargs="?", help="may be IN with --overwrite")
     what = sub.add_argument_group("palettes (or --config)")
-    what.add_argument("--nbits", type=int, choices=(1, 2, 3, 4, 6, 8), help="bits per weight (3 from iOS18)")
-    what.add_argument("--mode", choices=("kmeans", "uniform", "unique"), help="how look-up tables are made [kmeans]")
-    what.add_argument(
-        "--granularity", choices=("per_tensor", "per_grouped_channel"), help="one table, or one per group of channels"
-    )
+    what.add_argument("--nbits", type=int, choices=LEGAL_NBITS, help="bits per weight (3 from iOS18)")
+    modes = tuple(name for name, algorithm in ALGORITHMS.items() if algorithm.selectable)
+    what.add_argument("--mode", choices=modes, help="how look-up tables are made [kmeans]")
+    what.add_argument("--granularity", choices=GRANULARITIES, help="one table, or one per group of channels")
     what.add_argument("--group-size", type=int, metavar="N", help="channels per group [32]; implies groups")
     what.add_argument("--channel-axis", type=int, metavar="AXIS", help="of the groups [from the op]; implies groups")
     what.add_argument("--cluster-dim", type=int, metavar="N", help="channels that share an index [1] (2 up from iOS18)")
-    what.add_argument("--lut-dtype", choices=("int8", "uint8"), help="table entries of 8 bits (from iOS18)")
+    what.add_argument("--lut-dtype", choices=LUT_DTYPES, help="table entries of 8 bits (from iOS18)")
     what.add_argument(
-        "--per-channel-scale", choices=("op", "fold"), help="a scale per output channel, or a table for each (iOS18)"
+        "--per-channel-scale", choices=SCALES, help="a scale per output channel, or a table for each (iOS18)"
     )
     what.add_argument("--weight-threshold", type=int, metavar="N", help="leave up to N elements alone [2048]")
     what.add_argument(
@@ -207,13 +209,16 @@ def config_of(options: argparse.Namespace) -> OptimizationConfig:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise ConfigError(f"--config and {flags} exclude each other; put them into {options.config}")
         return load_config(options.config)
-    if "nbits" not in given and given.get("mode") != "unique":
-        raise ConfigError("say how many bits with --nbits N, or give --mode unique or --config FILE.yaml")
+    algorithm = ALGORITHMS.get(given.get("mode", ""))
+    chooses = algorithm is not None and algorithm.chooses_nbits
+    if "nbits" not in given and not chooses:
+        choosing = [f"--mode {name}" for name, other in ALGORITHMS.items() if other.selectable and other.chooses_nbits]
+        raise ConfigError(f"say how many bits with --nbits N, or give {' or '.join((*choosing, '--config FILE.yaml'))}")
     grouped = {"group_size", "channel_axis"} & given.keys()
-    if grouped and given.setdefault("granularity", "per_grouped_channel") == "per_tensor":
+    if grouped and given.setdefault("granularity", GRANULARITIES[1]) == GRANULARITIES[0]:
         raise ConfigError("--group-size and --channel-axis go with --granularity per_grouped_channel")
-    if given.get("mode") == "unique" and "nbits" in given:
-        raise ConfigError("--mode unique takes as many bits as the values need; leave --nbits out")
+    if chooses and "nbits" in given:
+        raise ConfigError(f"--mode {given['mode']} takes as many bits as the values need; leave --nbits out")
     if (scale := given.pop("per_channel_scale", None)) is not None:
         given |= {"enable_per_channel_scale": True, "scale": scale}
     try:

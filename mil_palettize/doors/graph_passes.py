@@ -6,7 +6,7 @@ Everything is planned and clustered before the program is touched.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,6 +18,8 @@ from coremltools.converters.mil.mil.passes.pass_registry import register_pass
 from coremltools.optimize.coreml import OptimizationConfig
 
 from mil_palettize.algorithms.making import ArraySource
+from mil_palettize.algorithms.registry import ALGORITHMS
+from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.doors.fusions import before_fusions, fused_into, named_before
 from mil_palettize.doors.report_log import log_report
 from mil_palettize.encoding.encoder import Task
@@ -31,7 +33,8 @@ from mil_palettize.program.pymil.program import PymilProgram
 from mil_palettize.program.weight import Weight
 from mil_palettize.reports.report import Report
 from mil_palettize.reports.summary import complete, planned_report
-from mil_palettize.request.normalised import Requests, check_joint, normalise
+from mil_palettize.request.importance import checked_importance
+from mil_palettize.request.normalised import PaletteRequest, Requests, check_joint, normalise
 from mil_palettize.rewriting.palettization import refuse_declined
 from mil_palettize.rewriting.rewrite import Rewritten
 
@@ -50,10 +53,11 @@ class palettize_weights(AbstractGraphPass):
         Output graph:  constexpr_lut_to_dense -> downstream op
 
     Options: ``config`` (a coremltools ``OptimizationConfig``), ``select`` ("weights" or "all"), ``strict``,
-    ``joint_compression`` (also what sparse and quantized weights hold; from iOS18). Names in ``config`` are those the
-    program has where the pass stands: at the end, those of the saved model. ``report`` is that of the last program;
-    what was left alone otherwise than asked is logged as a warning by the logger ``mil_palettize``. Raises ConfigError
-    and PlanError (both ``ValueError``) before anything is changed.
+    ``joint_compression`` (also what sparse and quantized weights hold; from iOS18), ``importance`` (arrays by name of a
+    constant, as for ``palettize_package``). Names in ``config`` are those the program has where the pass stands: at the
+    end, those of the saved model. ``report`` is that of the last program; what was left alone otherwise than asked is
+    logged as a warning by the logger ``mil_palettize``. Raises ConfigError and PlanError (both ``ValueError``) before
+    anything is changed.
 
     The pass can stand in the place of ``compression::palettize_weights``: anywhere in a pipeline, in coremltools'
     registry, and constructed as that class is. With ``fake_compression`` a weight becomes a ``const`` of the
@@ -66,6 +70,7 @@ class palettize_weights(AbstractGraphPass):
         self._select = "weights"
         self._strict = False
         self._joint_compression = False
+        self._importance: Mapping[str, Any] | None = None
         self.fake_compression = fake_compression
         self.report: Report | None = None
         if config is not None:
@@ -110,11 +115,20 @@ class palettize_weights(AbstractGraphPass):
         self._joint_compression = value
 
     @property
+    def importance(self) -> Mapping[str, Any] | None:
+        return self._importance
+
+    @importance.setter
+    def importance(self, value: Mapping[str, Any] | None) -> None:
+        checked_importance(value)
+        self._importance = value
+
+    @property
     def requests(self) -> Requests:
         """``config`` as planning reads it. Raises ConfigError when there is none."""
         if self._config is None:
             raise ConfigError(f"mil_palettize::{self} needs its option 'config', an OptimizationConfig")
-        return _requests(self._config, self._joint_compression)
+        return _requests(self._config, self._joint_compression, self._importance)
 
     def apply(self, prog: Program) -> None:
         requests = self.requests
@@ -191,16 +205,19 @@ class palettize_clustered_weights(palettize_weights):
         assert self.report is not None
         done = {(weight.function, weight.name) for weight in self.report.palettized}
         names = {name for w, of in self._chains.items() if (w.function, w.name) in done for name in _names(w, of)}
-        asked = self.requests.by_name.items()
-        _MET[prog] = frozenset(key for key, r in asked if r and r.mode == "unique" and named_before(key) in names)
+        requests = self.requests
+        asked = [*(key for key, request in requests.by_name.items() if is_lossless(request)), *requests.importance]
+        _MET[prog] = frozenset(key for key in asked if named_before(key) in names)
 
     def _plan(self, program: PymilProgram, requests: Requests) -> Plan:
         weights = [site.weight for site in program.survey().sites]
         dense = [w for w in weights if w.form == "const" and w.storage is not None and FORMS[w.opset] is PACKED]
         found = {weight: fused_into(program.constant(weight)) for weight in dense}
         self._chains = {weight: chains for weight, chains in found.items() if chains}
-        plan = self._full_plan(program, before_fusions(requests, self._chains), strict=False)
-        return Plan([d for d in plan.decisions if d.weight in self._chains and d.plan and d.plan.mode == "unique"])
+        # Nothing is lost, whatever the importance; its names are those that the pass at the end meets.
+        requests = replace(before_fusions(requests, self._chains), importance={})
+        plan = self._full_plan(program, requests, strict=False)
+        return Plan([d for d in plan.decisions if d.weight in self._chains and is_lossless(d.specification)])
 
     def _refuse(self, results: Results) -> None:
         """Nothing: what has too many values here is left to the pass at the end."""
@@ -210,16 +227,24 @@ class palettize_clustered_weights(palettize_weights):
         log_report(replace(report, weights=report.palettized))
 
 
-def _requests(config: OptimizationConfig, joint_compression: bool) -> Requests:
+def is_lossless(asked: PaletteRequest | PaletteSpecification | None) -> bool:
+    """Whether a palette is asked for that decodes to the weight itself."""
+    return asked is not None and ALGORITHMS[asked.mode].lossless
+
+
+def _requests(
+    config: OptimizationConfig, joint_compression: bool, importance: Mapping[str, Any] | None = None
+) -> Requests:
     """``config`` checked, those of ``ct.compression_utils`` without a threshold, which the selector stands in for."""
     if not isinstance(config, OptimizationConfig):
         raise ConfigError(f"config must be of type OptimizationConfig. Got {type(config)}.")
     op_config = config.global_config if config._is_deprecated else None
     if op_config is None:
-        return normalise(config, joint_compression)
+        return normalise(config, joint_compression, importance)
     if op_config.weight_threshold is not None:
         raise ConfigError("weight_threshold cannot be set through the deprecated ct.compression_util API")
-    return normalise(OptimizationConfig(attrs.evolve(op_config, weight_threshold=0)), joint_compression)
+    every = OptimizationConfig(attrs.evolve(op_config, weight_threshold=0))
+    return normalise(every, joint_compression, importance)
 
 
 def _accepted(
@@ -245,21 +270,25 @@ def _still_unmet(requests: Requests, program: PymilProgram, met: frozenset[str])
             request = requests.by_name[key]
             if request is not None and weight.size > request.weight_threshold:
                 others.add(key)
-    return replace(requests, by_name={k: r for k, r in requests.by_name.items() if k in others or k not in met})
+    return replace(
+        requests,
+        by_name={k: r for k, r in requests.by_name.items() if k in others or k not in met},
+        importance={k: i for k, i in requests.importance.items() if k not in met},
+    )
 
 
 def _encode(program: PymilProgram, plan: Plan) -> Results:
     """Palettes of all planned weights; a weight that functions share is clustered for each, with the same result."""
-    planned = [(d, d.plan) for d in plan.decisions if d.plan is not None]
+    planned = [(d, d.specification) for d in plan.decisions if d.specification is not None]
     with Workers() as pool:
 
-        def task(decision: Decision, weight_plan: Any) -> Encoded | Declined:
+        def task(decision: Decision, specification: PaletteSpecification) -> Encoded | Declined:
             weight, form = decision.weight, FORMS[decision.weight.opset]
             assert form is not None
-            array = program.constant(weight).outputs[0].val
-            return Task(ArraySource(weight.key, array), weight_plan, form, program.held(weight))(pool.pmap)
+            source, held = ArraySource(weight.key, program.constant(weight).outputs[0].val), program.held(weight)
+            return Task(source, specification, form, held, importance=decision.importance)(pool.pmap)
 
-        tasks = ((d.weight.nbytes, lambda d=d, p=p: task(d, p)) for d, p in planned)
+        tasks = ((d.weight.nbytes, lambda d=d, s=s: task(d, s)) for d, s in planned)
         return list(zip((d for d, _ in planned), pool.ordered(tasks), strict=True))
 
 

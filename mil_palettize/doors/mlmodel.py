@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +36,21 @@ def palettize_weights(
     *,
     select: str = "weights",
     strict: bool = False,
+    importance: Mapping[str, Any] | None = None,
 ) -> MLModel:
     """A copy of ``mlmodel`` with palettes in place of its weights, in a temporary package of its own.
 
     Signature, config, and names in the result (``<weight>_palettized``) are those of
     ``coremltools.optimize.coreml.palettize_weights``; functions, states, metadata, compute units, function name and
-    whether the model is loaded are as in ``mlmodel``. ``select`` and ``strict``: as for ``palettize_package``. An iOS15
-    model moves to iOS16. The report goes to the logger ``mil_palettize``; what was done otherwise than asked, and what
-    was left alone, as warnings.
+    whether the model is loaded are as in ``mlmodel``. ``select``, ``strict`` and ``importance``: as for
+    ``palettize_package``. An iOS15 model moves to iOS16. The report goes to the logger ``mil_palettize``; what was done
+    otherwise than asked, and what was left alone, as warnings.
 
     Raises ModelTypeError (TypeError) for what is no ML Program, ConfigError and PlanError (ValueError) for requests
     that are wrong or that this model cannot meet, PackageError when its weights cannot be read.
     """
     started = time.perf_counter()
-    requests = normalise(config, joint_compression)
+    requests = normalise(config, joint_compression, importance)
 
     def write(model: Model, folder: Path, pool: Workers) -> Report:
         prepared = prepare(model, requests, target=None, select=select, strict=strict)

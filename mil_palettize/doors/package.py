@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from coremltools.optimize.coreml import OptimizationConfig
 
 from mil_palettize.encoding.palette_cache import Clustered, clustered_in
@@ -37,6 +38,7 @@ def palettize_package(
     *,
     target: object = None,
     joint_compression: bool = False,
+    importance: Mapping[str, Any] | None = None,
     redo: bool = False,
     select: str = "weights",
     strict: bool = False,
@@ -53,12 +55,14 @@ def palettize_package(
 
     ``config``: an ``OptimizationConfig``, coremltools' own or ours. ``target``: opset to move up to (``"iOS18"`` or a
     ``coremltools.target``). ``joint_compression``: also what sparse weights hold, and the integers of quantized ones
-    (from iOS18). ``redo``: weights that are palettes already get a new one, of the values the old one stands for; they
-    are made dense in a temporary folder first. ``select``: "weights", or "all" constants above the threshold as
-    coremltools does. ``strict``: anything asked for that cannot be done as asked is an error. ``verify``: decode what
-    was written before it takes its place. ``check``: run both packages on inputs made up from the description, and put
-    what became of the outputs into the report (needs torch). ``progress``: True for a bar, or a function of
-    :class:`ProgressEvent`. ``dry_run``: plan and report only.
+    (from iOS18). ``importance``: arrays of positive floats by name of a constant, or ``function/name``, of its shape or
+    with sizes that divide that: the sum of importance times squared error is made small. ``redo``: weights that are
+    palettes already get a new one, of the values the old one stands for; they are made dense in a temporary folder
+    first. ``select``: "weights", or "all" constants above the threshold as coremltools does. ``strict``: anything asked
+    for that cannot be done as asked is an error. ``verify``: decode what was written before it takes its place.
+    ``check``: run both packages on inputs made up from the description, and put what became of the outputs into the
+    report (needs torch). ``progress``: True for a bar, or a function of :class:`ProgressEvent`. ``dry_run``: plan and
+    report only.
 
     ``workers``: threads, None for all processors. ``executor``: any ``concurrent.futures.Executor`` instead, to which
     weights go by reference: its processes read the package's files themselves, this one writes. The result does not
@@ -72,7 +76,7 @@ def palettize_package(
     started = time.perf_counter()
     if check:
         _check_can_run(source)
-    requests = normalise(config, joint_compression)
+    requests = normalise(config, joint_compression, importance)
     if destination is None and not dry_run:
         raise ConfigError("destination is missing; only a dry run goes without one")
     with Workers(workers, executor) as pool:
@@ -205,7 +209,7 @@ def _palettized_again(run: _Run) -> Report:
             nbytes = model.package.nbytes()
             old = {key: old for key, old in palettes(model).items() if key not in kept}
             prepared = run.prepare(model, old)
-            old = {k: old[k] for k in (key(d.weight) for d in prepared.plan.decisions if d.plan) if k in old}
+            old = {k: old[k] for k in (key(d.weight) for d in prepared.plan.decisions if d.specification) if k in old}
             if run.dry_run:
                 report = run.report(prepared, nbytes)
                 correct_estimate(report, old, parts(model, old))
@@ -249,9 +253,14 @@ def _write(run: _Run, prepared: Prepared, report: Report, *, needed: Container[K
             if declined:
                 raise _DeclinedError(declined)
             if run.verify:
-                verify_package(prepared.model.package.path, staging, report)
+                verify_package(prepared.model.package.path, staging, report, _weights(prepared))
                 report.verified = True
             if run.check:
                 _check(run.source, staging, report)
     finally:
         progress.close()
+
+
+def _weights(prepared: Prepared) -> dict[Key, np.ndarray]:
+    """The importance that palettes were made with, by function and name of the constant."""
+    return {key(d.weight): d.importance.array for d in prepared.plan.decisions if d.importance is not None}

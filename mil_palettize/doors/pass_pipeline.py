@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipeline
 from coremltools.optimize.coreml import OptimizationConfig
 
 from mil_palettize.doors.fusions import MULTIPLYING
-from mil_palettize.doors.graph_passes import palettize_weights
+from mil_palettize.doors.graph_passes import is_lossless, palettize_weights
 from mil_palettize.doors.registration import PALETTIZE, PALETTIZE_CLUSTERED
 from mil_palettize.errors import ConfigError
 
@@ -21,6 +24,7 @@ def pass_pipeline(
     select: str = "weights",
     strict: bool = False,
     joint_compression: bool = False,
+    importance: Mapping[str, Any] | None = None,
 ) -> PassPipeline:
     """A pipeline for ``ct.convert(pass_pipeline=…)`` that palettizes as ``config`` says.
 
@@ -36,10 +40,16 @@ def pass_pipeline(
     fusions as well; see there what it takes.
 
     Names in ``config`` are those of the saved model (``conv_1_cast_fp16``, ``weight_to_fp16``). ``select``, ``strict``,
-    ``joint_compression``: options of ``mil_palettize::palettize_weights``. Raises ConfigError (a ``ValueError``) for
-    a wrong option, at once.
+    ``joint_compression``, ``importance``: options of ``mil_palettize::palettize_weights``. Raises ConfigError (a
+    ``ValueError``) for a wrong option, at once.
     """
-    options = {"config": config, "select": select, "strict": strict, "joint_compression": joint_compression}
+    options: dict[str, Any] = {
+        "config": config,
+        "select": select,
+        "strict": strict,
+        "joint_compression": joint_compression,
+        "importance": importance,
+    }
     checked = palettize_weights()
     for name, value in options.items():
         setattr(checked, name, value)
@@ -48,7 +58,7 @@ def pass_pipeline(
         raise ConfigError(f"base is {base!r}, it must be a ct.PassPipeline, or None for ct.PassPipeline.DEFAULT")
     requests = checked.requests
     asked = (requests.global_request, *requests.by_type.values(), *requests.by_name.values())
-    passes = _with_ours(base.passes, clustered=any(r is not None and r.mode == "unique" for r in asked))
+    passes = _with_ours(base.passes, clustered=any(is_lossless(r) for r in asked))
     pipeline = PassPipeline(passes, base.pipeline_name)
     for name, of_pass in base.get_all_options().items():
         if name not in _REPLACED:

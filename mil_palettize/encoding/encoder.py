@@ -1,4 +1,4 @@
-"""A weight and its plan to a palette."""
+"""A weight and its specification to a palette."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ from mil_palettize.algorithms.making import (
     describe,
     make_palette,
 )
-from mil_palettize.encoding.palette_cache import Clustered
+from mil_palettize.algorithms.registry import weighs
+from mil_palettize.algorithms.specification import PaletteSpecification
+from mil_palettize.encoding.palette_cache import Clustered, palette_key
 from mil_palettize.encoding.results import Declined, Encoded
 from mil_palettize.expressions.weight_expr import Const, Lut, Scale, Sparse, WeightExpr, lut_of
-from mil_palettize.planning.plan import WeightPlan, not_smaller
+from mil_palettize.planning.sizes import not_smaller
 from mil_palettize.program.forms import Form
+from mil_palettize.request.importance import Importance
 
+_LEAST = 1e-30  # part of the largest importance that the least one is raised to
 PMap = Callable[..., Iterable[Any]]
 Distinct = Callable[[Source], Distribution]
 
@@ -39,14 +43,15 @@ class Task:
 
     ``held``: what a compressed constant is stored as, of which the palette replaces the values that are left
     (:class:`Sparse`) or the integers (:class:`Scale`); then ``source`` is not read. ``clustered``: where palettes are
-    kept, None where they are not.
+    kept, None where they are not. ``importance``: of the weight's elements, None where all count the same.
     """
 
     source: Source
-    plan: WeightPlan
+    specification: PaletteSpecification
     form: Form
     held: WeightExpr | None = None
     clustered: Clustered | None = None
+    importance: Importance | None = None
 
     def __call__(self, pmap: PMap = map) -> Encoded | Declined:
         """Make it. ``pmap``: like ``map``, for pieces of the weight. Raises AlgorithmError when the user's
@@ -71,23 +76,24 @@ class Task:
 
     def _kept(self, clustered: Clustered, pmap: PMap) -> Encoded:
         """The palette that was made of the same content before, else a new one, which is kept."""
-        if self.plan.lut_function is not None:  # who knows what it does
+        if self.specification.lut_function is not None:  # who knows what it does
             return self._made(pmap)
         content = clustered.content(self.source, self.held)
-        found = clustered.palette(content, self.plan, self.form)
+        key = palette_key(content, self.specification, self.form, self.importance)
+        found = clustered.palette(key, self.specification)
         if found is None:
-            made = self._made(pmap, partial(_distinct, clustered, content))
-            found = made
-            clustered.keep_palette(content, self.plan, self.form, made)
+            found = self._made(pmap, partial(_distinct, clustered, content))
+            clustered.keep_palette(key, found)
         return found
 
     def _made(self, pmap: PMap, distinct: Distinct = describe) -> Encoded:
         """The palette, as planned or, where one table cannot hold all values, with a table for each channel."""
+        asked = self.specification
         try:
-            return self._finished(self._palette(self.plan, pmap, distinct), self.plan, "")
+            return self._finished(self._palette(asked, pmap, distinct), asked, "")
         except TooManyValuesError as error:
-            spread = replace(self.plan, axis=self.plan.spread_axis, group_size=1)
-            if self.plan.spread_axis is None or spread == self.plan:
+            spread = replace(asked, axis=asked.spread_axis, group_size=1)
+            if asked.spread_axis is None or spread == asked:
                 raise
             note = (
                 f"{error.found} or more distinct values: a table for each channel of axis {spread.axis} instead of one"
@@ -98,36 +104,28 @@ class Task:
                     return encoded
             raise
 
-    def _palette(self, plan: WeightPlan, pmap: PMap, distinct: Distinct) -> Palette:
-        source, held, mask, importance = self.source, self.held, None, None
+    def _palette(self, specification: PaletteSpecification, pmap: PMap, distinct: Distinct) -> Palette:
+        source, held, mask = self.source, self.held, None
+        own = self.importance.array if self.importance is not None and weighs(specification) else None
         if isinstance(held, Sparse):
             source, mask = ArraySource(source.name, held.decode()), held.mask
         elif isinstance(held, Scale):
-            source, importance = ArraySource(source.name, _bytes(held.data.decode())), _importance(source.name, held)
-        return make_palette(
-            source,
-            mode=plan.mode,
-            nbits=plan.nbits,
-            allowed_nbits=plan.allowed_nbits,
-            axis=plan.axis,
-            group_size=plan.group_size,
-            cluster_dim=plan.cluster_dim,
-            lut_function=plan.lut_function,
-            pmap=pmap,
-            mask=mask,
-            scale_axis=plan.scale_axis,
-            lut_dtype=plan.lut_dtype,
-            importance=importance,
-            distinct=distinct,
-        )
+            source, own = ArraySource(source.name, _bytes(held.data.decode())), _importance(source.name, held, own)
+        return make_palette(source, specification, pmap=pmap, mask=mask, importance=own, distinct=distinct)
 
-    def _finished(self, palette: Palette, plan: WeightPlan, note: str) -> Encoded:
-        if not isinstance(self.held, Scale):
-            return Encoded(palette.expr, palette.sse, palette.signal, plan, note)
-        expr = _rescaled(lut_of(palette.expr), self.held, self.form)
-        wide = self.held.decode().astype(np.float64)
+    def _finished(self, palette: Palette, specification: PaletteSpecification, note: str) -> Encoded:
+        """With the errors of the weight itself: those of a palette may be weighted, or of its integers."""
+        if not isinstance(self.held, Scale) and self.importance is None:
+            return Encoded(palette.expr, palette.sse, palette.signal, specification, note)
+        expr = palette.expr
+        if isinstance(self.held, Scale):
+            expr = _rescaled(lut_of(palette.expr), self.held, self.form)
+        wide = (self.source.read() if self.held is None else self.held.decode()).astype(np.float64)
         difference = wide - expr.decode()
-        return Encoded(expr, float(np.vdot(difference, difference)), float(np.vdot(wide, wide)), plan, note)
+        error, weighted = float(np.vdot(difference, difference)), None
+        if self.importance is not None:
+            weighted = float(np.vdot(self.importance.spread(wide.shape) * difference, difference))
+        return Encoded(expr, error, float(np.vdot(wide, wide)), specification, note, weighted_error=weighted)
 
 
 def _distinct(clustered: Clustered, content: str, source: Source) -> Distribution:
@@ -144,13 +142,28 @@ def _bytes(integers: np.ndarray) -> np.ndarray:
     return integers.astype(np.int8 if integers.dtype.kind == "i" else np.uint8, copy=False)
 
 
-def _importance(name: str, held: Scale) -> np.ndarray:
-    """Squared scales: an error of 1 in an integer is one of the scale in the weight. Zeros count next to nothing."""
+def _importance(name: str, held: Scale, own: np.ndarray | None) -> np.ndarray:
+    """Squared scales, times what the elements count by themselves (``own``, None for 1).
+
+    An error of 1 in an integer is one of the scale in the weight. Zeros count next to nothing.
+    """
     scale = held.scale if isinstance(held.scale, np.ndarray) else held.scale.decode()
     squares = np.square(scale.astype(np.float64))
     if not np.isfinite(squares).all():
         raise NonFiniteError(name, int(np.isnan(squares).sum()), int(np.isinf(squares).sum()))
-    return np.maximum(squares, max(float(squares.max(initial=0.0)), 1.0) * 1e-30)
+    squares = np.maximum(squares, max(float(squares.max(initial=0.0)), 1.0) * _LEAST)
+    if own is None:
+        return squares
+    product = _product(squares / squares.max(), own.astype(np.float64) / own.max())
+    return np.maximum(product, product.max() * _LEAST)
+
+
+def _product(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Of numbers that hold for blocks of an array, of different sizes perhaps."""
+    for axis, (size, others) in enumerate(zip(one.shape, other.shape, strict=True)):
+        common = math.lcm(size, others)
+        one, other = (np.repeat(part, common // part.shape[axis], axis=axis) for part in (one, other))
+    return one * other
 
 
 def _rescaled(lut: Lut, held: Scale, form: Form) -> WeightExpr:

@@ -1,8 +1,9 @@
 """What has been clustered already, in a folder: a second run, or one with other options, takes it from there.
 
-A file for each palette, named by a digest of the weight's content and its plan, and one for each weight's distinct
-values, which every number of bits starts from. Files are ``.npz`` archives of arrays and a JSON header; nothing in them
-is executed. A file that is damaged (archives have checksums), renamed, or of another version is as good as none.
+A file for each palette, named by a digest of the weight's content, its specification and importance, and one for each
+weight's distinct values, which every number of bits starts from. Files are ``.npz`` archives of arrays and a JSON
+header; nothing in them is executed. A file that is damaged (archives have checksums), renamed, or of another version is
+as good as none.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from typing import Any
 import numpy as np
 
 from mil_palettize.algorithms.making import Distribution, Source
+from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.encoding.results import Encoded
 from mil_palettize.errors import ConfigError, PackageError
 from mil_palettize.expressions.digest import expression_digest
 from mil_palettize.expressions.packed import Packed
 from mil_palettize.expressions.weight_expr import Cast, Const, Lut, Scale, Sparse, WeightExpr
-from mil_palettize.planning.plan import WeightPlan
 from mil_palettize.program.forms import Form
+from mil_palettize.request.importance import Importance
 
 VERSION = 1  # of the files
 # What makes a palette of a weight: its results are taken only by the same code.
@@ -52,27 +54,30 @@ class Clustered:
             digest.update(np.ascontiguousarray(window).view(np.uint8).data)
         return digest.hexdigest()
 
-    def palette(self, content: str, plan: WeightPlan, form: Form) -> Encoded | None:
-        """What was kept, None when nothing was."""
-        header, arrays = self._load(_key(content, plan, form)) or ({}, {})
+    def palette(self, key: str, specification: PaletteSpecification) -> Encoded | None:
+        """What was kept under a :func:`palette_key` of ``specification``, None when nothing was."""
+        header, arrays = self._load(key) or ({}, {})
         try:
-            made = dataclasses.replace(plan, **header["made"])
+            made = dataclasses.replace(specification, **header["made"])
             expr = _built(header["expr"], arrays)
-            return Encoded(expr, float(header["sse"]), float(header["signal"]), made, str(header["note"]))
+            sse, signal, weighted = float(header["sse"]), float(header["signal"]), header["weighted_error"]
+            weighted = None if weighted is None else float(weighted)
+            return Encoded(expr, sse, signal, made, str(header["note"]), weighted_error=weighted)
         except Exception:  # whatever is wrong with a file, the weight can be clustered again
             return None
 
-    def keep_palette(self, content: str, plan: WeightPlan, form: Form, made: Encoded) -> None:
+    def keep_palette(self, key: str, made: Encoded) -> None:
         """Raises PackageError when the folder cannot be written to."""
         arrays: dict[str, np.ndarray] = {}
         header = {
             "expr": _taken_apart(made.expr, arrays),
-            "made": {name: getattr(made.plan, name) for name in ("axis", "group_size")},
+            "made": {name: getattr(made.specification, name) for name in ("axis", "group_size")},
             "sse": made.sse,
             "signal": made.signal,
             "note": made.note,
+            "weighted_error": made.weighted_error,
         }
-        self._save(_key(content, plan, form), header, arrays)
+        self._save(key, header, arrays)
 
     def distribution(self, content: str, name: str) -> Distribution | None:
         """The distinct values of a whole weight, called ``name`` now; None when they were not kept."""
@@ -147,9 +152,13 @@ def clustered_in(folder: PathLike, packages: Iterable[PathLike | None]) -> Clust
     return Clustered(str(path))
 
 
-def _key(content: str, plan: WeightPlan, form: Form) -> str:
-    told = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name != "lut_function"}
-    return _digest(content, form, told)
+def palette_key(
+    content: str, specification: PaletteSpecification, form: Form, importance: Importance | None = None
+) -> str:
+    """A digest of all that decides what a palette is: of every field of the specification but ``lut_function``."""
+    fields = [field.name for field in dataclasses.fields(specification) if field.name != "lut_function"]
+    told = {name: getattr(specification, name) for name in fields}
+    return _digest(content, form, told, None if importance is None else importance.digest)
 
 
 def _digest(*what: object) -> str:

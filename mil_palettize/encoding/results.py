@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.expressions.digest import expression_digest
 from mil_palettize.expressions.weight_expr import WeightExpr, lut_of
-from mil_palettize.planning.plan import WeightPlan
 
 
 @dataclass(frozen=True)
 class Figures:
     """What a palette came to, kept when its data is written. ``nbytes``: of all parts; ``sse`` and ``signal``: squared
-    error and sum of squares of the weight; ``seconds``: of computing it; ``digest``: of the expression; ``plan``:
-    as carried out, and ``note`` why it is not the one asked for."""
+    error and sum of squares of the weight; ``seconds``: of computing it; ``digest``: of the expression;
+    ``specification``: as carried out, and ``note`` why it is not the one asked for; ``weighted_error``: the squared
+    error with every element's times its importance, None where none was given."""
 
     nbits: int
     nbytes: int
@@ -22,8 +23,9 @@ class Figures:
     signal: float
     seconds: float
     digest: str
-    plan: WeightPlan
+    specification: PaletteSpecification
     note: str
+    weighted_error: float | None
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,25 @@ class Encoded:
     expr: WeightExpr
     sse: float
     signal: float
-    plan: WeightPlan
+    specification: PaletteSpecification
     note: str = ""
     seconds: float = 0.0
+    weighted_error: float | None = None
 
     @cached_property
     def figures(self) -> Figures:
         """Asked for first where the palette is made, on whatever thread that is."""
-        nbits = lut_of(self.expr).indices.nbits
-        digest = expression_digest(self.expr)
-        return Figures(nbits, self.expr.nbytes, self.sse, self.signal, self.seconds, digest, self.plan, self.note)
+        return Figures(
+            lut_of(self.expr).indices.nbits,
+            self.expr.nbytes,
+            self.sse,
+            self.signal,
+            self.seconds,
+            expression_digest(self.expr),
+            self.specification,
+            self.note,
+            self.weighted_error,
+        )
 
 
 @dataclass(frozen=True)

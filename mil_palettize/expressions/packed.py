@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LEGAL_NBITS = (1, 2, 3, 4, 6, 8)
+from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
+
 # Elements handled at a time where temporaries are several times larger; a multiple of 8.
 CHUNK = 1 << 18
 # Byte -> how many of its bits are set.

@@ -18,7 +18,6 @@ from typing import TypeAlias
 import numpy as np
 
 from mil_palettize.expressions.packed import CHUNK, Packed, packed_nbytes
-from mil_palettize.expressions.packed import LEGAL_NBITS as LEGAL_NBITS
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from mil_palettize.errors import BlobError
-from mil_palettize.expressions.packed import LEGAL_NBITS, Packed
+from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
+from mil_palettize.expressions.packed import Packed
 from mil_palettize.expressions.weight_expr import Cast, Const, Lut, Scale, Sparse, WeightExpr
 from mil_palettize.program.scopes import Node, is_constant_op
 from mil_palettize.program.store import Store

@@ -29,7 +29,8 @@ class WeightReport:
     neither; ``cluster_dim``: elements of a vector, 1 for scalars, None without a palette. ``bytes_after``: indices and
     look-up tables; None in a dry run where it depends on the values. ``snr_db``: signal to noise of the palette,
     10·log10(Σw² / Σ(w-w')²); infinite when it is lossless, None when skipped or not computed.
-    ``squared_error``: Σ(w-w')². ``digest``: SHA-256 of all parts, "" without a palette or in a dry run.
+    ``squared_error``: Σ(w-w')²; ``weighted_error``: with every term times the importance of its element, None where no
+    importance was given. ``digest``: SHA-256 of all parts, "" without a palette or in a dry run.
     ``scale_axis``: of a scale for each channel; ``lut_dtype``: of a quantized table, both None where there is none.
     ``joint``: what the palette is of, a constant's "sparse" or "scaled" values, "" for a dense one's.
     ``notes``: what was done otherwise than asked, or decided between requests.
@@ -58,6 +59,7 @@ class WeightReport:
     scale_axis: int | None = None
     lut_dtype: str | None = None
     joint: str = ""
+    weighted_error: float | None = None
 
     @property
     def bits_per_weight(self) -> float | None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import defaultdict
+from typing import Any
 
+from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.encoding.results import Declined, Figures
-from mil_palettize.planning.plan import Decision, Plan, palette_nbytes
+from mil_palettize.planning.plan import Decision, Plan
+from mil_palettize.planning.sizes import palette_nbytes
 from mil_palettize.reports.report import COUNT_UNKNOWN, Moved, Report, WeightReport
 from mil_palettize.rewriting.rewrite import Rewritten
 
@@ -42,24 +45,17 @@ def complete(report: Report, plan: Plan, done: Rewritten) -> None:
 
 
 def _planned(decision: Decision) -> WeightReport:
-    weight, plan = decision.weight, decision.plan
+    weight, specification = decision.weight, decision.specification
     return WeightReport(
         name=weight.name,
         function=weight.function,
         shape=weight.shape,
         dtype=weight.dtype,
         consumers=[(c.op_type, c.input_name) for c in weight.consumers],
-        status="skipped" if plan is None else "palettized",
+        status="skipped" if specification is None else "palettized",
         reason=decision.reason,
-        mode=plan.mode if plan else None,
-        nbits=plan.nbits if plan else None,
-        granularity=plan.granularity if plan else None,
-        group_size=plan.group_size if plan else None,
-        channel_axis=plan.axis if plan else None,
-        cluster_dim=plan.cluster_dim if plan else None,
-        scale_axis=plan.scale_axis if plan else None,
-        lut_dtype=plan.lut_dtype if plan else None,
-        joint=weight.joint if plan else "",
+        **_told(specification),
+        joint=weight.joint if specification else "",
         bytes_before=weight.nbytes,
         bytes_after=_bytes_after(decision),
         snr_db=None,
@@ -69,12 +65,19 @@ def _planned(decision: Decision) -> WeightReport:
     )
 
 
+def _told(specification: PaletteSpecification | None) -> dict[str, Any]:
+    """The fields of a report that tell of a palette, None for each where there is none."""
+    names = ("mode", "nbits", "granularity", "group_size", "cluster_dim", "scale_axis", "lut_dtype")
+    told = {name: getattr(specification, name, None) for name in names}
+    return told | {"channel_axis": specification.axis if specification else None}
+
+
 def _bytes_after(decision: Decision) -> int | None:
-    if decision.plan is None:
+    if decision.specification is None:
         return decision.weight.nbytes
-    if decision.plan.nbits is None:
+    if decision.specification.nbits is None:
         return None
-    return palette_nbytes(decision.weight, decision.plan, decision.plan.nbits)
+    return palette_nbytes(decision.weight, decision.specification, decision.specification.nbits)
 
 
 def _saving(plan: Plan) -> int:
@@ -84,35 +87,34 @@ def _saving(plan: Plan) -> int:
         by_record[decision.weight.storage or decision.weight].append(decision)
     saving = 0
     for decisions in by_record.values():
-        sizes = {(d.plan, d.weight.shape): _bytes_after(d) for d in decisions if d.plan is not None}
-        if len(decisions) == sum(d.plan is not None for d in decisions):
+        planned = [d for d in decisions if d.specification is not None]
+        sizes = {(d.specification, d.importance, d.weight.shape): _bytes_after(d) for d in planned}
+        if len(decisions) == len(planned):
             saving += decisions[0].weight.nbytes
         saving -= sum(decisions[0].weight.nbytes if size is None else size for size in sizes.values())
     return saving
 
 
 def _finished(report: WeightReport, decision: Decision, done: Rewritten) -> WeightReport:
-    if decision.plan is None:
+    if decision.specification is None:
         return report
     result = done.results[decision.weight]
     if isinstance(result, Declined):
-        return _planned(dataclasses.replace(decision, plan=None, reason=result.reason))
+        return _planned(dataclasses.replace(decision, specification=None, reason=result.reason))
     notes = (*report.notes, _SPLIT) if decision.weight in done.splits else report.notes
     return _encoded(dataclasses.replace(report, notes=notes), result)
 
 
 def _encoded(report: WeightReport, figures: Figures) -> WeightReport:
-    plan = figures.plan
+    told = _told(figures.specification) | {"nbits": figures.nbits}
     return dataclasses.replace(
         report,
-        nbits=figures.nbits,
-        granularity=plan.granularity,
-        group_size=plan.group_size,
-        channel_axis=plan.axis,
+        **told,
         notes=(*report.notes, figures.note) if figures.note else report.notes,
         bytes_after=figures.nbytes,
         snr_db=_snr_db(figures.signal, figures.sse),
         squared_error=figures.sse,
+        weighted_error=figures.weighted_error,
         seconds=figures.seconds,
         digest=figures.digest,
     )

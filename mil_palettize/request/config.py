@@ -13,10 +13,10 @@ import attrs
 import yaml
 from coremltools.optimize import coreml
 
+from mil_palettize.algorithms.options import LUT_DTYPES, SCALES
+from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.errors import ConfigError
 
-SCALES = ("op", "fold")
-LUT_DTYPES = ("int8", "uint8")
 _WHOLE_NUMBERS = frozenset({"nbits", "group_size", "channel_axis", "cluster_dim", "weight_threshold"})
 _OWN_OPTIONS = ("scale", "lut_dtype")
 _define: Any = attrs.define  # known as such, type checkers would miss the fields of coremltools' untyped classes
@@ -28,13 +28,25 @@ class OpPalettizerConfig(coreml.OpPalettizerConfig):
 
     ``scale``: what ``enable_per_channel_scale`` writes. "op": a scale for each output channel, in an op after the
     table; "fold": a table for each output channel instead, in which the scales are contained. ``lut_dtype``: "int8" or
-    "uint8" for quantized table entries (iOS18), None for the weight's own type. Raises ValueError for other values.
+    "uint8" for quantized table entries (iOS18), None for the weight's own type. ``mode``: any algorithm of ours. Raises
+    ValueError for other values.
     """
+
+    # Where coremltools' validator looks up what a mode may be, and what its message lists.
+    _WEIGHT_PALETTIZATION_MODES = property(lambda self: tuple(name.upper() for name in ALGORITHMS))
 
     scale: str = attrs.field(default="op", validator=attrs.validators.in_(SCALES))
     lut_dtype: str | None = attrs.field(
         default=None, validator=attrs.validators.optional(attrs.validators.in_(LUT_DTYPES))
     )
+
+    def __attrs_post_init__(self) -> None:
+        """What coremltools checks of the modes it knows, of all others."""
+        super().__attrs_post_init__()
+        chooses = ALGORITHMS[self.mode.lower()].chooses_nbits
+        if chooses != (self.nbits is None):
+            must = "must NOT be provided" if chooses else "must be provided"
+            raise ValueError(f'"nbits" {must} for {self.mode} mode')
 
 
 class OptimizationConfig(coreml.OptimizationConfig):
@@ -74,8 +86,15 @@ def _is_palettizer(entry: dict[str, Any], entries: dict[str, Any]) -> bool:
 
 
 def _taken(entry: dict[str, Any]) -> dict[str, Any]:
-    """This library's options, removed from ``entry``."""
-    return {option: entry.pop(option) for option in _OWN_OPTIONS if option in entry}
+    """This library's options, removed from ``entry``; a mode that coremltools lacks is replaced there by one that takes
+    the same options."""
+    own = {option: entry.pop(option) for option in _OWN_OPTIONS if option in entry}
+    mode = entry.get("mode")
+    algorithm = ALGORITHMS.get(mode.lower()) if isinstance(mode, str) else None
+    if algorithm is not None and algorithm.name.upper() not in coreml.OpPalettizerConfig._WEIGHT_PALETTIZATION_MODES:
+        own["mode"] = mode
+        entry["mode"] = "unique" if algorithm.chooses_nbits else "kmeans"
+    return own
 
 
 def _extended(config: Any, own: dict[str, Any]) -> Any:
@@ -83,7 +102,7 @@ def _extended(config: Any, own: dict[str, Any]) -> Any:
     if not isinstance(config, coreml.OpPalettizerConfig):
         return config
     options = {field.name: getattr(config, field.name) for field in attrs.fields(coreml.OpPalettizerConfig)}
-    return OpPalettizerConfig(**options, **own)
+    return OpPalettizerConfig(**options | own)
 
 
 def load_config(path: str | Path) -> OptimizationConfig:

@@ -7,16 +7,18 @@ a constant or of an op, bare (every function) or ``function/name``.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
 from coremltools.optimize import coreml
 
+from mil_palettize.algorithms.options import GRANULARITIES, LUT_DTYPES, SCALES
+from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.errors import ConfigError, UnsupportedModeError
-from mil_palettize.expressions.weight_expr import LEGAL_NBITS
-from mil_palettize.request.config import LUT_DTYPES, SCALES
+from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
+from mil_palettize.request.importance import Importance, checked_importance
 
 DEFAULT_WEIGHT_THRESHOLD = 2048
 LEVELS = ("name", "type", "global")
@@ -39,7 +41,7 @@ class PaletteRequest:
 
     @property
     def grouped(self) -> bool:
-        return self.granularity == "per_grouped_channel"
+        return self.granularity != GRANULARITIES[0]
 
     def __str__(self) -> str:
         bits = f" {self.nbits} bits" if self.nbits else ""
@@ -54,13 +56,15 @@ class PaletteRequest:
 class Requests:
     """A whole ``OptimizationConfig``: requests, or None for "leave alone", by op name, by op type, and for the rest.
 
-    ``joint``: also of what sparse and quantized constants hold.
+    ``joint``: also of what sparse and quantized constants hold. ``importance``: of the elements of constants, by the
+    constants' names.
     """
 
     global_request: PaletteRequest | None
     by_type: Mapping[str, PaletteRequest | None]
     by_name: Mapping[str, PaletteRequest | None]
     joint: bool = False
+    importance: Mapping[str, Importance] = field(default_factory=dict)
 
     @property
     def threshold(self) -> int:
@@ -70,13 +74,26 @@ class Requests:
     def matching(self, function: str, *names: str) -> list[str]:
         """Entries of ``by_name`` that mean one of ``names``, what decides first: of the first name before the
         next, ``function/name`` before a bare name."""
-        short = function.rpartition("/")[2]
-        keys = (key for name in names for key in (f"{function}/{name}", f"{short}/{name}", name))
-        return [key for key in dict.fromkeys(keys) if key in self.by_name]
+        return _matching(self.by_name, function, names)
+
+    def importance_keys(self, function: str, name: str) -> list[str]:
+        """Entries of ``importance`` that mean a constant, what decides first."""
+        return _matching(self.importance, function, (name,))
 
 
-def normalise(config: coreml.OptimizationConfig, joint_compression: bool = False) -> Requests:
-    """``config`` checked and frozen. Raises ConfigError naming the entry and what is allowed."""
+def _matching(entries: Collection[str], function: str, names: Iterable[str]) -> list[str]:
+    short = function.rpartition("/")[2]
+    keys = (key for name in names for key in (f"{function}/{name}", f"{short}/{name}", name))
+    return [key for key in dict.fromkeys(keys) if key in entries]
+
+
+def normalise(
+    config: coreml.OptimizationConfig, joint_compression: bool = False, importance: object = None
+) -> Requests:
+    """``config`` checked and frozen, with the ``importance`` of elements, arrays by names of constants or None.
+
+    Raises ConfigError naming the entry and what is allowed.
+    """
     if not isinstance(config, coreml.OptimizationConfig):
         raise ConfigError(f"config must be an OptimizationConfig, got {type(config).__name__}")
     check_joint(joint_compression)
@@ -86,7 +103,8 @@ def normalise(config: coreml.OptimizationConfig, joint_compression: bool = False
         )
     by_type = {str(k): _request(v, f"op_type_configs[{k!r}]") for k, v in (config.op_type_configs or {}).items()}
     by_name = {str(k): _request(v, f"op_name_configs[{k!r}]") for k, v in (config.op_name_configs or {}).items()}
-    return Requests(_request(config.global_config, "global_config"), by_type, by_name, joint_compression)
+    weighed = checked_importance(importance)
+    return Requests(_request(config.global_config, "global_config"), by_type, by_name, joint_compression, weighed)
 
 
 def check_joint(joint_compression: object) -> None:
@@ -121,7 +139,10 @@ def _request(config: Any, where: str) -> PaletteRequest | None:
 def _check(request: PaletteRequest, where: str) -> None:
     """What coremltools' own validators let through (attributes can be set after construction)."""
     problem = ""
-    if request.mode in ("kmeans", "uniform") and request.nbits not in LEGAL_NBITS:
+    algorithm = ALGORITHMS.get(request.mode)
+    if algorithm is None:
+        problem = f"mode is {request.mode!r}, allowed are {tuple(ALGORITHMS)}"
+    elif not algorithm.chooses_nbits and request.nbits not in LEGAL_NBITS:
         problem = f"nbits is {request.nbits}, allowed are {LEGAL_NBITS}"
     elif not _whole(request.group_size):
         problem = f"group_size is {request.group_size!r}, it must be a whole number of channels, 0 for all of them"
@@ -137,9 +158,10 @@ def _check(request: PaletteRequest, where: str) -> None:
         problem = f"lut_dtype is {request.lut_dtype!r}, allowed are {LUT_DTYPES}, or None for that of the weight"
     if problem:
         raise ConfigError(f"{where}: {problem}")
-    if request.cluster_dim > 1 and request.mode == "uniform":
+    if request.cluster_dim > 1 and not ALGORITHMS[request.mode].has_vectors:
+        others = " or ".join(name for name, other in ALGORITHMS.items() if other.has_vectors and other.selectable)
         raise UnsupportedModeError(
-            f"{where}: Vector palettization (cluster_dim > 1) doesn't support UNIFORM mode. Use kmeans or unique"
+            f"{where}: Vector palettization (cluster_dim > 1) doesn't support {request.mode.upper()} mode. Use {others}"
         )
 
 

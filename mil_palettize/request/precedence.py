@@ -12,8 +12,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.program.weight import Consumer, Weight
 from mil_palettize.request.normalised import LEVELS, PaletteRequest, Requests
+
+_ALL_CHANNELS, _ONE_TABLE = 1 << 61, 1 << 62  # as sizes of groups, larger than any
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,9 @@ def _preference(voice: _Voice) -> tuple[float, ...]:
     level = LEVELS.index(voice.level)
     if request is None:
         return level, 0, 0, 0
-    bits = {"unique": 10, "custom": 9}.get(request.mode, (request.nbits or 0) / request.cluster_dim)
-    return level, 1, -bits, request.group_size if request.grouped else 1 << 62
+    kept = ALGORITHMS[request.mode].keeps_bits
+    bits = (request.nbits or 0) / request.cluster_dim if kept is None else kept
+    return level, 1, -bits, (request.group_size or _ALL_CHANNELS) if request.grouped else _ONE_TABLE
 
 
 def _settled(voices: list[_Voice], chosen: _Voice) -> str:

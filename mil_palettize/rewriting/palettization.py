@@ -56,7 +56,7 @@ def prepare(
     else:
         moved = _move(model, _palette_target(model, target))
     plan = _plan(model, requests, select, strict, after, redo)
-    if any(d.plan is not None and d.weight.opset in after for d in plan.decisions):
+    if any(d.specification is not None and d.weight.opset in after for d in plan.decisions):
         moved = _move(model, parse_target(FIRST_WITH_PALETTES))
         plan = _plan(model, requests, select, strict, {}, redo)
     return Prepared(model, plan, moved, strict)
@@ -117,7 +117,7 @@ def carry_out(
     palettes are kept. Raises PlanError under ``strict`` for weights whose values rule a palette out.
     """
     plan = prepared.plan
-    planned = [d for d in plan.decisions if d.plan is not None]
+    planned = [d for d in plan.decisions if d.specification is not None]
     progress.start(len(planned), sum(d.weight.nbytes for d in planned))
     rewriter = Rewriter(
         prepared.model, plan, retype=bool(prepared.moved), rename=rename, clustered=clustered, progress=progress

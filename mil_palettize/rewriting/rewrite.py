@@ -22,7 +22,7 @@ from mil_palettize.encoding.results import Declined, Encoded, Figures
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.package.blob import BlobReader, BlobRecord, BlobWriter
 from mil_palettize.package.disk import make_folders
-from mil_palettize.planning.plan import Plan, WeightPlan
+from mil_palettize.planning.plan import Decision, Plan
 from mil_palettize.program.blob_uses import BlobUse
 from mil_palettize.program.chains import chain_key
 from mil_palettize.program.contents import expression
@@ -44,10 +44,10 @@ Stored = tuple[int, int]  # blob data type code, padding bits
 
 @dataclass(eq=False)
 class _Job:
-    """One palette to make, for every site with the same data and the same plan. ``chain``: of a compressed constant,
-    equal for the same ops over the same data."""
+    """One palette to make, for every site with the same data, specification and importance. ``chain``: of a compressed
+    constant, equal for the same ops over the same data."""
 
-    plan: WeightPlan
+    decision: Decision
     form: Form
     shape: tuple[int, ...]
     chain: bytes
@@ -55,7 +55,7 @@ class _Job:
 
     @property
     def same(self) -> tuple[object, ...]:
-        return self.plan, self.form, self.shape, self.chain
+        return self.decision.specification, self.decision.importance, self.form, self.shape, self.chain
 
 
 @dataclass(eq=False)
@@ -117,15 +117,15 @@ class Rewriter:
         return found
 
     def _add_jobs(self, plan: Plan) -> None:
-        planned = {d.weight: d.plan for d in plan.decisions if d.plan is not None}
+        planned = {d.weight: d for d in plan.decisions if d.specification is not None}
         for site in self.model.survey().sites:
-            weight_plan = planned.get(site.weight)
-            if weight_plan is None:
+            decision = planned.get(site.weight)
+            if decision is None:
                 continue
             form = FORMS[site.weight.opset]
             assert form is not None
             chain = chain_key(site.node) if site.weight.joint and site.node is not None else b""
-            job = _Job(weight_plan, form, site.weight.shape, chain, [site])
+            job = _Job(decision, form, site.weight.shape, chain, [site])
             if site.weight.storage is None:
                 self._immediate.append(job)
                 continue
@@ -170,7 +170,9 @@ class Rewriter:
         source: Source = stored
         if sent:
             source = stored.reference() or ArraySource(stored.name, stored.read())
-        return Task(source, job.plan, job.form, held, self.clustered)
+        specification = job.decision.specification
+        assert specification is not None
+        return Task(source, specification, job.form, held, self.clustered, job.decision.importance)
 
     def _write_weight_file(
         self, staging: Path, path: Path, records: dict[int, _Record], results: Iterator[Result]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import filecmp
 import math
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,17 +34,20 @@ RELATIVE_TOLERANCE = 1e-9
 _FIRST_RECORD = 64
 
 
-def verify_package(source: Path, written: Path, report: Report) -> None:
+def verify_package(
+    source: Path, written: Path, report: Report, importance: Mapping[tuple[str, str], np.ndarray] | None = None
+) -> None:
     """Decode every palette of the package at ``written`` and compare it with the one at ``source`` and with
     ``report``; compare everything else, after the same move to a later opset, for equality. Raises VerifyError
     naming the first weight, op or file that differs; PackageError when the source cannot be read any more.
+    ``importance``: that palettes were made with, by function and name of the constant; each size divides the weight's.
     """
     with Model.open(source) as original:
         try:
             with Model.open(written) as result:
                 if report.moved:
                     original.move(min((opset_of(name) for _, name in result.functions()), key=lambda o: o.spec))
-                _Comparison(original, result, report).run()
+                _Comparison(original, result, report, importance or {}).run()
         except PalettizeError as error:
             said = str(error).replace(str(written), report.destination or str(written))
             raise VerifyError(f"{said}; nothing was put in place: check the disk, then run again") from error
@@ -53,7 +56,10 @@ def verify_package(source: Path, written: Path, report: Report) -> None:
 class _Comparison:
     """``original``: moved as ``result`` was."""
 
-    def __init__(self, original: Model, result: Model, report: Report) -> None:
+    def __init__(
+        self, original: Model, result: Model, report: Report, importance: Mapping[tuple[str, str], np.ndarray]
+    ) -> None:
+        self.importance = importance
         self.original = original
         self.result = result
         self.moved = bool(report.moved)
@@ -153,10 +159,14 @@ class _BlockComparison:
         if expr is None or expr.shape != shape or expr.dtype != dtype or not _as_claimed(expr, claim):
             raise VerifyError(f"{key!r} is not stored as the palette of {claim.nbits} bits that was reported")
         self._check_form(site, ops, expr)
-        error = _squared_error(site, original, expr)
+        weights = self.packages.importance.get((site.weight.function, site.weight.name))
+        error, weighted = _squared_errors(site, original, expr, weights)
         assert claim.squared_error is not None
-        if not math.isclose(error, claim.squared_error, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-300):
+        if not _is_close(error, claim.squared_error):
             raise VerifyError(f"{key!r} decodes with squared error {error!r}, reported was {claim.squared_error!r}")
+        if not _is_close(weighted, claim.weighted_error):
+            said = claim.weighted_error
+            raise VerifyError(f"{key!r} decodes with weighted squared error {weighted!r}, reported was {said!r}")
 
     def _check_form(self, site: Site, ops: list[MIL.Operation], expr: WeightExpr) -> None:
         """The ops and the types of their records are those that stand for this palette in this opset."""
@@ -202,20 +212,39 @@ def _as_claimed(expr: WeightExpr, claim: WeightReport) -> bool:
     return found == said and (claim.joint == "scaled" or lut.groups == tuple(groups))
 
 
-def _squared_error(site: Site, store: Store, expr: WeightExpr) -> float:
+def _is_close(found: float | None, claimed: float | None) -> bool:
+    if found is None or claimed is None:
+        return found is claimed
+    return math.isclose(found, claimed, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-300)
+
+
+def _squared_errors(
+    site: Site, store: Store, expr: WeightExpr, importance: np.ndarray | None
+) -> tuple[float, float | None]:
+    """The squared error, and with ``importance`` the sum of importance times squared error."""
     decoded = expr.decode().reshape(-1)
+    weights = None if importance is None else _of_elements(importance, site.weight.shape).reshape(-1)
     if site.weight.joint:
         original = dense(site, store)
         assert original is not None
         windows: Iterable[np.ndarray] = [original.reshape(-1)]
     else:
         windows = StoredWeight(store, site).windows()
-    total, start = 0.0, 0
+    total, weighted, start = 0.0, 0.0, 0
     for window in windows:
-        difference = window.astype(np.float64) - decoded[start : start + window.size]
+        part = slice(start, start + window.size)
+        difference = window.astype(np.float64) - decoded[part]
         total += float(np.dot(difference, difference))
+        if weights is not None:
+            weighted += float(np.dot(np.square(difference), weights[part]))
         start += window.size
-    return total
+    return total, None if weights is None else weighted
+
+
+def _of_elements(importance: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """float64 of ``shape``: each number repeated over its block."""
+    blocks = [size // count for size, count in zip(shape, importance.shape, strict=True)]
+    return np.kron(importance.astype(np.float64), np.ones(blocks))
 
 
 def _check_layout(reader: BlobReader) -> None:

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_palettes import make_one
 
 from mil_palettize.algorithms import distribution
 from mil_palettize.algorithms.making import (
-    ALGORITHMS,
     ArraySource,
     NonFiniteError,
     Palette,
     TooManyValuesError,
-    make_palette,
 )
+from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.errors import AlgorithmError
 
 ALLOWED = (1, 2, 3, 4, 6, 8)
@@ -49,7 +49,7 @@ def make(array: np.ndarray, mode: str, source: type[ArraySource] = ArraySource, 
     options.setdefault("nbits", None if chooses else 4)
     if mode == "custom":
         options.setdefault("lut_function", nearest_of_quantiles)
-    return make_palette(source("layer.weight", array), mode=mode, allowed_nbits=ALLOWED, **options)
+    return make_one(source("layer.weight", array), mode=mode, **options)
 
 
 def weight_for(mode: str, dtype: type, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -351,7 +351,7 @@ REQUEST_FAULTS: list[tuple[dict[str, Any], str]] = [
 def test_wrong_requests(request_: dict[str, Any], message: str) -> None:
     source = ArraySource("layer.weight", np.zeros((4, 4), np.float16))
     with pytest.raises(AlgorithmError, match=f"'layer.weight'.*{message}"):
-        make_palette(source, allowed_nbits=ALLOWED, **request_)
+        make_one(source, **request_)
 
 
 def test_other_dtypes_are_refused() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from made_palettes import make_one
 
 from mil_palettize.algorithms.compiled.assignment import encode_single, pack_indices
-from mil_palettize.algorithms.making import ArraySource, make_palette
+from mil_palettize.algorithms.making import ArraySource
 from mil_palettize.algorithms.source import frozen
-from mil_palettize.expressions.weight_expr import LEGAL_NBITS, Packed, packed_nbytes
+from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
+from mil_palettize.expressions.weight_expr import Packed, packed_nbytes
 
 
 @pytest.mark.parametrize("nbits", LEGAL_NBITS)
@@ -59,7 +61,7 @@ def test_every_float16_finds_its_nearest_entry(nbits: int) -> None:
     """All finite patterns at once: magnitudes to 65504 must not overflow on the way."""
     array = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     array = array[np.isfinite(array)]
-    made = make_palette(ArraySource("w", array), mode="kmeans", nbits=nbits, allowed_nbits=LEGAL_NBITS)
+    made = make_one(ArraySource("w", array), mode="kmeans", nbits=nbits)
     entries = made.expr.lut.reshape(-1).astype(float)
     distances = np.abs(array[:, None].astype(float) - entries)
     assert np.array_equal(made.expr.indices.unpack(), distances.argmin(axis=1))

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_palettes import make_one
 from numba import njit
 
 from mil_palettize.algorithms.compiled import monge, solver
-from mil_palettize.algorithms.distribution import describe
-from mil_palettize.algorithms.making import ArraySource, Palette, make_palette
+from mil_palettize.algorithms.distribution import Distribution, describe
+from mil_palettize.algorithms.making import ArraySource, Palette
 from mil_palettize.algorithms.scalar import kmeans
+from mil_palettize.errors import AlgorithmError
 
 ALLOWED = (1, 2, 3, 4, 6, 8)
 
@@ -57,7 +59,7 @@ def nearest_error(values: np.ndarray, weights: np.ndarray, entries: np.ndarray) 
 
 def optimal_centers(values: np.ndarray, weights: np.ndarray, half: bool, k: int) -> np.ndarray:
     centers = np.empty((1, k))
-    solver.optimal_centers_of_groups(values, weights, np.array([0, len(values)]), half, centers)
+    solver.optimal_centers_of_groups(values, weights, np.array([0, len(values)]), half, centers, np.empty(1))
     return centers[0]
 
 
@@ -182,7 +184,8 @@ def test_every_group_is_optimal_whatever_came_before() -> None:
         offsets = np.cumsum([0, *(len(samples[i]) for i in order)])
         k = int(rng.integers(2, 20))
         centers = np.empty((len(order), k))
-        solver.optimal_centers_of_groups(values, np.ones(len(values)), offsets, False, centers)
+        ones, errors = np.ones(len(values)), np.empty(len(order))
+        solver.optimal_centers_of_groups(values, ones, offsets, False, centers, errors)
         for i, found in zip(order, centers, strict=True):
             ones = np.ones(len(samples[i]))
             least = brute_force(samples[i], ones, k)
@@ -273,7 +276,7 @@ def coremltools_error(array: np.ndarray, nbits: int, axis: int = 0, group_size: 
 
 def palette(array: np.ndarray, nbits: int, axis: int | None = None, group_size: int | None = None) -> Palette:
     source = ArraySource("w", array)
-    return make_palette(source, mode="kmeans", nbits=nbits, allowed_nbits=ALLOWED, axis=axis, group_size=group_size)
+    return make_one(source, mode="kmeans", nbits=nbits, axis=axis, group_size=group_size)
 
 
 @pytest.mark.parametrize("nbits", ALLOWED)
@@ -316,3 +319,51 @@ def test_cells_of_large_float32_are_within_1e_6(kind: str) -> None:
         exact = optimal_centers(values, counts.astype(float), False, 1 << nbits)
         near = kmeans.entries(distribution, nbits)
         assert sorted_error(values, counts, near) <= sorted_error(values, counts, exact) * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_errors_by_brute_force(kind: str, half: bool) -> None:
+    """Of one distribution, for every number of bits: the least error of tables that the weight's type can store."""
+    rng = np.random.default_rng(7)
+    dtype = np.dtype(np.float16 if half else np.float32)
+    drawn = SAMPLES[kind](rng, 40)
+    values = np.unique(drawn[np.abs(drawn) < 60_000].astype(dtype).astype(float))
+    weights = rng.uniform(0.5, 4.0, len(values))
+    candidates = every_half(values[0], values[-1]) if half else None
+    least = brute_force(values, weights, 16, candidates)
+    found = kmeans.errors(Distribution("w", values, weights, dtype, len(values), 1.0), (1, 2, 3, 4))
+    allowance = 1e-12 * least[1] + 1e-13 * float(weights @ values**2)  # float32 rounds the optimal centers
+    for nbits, error in zip((1, 2, 3, 4), found, strict=True):
+        assert abs(error - least[min(1 << nbits, len(values))]) <= allowance
+
+
+def every_half(low: float, high: float) -> np.ndarray:
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(float)
+    halves = np.concatenate([-halves[:0:-1], halves])
+    return halves[(halves >= low) & (halves <= high)]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("kind", ["normal", "offset", "outliers"])
+def test_errors_are_those_of_palettes(kind: str, dtype: type) -> None:
+    array = np.random.default_rng(12).standard_normal((60, 500))
+    if kind == "offset":
+        array = 100 + array
+    elif kind == "outliers":
+        array[0, :5] *= 1000
+    array = array.astype(dtype)
+    found = kmeans.errors(describe(ArraySource("w", array)), ALLOWED)
+    assert found == pytest.approx([palette(array, nbits).sse for nbits in ALLOWED], rel=1e-11)
+    assert list(found) == sorted(found, reverse=True)
+
+
+def test_errors_are_0_where_all_values_fit() -> None:
+    array = np.array([-1.0, 0.5, 0.5, 3.0], np.float16)
+    assert kmeans.errors(describe(ArraySource("w", array)), (1, 2, 8))[1:] == (0.0, 0.0)
+
+
+def test_errors_of_other_dtypes_are_refused() -> None:
+    whole = Distribution("w", np.arange(3.0), np.ones(3), np.dtype(np.int8), 3, 5.0)
+    with pytest.raises(AlgorithmError, match="weight 'w' is int8; give one of float16 or float32"):
+        kmeans.errors(whole, (1,))

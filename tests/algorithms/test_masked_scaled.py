@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_palettes import make_one
 
 from mil_palettize.algorithms.compiled import subset
 from mil_palettize.algorithms.making import (
@@ -19,7 +20,6 @@ from mil_palettize.algorithms.making import (
     Palette,
     TooManyValuesError,
     UnquantizableError,
-    make_palette,
 )
 from mil_palettize.algorithms.scalar import weighted_distribution as weighted
 from mil_palettize.errors import AlgorithmError
@@ -34,7 +34,7 @@ def make(array: np.ndarray, mode: str = "kmeans", **options: Any) -> Palette:
     if mode in ("unique", "custom"):
         options["nbits"] = None
     options.setdefault("nbits", 2)
-    return make_palette(ArraySource("layer.weight", array), mode=mode, allowed_nbits=ALLOWED, **options)
+    return make_one(ArraySource("layer.weight", array), mode=mode, **options)
 
 
 def bits(mask: np.ndarray) -> Packed:

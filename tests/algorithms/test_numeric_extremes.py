@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 import pytest
+from made_palettes import make_one
 
 from mil_palettize.algorithms import distribution
-from mil_palettize.algorithms.making import ArraySource, make_palette
+from mil_palettize.algorithms.making import ArraySource
 
 
 def palette(array: np.ndarray, nbits: int):
-    return make_palette(ArraySource("w", array), mode="kmeans", nbits=nbits, allowed_nbits=(nbits,))
+    return make_one(ArraySource("w", array), mode="kmeans", nbits=nbits, allowed_nbits=(nbits,))
 
 
 def test_error_of_many_equal_terms_is_summed_without_drift() -> None:

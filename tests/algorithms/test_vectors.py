@@ -11,22 +11,22 @@ import numpy as np
 import pytest
 from coremltools.optimize import _utils as coremltools_utils
 from coremltools.optimize.coreml._quantization_passes import palettize_weights
+from made_palettes import make_one
 
 from mil_palettize.algorithms.making import (
-    ALGORITHMS,
-    VECTOR_ALGORITHMS,
     ArraySource,
     NonFiniteError,
     Palette,
     TooManyValuesError,
-    make_palette,
 )
+from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.algorithms.vector import kmeans as vector_kmeans
 from mil_palettize.algorithms.vector import vectors
 from mil_palettize.errors import AlgorithmError
 
 ALLOWED = (1, 2, 3, 4, 6, 8)
 DTYPES = (np.float16, np.float32)
+VECTOR_ALGORITHMS = [name for name, algorithm in ALGORITHMS.items() if algorithm.has_vectors]
 
 
 def make(array: np.ndarray, mode: str = "kmeans", nbits: int | None = None, **options: Any) -> Palette:
@@ -34,7 +34,7 @@ def make(array: np.ndarray, mode: str = "kmeans", nbits: int | None = None, **op
         nbits = 3
     options.setdefault("axis", 0)
     options.setdefault("cluster_dim", 2)
-    return make_palette(ArraySource("layer.weight", array), mode=mode, nbits=nbits, allowed_nbits=ALLOWED, **options)
+    return make_one(ArraySource("layer.weight", array), mode=mode, nbits=nbits, **options)
 
 
 def weight(shape: tuple[int, ...], dtype: type, seed: int = 0, heavy: bool = False) -> np.ndarray:
@@ -348,6 +348,6 @@ def test_one_element_is_a_scalar(mode: str) -> None:
     for group_size in (None, 4):
         options = {"axis": 0, "group_size": group_size, "lut_function": function, "nbits": nbits}
         source = ArraySource("layer.weight", array)
-        plain = make_palette(source, mode=mode, allowed_nbits=ALLOWED, **options)
+        plain = make_one(source, mode=mode, **options)
         assert same(plain, make(array, mode, cluster_dim=1, **options))
         assert plain.expr.vector_axis is None

@@ -14,9 +14,10 @@ import pytest
 from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import Program, types
 from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+from made_palettes import make_one
 
 from mil_palettize import ConfigError, PlanError, palettize_package
-from mil_palettize.algorithms.making import ArraySource, make_palette
+from mil_palettize.algorithms.making import ArraySource
 from mil_palettize.doors.graph_passes import palettize_weights
 from mil_palettize.expressions.weight_expr import Packed
 
@@ -128,7 +129,7 @@ def test_first_in_the_pipeline_on_fp32_weights(target: ct.target, tmp_path: Path
     weight = np.random.default_rng(5).standard_normal((48, 64)).astype(np.float32)
     lut, indices = found["one_weight"]
     assert lut.dtype == np.float16
-    expected = make_palette(ArraySource("one", weight), mode="kmeans", nbits=4, allowed_nbits=(4,)).expr
+    expected = make_one(ArraySource("one", weight), mode="kmeans", nbits=4, allowed_nbits=(4,)).expr
     assert lut.reshape(-1).tobytes() == expected.table.reshape(-1).astype(np.float16).tobytes()
     codes = indices if target is IOS18 else Packed(indices.reshape(-1), 4, weight.shape).unpack()
     assert np.array_equal(codes.astype(np.uint8), expected.indices.unpack())

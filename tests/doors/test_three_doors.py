@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -155,16 +155,23 @@ def plain(target: ct.target, dtype: str, clustered: bool, sparse: bool) -> ct.mo
 
 
 def through_doors(
-    tmp_path: Path, target: ct.target, dtype: str, asked: OptimizationConfig, *, sparse: bool = False
+    tmp_path: Path,
+    target: ct.target,
+    dtype: str,
+    asked: OptimizationConfig,
+    *,
+    sparse: bool = False,
+    importance: Mapping[str, np.ndarray] | None = None,
 ) -> list[dict[str, Tree]]:
     """Through the package, the model and the pass."""
     clustered = asked.global_config.mode == "UNIQUE"
+    given = {"importance": importance, "strict": importance is not None}
     source = plain(target, dtype, clustered, sparse)
-    pipeline = pass_pipeline(asked, pruning(ct.PassPipeline()) if sparse else None, joint_compression=sparse)
+    pipeline = pass_pipeline(asked, pruning(ct.PassPipeline()) if sparse else None, joint_compression=sparse, **given)
     paths = [tmp_path / f"{name}.mlpackage" for name in ("source", "package", "model", "pass")]
     source.save(str(paths[0]))
-    palettize_package(paths[0], paths[1], asked, joint_compression=sparse)
-    palettize_weights(source, asked, sparse).save(str(paths[2]))
+    palettize_package(paths[0], paths[1], asked, joint_compression=sparse, verify=True, **given)
+    palettize_weights(source, asked, sparse, **given).save(str(paths[2]))
     converted(network(target, dtype, clustered), target, dtype, pipeline).save(str(paths[3]))
     return [trees(path) for path in paths[1:]]
 
@@ -190,6 +197,39 @@ def test_sparse_weights_too(form: str, tmp_path: Path) -> None:
     assert all(made[0] == "constexpr_sparse_to_dense" for made in package.values())
     assert all("constexpr_lut_to_sparse" in str(made) for made in package.values())
     assert package == model == in_conversion
+
+
+def importance_of(sparse: bool) -> dict[str, np.ndarray]:
+    """Of the weights by the names they are saved by: of every element, of each channel, of blocks."""
+    suffix = "_weight_sparsified" if sparse else "_weight"
+    shapes = {"conv": SHAPES["conv"], "up": (24, 1, 1, 1), "linear": (8, 16), "product": (1, 32)}
+    draw = np.random.default_rng(8)
+    return {f"{name}{suffix}": draw.uniform(0.01, 10, shape) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype", "sparse"),
+    [
+        ("packed", "fp16", False),
+        ("typed", "fp32", False),
+        ("unique", "fp16", False),
+        ("groups", "fp16", False),
+        ("groups scaled", "fp32", False),
+        ("uint8 tables", "fp16", False),
+        ("typed", "fp16", True),
+    ],
+)
+def test_importance_is_the_same_everywhere(form: str, dtype: str, sparse: bool, tmp_path: Path) -> None:
+    target, options = FORMS[form]
+    asked = config(options)
+    package, model, in_conversion = through_doors(
+        tmp_path, target, dtype, asked, sparse=sparse, importance=importance_of(sparse)
+    )
+    assert package == model == in_conversion
+    plain_path = tmp_path / "without.mlpackage"
+    palettize_package(tmp_path / "source.mlpackage", plain_path, asked, joint_compression=sparse)
+    differs = {name for name, made in trees(plain_path).items() if made != package[name]}
+    assert differs == (set() if form == "unique" else set(package))
 
 
 def test_the_comparison_sees_one_bit(tmp_path: Path) -> None:

@@ -34,23 +34,24 @@ from mil_palettize import (
     palettize_package,
 )
 from mil_palettize.algorithms.making import ArraySource, describe
+from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.cli import main as cli
 from mil_palettize.encoding import encoder as encode
 from mil_palettize.encoding import palette_cache as clustered
-from mil_palettize.encoding.palette_cache import Clustered
+from mil_palettize.encoding.palette_cache import Clustered, palette_key
 from mil_palettize.encoding.results import Encoded
 from mil_palettize.expressions.digest import expression_digest
 from mil_palettize.expressions.packed import Packed
 from mil_palettize.expressions.weight_expr import Lut
-from mil_palettize.planning.plan import WeightPlan
 from mil_palettize.program.forms import FORMS
 from mil_palettize.program.forms import Form as OpForm
+from mil_palettize.request.importance import Importance, checked_importance
 
 PLAIN = WRITTEN["typed"]
 WEIGHTS = 4
 IOS18 = FORMS["CoreML8"]
 assert IOS18 is not None
-PLAN = WeightPlan("kmeans", 4, (1, 2, 4, 8), None, None)
+PLAN = PaletteSpecification("kmeans", 4, (1, 2, 4, 8), None, None)
 
 
 class Counts(dict[str, int]):
@@ -204,6 +205,19 @@ def palette(seed: int = 0) -> Encoded:
     return Encoded(Lut(indices, lut), 0.1 + seed, 1e300, PLAN, "a note")
 
 
+def key(
+    content: str,
+    plan: PaletteSpecification = PLAN,
+    form: OpForm = IOS18,
+    importance: Importance | None = None,
+) -> str:
+    return palette_key(content, plan, form, importance)
+
+
+def checked(array: np.ndarray) -> Importance:
+    return checked_importance({"w": array})["w"]
+
+
 def same(found: Encoded | None, kept: Encoded) -> bool:
     if found is None or expression_digest(found.expr) != expression_digest(kept.expr):
         return False
@@ -211,27 +225,35 @@ def same(found: Encoded | None, kept: Encoded) -> bool:
 
 
 def test_every_part_of_a_plan_and_form_tells_palettes_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert OTHER_PLANS.keys() == {f.name for f in dataclasses.fields(WeightPlan)} - {"lut_function"}
+    assert OTHER_PLANS.keys() == {f.name for f in dataclasses.fields(PaletteSpecification)} - {"lut_function"}
     folder, kept = Clustered(str(tmp_path)), palette()
     plans = [dataclasses.replace(PLAN, **{name: value}) for name, value in OTHER_PLANS.items()]
     forms = [form for form in FORMS.values() if form is not None and form != IOS18]
     assert forms
-    folder.keep_palette("content", PLAN, IOS18, kept)
-    assert same(folder.palette("content", PLAN, IOS18), kept)
-    others: list[tuple[str, WeightPlan, OpForm]] = [
-        ("another", PLAN, IOS18),
-        *(("content", plan, IOS18) for plan in plans),
-        *(("content", PLAN, form) for form in forms),
+    folder.keep_palette(key("content"), kept)
+    assert same(folder.palette(key("content"), PLAN), kept)
+    weighed = [checked(given) for given in (np.ones((1, 1)), np.ones((1, 8)), np.full((1, 8), 2.0))]
+    others = [
+        (key("another"), PLAN),
+        *((key("content", plan), plan) for plan in plans),
+        *((key("content", PLAN, form), PLAN) for form in forms),
+        *((key("content", PLAN, IOS18, importance), PLAN) for importance in weighed),
     ]
     assert [folder.palette(*other) for other in others] == [None] * len(others)
     monkeypatch.setattr(clustered, "_code", lambda: "of another version")
-    assert folder.palette("content", PLAN, IOS18) is None
+    assert folder.palette(key("content"), PLAN) is None
+
+
+def test_weighted_error_is_kept(tmp_path: Path) -> None:
+    weighed, folder = dataclasses.replace(palette(), weighted_error=0.1), Clustered(str(tmp_path))
+    folder.keep_palette(key("content"), weighed)
+    assert same(folder.palette(key("content"), PLAN), weighed)
 
 
 def test_plan_that_was_carried_out_otherwise(tmp_path: Path) -> None:
-    made = dataclasses.replace(palette(), plan=dataclasses.replace(PLAN, axis=1, group_size=1))
-    Clustered(str(tmp_path)).keep_palette("content", PLAN, IOS18, made)
-    assert same(Clustered(str(tmp_path)).palette("content", PLAN, IOS18), made)
+    made = dataclasses.replace(palette(), specification=dataclasses.replace(PLAN, axis=1, group_size=1))
+    Clustered(str(tmp_path)).keep_palette(key("content"), made)
+    assert same(Clustered(str(tmp_path)).palette(key("content"), PLAN), made)
 
 
 def test_content_is_values_shape_and_dtype() -> None:
@@ -339,19 +361,19 @@ def damages(data: bytes, path: Path, other: bytes) -> Iterator[str]:
 def test_damaged_palettes_are_as_good_as_none(tmp_path: Path) -> None:
     """Or, where the damage is to nothing that counts, as good as they were. The next run mends them."""
     folder, kept = Clustered(str(tmp_path)), palette()
-    folder.keep_palette("other", PLAN, IOS18, palette(1))
+    folder.keep_palette(key("other"), palette(1))
     other = files(tmp_path)[0].read_bytes()
     shutil.rmtree(files(tmp_path)[0].parent)
-    folder.keep_palette("content", PLAN, IOS18, kept)
+    folder.keep_palette(key("content"), kept)
     (path,) = files(tmp_path)
     data, refused = path.read_bytes(), 0
     for what in damages(data, path, other):
-        found = folder.palette("content", PLAN, IOS18)
+        found = folder.palette(key("content"), PLAN)
         assert found is None or (what.startswith("byte") and same(found, kept)), what
         refused += found is None
     assert refused > 50
-    folder.keep_palette("content", PLAN, IOS18, kept)
-    assert same(folder.palette("content", PLAN, IOS18), kept)
+    folder.keep_palette(key("content"), kept)
+    assert same(folder.palette(key("content"), PLAN), kept)
 
 
 def test_damaged_distinct_values_are_as_good_as_none(tmp_path: Path) -> None:
@@ -456,11 +478,11 @@ def test_another_run_keeps_the_same_meanwhile(tmp_path: Path, monkeypatch: pytes
     def interleaved(file: Any, **arrays: np.ndarray) -> None:
         savez(file, **arrays)
         monkeypatch.setattr(np, "savez", savez)
-        folder.keep_palette("content", PLAN, IOS18, palette())
+        folder.keep_palette(key("content"), palette())
 
     monkeypatch.setattr(np, "savez", interleaved)
-    folder.keep_palette("content", PLAN, IOS18, palette())
-    assert same(folder.palette("content", PLAN, IOS18), palette())
+    folder.keep_palette(key("content"), palette())
+    assert same(folder.palette(key("content"), PLAN), palette())
     assert len(files(tmp_path)) == 1
 
 

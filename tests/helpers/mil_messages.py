@@ -147,6 +147,7 @@ def planned(
     select: str = "weights",
     strict: bool = False,
     opset_after: Mapping[str, str] | None = None,
+    importance: Mapping[str, object] | None = None,
     **options: object,
 ) -> Plan:
     """A plan; without ``config``, ``options`` are of the global ``OpPalettizerConfig``."""
@@ -154,7 +155,7 @@ def planned(
     config = config or OptimizationConfig(global_config=OpPalettizerConfig(**options))
     return make_plan(
         [site.weight for site in found.sites],
-        normalise(config),
+        normalise(config, importance=importance),
         select=select,
         strict=strict,
         opset_after=dict(opset_after or {}),

@@ -12,7 +12,8 @@ from mil_messages import const, decisions, op, planned, program, value, weights
 from packages import constants
 
 from mil_palettize import PlanError, Report
-from mil_palettize.planning.plan import Decision, nearest_divisor
+from mil_palettize.planning.plan import Decision
+from mil_palettize.planning.specifier import nearest_divisor
 
 GROUPED = {"nbits": 4, "granularity": "per_grouped_channel"}
 Palettize = Callable[..., tuple[Path, Report]]
@@ -56,14 +57,14 @@ def test_axis_of_linear_behind_shape_ops(operations: list[MIL.Operation], axis: 
     assert {consumer.channel_axis for consumer in weights(program(*made))["w"].consumers} == {axis}
     decision = decide(*made, group_size=8)
     if axis is not None:
-        assert (decision.plan.axis, decision.plan.group_size, decision.notes) == (axis, 8, ())
+        assert (decision.specification.axis, decision.specification.group_size, decision.notes) == (axis, 8, ())
         return
-    assert decision.plan.axis is None
+    assert decision.specification.axis is None
     assert decision.notes == (
         "its channel axis cannot be followed back from the op that reads it (give channel_axis): one palette per "
         "tensor instead of groups of 8",
     )
-    assert decide(*made, group_size=8, channel_axis=-1).plan.axis == 1
+    assert decide(*made, group_size=8, channel_axis=-1).specification.axis == 1
 
 
 # Consumers that want different axes
@@ -79,12 +80,12 @@ def conflicting() -> list[MIL.Operation]:
 
 def test_conflicting_axes_do_not_matter_per_tensor() -> None:
     decision = decisions(planned(program(*conflicting()), nbits=4, strict=True))["w"]
-    assert (decision.plan.axis, decision.notes) == (None, ())
+    assert (decision.specification.axis, decision.notes) == (None, ())
 
 
 def test_conflicting_axes_in_groups_give_one_palette_and_a_note() -> None:
     decision = decide(*conflicting(), group_size=8)
-    assert (decision.plan.axis, decision.plan.granularity) == (None, "per_tensor")
+    assert (decision.specification.axis, decision.specification.granularity) == (None, "per_tensor")
     assert decision.notes == (
         "the ops that read it want different channel axes (linear axis 0, matmul axis 1; give channel_axis): one "
         "palette per tensor instead of groups of 8",
@@ -96,18 +97,18 @@ def test_conflicting_axes_in_groups_give_one_palette_and_a_note() -> None:
 @pytest.mark.parametrize(("given_axis", "axis"), [(0, 0), (1, 1), (-1, 1), (-2, 0)])
 def test_explicit_axis_settles_it(given_axis: int, axis: int) -> None:
     decision = decide(*conflicting(), group_size=8, channel_axis=given_axis, strict=True)
-    assert (decision.plan.axis, decision.plan.group_size, decision.notes) == (axis, 8, ())
+    assert (decision.specification.axis, decision.specification.group_size, decision.notes) == (axis, 8, ())
 
 
 def test_explicit_axis_beats_the_ops() -> None:
     made = [const("w", shape=(64, 48)), op("linear", "l", {"x": "x", "weight": "w"})]
-    assert decide(*made, group_size=8, channel_axis=1).plan.axis == 1
+    assert decide(*made, group_size=8, channel_axis=1).specification.axis == 1
 
 
 def test_axis_outside_the_weight() -> None:
     made = [const("w", shape=(64, 48)), op("linear", "l", {"x": "x", "weight": "w"})]
     decision = decide(*made, group_size=8, channel_axis=2)
-    assert decision.plan.axis is None
+    assert decision.specification.axis is None
     assert decision.notes[0].startswith("channel_axis 2 is outside its 2 axes: one palette per tensor")
     with pytest.raises(PlanError, match="channel_axis 2 is outside"):
         decide(*made, group_size=8, channel_axis=2, strict=True)
@@ -120,7 +121,7 @@ def test_only_weight_inputs_speak_when_there_are_some() -> None:
         op("matmul", "m", {"x": "x", "y": "w"}),
         op("add", "a", {"x": "x", "y": "w"}),
     ]
-    assert decide(*made, group_size=8).plan.axis == 1
+    assert decide(*made, group_size=8).specification.axis == 1
 
 
 # Groups
@@ -163,8 +164,8 @@ def linear_of(rows: int, columns: int = 64) -> list[MIL.Operation]:
 def test_groups_that_do_not_divide_the_channels(rows: int, asked: int, size: int | None, note: str) -> None:
     made = linear_of(rows, columns=1024)
     decision = decide(*made, group_size=asked)
-    assert (decision.plan.group_size, decision.notes) == (size, (note,) if note else ())
-    assert decision.plan.axis == (None if size is None else 0)
+    assert (decision.specification.group_size, decision.notes) == (size, (note,) if note else ())
+    assert decision.specification.axis == (None if size is None else 0)
     if note:
         with pytest.raises(PlanError, match=rf"^strict: .*'main/w': {note[:30]}"):
             decide(*made, group_size=asked, strict=True)
@@ -174,9 +175,9 @@ def test_groups_that_do_not_divide_the_channels(rows: int, asked: int, size: int
 
 def test_palettes_of_many_groups_may_be_larger_than_the_weight() -> None:
     """64 tables of 16 entries of 2 bytes and 64·40/2 bytes of indices are 3328 bytes, the weight has 5120."""
-    assert decide(*linear_of(64, 40), group_size=1).plan.group_size == 1
+    assert decide(*linear_of(64, 40), group_size=1).specification.group_size == 1
     decision = decide(*linear_of(320, 8), group_size=1)
-    assert decision.plan is None
+    assert decision.specification is None
     assert decision.reason == "its palette would take 11,520 bytes, the weight takes 5,120"
 
 

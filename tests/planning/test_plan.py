@@ -22,7 +22,7 @@ from mil_palettize import (
     Report,
     palettize_package,
 )
-from mil_palettize.expressions.weight_expr import LEGAL_NBITS
+from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
 from mil_palettize.planning.plan import SELECTIONS
 from mil_palettize.program.forms import FORMS, PACKED, TYPED, refusal
 from mil_palettize.program.opsets.move import OPSETS
@@ -80,7 +80,7 @@ def test_refusals(opset: str, grouped: bool, nbits: int | None) -> None:
         with pytest.raises(PlanError, match=re.escape(f"weight 'main/w' ({opset}): {refused}")):
             planned(linear(opset, LARGE), **options)
         return
-    plan = decisions(planned(linear(opset, LARGE), strict=True, **options))["w"].plan
+    plan = decisions(planned(linear(opset, LARGE), strict=True, **options))["w"].specification
     assert (plan.nbits, plan.granularity) == (nbits, "per_grouped_channel" if grouped else "per_tensor")
     assert plan.allowed_nbits == ((1, 2, 4, 6, 8) if early else LEGAL_NBITS)
 
@@ -96,7 +96,7 @@ def test_what_is_not_asked_of_any_weight_is_not_refused() -> None:
     three = OpPalettizerConfig(nbits=3)
     planned(linear("CoreML6"), OptimizationConfig(global_config=FOUR, op_type_configs={"conv": three}))
     masked = program(const("w", shape=W), op("add", "a", {"x": "x", "y": "w"}), opset="CoreML6")
-    assert decisions(planned(masked, nbits=3))["w"].plan is None
+    assert decisions(planned(masked, nbits=3))["w"].specification is None
 
 
 @pytest.mark.parametrize("select", SELECTIONS)
@@ -106,7 +106,10 @@ def test_unknown_opset_is_left_alone_with_that_reason(select: str) -> None:
 
 
 def test_opset_after_a_move_is_what_counts() -> None:
-    assert decisions(planned(linear("CoreML5"), nbits=4, opset_after={"CoreML5": "CoreML6"}))["w"].plan is not None
+    assert (
+        decisions(planned(linear("CoreML5"), nbits=4, opset_after={"CoreML5": "CoreML6"}))["w"].specification
+        is not None
+    )
     assert decisions(planned(linear("CoreML5"), nbits=4))["w"].reason == "opset CoreML5 can hold no palettes"
 
 
@@ -119,7 +122,7 @@ def test_each_specialization_has_the_form_of_its_opset() -> None:
     made = MIL.Program(version=1, functions={"main": function(blocks)})
     with pytest.raises(PlanError, match=r"weight 'main/w' \(CoreML7\): nbits=3 is supported since iOS18"):
         planned(made, nbits=3)
-    plans = [d.plan.allowed_nbits for d in planned(made, mode="unique").decisions]
+    plans = [d.specification.allowed_nbits for d in planned(made, mode="unique").decisions]
     assert plans == [(1, 2, 4, 6, 8), LEGAL_NBITS]
 
 
@@ -289,7 +292,7 @@ def test_strict_names_three_and_counts_the_rest() -> None:
 def test_without_strict_the_same_is_done_and_noted() -> None:
     made, config = three_unmet()
     for decision in planned(made, config).decisions:
-        assert (decision.unmet, decision.plan.axis, len(decision.notes)) == (True, None, 1)
+        assert (decision.unmet, decision.specification.axis, len(decision.notes)) == (True, None, 1)
 
 
 @pytest.mark.parametrize("name", ["extras_ios16", "conv_fp16_ios15"])

@@ -56,7 +56,7 @@ def decide(*operations: MIL.Operation, **options: object) -> Decision:
 )
 def test_weights_are_taken(op_type: str, input_name: str) -> None:
     decision = decide(const("w", shape=W), op(op_type, "reader", {input_name: "w"}), strict=True)
-    assert (decision.plan.mode, decision.plan.nbits, decision.reason) == ("kmeans", 4, "")
+    assert (decision.specification.mode, decision.specification.nbits, decision.reason) == ("kmeans", 4, "")
     assert is_weight_input(op_type, input_name)
 
 
@@ -83,17 +83,17 @@ def test_weights_are_taken(op_type: str, input_name: str) -> None:
 def test_other_constants_are_left_alone_and_reported(op_type: str, input_name: str) -> None:
     made = const("w", shape=W), op(op_type, "reader", {input_name: ["w", "x"] if op_type == "concat" else "w"})
     decision = decide(*made)
-    assert decision.plan is None
+    assert decision.specification is None
     assert not decision.unmet
     assert decision.reason == (
         f"does not act as a weight (read by {op_type} {input_name!r}); name it or select 'all' to take it"
     )
-    assert decide(*made, select="all").plan is not None
+    assert decide(*made, select="all").specification is not None
 
 
 def test_one_reader_as_a_weight_is_enough() -> None:
     made = const("w", shape=W), op("add", "a", {"x": "x", "y": "w"}), op("linear", "l", {"x": "x", "weight": "w"})
-    assert decide(*made).plan is not None
+    assert decide(*made).specification is not None
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_one_reader_as_a_weight_is_enough() -> None:
 )
 def test_naming_always_includes(config: OptimizationConfig) -> None:
     decision = decide(const("w", shape=W), op("add", "reader", {"x": "x", "y": "w"}), config=config, strict=True)
-    assert decision.plan.nbits == 4
+    assert decision.specification.nbits == 4
 
 
 def test_naming_an_op_in_between_includes() -> None:
@@ -116,12 +116,12 @@ def test_naming_an_op_in_between_includes() -> None:
         op("transpose", "turned", {"x": "w", "perm": value(np.array([1, 0]))}, shape=W),
         op("add", "reader", {"x": "x", "y": "turned"}),
     )
-    assert decide(*made).plan is None
+    assert decide(*made).specification is None
     for config in (
         OptimizationConfig(op_name_configs={"turned": FOUR}),
         OptimizationConfig(op_type_configs={"transpose": FOUR}),
     ):
-        assert decide(*made, config=config, strict=True).plan.nbits == 4
+        assert decide(*made, config=config, strict=True).specification.nbits == 4
 
 
 # Never, whatever is selected
@@ -142,7 +142,7 @@ def test_naming_an_op_in_between_includes() -> None:
 def test_types(dtype: str, reason: str, select: str) -> None:
     made = const("w", shape=W, dtype=dtype), op("linear", "l", {"x": "x", "weight": "w"})
     decision = decide(*made, select=select)
-    assert (decision.plan is None, decision.reason) == (bool(reason), reason)
+    assert (decision.specification is None, decision.reason) == (bool(reason), reason)
 
 
 @pytest.mark.parametrize("select", ["weights", "all"])
@@ -150,7 +150,7 @@ def test_types(dtype: str, reason: str, select: str) -> None:
 def test_ranks(shape: tuple[int, ...], select: str) -> None:
     decision = decide(const("w", shape=shape), op("linear", "l", {"x": "x", "weight": "w"}), select=select)
     reason = "rank 1; palettes are made of weights of rank 2 and more" if len(shape) == 1 else ""
-    assert (decision.plan is None, decision.reason) == (bool(reason), reason)
+    assert (decision.specification is None, decision.reason) == (bool(reason), reason)
 
 
 @pytest.mark.parametrize("select", ["weights", "all"])
@@ -231,7 +231,7 @@ def test_palette_that_is_not_smaller(dtype: str, nbits: int) -> None:
         smaller = -(-count * nbits // 8) + 2**nbits * size < count * size
         made = const("w", shape=(1, count), dtype=dtype), op("linear", "l", {"x": "x", "weight": "w"})
         decision = decide(*made, nbits=nbits, weight_threshold=0)
-        assert (decision.plan is not None) == smaller, count
+        assert (decision.specification is not None) == smaller, count
         assert decision.reason.startswith("its palette would take") != smaller
 
 

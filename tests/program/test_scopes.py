@@ -111,7 +111,7 @@ def test_block_outputs_are_left_alone(where: str) -> None:
         "from outside": program(w, linear("l", "w"), cond("c", block(outputs=["w"]), block(outputs=["x"]))),
     }[where]
     assert weights(made)["w"].obstacle == "is an output of its block, which a compressed constant cannot be"
-    assert decisions(planned(made, nbits=4, select="all"))["w"].plan is None
+    assert decisions(planned(made, nbits=4, select="all"))["w"].specification is None
 
 
 # Loops
@@ -301,7 +301,7 @@ def test_inline_parameters_of_a_named_op_are_not_what_was_named() -> None:
     config = OptimizationConfig(op_name_configs={"m": OpPalettizerConfig(nbits=4)})
     plan = planned(made, config, strict=True)
     assert set(decisions(plan)) == {"w"}
-    assert decisions(plan)["w"].plan is not None
+    assert decisions(plan)["w"].specification is not None
     assert plan.small == 2
 
 

@@ -335,7 +335,7 @@ def test_overruled_names_did_match() -> None:
         config = OptimizationConfig(op_name_configs=dict.fromkeys(keys, bits(4)))
         plan = planned(made, config, strict=True)
         assert plan.notes == [], keys
-        assert decisions(plan)["w"].plan.nbits == 4
+        assert decisions(plan)["w"].specification.nbits == 4
 
 
 def test_op_type_that_the_model_lacks() -> None:
@@ -361,7 +361,7 @@ def test_const_is_no_op_type(op_type: str) -> None:
 def test_op_types_of_the_model_are_known_even_if_coremltools_has_none() -> None:
     made = program(const("w", shape=W), op("future_op", "f", {"x": "w"}))
     plan = planned(made, OptimizationConfig(op_type_configs={"future_op": bits(4)}), strict=True)
-    assert decisions(plan)["w"].plan is not None
+    assert decisions(plan)["w"].specification is not None
 
 
 def test_op_types_are_those_of_the_registry() -> None:

@@ -126,6 +126,7 @@ RANKING = [
     OpPalettizerConfig(mode="custom", lut_function=lut_function),
     bits(8, granularity=GROUPED, group_size=4),
     bits(8, granularity=GROUPED, group_size=16),
+    bits(8, granularity=GROUPED, group_size=0),  # all channels
     bits(8),
     bits(6, mode="uniform"),
     bits(4, granularity=GROUPED, group_size=1),
@@ -241,4 +242,7 @@ def test_requests_of_two_functions_do_not_mix() -> None:
     body = block(const("w", shape=W), op("linear", "l", {"x": "x", "weight": "w"}), outputs=["l"])
     made = MIL.Program(version=1, functions={name: function({"CoreML8": body}) for name in ("prefill", "decode")})
     plan = planned(made, OptimizationConfig(global_config=bits(4), op_name_configs={"decode/l": None}), strict=True)
-    assert {d.weight.function: d.plan is not None for d in plan.decisions} == {"prefill": True, "decode": False}
+    assert {d.weight.function: d.specification is not None for d in plan.decisions} == {
+        "prefill": True,
+        "decode": False,
+    }

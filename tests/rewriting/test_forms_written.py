@@ -16,7 +16,7 @@ from form_packages import GROUPS, WRITTEN, Form
 from packages import blob_file, blob_values, constants, differences, read_record, read_spec, spec_file
 
 from mil_palettize import PlanError, Report, VerifyError, decompress_package, diff_packages, inspect_package
-from mil_palettize.planning.plan import SCALE_WARNING
+from mil_palettize.planning.specifier import SCALE_WARNING
 from mil_palettize.rewriting.verification import verify_package
 
 WORDS = {

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 from coremltools.proto import MIL_pb2 as MIL
 from coremltools.proto import Model_pb2
@@ -19,6 +20,7 @@ from mil_palettize.doors import package as api
 from mil_palettize.rewriting.verification import verify_package
 
 Tamper = Callable[[Path, Report], None]
+Weights = dict[tuple[str, str], np.ndarray]
 NOTHING_WRITTEN = "nothing was put in place: check the disk, then run again"
 
 
@@ -177,10 +179,10 @@ def test_tampering_is_found(
         palettize_package(fixtures / "shared_ios16.mlpackage", destination, config(nbits=2), workers=1)
     before = contents(tmp_path)
 
-    def tampered(source: Path, written: Path, report: Report) -> None:
-        verify_package(source, written, report)
+    def tampered(source: Path, written: Path, report: Report, importance: Weights) -> None:
+        verify_package(source, written, report, importance)
         tamper(written, report)
-        verify_package(source, written, report)
+        verify_package(source, written, report, importance)
 
     monkeypatch.setattr(api, "verify_package", tampered)
     source = fixtures / "conv_fp16_ios16.mlpackage"
@@ -283,3 +285,34 @@ def test_no_verification_without_asking(fixtures: Path, tmp_path: Path, monkeypa
     report = palettize_package(fixtures / "shared_ios16.mlpackage", tmp_path / "out.mlpackage", config(), workers=1)
     assert not report.verified
     assert "verified" not in report.to_text()
+
+
+WEIGHED = {"stem_weight": np.linspace(0.1, 5, 12).reshape(12, 1, 1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"weighted_error": 0.5}, "weighted squared error [0-9.e-]+, reported was 0.5"),
+        ({"weighted_error": None}, "weighted squared error [0-9.e-]+, reported was None"),
+        ({"squared_error": 0.5}, "decodes with squared error [0-9.e-]+, reported was 0.5"),
+    ],
+)
+def test_weighted_is_held_against_weighted(
+    change: dict[str, object], said: str, tmp_path: Path, fixtures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, destination = fixtures / "conv_fp16_ios16.mlpackage", tmp_path / "out.mlpackage"
+    report = palettize_package(source, destination, config(), verify=True, importance=WEIGHED)
+    (of_stem,) = (w for w in report.weights if w.name == "stem_weight")
+    assert of_stem.weighted_error is not None
+    assert [w.name for w in report.palettized if w.weighted_error is not None] == ["stem_weight"]
+
+    def tampered(source: Path, written: Path, report: Report, importance: Weights) -> None:
+        claim(report, **change)
+        verify_package(source, written, report, importance)
+
+    monkeypatch.setattr(api, "verify_package", tampered)
+    with pytest.raises(VerifyError, match=f"'main/stem_weight' .*{said}"):
+        palettize_package(source, destination, config(), verify=True, overwrite=True, importance=WEIGHED)
+    with pytest.raises(VerifyError, match="weighted squared error None, reported was"):
+        verify_package(source, destination, report)

@@ -216,9 +216,34 @@ def _optimal_centers(values, weights, half, ratio, out):  # type: ignore[no-unty
         snap = True
 
 
+@inlined
+def _stored(center, half):  # type: ignore[no-untyped-def]
+    return half_of(center) if half else np.float64(np.float32(center))
+
+
+@inlined
+def _stored_error(values, weights, centers, half):  # type: ignore[no-untyped-def]
+    """The weighted squared error with every value at the nearest of the (ascending) centers, rounded as stored."""
+    error, index = 0.0, 0
+    near = _stored(centers[0], half)
+    after, middle = near, -math.inf
+    for i in range(len(values)):
+        while values[i] > middle:
+            near = after
+            index += 1
+            if index < len(centers):
+                after = _stored(centers[index], half)
+                middle = (near + after) * 0.5
+            else:
+                middle = math.inf
+        error += weights[i] * (values[i] - near) ** 2
+    return error
+
+
 @compiled
-def optimal_centers_of_groups(values, weights, offsets, half, out):  # type: ignore[no-untyped-def]
-    """Write the centers of an optimal clustering of each group into the rows of ``out`` (groups, k), ascending.
+def optimal_centers_of_groups(values, weights, offsets, half, out, errors):  # type: ignore[no-untyped-def]
+    """Write the centers of an optimal clustering of each group into the rows of ``out`` (groups, k), ascending, and
+    into ``errors`` (groups,) the weighted squared error that is left when they are stored as float16 or float32.
 
     ``values``, ``weights``: float64; those of group g, sorted, distinct, with positive weights, are ``offsets[g] ..
     offsets[g + 1] - 1``. ``half``: the centers will be stored as float16, so that where rounding them would cost more
@@ -234,3 +259,4 @@ def optimal_centers_of_groups(values, weights, offsets, half, out):  # type: ign
         else:
             for j in range(k):
                 out[group, j] = values[min(first + j, last - 1)]
+        errors[group] = _stored_error(values[first:last], weights[first:last], out[group], half)

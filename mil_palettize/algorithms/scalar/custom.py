@@ -19,11 +19,12 @@ def codes(array: np.ndarray, request: Request) -> tuple[np.ndarray, np.ndarray]:
     Raises ``AlgorithmError`` saying what is wrong with the result, or that the function failed (chained).
     """
     name = request.source.name
-    if request.lut_function is None:
+    lut_function = request.specification.lut_function
+    if lut_function is None:
         raise AlgorithmError(f"weight '{name}': mode 'custom' needs a lut_function")
     dtype, count = request.source.dtype, array.size // request.cluster_dim
     try:
-        result = request.lut_function(array)
+        result = lut_function(array)
     except Exception as error:
         raise AlgorithmError(
             f"weight '{name}': lut_function raised {type(error).__name__}: {error}".replace("\n", " ")

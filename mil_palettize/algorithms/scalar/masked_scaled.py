@@ -96,7 +96,7 @@ def _solve(algorithm: ScalarAlgorithm, request: Request, weight: Weight, scales:
     fits = list(request.pmap(assign, range(weight.groups)))
     nbits = request.nbits_for(int(tables.used.max()))
     palette = built(request, weight, indices, tables.part(nbits), nbits, scales, fits)
-    if algorithm.chooses_nbits and palette.sse > 0.0:
+    if algorithm.lossless and palette.sse > 0.0:
         raise UnquantizableError(
             f"weight '{request.source.name}' has values that are not exact in {request.source.dtype} when divided by "
             "the scales of their channels; mode 'unique' is lossless: leave out the scales, or use mode 'kmeans'"
@@ -129,7 +129,7 @@ def _sample(algorithm: ScalarAlgorithm, request: Request, elements: Elements, sc
     if not elements.values.size:
         return Sample(None, np.zeros(1))
     source, nbits = request.source, request.most_nbits
-    if algorithm.chooses_nbits and scales is not None:  # the values that a table can hold are what is counted
+    if algorithm.lossless and scales is not None:  # the values that a table can hold are what is counted
         found = describe(ArraySource(source.name, quotients(elements, scales).astype(source.dtype)))
     else:
         found = distribution_of(source.name, source.dtype, elements, scales)

@@ -44,7 +44,7 @@ def quantized(algorithm: ScalarAlgorithm, request: Request, samples: Sequence[Sa
     assert request.lut_dtype is not None
     kind, dtype = request.lut_dtype, request.source.dtype
     entries = np.concatenate([sample.entries for sample in samples])
-    if algorithm.chooses_nbits:
+    if algorithm.lossless:
         grid = exact_grid(request.source.name, kind, dtype, entries)
         return grid, [grid.nearest(sample.entries) for sample in samples]
     grids = proposed(kind, dtype, entries)

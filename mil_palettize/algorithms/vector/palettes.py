@@ -21,11 +21,11 @@ class VectorAlgorithm:
     """Sees the vectors of one look-up table; nearest entries, packing and errors are everybody's.
 
     ``entries(vectors, nbits)``: at most ``2**nbits`` float64 entries (k, dim) that the weight's dtype can hold.
-    ``chooses_nbits``: the request has no nbits, ``nbits`` is the most allowed.
+    Without nbits in the request, ``nbits`` is the most allowed. ``lossless``: the palette has to be.
     """
 
     entries: Callable[[Vectors, int], np.ndarray]
-    chooses_nbits: bool = False
+    lossless: bool = False
 
 
 @dataclass(frozen=True)

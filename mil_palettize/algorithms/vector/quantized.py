@@ -93,7 +93,7 @@ def quantized_vector_palette(algorithm: VectorAlgorithm | ArrayAlgorithm, reques
 
     Raises ``NonFiniteError``, ``UnquantizableError`` (a lossless palette), and what the algorithm raises.
     """
-    plain = replace(request, lut_dtype=None)
+    plain = replace(request, specification=replace(request.specification, lut_dtype=None))
     if isinstance(algorithm, ArrayAlgorithm):
         palette = array_palette(algorithm, plain)
     else:
@@ -102,7 +102,7 @@ def quantized_vector_palette(algorithm: VectorAlgorithm | ArrayAlgorithm, reques
     assert request.lut_dtype is not None
     kind, dtype = request.lut_dtype, request.source.dtype
     tables = lut.table.astype(np.float64).reshape(request.groups, -1, request.cluster_dim)
-    if not isinstance(algorithm, ArrayAlgorithm) and algorithm.chooses_nbits:
+    if not isinstance(algorithm, ArrayAlgorithm) and algorithm.lossless:
         grid = exact_grid(request.source.name, kind, dtype, tables)
         return replace(palette, expr=replace(lut, lut=grid.part(grid.nearest(lut.table.astype(np.float64)))))
     work = _Work(request, lut)
