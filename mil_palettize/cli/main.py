@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mil_palettize.cli import output
-from mil_palettize.cli.arguments import build_parser, config_of, with_values
+from mil_palettize.cli.arguments import build_parser, requests_of, with_values
 from mil_palettize.errors import AlgorithmError, ConfigError, PackageError, PalettizeError, PlanError, VerifyError
 from mil_palettize.text import printable
 
@@ -53,7 +53,7 @@ def _palettize(options: argparse.Namespace) -> int:
         lambda: api.palettize_package(
             options.source,
             options.destination,
-            config_of(options),
+            requests_of(options),
             target=options.target,
             joint_compression=options.joint,
             redo=options.redo,

@@ -9,10 +9,9 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from coremltools.optimize.coreml import OptimizationConfig
 
 from mil_palettize.encoding.palette_cache import Clustered, clustered_in
 from mil_palettize.encoding.workers import Workers
@@ -28,13 +27,16 @@ from mil_palettize.rewriting.palettization import Prepared, carry_out, prepare
 from mil_palettize.rewriting.redo import Key, correct_estimate, key, palettes, parts, tell, write_dense
 from mil_palettize.rewriting.verification import verify_package
 
+if TYPE_CHECKING:
+    from coremltools.optimize.coreml import OptimizationConfig
+
 PathLike = str | os.PathLike[str]
 
 
 def palettize_package(
     source: PathLike,
     destination: PathLike | None,
-    config: OptimizationConfig,
+    config: OptimizationConfig | Requests,
     *,
     target: object = None,
     joint_compression: bool = False,
@@ -53,16 +55,16 @@ def palettize_package(
 ) -> Report:
     """Palettize the ML Programs of the package at ``source`` into ``destination``.
 
-    ``config``: an ``OptimizationConfig``, coremltools' own or ours. ``target``: opset to move up to (``"iOS18"`` or a
-    ``coremltools.target``). ``joint_compression``: also what sparse weights hold, and the integers of quantized ones
-    (from iOS18). ``importance``: arrays of positive floats by name of a constant, or ``function/name``, of its shape or
-    with sizes that divide that: the sum of importance times squared error is made small. ``redo``: weights that are
-    palettes already get a new one, of the values the old one stands for; they are made dense in a temporary folder
-    first. ``select``: "weights", or "all" constants above the threshold as coremltools does. ``strict``: anything asked
-    for that cannot be done as asked is an error. ``verify``: decode what was written before it takes its place.
-    ``check``: run both packages on inputs made up from the description, and put what became of the outputs into the
-    report (needs torch). ``progress``: True for a bar, or a function of :class:`ProgressEvent`. ``dry_run``: plan and
-    report only.
+    ``config``: an ``OptimizationConfig``, coremltools' own or ours, or the ``Requests`` that a file was read to.
+    ``target``: opset to move up to (``"iOS18"`` or a ``coremltools.target``). ``joint_compression``: also what sparse
+    weights hold, and the integers of quantized ones (from iOS18). ``importance``: arrays of positive floats by name
+    of a constant, or ``function/name``, of its shape or with sizes that divide that: the sum of importance times
+    squared error is made small. ``redo``: weights that are palettes already get a new one, of the values the old one
+    stands for; they are made dense in a temporary folder first. ``select``: "weights", or "all" constants above the
+    threshold as coremltools does. ``strict``: anything asked for that cannot be done as asked, or has no effect, is
+    an error. ``verify``: decode what was written before it takes its place. ``check``: run both packages on inputs
+    made up from the description, and put what became of the outputs into the report (needs torch). ``progress``: True
+    for a bar, or a function of :class:`ProgressEvent`. ``dry_run``: plan and report only.
 
     ``workers``: threads, None for all processors. ``executor``: any ``concurrent.futures.Executor`` instead, to which
     weights go by reference: its processes read the package's files themselves, this one writes. The result does not

@@ -15,8 +15,8 @@ from mil_palettize.program.model import Model
 from mil_palettize.program.serialized import Site, value_nbytes
 from mil_palettize.program.weight import Weight
 from mil_palettize.reports.tables import format_table
-from mil_palettize.request.config import OpPalettizerConfig, OptimizationConfig
-from mil_palettize.request.normalised import normalise
+from mil_palettize.request.normalised import Requests
+from mil_palettize.request.palette_request import palette_request
 from mil_palettize.text import format_bytes, format_count, printable
 
 ASSUMED_NBITS = 4
@@ -125,8 +125,7 @@ def _data_nbytes(sites: list[Site]) -> int:
 
 def _reasons(weights: list[Weight]) -> dict[Weight, str]:
     """Why each would be left alone by the default settings."""
-    config = OptimizationConfig(global_config=OpPalettizerConfig(mode="kmeans", nbits=ASSUMED_NBITS))
-    requests = normalise(config)
+    requests = Requests(palette_request({"mode": "kmeans", "nbits": ASSUMED_NBITS}), {}, {})
     after = {name: FIRST_WITH_PALETTES for name, form in FORMS.items() if form is None}
     plan = make_plan(
         weights, requests, select="weights", strict=False, opset_after=after, op_types=set(), op_names=set()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from coremltools.proto import Model_pb2 as CoreML
-
 from mil_palettize.errors import PlanError
 from mil_palettize.package.mlpackage import Package
 from mil_palettize.program.blob_uses import BlobUse, blob_uses
+from mil_palettize.program.messages import CoreML
 from mil_palettize.program.opsets.move import Change, Opset, apply_move, opset_of, plan_move
 from mil_palettize.program.serialized import Stage, Survey, parse_model, pipeline_models, stages, survey
 from mil_palettize.program.store import Store

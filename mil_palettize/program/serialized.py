@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
-from coremltools.proto import Model_pb2 as CoreML
 from google.protobuf.message import DecodeError
 
 from mil_palettize.errors import PackageError
+from mil_palettize.program.messages import CoreML
 from mil_palettize.program.scopes import Node, build_scope, is_constant_op, op_name
 from mil_palettize.program.trace import consumers
 from mil_palettize.program.values import BLOB_TYPES, MIL, NUMPY_TYPES, static_shape, type_name

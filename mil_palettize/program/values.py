@@ -9,7 +9,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from coremltools.proto import MIL_pb2 as MIL
+
+from mil_palettize.program.messages import MIL
 
 DT = MIL.DataType
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from coremltools.proto import FeatureTypes_pb2 as FeatureTypes
 
 from mil_palettize.errors import ConfigError, EvaluationError
+from mil_palettize.program.messages import FeatureTypes
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, Pipeline
 from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.evaluator.program import Block, Step

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from coremltools.proto import MIL_pb2 as MIL
 
+from mil_palettize.program.messages import MIL
 from mil_palettize.program.names import NameSource
 from mil_palettize.program.scopes import op_name
 from mil_palettize.program.values import immediate_array, immediate_value, string_value, tensor_type

@@ -9,12 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from coremltools.proto import Model_pb2 as CoreML
-from coremltools.proto import NonMaximumSuppression_pb2 as Suppression
 from torch import nn
 
 from mil_palettize.errors import ConfigError, EvaluationError, UnsupportedOpError
 from mil_palettize.package.mlpackage import Package
+from mil_palettize.program.messages import CoreML, Suppression
 from mil_palettize.program.model import Model
 from mil_palettize.program.serialized import pipeline_models
 from mil_palettize.torch.evaluator.execution import Listener
