@@ -59,7 +59,6 @@ def environment() -> dict[str, str]:
 
 PALETTIZE = ("palettize", IN, OUT)
 WRONG = [
-    ((), 2, "required: COMMAND"),
     (("palettise",), 2, "there is no command 'palettise', but palettize, decompress, inspect, diff, run, compare; did"),
     (("palettize",), 2, "required: IN.mlpackage"),
     (("palettize", IN, "--nbits", "4"), 2, "OUT.mlpackage is missing; only --dry-run goes without it"),
@@ -111,6 +110,8 @@ WRONG = [
     ((*PALETTIZE, "--nbits", "3", "--redo"), 4, "weight 'main/stem_weight' (CoreML6): nbits=3 is supported"),
     (("palettize", IN, IN, "--nbits", "4", "--redo"), 3, "exists; use --overwrite"),
     (("decompress", IN, OUT, "--redo"), 2, "unrecognized arguments: --redo"),
+    (("decompress", IN, OUT, "--verifi"), 2, "unrecognized arguments: --verifi; did you mean '--verify'"),
+    ((*PALETTIZE, "--nbits", "4", "--group-sice=8"), 2, "unrecognized arguments: --group-sice=8; did you mean '--group"),
     (("decompress", IN), 2, "required: OUT.mlpackage"),
     (("decompress", IN, ""), 2, "argument OUT.mlpackage: the path is empty"),
     (("decompress", IN, IN), 3, "exists; use --overwrite"),
@@ -132,6 +133,14 @@ def test_wrong_requests(run: Run, tmp_path: Path, arguments: tuple[str, ...], co
     assert said in err
     assert re.fullmatch(r"mil-palettize( \w+)?: error: [^\n]+\n", err)
     assert contents(tmp_path) == before
+
+
+def test_without_a_command_there_is_help(run: Run) -> None:
+    code, out, err = run()
+    assert (code, out) == (2, "")
+    assert err.startswith("usage: mil-palettize")
+    assert "palettize" in err
+    assert "exit codes: 0 done" in err
 
 
 YAML = {
