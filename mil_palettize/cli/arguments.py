@@ -105,6 +105,7 @@ def build_parser(commands: Mapping[str, Command]) -> CommandLine:
     _add_compare(subs)
     for name, sub in subs.choices.items():
         sub.set_defaults(run=commands[name])
+        sub.add_argument("--follow-links", action="store_true", help="read what links in a package lead to, anywhere")
     return parser
 
 

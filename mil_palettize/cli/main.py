@@ -22,6 +22,7 @@ from mil_palettize.cli import output
 from mil_palettize.cli.arguments import build_parser, requests_of, with_values
 from mil_palettize.cli.signals import Stopped, end, ending_at_once, stopping
 from mil_palettize.errors import AlgorithmError, ConfigError, PackageError, PalettizeError, PlanError, VerifyError
+from mil_palettize.package.links import following_links
 from mil_palettize.text import printable
 
 if TYPE_CHECKING:
@@ -213,7 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 parser.print_help(sys.stderr)
                 return 2
             options = parser.parse_args(with_values(given))
-            return int(options.run(options))
+            with following_links(options.follow_links):
+                return int(options.run(options))
     except Stopped as stopped:
         end(_interrupted(str(stopped), stopped.exit_code))
         raise

@@ -189,7 +189,9 @@ class _Run:
     def report(self, prepared: Prepared, nbytes: int) -> Report:
         goal = None if self.destination is None else os.fspath(self.destination)
         source = os.fspath(self.source)
-        return planned_report(source, goal, nbytes, prepared.plan, prepared.moved, dry_run=self.dry_run)
+        report = planned_report(source, goal, nbytes, prepared.plan, prepared.moved, dry_run=self.dry_run)
+        report.notes += prepared.model.remarks()
+        return report
 
 
 def _palettized(run: _Run) -> Report:

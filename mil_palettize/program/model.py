@@ -10,7 +10,7 @@ from mil_palettize.package.mlpackage import Package
 from mil_palettize.program.blob_uses import BlobUse, blob_uses
 from mil_palettize.program.messages import CoreML
 from mil_palettize.program.opsets.move import Change, Opset, apply_move, opset_of, plan_move
-from mil_palettize.program.serialized import Stage, Survey, parse_model, pipeline_models, stages, survey
+from mil_palettize.program.serialized import Stage, Survey, other_stages, parse_model, pipeline_models, stages, survey
 from mil_palettize.program.store import Store
 
 
@@ -51,6 +51,11 @@ class Model:
     @property
     def stages(self) -> list[Stage]:
         return stages(self.spec)
+
+    def remarks(self) -> list[str]:
+        """What a person should know of the package itself: links that were followed, stages that are left alone."""
+        followed = self.package.followed()
+        return ([followed] if followed else []) + other_stages(self.spec)
 
     def survey(self) -> Survey:
         """Constants, op types and names of all stages, as they were opened or moved."""

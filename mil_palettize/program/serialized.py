@@ -15,6 +15,7 @@ from mil_palettize.program.scopes import Node, build_scope, is_constant_op, op_n
 from mil_palettize.program.trace import consumers
 from mil_palettize.program.values import BLOB_TYPES, MIL, NUMPY_TYPES, static_shape, type_name
 from mil_palettize.program.weight import Consumer, Weight
+from mil_palettize.text import format_bytes
 
 _PIPELINES = ("pipeline", "pipelineClassifier", "pipelineRegressor")
 _NEURAL_NETWORKS = ("neuralNetwork", "neuralNetworkClassifier", "neuralNetworkRegressor")
@@ -93,6 +94,18 @@ def pipeline_models(model: CoreML.Model) -> list[tuple[str, CoreML.Model]]:
     names = [name or str(i) for i, name in enumerate(pipeline.names)]
     names += [str(i) for i in range(len(names), len(pipeline.models))]
     return list(zip(names, pipeline.models, strict=False))
+
+
+def other_stages(model: CoreML.Model, label: str = "") -> list[str]:
+    """A sentence about every stage of a pipeline that is no ML Program, pipelines in it opened."""
+    kind = model.WhichOneof("Type")
+    if kind in _PIPELINES:
+        inner = pipeline_models(model)
+        return [told for name, stage in inner for told in other_stages(stage, f"{label}/{name}" if label else name)]
+    if kind == "mlProgram" or not label:
+        return []
+    size = format_bytes(model.ByteSize())
+    return [f"stage {label!r} of the pipeline is no ML Program but a {kind} of {size}, and stays as it is"]
 
 
 @dataclass

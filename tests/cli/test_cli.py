@@ -111,7 +111,7 @@ WRONG = [
     (("palettize", IN, IN, "--nbits", "4", "--redo"), 3, "exists; use --overwrite"),
     (("decompress", IN, OUT, "--redo"), 2, "unrecognized arguments: --redo"),
     (("decompress", IN, OUT, "--verifi"), 2, "unrecognized arguments: --verifi; did you mean '--verify'"),
-    ((*PALETTIZE, "--nbits", "4", "--group-sice=8"), 2, "unrecognized arguments: --group-sice=8; did you mean '--group"),
+    ((*PALETTIZE, "--nbits", "4", "--group-sice=8"), 2, "unrecognized arguments: --group-sice=8; did you mean"),
     (("decompress", IN), 2, "required: OUT.mlpackage"),
     (("decompress", IN, ""), 2, "argument OUT.mlpackage: the path is empty"),
     (("decompress", IN, IN), 3, "exists; use --overwrite"),
