@@ -127,7 +127,10 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     what.add_argument("--weight-threshold", type=int, metavar="N", help="leave up to N elements alone [2048]")
     what.add_argument(
-        "--config", type=_path, metavar="FILE.yaml", help="a coremltools OptimizationConfig instead of the above"
+        "--config",
+        type=_path,
+        metavar="FILE.yaml",
+        help="a coremltools OptimizationConfig instead of the above (- reads standard input)",
     )
     how = sub.add_argument_group("how")
     how.add_argument("--target", metavar="iOS18", help="move the package up to this opset [as it is; iOS15 to iOS16]")
@@ -221,9 +224,10 @@ def _decibels(text: str) -> float:
 
 def _add_shown(sub: Parser) -> None:
     show = sub.add_argument_group("what is shown")
-    show.add_argument("--report", type=_path, metavar="FILE.json", help="write the report there as JSON")
-    show.add_argument("--json", action="store_true", help="the report as JSON on standard output")
-    show.add_argument("--quiet", action="store_true", help="nothing but errors")
+    show.add_argument("--report", type=_path, metavar="FILE.json", help="write the report there as JSON (-: as --json)")
+    which = show.add_mutually_exclusive_group()
+    which.add_argument("--json", action="store_true", help="the report as JSON on standard output")
+    which.add_argument("--quiet", action="store_true", help="nothing but errors")
 
 
 def _path(text: str) -> str:

@@ -88,6 +88,10 @@ def _decompress(options: argparse.Namespace) -> int:
 
 
 def _check_report_path(options: argparse.Namespace) -> None:
+    if options.report == output.STANDARD_STREAM:
+        if options.quiet:
+            raise ConfigError("--report - writes to standard output, which --quiet leaves empty; leave one out")
+        options.report, options.json = None, True
     if options.report is not None:
         output.check_report_path(options.report, options.config, (options.source, options.destination))
 

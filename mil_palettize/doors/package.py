@@ -15,9 +15,10 @@ import numpy as np
 
 from mil_palettize.encoding.palette_cache import Clustered, clustered_in
 from mil_palettize.encoding.workers import Workers
-from mil_palettize.errors import ConfigError, EvaluationError
+from mil_palettize.errors import ConfigError, EvaluationError, PackageError
 from mil_palettize.package.replacement import SUFFIX, check_destination, recover, replacing
 from mil_palettize.program.model import Model
+from mil_palettize.program.opsets.move import parse_target
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.progress import ProgressEvent, make_progress
 from mil_palettize.reports.report import COUNT_UNKNOWN, Report
@@ -79,6 +80,8 @@ def palettize_package(
     if check:
         _check_can_run(source)
     requests = normalise(config, joint_compression, importance)
+    if target is not None:
+        target = parse_target(target)  # what is wrong with the request itself comes before what is wrong with places
     if destination is None and not dry_run:
         raise ConfigError("destination is missing; only a dry run goes without one")
     with Workers(workers, executor) as pool:
@@ -190,8 +193,18 @@ class _Run:
         goal = None if self.destination is None else os.fspath(self.destination)
         source = os.fspath(self.source)
         report = planned_report(source, goal, nbytes, prepared.plan, prepared.moved, dry_run=self.dry_run)
-        report.notes += prepared.model.remarks()
+        report.notes += prepared.model.remarks() + self.refusal(prepared.model)
         return report
+
+    def refusal(self, model: Model) -> list[str]:
+        """Why a dry run would be refused if it was none."""
+        if not self.dry_run or self.destination is None:
+            return []
+        try:
+            check_destination(model.package.path, Path(self.destination), self.overwrite)
+        except PackageError as error:
+            return [f"without the dry run, this would be refused: {error}"]
+        return []
 
 
 def _palettized(run: _Run) -> Report:

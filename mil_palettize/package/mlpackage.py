@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
-from mil_palettize.errors import PackageError
+from mil_palettize.errors import ModelTypeError, PackageError
 from mil_palettize.package.links import is_inside, may_be_read, refuse_pointer, way_out
 from mil_palettize.package.replacement import MANIFEST, previous_path
 
@@ -48,8 +48,13 @@ class Package:
         """Read the manifest at ``path`` (``~`` allowed). Nothing is kept open.
 
         Raises PackageError, saying what to do, when this is no package, its manifest is damaged or newer
-        than 1.0.0, an item is missing, or an item lies outside the package.
+        than 1.0.0, an item is missing, or an item lies outside the package; ModelTypeError for what is no path.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise ModelTypeError(
+                f"the path of a package is needed, got {type(path).__name__}; palettize_weights and decompress_weights "
+                "take models in memory"
+            )
         folder = Path(os.path.abspath(os.path.expanduser(path)))
         _check_is_package(folder)
         manifest = _read_manifest(folder)

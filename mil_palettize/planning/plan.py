@@ -18,6 +18,7 @@ from mil_palettize.request.importance import Importance
 from mil_palettize.request.near_names import near_names
 from mil_palettize.request.normalised import Requests, check_op_types
 from mil_palettize.request.precedence import Resolved, resolve
+from mil_palettize.text import format_count
 
 SELECTIONS = ("weights", "all")
 
@@ -210,4 +211,6 @@ def _refuse_unmet(plan: Plan, idle: list[str]) -> None:
     unmet = [f"{d.weight.key!r}: {d.reason or d.notes[-1]}" for d in plan.decisions if d.unmet] + idle
     if unmet:
         more = f" (and {len(unmet) - 3} more)" if len(unmet) > 3 else ""
-        raise PlanError(f"strict: {len(unmet)} requests cannot be met as asked: {'; '.join(unmet[:3])}{more}")
+        raise PlanError(
+            f"strict: {format_count(len(unmet), 'request')} cannot be met as asked: {'; '.join(unmet[:3])}{more}"
+        )

@@ -11,11 +11,13 @@ import torch
 
 from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.program.messages import FeatureTypes
+from mil_palettize.text import format_bytes
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, Pipeline
 from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.evaluator.program import Block, Step
 from mil_palettize.torch.features import GRAYSCALES
 
+_MOST_BYTES = 4 << 30  # of all samples, which are made before the first is run
 _DEFAULT_INTEGERS = 2  # 0 and 1: flags, masks and lengths nobody knows more of
 _SMALL = 1 << 16  # elements of constants that are looked at: positions, not weights
 _INT32 = FeatureTypes.ArrayFeatureType.INT32
@@ -39,7 +41,13 @@ def plausible_inputs(module: Evaluated, count: int, seed: int = 0) -> list[dict[
     random = np.random.default_rng(seed)
     sizes = table_sizes(module)
     required = {n: f for n, f in module.features.inputs.items() if n not in module.features.defaults}
-    samples = [{name: _made(name, kind.type, sizes, random) for name, kind in required.items()} for _ in range(count)]
+    first = {name: _made(name, kind.type, sizes, random) for name, kind in required.items()}
+    needed = count * sum(array.nbytes for array in first.values())
+    if needed > _MOST_BYTES:
+        most = format_bytes(_MOST_BYTES)
+        raise ConfigError(f"{count} samples take {format_bytes(needed)}, and {most} may be made up; ask for fewer")
+    more = [{name: _made(name, kind.type, sizes, random) for name, kind in required.items()} for _ in range(count - 1)]
+    samples = [first, *more]
     return samples if _all_finite(module.predict(samples[0])) else [_magnitudes(sample) for sample in samples]
 
 

@@ -64,9 +64,7 @@ def test_cache_is_read_through(cached: Path, package: Path, tmp_path: Path, caps
 def test_other_links_only_if_asked(name: str, package: Path, tmp_path: Path) -> None:
     (package / name).rename(tmp_path / "outside")
     (package / name).symlink_to(tmp_path / "outside")
-    with pytest.raises(
-        PackageError, match="give --follow-links if in"
-    ):
+    with pytest.raises(PackageError, match="give --follow-links if in"):
         inspect_package(package)
     with following_links():
         assert inspect_package(package).notes == [f"1 file of in.mlpackage is a link to a file in {tmp_path}"]
