@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 _STOPPING = b"mil-palettize: stopping; once more to end at once\n"
+_PATIENCE = 0.5  # seconds
 _EXIT = 128  # and the number of the signal, as shells have it
 # Left as they are where somebody else handles them, and where they are ignored, as nohup does.
 _HANDLED = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
@@ -74,7 +77,12 @@ def ending_at_once(message: str) -> Iterator[None]:
 
 
 def end(code: int) -> None:
-    """End the process: threads in a compiled loop, which nothing can interrupt, would be waited for."""
+    """End the process. Threads that are about to end, as one that keeps a palette, may do so; those in a compiled loop,
+    which nothing can interrupt, are not waited for."""
+    deadline = time.monotonic() + _PATIENCE
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(max(0.0, deadline - time.monotonic()))
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
