@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Command = Callable[[argparse.Namespace], int]
 _EPILOG = """exit codes: 0 done; 1 the packages differ (diff), or more than --fail-below allows (compare); 2
 wrong options or config; 3 a package or file cannot be read or written; 4 the request cannot be met (also under
---strict); 5 verification failed; 130 interrupted"""
+--strict), or memory is short; 5 verification failed; 70 a bug; 130, 143, 129 stopped by SIGINT, SIGTERM, SIGHUP"""
 _PALETTE_OPTIONS = (
     "nbits",
     "mode",

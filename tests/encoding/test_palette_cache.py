@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import pickle
-import re
 import shutil
 import signal
 import subprocess
