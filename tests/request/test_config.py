@@ -331,7 +331,7 @@ def test_unknown_name_is_a_warning_with_near_names(key: str, near: str) -> None:
     (note,) = plan.notes
     assert note.startswith(f"op_name_configs[{key!r}] matches nothing in function main{near}")
     assert ("did you mean" in note) == bool(near)
-    with pytest.raises(PlanError, match=r"^strict: 1 requests cannot be met as asked: op_name_configs"):
+    with pytest.raises(PlanError, match=r"^strict: 1 request cannot be met as asked: op_name_configs"):
         planned(small_model(), config, strict=True)
     # Also where it asks for nothing: a name to be spared must not be misspelt either.
     with pytest.raises(PlanError, match="matches nothing"):

@@ -87,7 +87,7 @@ def test_what_has_no_effect_is_told(config: object, told: str, level: str) -> No
     given = OptimizationConfig(**{level: config if key is None else {key: config}})
     (note,) = planned(made, given).notes
     assert note.startswith(f"{level if key is None else f'{level}[{key!r}]'}: {told}")
-    with pytest.raises(PlanError, match=r"^strict: 1 requests cannot be met as asked: .* has no effect"):
+    with pytest.raises(PlanError, match=r"^strict: 1 request cannot be met as asked: .* has no effect"):
         planned(made, given, strict=True)
 
 
