@@ -556,7 +556,7 @@ def test_help(tmp_path: Path) -> None:
         assert re.search(rf"^  {re.escape(option)}\s", shown.stdout, re.MULTILINE), option
     told = " ".join(shown.stdout.split())
     for code in {code for _, code in cli.EXIT_CODES} | {0, cli.EXIT_DIFFERENT, cli.EXIT_INTERRUPTED}:
-        assert re.search(rf"[:;] {code} ", told)
+        assert re.search(rf"[:;,] {code}[ ,]", told)
 
 
 @pytest.mark.parametrize(
