@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING
 from mil_palettize.doors.registration import register
 
 if TYPE_CHECKING:
+    from mil_palettize.calibration.request import Calibration
+    from mil_palettize.doors.decompression import decompress_package
+    from mil_palettize.doors.inspection import diff_packages, inspect_package
     from mil_palettize.doors.mlmodel import decompress_weights, palettize_weights
     from mil_palettize.doors.package import compare, palettize_package
     from mil_palettize.doors.pass_pipeline import pass_pipeline
+    from mil_palettize.doors.sensitivity import fisher_importance
     from mil_palettize.errors import (
         AlgorithmError,
         BlobError,
@@ -28,23 +32,22 @@ if TYPE_CHECKING:
         UnsupportedOpError,
         VerifyError,
     )
-    from mil_palettize.planning.inspection import inspect_package
     from mil_palettize.reports.model_comparison import ModelComparison
-    from mil_palettize.reports.package_diff import diff_packages
     from mil_palettize.reports.progress import ProgressEvent
     from mil_palettize.reports.report import Report, WeightReport
     from mil_palettize.request.config import OpPalettizerConfig, OptimizationConfig
-    from mil_palettize.rewriting.decompression import decompress_package
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Calibration": "calibration.request",
+    "fisher_importance": "doors.sensitivity",
     "palettize_package": "doors.package",
     "palettize_weights": "doors.mlmodel",
     "decompress_weights": "doors.mlmodel",
-    "inspect_package": "planning.inspection",
-    "diff_packages": "reports.package_diff",
-    "decompress_package": "rewriting.decompression",
+    "inspect_package": "doors.inspection",
+    "diff_packages": "doors.inspection",
+    "decompress_package": "doors.decompression",
     "compare": "doors.package",
     "ModelComparison": "reports.model_comparison",
     "pass_pipeline": "doors.pass_pipeline",
@@ -69,6 +72,7 @@ _HOMES = {
 __all__ = [
     "AlgorithmError",
     "BlobError",
+    "Calibration",
     "ConfigError",
     "EvaluationError",
     "ModelComparison",
@@ -88,6 +92,7 @@ __all__ = [
     "decompress_package",
     "decompress_weights",
     "diff_packages",
+    "fisher_importance",
     "inspect_package",
     "palettize_package",
     "palettize_weights",

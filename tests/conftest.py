@@ -39,7 +39,7 @@ def palettize(tmp_path: Path) -> Callable[..., tuple[Path, object]]:
     """``palettize(source, nbits=4, …)`` → (written package, report); config keywords and function keywords mix."""
     from mil_palettize import OpPalettizerConfig, OptimizationConfig, palettize_package
 
-    own = ("target", "select", "strict", "verify", "overwrite", "workers", "progress", "dry_run")
+    own = ("target", "select", "strict", "verify", "overwrite", "workers", "progress", "dry_run", "redo")
     count = iter(range(1000))
 
     def run(source: Path, config: OptimizationConfig | None = None, **keywords: object) -> tuple[Path, object]:

@@ -15,12 +15,14 @@ from mil_palettize.errors import ConfigError
 from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
 
 if TYPE_CHECKING:
+    from mil_palettize.calibration.request import Calibration
     from mil_palettize.request.normalised import Requests
 
 Command = Callable[[argparse.Namespace], int]
-_EPILOG = """exit codes: 0 done; 1 the packages differ (diff), or more than --fail-below allows (compare); 2
-wrong options or config; 3 a package or file cannot be read or written; 4 the request cannot be met (also under
---strict), or memory is short; 5 verification failed; 70 a bug; 130, 143, 129 stopped by SIGINT, SIGTERM, SIGHUP"""
+_EPILOG = """exit codes: 0 done; 1 the packages differ (diff), more than --fail-below allows or in nothing that
+can be compared (compare); 2 wrong options or config; 3 a package or file cannot be read or written; 4 the
+request cannot be met (also under --strict), or memory is short; 5 verification failed; 70 a bug; 130, 143, 129
+stopped by SIGINT, SIGTERM, SIGHUP"""
 _PALETTE_OPTIONS = (
     "nbits",
     "mode",
@@ -93,6 +95,7 @@ def build_parser(commands: Mapping[str, Command]) -> CommandLine:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subs = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     _add_palettize(subs)
+    _add_sensitivity(subs)
     _add_decompress(subs)
     inspect = subs.add_parser("inspect", help="list every constant of a package", epilog=_EPILOG)
     inspect.add_argument("package", type=_path, metavar="IN.mlpackage")
@@ -135,6 +138,11 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     how = sub.add_argument_group("how")
     how.add_argument("--target", metavar="iOS18", help="move the package up to this opset [as it is; iOS15 to iOS16]")
     how.add_argument("--joint", action="store_true", help="also what sparse and quantized weights hold (from iOS18)")
+    how.add_argument(
+        "--calibrate", type=_calibrated, metavar="WHAT",
+        help="for what ops give: on the samples of X.npz, on N made up ones (torch), or by the 'weights' alone",
+    )  # fmt: skip
+    how.add_argument("--sensitivity", type=_path, metavar="S.npz", help="what elements count, as sensitivity wrote it")
     how.add_argument("--redo", action="store_true", help="palettize weights that are palettes already again")
     how.add_argument("--select", choices=("weights", "all"), default="weights", help="[weights], or all constants")
     how.add_argument("--strict", action="store_true", help="what cannot be done as asked is an error")
@@ -145,6 +153,20 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     how.add_argument("--resume", type=_path, metavar="DIR", help="keep palettes there; what is there is not made again")
     how.add_argument("--workers", type=int, metavar="N", help="threads [all processors]; no effect on the result")
     _add_shown(sub)
+
+
+def _add_sensitivity(commands: argparse._SubParsersAction[Parser]) -> None:
+    sub = commands.add_parser("sensitivity", help="how much weights count for a model's answers", epilog=_EPILOG)
+    sub.add_argument("package", type=_path, metavar="IN.mlpackage")
+    sub.add_argument("--out", type=_path, metavar="S.npz", required=True, help="for palettize --sensitivity")
+    sub.add_argument(
+        "--calibrate", type=_calibrated, default=64, metavar="WHAT", help="X.npz, or N made up samples [64]"
+    )
+    sub.add_argument("--labels", type=_path, metavar="Y.npy", help="the right classes [drawn from the model's answers]")
+    sub.add_argument("--damping", type=float, default=1.0, metavar="X", help="of the mean, added to all [1]")
+    sub.add_argument("--function", metavar="NAME", help="of a model with several [the default one]")
+    sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="of made up samples and drawn labels [0]")
+    sub.add_argument("--json", action="store_true", help="JSON on standard output")
 
 
 def _add_decompress(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -178,7 +200,10 @@ def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
         _FAIL_BELOW,
         type=_decibels,
         metavar="30dB",
-        help="exit with 1 where an output's SNR is less; also --fail-below=-5dB",
+        help="exit with 1 where an output's SNR is less, or tells nothing; also --fail-below=-5dB",
+    )
+    sub.add_argument(
+        "--allow-degenerate", action="store_true", help="let outputs pass that are constant or not finite in both"
     )
     sub.add_argument("--html", type=_path, metavar="FILE.html", help="write a page that shows it")
     sub.add_argument("--json", action="store_true", help="JSON on standard output")
@@ -197,6 +222,23 @@ def _count(text: str) -> int:
     if not _is_whole(text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of samples; give 1 or more")
     return int(text)
+
+
+def _calibrated(text: str) -> str | int:
+    """A path, "weights", or a number of samples."""
+    return _count(text) if _is_whole(text) else _path(text)
+
+
+def calibration_of(options: argparse.Namespace) -> Calibration | None:
+    """What ``--calibrate`` asks for."""
+    from mil_palettize.calibration.request import Calibration
+
+    what = options.calibrate
+    if what is None:
+        return None
+    if isinstance(what, int):
+        return Calibration(samples=what)
+    return Calibration(method="weights") if what == "weights" else Calibration(what)
 
 
 def _seed(text: str) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import os
 import sys
 import traceback
@@ -19,17 +18,21 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mil_palettize.cli import output
-from mil_palettize.cli.arguments import build_parser, requests_of, with_values
+from mil_palettize.cli.arguments import build_parser, calibration_of, requests_of, with_values
+from mil_palettize.cli.sensitivities import sensitivity_json, sensitivity_text
 from mil_palettize.cli.signals import Stopped, end, ending_at_once, stopping
 from mil_palettize.errors import AlgorithmError, ConfigError, PackageError, PalettizeError, PlanError, VerifyError
 from mil_palettize.package.links import following_links
 from mil_palettize.text import printable
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mil_palettize.reports.report import Report
 
 EXIT_DIFFERENT = 1
 _HISTOGRAMS = 8  # weights whose values a page shows
+_FAILURES = 3  # outputs that a failed gate names
 EXIT_UNMET = 4
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
@@ -57,6 +60,8 @@ def _palettize(options: argparse.Namespace) -> int:
             requests_of(options),
             target=options.target,
             joint_compression=options.joint,
+            calibration=calibration_of(options),
+            importance=_importance(options),
             redo=options.redo,
             select=options.select,
             strict=options.strict,
@@ -71,9 +76,33 @@ def _palettize(options: argparse.Namespace) -> int:
     )
 
 
+def _importance(options: argparse.Namespace) -> dict[str, np.ndarray] | None:
+    """What ``--sensitivity`` holds."""
+    if options.sensitivity is None:
+        return None
+    found: dict[str, np.ndarray] = _load("doors.sensitivity").read_importance(options.sensitivity)
+    return found
+
+
+def _sensitivity(options: argparse.Namespace) -> int:
+    _check_written("--out", options.out, options.labels, options.package)
+    door = _load("doors.sensitivity")
+    found = door.fisher_importance(
+        options.package,
+        options.calibrate,
+        labels=None if options.labels is None else door.read_labels(options.labels),
+        damping=options.damping,
+        function=options.function,
+        seed=options.seed,
+    )
+    door.write_importance(options.out, found)
+    output.show(sensitivity_json(found) if options.json else sensitivity_text(found, output.width()))
+    return 0
+
+
 def _decompress(options: argparse.Namespace) -> int:
     _check_report_path(options)
-    decompression = _load("rewriting.decompression")
+    decompression = _load("doors.decompression")
     return _make(
         options,
         lambda: decompression.decompress_package(
@@ -122,21 +151,21 @@ def _publish(report: Report, options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    inspection = _load("planning.inspection").inspect_package(options.package)
+    inspection = _load("doors.inspection").inspect_package(options.package)
     output.show(inspection.to_json() + "\n" if options.json else inspection.to_text(output.width()))
     return 0
 
 
 def _diff(options: argparse.Namespace) -> int:
-    difference = _load("reports.package_diff").diff_packages(options.first, options.second)
+    difference = _load("doors.inspection").diff_packages(options.first, options.second)
     output.show(difference.to_json() + "\n" if options.json else difference.to_text(output.width()))
     return 0 if difference.identical else EXIT_DIFFERENT
 
 
 def _run(options: argparse.Namespace) -> int:
     _check_written("--out", options.out, options.inputs, options.package)
-    running = _load("torch.running")
-    outputs, samples = running.run_package(
+    predictions = _load("torch.predictions")
+    outputs, samples = predictions.run_package(
         options.package,
         options.inputs,
         random=options.random,
@@ -145,17 +174,19 @@ def _run(options: argparse.Namespace) -> int:
         precision=options.precision,
     )
     if options.out is not None:
-        output.write_report(options.out, running.packed_outputs(outputs))
+        output.write_report(options.out, predictions.packed_outputs(outputs))
     if options.json:
-        output.show(running.outputs_json(outputs, samples))
+        output.show(predictions.outputs_json(outputs, samples))
     else:
-        output.show(running.outputs_text(outputs, samples, options.inputs, options.seed, output.width()))
+        output.show(predictions.outputs_text(outputs, samples, options.inputs, options.seed, output.width()))
     return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
+    if options.allow_degenerate and options.fail_below is None:
+        raise ConfigError("--allow-degenerate goes with --fail-below, which says what is to pass")
     _check_written("--html", options.html, options.inputs, options.first, options.second)
-    comparison = _load("torch.running").compare_packages(
+    comparison = _load("torch.comparison").compare_packages(
         options.first,
         options.second,
         options.inputs,
@@ -171,11 +202,18 @@ def _compare(options: argparse.Namespace) -> int:
     if options.html is not None:
         output.write_report(options.html, _load("reports.page.document").page(comparison))
     output.show(comparison.to_json() + "\n" if options.json else comparison.to_text(output.width()))
-    if options.fail_below is not None and comparison.snr_db < options.fail_below:
-        worst = min(comparison.outputs, key=lambda one: one.snr_db)
-        found = "not finite or another label" if worst.snr_db == -math.inf else f"{worst.snr_db:.1f} dB"
-        return _fail(f"output {worst.name!r}: {found}, below {options.fail_below:g} dB", EXIT_DIFFERENT)
-    return 0
+    if options.fail_below is None:
+        return 0
+    failures = comparison.failures(options.fail_below, allow_degenerate=options.allow_degenerate)
+    return _fail(_failures_text(failures), EXIT_DIFFERENT) if failures else 0
+
+
+def _failures_text(failures: Sequence[str]) -> str:
+    more = f"; and {len(failures) - _FAILURES} more" if len(failures) > _FAILURES else ""
+    hint = (
+        " (--allow-degenerate lets that pass)" if any("nothing to compare" in failure for failure in failures) else ""
+    )
+    return "; ".join(failures[:_FAILURES]) + more + hint
 
 
 def _check_written(option: str, path: str | None, inputs: str | None, *packages: str) -> None:
@@ -189,6 +227,7 @@ def _check_written(option: str, path: str | None, inputs: str | None, *packages:
 
 COMMANDS = {
     "palettize": _palettize,
+    "sensitivity": _sensitivity,
     "decompress": _decompress,
     "inspect": _inspect,
     "diff": _diff,

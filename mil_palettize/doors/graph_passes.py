@@ -20,10 +20,12 @@ from coremltools.optimize.coreml import OptimizationConfig
 from mil_palettize.algorithms.making import ArraySource
 from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.algorithms.specification import PaletteSpecification
+from mil_palettize.calibration.request import Calibration
+from mil_palettize.calibration.without_samples import solved_alone
 from mil_palettize.doors.fusions import before_fusions, fused_into, named_before
 from mil_palettize.doors.report_log import log_report
 from mil_palettize.encoding.encoder import Task
-from mil_palettize.encoding.results import Declined, Encoded
+from mil_palettize.encoding.results import Declined, Encoded, Rewritten
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ConfigError
 from mil_palettize.planning.plan import SELECTIONS, Decision, Plan, make_plan
@@ -36,7 +38,6 @@ from mil_palettize.reports.summary import complete, planned_report
 from mil_palettize.request.importance import checked_importance
 from mil_palettize.request.normalised import PaletteRequest, Requests, check_joint, normalise
 from mil_palettize.rewriting.palettization import refuse_declined
-from mil_palettize.rewriting.rewrite import Rewritten
 
 Results = list[tuple[Decision, Encoded | Declined]]
 # Entries of op_name_configs that an earlier pass of the same pipeline has met, under names that are gone since.
@@ -54,10 +55,10 @@ class palettize_weights(AbstractGraphPass):
 
     Options: ``config`` (a coremltools ``OptimizationConfig``), ``select`` ("weights" or "all"), ``strict``,
     ``joint_compression`` (also what sparse and quantized weights hold; from iOS18), ``importance`` (arrays by name of a
-    constant, as for ``palettize_package``). Names in ``config`` are those the program has where the pass stands: at the
-    end, those of the saved model. ``report`` is that of the last program; what was left alone otherwise than asked is
-    logged as a warning by the logger ``mil_palettize``. Raises ConfigError and PlanError (both ``ValueError``) before
-    anything is changed.
+    constant, as for ``palettize_package``), ``calibration`` (a ``Calibration`` by the weights alone). Names in
+    ``config`` are those the program has where the pass stands: at the end, those of the saved model. ``report`` is that
+    of the last program; what was left alone otherwise than asked is logged as a warning by the logger
+    ``mil_palettize``. Raises ConfigError and PlanError (both ``ValueError``) before anything is changed.
 
     The pass can stand in the place of ``compression::palettize_weights``: anywhere in a pipeline, in coremltools'
     registry, and constructed as that class is. With ``fake_compression`` a weight becomes a ``const`` of the
@@ -71,6 +72,7 @@ class palettize_weights(AbstractGraphPass):
         self._strict = False
         self._joint_compression = False
         self._importance: Mapping[str, Any] | None = None
+        self._calibration: Calibration | None = None
         self.fake_compression = fake_compression
         self.report: Report | None = None
         if config is not None:
@@ -124,6 +126,21 @@ class palettize_weights(AbstractGraphPass):
         self._importance = value
 
     @property
+    def calibration(self) -> Calibration | None:
+        return self._calibration
+
+    @calibration.setter
+    def calibration(self, value: Calibration | None) -> None:
+        if value is not None and not isinstance(value, Calibration):
+            raise ConfigError(f"calibration is {value!r}, it must be a mil_palettize.Calibration or None")
+        if value is not None and value.method != "weights":
+            raise ConfigError(
+                f"calibration by samples (method {value.method!r}) needs a whole model, which a pass does not have; "
+                "use palettize_package or palettize_weights after the conversion, or method 'weights' here"
+            )
+        self._calibration = value
+
+    @property
     def requests(self) -> Requests:
         """``config`` as planning reads it. Raises ConfigError when there is none."""
         if self._config is None:
@@ -136,7 +153,7 @@ class palettize_weights(AbstractGraphPass):
         program = PymilProgram(prog)
         requests = _still_unmet(requests, program, _MET.get(prog, frozenset()))
         plan = self._plan(program, requests)
-        results = _encode(program, plan)
+        results = _encode(program, plan, self._calibration)
         self._refuse(results)
         for decision, result in results:
             if isinstance(result, Encoded):
@@ -163,7 +180,7 @@ class palettize_weights(AbstractGraphPass):
 
     def _refuse(self, results: Results) -> None:
         if self._strict:
-            refuse_declined({decision.weight: result for decision, result in results})
+            refuse_declined({decision.weight.id: result for decision, result in results})
 
     def _log(self, report: Report) -> None:
         log_report(report)
@@ -203,8 +220,8 @@ class palettize_clustered_weights(palettize_weights):
         self._chains: dict[Weight, list[list[Operation]]] = {}
         super().apply(prog)
         assert self.report is not None
-        done = {(weight.function, weight.name) for weight in self.report.palettized}
-        names = {name for w, of in self._chains.items() if (w.function, w.name) in done for name in _names(w, of)}
+        done = {weight.id for weight in self.report.palettized}
+        names = {name for w, of in self._chains.items() if w.id in done for name in _names(w, of)}
         requests = self.requests
         asked = [*(key for key, request in requests.by_name.items() if is_lossless(request)), *requests.importance]
         _MET[prog] = frozenset(key for key in asked if named_before(key) in names)
@@ -277,7 +294,7 @@ def _still_unmet(requests: Requests, program: PymilProgram, met: frozenset[str])
     )
 
 
-def _encode(program: PymilProgram, plan: Plan) -> Results:
+def _encode(program: PymilProgram, plan: Plan, calibration: Calibration | None = None) -> Results:
     """Palettes of all planned weights; a weight that functions share is clustered for each, with the same result."""
     planned = [(d, d.specification) for d in plan.decisions if d.specification is not None]
     with Workers() as pool:
@@ -286,7 +303,8 @@ def _encode(program: PymilProgram, plan: Plan) -> Results:
             weight, form = decision.weight, FORMS[decision.weight.opset]
             assert form is not None
             source, held = ArraySource(weight.key, program.constant(weight).outputs[0].val), program.held(weight)
-            return Task(source, specification, form, held, importance=decision.importance)(pool.pmap)
+            task = Task(source, specification, form, held, importance=decision.importance)
+            return task(pool.pmap) if calibration is None else solved_alone(weight, task, calibration)
 
         tasks = ((d.weight.nbytes, lambda d=d, s=s: task(d, s)) for d, s in planned)
         return list(zip((d for d, _ in planned), pool.ordered(tasks), strict=True))
@@ -295,7 +313,7 @@ def _encode(program: PymilProgram, plan: Plan) -> Results:
 def _report(program: PymilProgram, plan: Plan, results: Results, seconds: float) -> Report:
     nbytes = sum(site.weight.nbytes for site in program.survey().sites)
     report = planned_report("the program being converted", None, nbytes, plan, [])
-    done = Rewritten({d.weight: r if isinstance(r, Declined) else r.figures for d, r in results})
+    done = Rewritten({d.weight.id: r if isinstance(r, Declined) else r.figures for d, r in results})
     complete(report, plan, done)
     report.bytes_after = nbytes - sum(w.bytes_before - (w.bytes_after or 0) for w in report.weights)
     report.seconds = seconds

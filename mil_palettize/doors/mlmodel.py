@@ -13,19 +13,19 @@ from coremltools.converters.mil.frontend.milproto import load as milproto
 from coremltools.models import MLModel
 from coremltools.optimize.coreml import OptimizationConfig
 
+from mil_palettize.calibration.request import Calibration
+from mil_palettize.doors.calibrating import Calibrated, calibrated
 from mil_palettize.doors.report_log import log_report, logger
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ModelTypeError
 from mil_palettize.program.model import Model
-from mil_palettize.program.serialized import stages
+from mil_palettize.program.stages import NEURAL_NETWORKS, stages
 from mil_palettize.reports.progress import make_progress
 from mil_palettize.reports.report import DECOMPRESSED, Report
-from mil_palettize.reports.summary import planned_report
 from mil_palettize.request.normalised import normalise
 from mil_palettize.rewriting.decompression import decompress_model
 from mil_palettize.rewriting.palettization import carry_out, prepare
 
-_NEURAL_NETWORKS = ("neuralNetwork", "neuralNetworkClassifier", "neuralNetworkRegressor")
 _IN_MEMORY = "the model in memory"
 
 
@@ -37,14 +37,15 @@ def palettize_weights(
     select: str = "weights",
     strict: bool = False,
     importance: Mapping[str, Any] | None = None,
+    calibration: Calibration | None = None,
 ) -> MLModel:
     """A copy of ``mlmodel`` with palettes in place of its weights, in a temporary package of its own.
 
     Signature, config, and names in the result (``<weight>_palettized``) are those of
     ``coremltools.optimize.coreml.palettize_weights``; functions, states, metadata, compute units, function name and
-    whether the model is loaded are as in ``mlmodel``. ``select``, ``strict`` and ``importance``: as for
-    ``palettize_package``. An iOS15 model moves to iOS16. The report goes to the logger ``mil_palettize``; what was done
-    otherwise than asked, and what was left alone, as warnings.
+    whether the model is loaded are as in ``mlmodel``. ``select``, ``strict``, ``importance`` and ``calibration``: as
+    for ``palettize_package``. An iOS15 model moves to iOS16. The report goes to the logger ``mil_palettize``;
+    what was done otherwise than asked, and what was left alone, as warnings.
 
     Raises ModelTypeError (TypeError) for what is no ML Program, ConfigError and PlanError (ValueError) for requests
     that are wrong or that this model cannot meet, PackageError when its weights cannot be read.
@@ -54,8 +55,10 @@ def palettize_weights(
 
     def write(model: Model, folder: Path, pool: Workers) -> Report:
         prepared = prepare(model, requests, target=None, select=select, strict=strict)
-        report = planned_report(_IN_MEMORY, None, model.package.nbytes(), prepared.plan, prepared.moved)
-        carry_out(prepared, folder, report, pool=pool, progress=make_progress(None), rename=True)
+        report = prepared.report(_IN_MEMORY, None)
+        done = Calibrated() if calibration is None else calibrated(model, prepared.plan, calibration)
+        report.notes += done.notes
+        carry_out(prepared, folder, report, pool=pool, progress=make_progress(None), rename=True, ready=done.palettes)
         report.seconds = time.perf_counter() - started
         return report
 
@@ -104,7 +107,7 @@ def _checked(mlmodel: MLModel) -> Any:
         raise ModelTypeError(f"mlmodel must be a coremltools MLModel, got {type(mlmodel).__name__}")
     spec = mlmodel.get_spec()
     kind = spec.WhichOneof("Type")
-    if kind in _NEURAL_NETWORKS or (not stages(spec) and "ipeline" in str(kind)):
+    if kind in NEURAL_NETWORKS or (not stages(spec) and "ipeline" in str(kind)):
         raise ModelTypeError(
             "coremltools.optimize.coreml are meant to be used only with mlprogram typed coreml models. This model has "
             f"type {kind}. Please use coremltools.models.neural_network.quantization_utils.quantize_weights instead to "

@@ -8,6 +8,7 @@ from typing import Any
 from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipeline
 from coremltools.optimize.coreml import OptimizationConfig
 
+from mil_palettize.calibration.request import Calibration
 from mil_palettize.doors.fusions import MULTIPLYING
 from mil_palettize.doors.graph_passes import is_lossless, palettize_weights
 from mil_palettize.doors.registration import PALETTIZE, PALETTIZE_CLUSTERED
@@ -25,6 +26,7 @@ def pass_pipeline(
     strict: bool = False,
     joint_compression: bool = False,
     importance: Mapping[str, Any] | None = None,
+    calibration: Calibration | None = None,
 ) -> PassPipeline:
     """A pipeline for ``ct.convert(pass_pipeline=…)`` that palettizes as ``config`` says.
 
@@ -40,8 +42,8 @@ def pass_pipeline(
     fusions as well; see there what it takes.
 
     Names in ``config`` are those of the saved model (``conv_1_cast_fp16``, ``weight_to_fp16``). ``select``, ``strict``,
-    ``joint_compression``, ``importance``: options of ``mil_palettize::palettize_weights``. Raises ConfigError (a
-    ``ValueError``) for a wrong option, at once.
+    ``joint_compression``, ``importance``, ``calibration`` (of the weights alone): options of
+    ``mil_palettize::palettize_weights``. Raises ConfigError (a ``ValueError``) for a wrong option, at once.
     """
     options: dict[str, Any] = {
         "config": config,
@@ -49,6 +51,7 @@ def pass_pipeline(
         "strict": strict,
         "joint_compression": joint_compression,
         "importance": importance,
+        "calibration": calibration,
     }
     checked = palettize_weights()
     for name, value in options.items():

@@ -1,13 +1,25 @@
-"""What came of a weight and its plan: a palette, or why there is none."""
+"""What came of a weight and its plan: a palette, or why there is none; and of all weights of a run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.expressions.digest import expression_digest
 from mil_palettize.expressions.weight_expr import WeightExpr, lut_of
+from mil_palettize.program.weight import WeightId
+
+
+@dataclass(frozen=True)
+class CalibrationFigures:
+    """How a palette was chosen by what its op gives. Fields as in :class:`CalibrationReport`."""
+
+    method: str
+    damping: float
+    samples: int
+    before_db: float | None
+    after_db: float | None
 
 
 @dataclass(frozen=True)
@@ -15,7 +27,7 @@ class Figures:
     """What a palette came to, kept when its data is written. ``nbytes``: of all parts; ``sse`` and ``signal``: squared
     error and sum of squares of the weight; ``seconds``: of computing it; ``digest``: of the expression;
     ``specification``: as carried out, and ``note`` why it is not the one asked for; ``weighted_error``: the squared
-    error with every element's times its importance, None where none was given."""
+    error with every element's times its importance, None where none was given; ``calibration``: None without one."""
 
     nbits: int
     nbytes: int
@@ -26,6 +38,7 @@ class Figures:
     specification: PaletteSpecification
     note: str
     weighted_error: float | None
+    calibration: CalibrationFigures | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,7 @@ class Encoded:
     note: str = ""
     seconds: float = 0.0
     weighted_error: float | None = None
+    calibration: CalibrationFigures | None = None
 
     @cached_property
     def figures(self) -> Figures:
@@ -53,6 +67,7 @@ class Encoded:
             self.specification,
             self.note,
             self.weighted_error,
+            self.calibration,
         )
 
 
@@ -62,3 +77,13 @@ class Declined:
 
     reason: str
     unmet: bool
+
+
+@dataclass
+class Rewritten:
+    """What came of a plan. ``results``: of planned weights. ``splits``: weights that shared a record and no longer do.
+    ``dropped_records``: that no program pointed at, None where that could not be found out."""
+
+    results: dict[WeightId, Figures | Declined] = field(default_factory=dict)
+    splits: frozenset[WeightId] = frozenset()
+    dropped_records: int | None = 0

@@ -31,7 +31,6 @@ class Item:
     identifier: str
     path: Path
     name: str
-    author: str
 
 
 @dataclass(frozen=True)
@@ -235,7 +234,7 @@ def _read_item(folder: Path, identifier: str, entry: object) -> Item:
         raise _damaged(folder, f"{where}, a link that leads out of the package; {way_out(folder)}")
     if not os.path.exists(folder / DATA / path):
         raise _damaged(folder, f"{where}, but nothing is there")
-    return Item(identifier, Path(path), name, entry["author"])
+    return Item(identifier, Path(path), name)
 
 
 def _is_plain(path: str) -> bool:

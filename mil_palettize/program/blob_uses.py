@@ -9,7 +9,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from mil_palettize.program.scopes import op_name
+from mil_palettize.program.op_names import op_name
 from mil_palettize.program.values import MIL
 
 

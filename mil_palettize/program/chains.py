@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from mil_palettize.program.blob_uses import blob_uses
+from mil_palettize.program.blob_uses import BlobUse, blob_uses
 from mil_palettize.program.expression_reader import unknown_form
 from mil_palettize.program.scopes import Node, is_constant_op
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.sites import Site, place_obstacle
 from mil_palettize.program.values import BLOB_TYPES, MIL, NUMPY_TYPES, string_value, type_name
 
 
@@ -59,6 +59,14 @@ def _obstacle(site: Site) -> str:
     return ""
 
 
+def palette_obstacle(chain: Chain) -> str:
+    """Why no palette can take the place of a whole chain, "" when one can."""
+    site = chain.site
+    if site.weight.dtype not in ("fp16", "fp32"):
+        return f"{site.weight.dtype} values; palettes hold fp16 and fp32"
+    return chain.obstacle or place_obstacle(chain.node)
+
+
 def _sources(node: Node) -> Iterator[Node]:
     """All values that ``node`` is made from."""
     for source in node.sources.values():
@@ -94,23 +102,33 @@ def chain_key(node: Node) -> bytes:
 
 def inner_ops(chains: Iterable[Chain]) -> dict[int, MIL.Operation]:
     """Constant ops that nothing reads any more once ``chains`` are constants, by ``id``."""
-    gone = {id(chain.site.op): chain.site.op for chain in chains}
-    ends = set(gone)
-    waiting = [source for chain in chains for source in chain.node.sources.values()]
-    while waiting:
-        node = waiting.pop()
-        if node.op is None or id(node.op) in gone or any(result.is_block_output for result in node.results):
-            continue
-        if all(id(use.op) in gone for result in node.results for use in result.uses):
-            gone[id(node.op)] = node.op
-            waiting += node.sources.values()
+    chains = list(chains)
+    ends = {id(chain.site.op): chain.site.op for chain in chains}
+    gone = dict(ends)
+    for chain in chains:
+        take_parts(chain.node, gone)
     return {key: op for key, op in gone.items() if key not in ends}
 
 
-def first_blob(node: Node) -> MIL.Value | None:
-    """The first value of a chain that is stored in a weight file, None when all are in the program."""
-    found = [use.value for op in chain_ops(node) for use in blob_uses(op)]
-    return min(found, key=lambda value: (value.blobFileValue.fileName, value.blobFileValue.offset), default=None)
+def take_parts(node: Node, gone: dict[int, MIL.Operation]) -> list[MIL.Operation]:
+    """Add to ``gone`` (by ``id``), where the op of ``node`` is, the ops it is made from that nothing else reads;
+    returns what was added."""
+    added: list[MIL.Operation] = []
+    waiting = list(node.sources.values())
+    while waiting:
+        source = waiting.pop()
+        if source.op is None or id(source.op) in gone or any(result.is_block_output for result in source.results):
+            continue
+        if all(id(use.op) in gone for result in source.results for use in result.uses):
+            gone[id(source.op)] = source.op
+            added.append(source.op)
+            waiting += source.sources.values()
+    return added
+
+
+def chain_uses(node: Node) -> list[BlobUse]:
+    """What of a chain is stored in weight files."""
+    return [use for op in chain_ops(node) for use in blob_uses(op)]
 
 
 def constant_op(op: MIL.Operation, value: MIL.Value) -> MIL.Operation:

@@ -10,17 +10,20 @@ from mil_palettize.package.mlpackage import Package
 from mil_palettize.program.blob_uses import BlobUse, blob_uses
 from mil_palettize.program.messages import CoreML
 from mil_palettize.program.opsets.move import Change, Opset, apply_move, opset_of, plan_move
-from mil_palettize.program.serialized import Stage, Survey, other_stages, parse_model, pipeline_models, stages, survey
+from mil_palettize.program.stages import Stage, other_stages, parse_model, pipeline_models, stages
 from mil_palettize.program.store import Store
+from mil_palettize.program.survey import Survey, survey
 
 
 @dataclass
 class Model:
-    """``spec`` is the parsed root model; ``store`` reads the values it points at. Use as a context manager."""
+    """``spec`` is the parsed root model; ``store`` reads the values it points at. ``moved``: to a later opset, so that
+    values may have other types than their records. Use as a context manager."""
 
     package: Package
     spec: CoreML.Model
     store: Store
+    moved: bool = False
     _survey: Survey | None = None
     _uses: list[BlobUse] | None = None
 
@@ -48,6 +51,14 @@ class Model:
             self._uses = blob_uses(self.spec)
         return self._uses
 
+    def first_uses(self) -> dict[str, BlobUse]:
+        """Function -> the first value that its program has in a weight file, of those that have one."""
+        found: dict[str, BlobUse] = {}
+        for stage in self.stages:
+            for first in blob_uses(stage.program)[:1]:
+                found |= {stage.function_label(name): first for name in stage.program.functions}
+        return found
+
     @property
     def stages(self) -> list[Stage]:
         return stages(self.spec)
@@ -62,7 +73,7 @@ class Model:
         if self._survey is None:
             self._survey = Survey()
             for stage in self.stages:
-                self._survey.add(survey(stage, len(self._survey.sites)))
+                self._survey.add(survey(stage))
         return self._survey
 
     def functions(self) -> list[tuple[str, str]]:
@@ -92,6 +103,7 @@ class Model:
             below = any(opset_of(function).spec < target.spec for function in stage.program.functions.values())
             apply_move(stage.program, move)
             changes += [_labelled(change, stage) for change in move.changes]
+            self.moved |= below
             if below:
                 stage.model.specificationVersion = max(stage.model.specificationVersion, target.spec)
                 _raise_version(self.spec)

@@ -16,8 +16,8 @@ import numpy as np
 from mil_palettize.expressions.packed import Packed
 from mil_palettize.expressions.weight_expr import Lut, Scale, Sparse, WeightExpr
 from mil_palettize.program.forms import PACKED, Form
-from mil_palettize.program.names import NameSource
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.new_names import NameSource
+from mil_palettize.program.sites import Site
 from mil_palettize.program.values import (
     BLOB_TYPES,
     MIL,

@@ -17,8 +17,8 @@ from mil_palettize.expressions.weight_expr import Packed
 from mil_palettize.package.blob import WINDOW_BYTES, BlobReader, BlobRecord
 from mil_palettize.package.mlpackage import Package
 from mil_palettize.program.blob_uses import BlobUse
-from mil_palettize.program.serialized import Site
-from mil_palettize.program.values import BLOB_TYPES, MIL, NUMPY_TYPES, immediate_array, static_shape
+from mil_palettize.program.sites import Site
+from mil_palettize.program.values import BLOB_TYPES, MIL, NUMPY_TYPES, immediate_array, static_shape, value_nbytes
 
 _SAMPLE_BYTES = 1 << 16
 
@@ -116,7 +116,7 @@ def _check_size(use: BlobUse, reader: BlobReader, record: BlobRecord) -> None:
     data_type = use.value.type.tensorType.dataType
     if shape is None or data_type not in BLOB_TYPES:
         return
-    needed = (math.prod(shape) * BLOB_TYPES[data_type][1] + 7) // 8
+    needed = value_nbytes(use.value)
     if needed != record.size:
         raise BlobError(
             f"{use.owner!r} needs {needed} bytes by its shape {list(shape)}, but its record at byte "

@@ -79,6 +79,19 @@ def static_shape(value_type: MIL.ValueType) -> tuple[int, ...] | None:
     return shape
 
 
+def value_nbytes(value: MIL.Value) -> int:
+    """Bytes of a tensor value's data by its type, 0 for anything else."""
+    shape = static_shape(value.type)
+    if shape is None:
+        return 0
+    data_type = value.type.tensorType.dataType
+    if data_type in BLOB_TYPES:
+        bits = BLOB_TYPES[data_type][1]
+    else:
+        bits = NUMPY_TYPES[data_type].itemsize * 8 if data_type in NUMPY_TYPES else 0
+    return (math.prod(shape) * bits + 7) // 8
+
+
 def string_value(text: str) -> MIL.Value:
     """A rank-0 string, as op attribute ``name`` holds it."""
     value = MIL.Value(type=tensor_type((), DT.Value("STRING")))

@@ -4,6 +4,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class WeightId(NamedTuple):
+    """What tells a constant from every other one of its model, the same in plan, report, evaluator and writer.
+
+    ``function``: its function, with the pipeline stage in front where there is one (``"stage/main"``). ``block``: path
+    of the block that declares it (``program/block_paths.py``), "" for the function's own; of a tensor that is bound to
+    an op in place, that place. ``name``: of its value there.
+    """
+
+    function: str
+    block: str
+    name: str
+
+    @property
+    def stage(self) -> str:
+        """The label of the pipeline stage, "" where there is none."""
+        return self.function.rpartition("/")[0]
+
+    @property
+    def key(self) -> str:
+        """``function/name``, as messages and ``op_name_configs`` write it: names of sibling blocks may share one."""
+        return f"{self.function}/{self.name}"
 
 
 @dataclass(frozen=True)
@@ -39,11 +63,10 @@ class Consumer:
 class Weight:
     """A constant of one function.
 
-    ``function``: its function, with the pipeline stage in front where there is one (``"stage/main"``).
-    ``dtype``: MIL's name (``"fp16"``). ``opset``: of the function (``"CoreML8"``). ``storage``: key of the
-    blob record it is stored in, equal for constants that share one; None for a value inside the program.
-    ``obstacle``: why its form rules out a palette ("" when nothing does). ``position``: its place among the
-    constants of its model, since names may repeat in sibling blocks.
+    ``function``, ``block`` and ``name``: those of its :class:`WeightId`. ``dtype``: MIL's name (``"fp16"``).
+    ``opset``: of the function (``"CoreML8"``). ``storage``: key of the blob record it is stored in, equal for
+    constants that share one; None for a value inside the program. ``obstacle``: why its form rules out a palette (""
+    when nothing does).
 
     ``joint``: what joint compression can make a palette of although the constant is compressed already: its "sparse"
     values or its "scaled" integers, "" for neither. ``stored``: how many elements of ``stored_nbytes`` that are;
@@ -61,7 +84,7 @@ class Weight:
     storage: tuple[str, int] | None
     form: str = "const"
     obstacle: str = ""
-    position: int = 0
+    block: str = ""
     joint: str = ""
     stored: int = 0
     stored_nbytes: int = 0
@@ -73,6 +96,10 @@ class Weight:
         return math.prod(self.shape)
 
     @property
+    def id(self) -> WeightId:
+        return WeightId(self.function, self.block, self.name)
+
+    @property
     def key(self) -> str:
-        """``function/name``, as messages and ``op_name_configs`` write it."""
-        return f"{self.function}/{self.name}"
+        """As :attr:`WeightId.key`."""
+        return self.id.key

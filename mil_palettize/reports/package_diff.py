@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,15 +12,22 @@ from pathlib import Path
 
 import numpy as np
 
-from mil_palettize.program.contents import dense, describe_form, fingerprint
+from mil_palettize.program.block_paths import nested_path, specializations
+from mil_palettize.program.fingerprints import fingerprint
+from mil_palettize.program.form_names import describe_form
 from mil_palettize.program.model import Model
-from mil_palettize.program.scopes import is_constant_op, op_name
-from mil_palettize.program.serialized import Site, Stage
+from mil_palettize.program.op_names import result_name
+from mil_palettize.program.scopes import is_constant_op
+from mil_palettize.program.site_values import dense
+from mil_palettize.program.sites import Site
+from mil_palettize.program.stages import Stage
 from mil_palettize.program.values import MIL
+from mil_palettize.program.weight import WeightId
+from mil_palettize.reports.decibels import decibels
 from mil_palettize.reports.tables import format_table
 from mil_palettize.text import format_bytes, printable
 
-OpKey = tuple[str, str, int]  # function, name, which of that name
+OpKey = tuple[WeightId, int]  # as if its result were a constant; which of that name, for ops without results
 
 
 @dataclass(frozen=True)
@@ -100,13 +106,12 @@ def _snr_words(snr_db: float | None) -> str:
     return f"{snr_db:.1f}" if math.isfinite(snr_db) else "equal"
 
 
-def diff_packages(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> Difference:
-    """Compare two packages. Raises PackageError when one cannot be read."""
-    with Model.open(first) as a, Model.open(second) as b:
-        difference = Difference(os.fspath(first), os.fspath(second), a.package.nbytes(), b.package.nbytes())
-        difference.metadata = [*_metadata(a, b), *_files(a, b)]
-        _compare_ops(a, b, difference)
-        return difference
+def difference(first: str, a: Model, second: str, b: Model) -> Difference:
+    """What differs between the packages at ``first`` and ``second``, of which ``a`` and ``b`` are the models."""
+    found = Difference(first, second, a.package.nbytes(), b.package.nbytes())
+    found.metadata = [*_metadata(a, b), *_files(a, b)]
+    _compare_ops(a, b, found)
+    return found
 
 
 def _compare_ops(a: Model, b: Model, difference: Difference) -> None:
@@ -117,39 +122,36 @@ def _compare_ops(a: Model, b: Model, difference: Difference) -> None:
         if one is None or two is None:
             op, where = (one, "first") if two is None else (two, "second")
             assert op is not None
-            difference.ops.append(f"{key[0]}/{key[1]} ({op.type}) is only in the {where}")
+            difference.ops.append(f"{key[0].key} ({op.type}) is only in the {where}")
         elif fingerprint(one, a.store) == fingerprint(two, b.store):
             difference.same_ops += 1
         elif key in sites_a and key in sites_b and is_constant_op(one.type) and is_constant_op(two.type):
             difference.weights.append(_compare_weight(a, sites_a[key], b, sites_b[key]))
         else:
             types = one.type if one.type == two.type else f"{one.type}, {two.type}"
-            difference.ops.append(f"{key[0]}/{key[1]} ({types}) differs")
+            difference.ops.append(f"{key[0].key} ({types}) differs")
 
 
 def _ops(model: Model) -> Iterator[tuple[OpKey, MIL.Operation]]:
+    """Every op, by its result's name: its own may be changed by a rewrite."""
+    count: Counter[WeightId] = Counter()
     for stage in model.stages:
         for name, function in sorted(stage.program.functions.items()):
-            count: Counter[str] = Counter()
-            label = stage.function_label(name)
-            for _, block in sorted(function.block_specializations.items()):
-                for op in _block_ops(block):
-                    # Outputs are what consumers know an op by; its name attribute may be changed by a rewrite.
-                    own = op.outputs[0].name if op.outputs else op_name(op)
-                    yield (label, own, count[own]), op
+            for _, path, block in specializations(function):
+                for own, op in _block_ops(stage.function_label(name), path, block):
+                    yield (own, count[own]), op
                     count[own] += 1
 
 
-def _block_ops(block: MIL.Block) -> Iterator[MIL.Operation]:
+def _block_ops(function: str, path: str, block: MIL.Block) -> Iterator[tuple[WeightId, MIL.Operation]]:
     for op in block.operations:
-        yield op
-        for inner in op.blocks:
-            yield from _block_ops(inner)
+        yield WeightId(function, path, result_name(op)), op
+        for number, inner in enumerate(op.blocks):
+            yield from _block_ops(function, nested_path(path, op, number), inner)
 
 
 def _sites(model: Model) -> dict[OpKey, Site]:
-    sites = {id(site.op): site for site in model.survey().sites if site.weight.form != "inline"}
-    return {key: sites[id(op)] for key, op in _ops(model) if id(op) in sites}
+    return {(site.weight.id, 0): site for site in model.survey().sites if site.weight.form != "inline"}
 
 
 def _compare_weight(a: Model, one: Site, b: Model, two: Site) -> WeightDifference:
@@ -172,9 +174,8 @@ def _snr_db(one: np.ndarray | None, two: np.ndarray | None) -> float | None:
     power = float(np.dot(noise, noise))
     if power == 0 or np.array_equal(one, two, equal_nan=True):
         return math.inf
-    total = float(np.dot(signal, signal))
-    ratio = total / power
-    return 10 * math.log10(ratio) if math.isfinite(ratio) and ratio > 0 else None
+    found = decibels(float(np.dot(signal, signal)), power)
+    return found if math.isfinite(found) else None  # something is not finite, or was zero and is not any more
 
 
 def _metadata(a: Model, b: Model) -> Iterator[str]:

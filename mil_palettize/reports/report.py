@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.tables import format_table, grouped_lines, indented_lines
 from mil_palettize.text import format_bytes, format_count, printable, shorten
@@ -17,6 +18,19 @@ LARGEST = 10
 PALETTIZED = "palettized"
 DECOMPRESSED = "decompressed"
 COUNT_UNKNOWN = "a weight file's record count is wrong: records that nothing points at were dropped uncounted"
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """How a palette was chosen by what its op gives. ``method``: in words; ``damping``: relative; ``samples``: that
+    were looked at, 0 where it came from the weights alone; ``before_db`` and ``after_db``: signal to noise of the op's
+    output on samples held out, with the plain palette and with this one, None where none were."""
+
+    method: str
+    damping: float
+    samples: int
+    before_db: float | None
+    after_db: float | None
 
 
 @dataclass(frozen=True)
@@ -33,7 +47,9 @@ class WeightReport:
     importance was given. ``digest``: SHA-256 of all parts, "" without a palette or in a dry run.
     ``scale_axis``: of a scale for each channel; ``lut_dtype``: of a quantized table, both None where there is none.
     ``joint``: what the palette is of, a constant's "sparse" or "scaled" values, "" for a dense one's.
-    ``notes``: what was done otherwise than asked, or decided between requests.
+    ``calibration``: how it was chosen by the op's output, None without one.
+    ``notes``: what was done otherwise than asked, or decided between requests. ``block``: path of the nested block that
+    declares it, "" for the function's own.
     """
 
     name: str
@@ -60,6 +76,13 @@ class WeightReport:
     lut_dtype: str | None = None
     joint: str = ""
     weighted_error: float | None = None
+    calibration: CalibrationReport | None = None
+    block: str = ""
+
+    @property
+    def id(self) -> WeightId:
+        """What tells it from every other constant of the model."""
+        return WeightId(self.function, self.block, self.name)
 
     @property
     def bits_per_weight(self) -> float | None:
@@ -161,6 +184,8 @@ class Report:
             + (", verified" if self.verified else ""),
             f"{format_count(len(changed), 'constant')} {done}, {len(self.skipped)} left alone{small}",
         ]
+        if self.action == PALETTIZED and not changed:
+            lines.append(f"Nothing {'would be' if self.dry_run else 'was'} palettized.")
         if self.dropped_records:
             lines.append(f"{format_count(self.dropped_records, 'record')} that nothing pointed at dropped")
         return "\n".join(lines)
@@ -182,6 +207,10 @@ def _weight_dict(weight: WeightReport) -> dict[str, Any]:
     data["lossless"] = weight.lossless if weight.status == PALETTIZED else None
     if data["snr_db"] is not None and not math.isfinite(data["snr_db"]):
         data["snr_db"] = None
+    if weight.calibration is not None:
+        for name in ("before_db", "after_db"):
+            told = data["calibration"][name]
+            data["calibration"][name] = told if told is not None and math.isfinite(told) else None
     return data
 
 

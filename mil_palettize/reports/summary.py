@@ -3,35 +3,52 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from mil_palettize.algorithms.specification import PaletteSpecification
-from mil_palettize.encoding.results import Declined, Figures
+from mil_palettize.encoding.results import Declined, Figures, Rewritten
 from mil_palettize.planning.plan import Decision, Plan
 from mil_palettize.planning.sizes import palette_nbytes
-from mil_palettize.reports.report import COUNT_UNKNOWN, Moved, Report, WeightReport
-from mil_palettize.rewriting.rewrite import Rewritten
+from mil_palettize.program.weight import Weight
+from mil_palettize.reports.decibels import decibels
+from mil_palettize.reports.report import COUNT_UNKNOWN, CalibrationReport, Moved, Report, WeightReport
 
 _SPLIT = "stored once with a constant that is planned otherwise: stored apart now"
 
 
 def planned_report(
-    source: str, destination: str | None, nbytes: int, plan: Plan, moved: list[Moved], *, dry_run: bool = False
+    source: str,
+    destination: str | None,
+    nbytes: int,
+    plan: Plan,
+    moved: list[Moved],
+    *,
+    stored: Mapping[Weight, int] | None = None,
+    dry_run: bool = False,
 ) -> Report:
-    """The report of a plan: sizes as far as they do not depend on values, no errors yet."""
+    """The report of a plan: sizes as far as they do not depend on values, no errors yet. ``stored``: bytes of what
+    weights are stored as now, of those that are planned for as if they were dense."""
     return Report(
         source=source,
         destination=destination,
         bytes_before=nbytes,
-        bytes_after=nbytes - _saving(plan),
+        bytes_after=nbytes - _saving(plan, stored or {}),
         weights=[_planned(decision) for decision in plan.decisions],
         moved=moved,
         notes=list(plan.notes),
         small=plan.small,
         dry_run=dry_run,
     )
+
+
+def plan_anew(report: Report, plan: Plan, moved: list[Moved]) -> None:
+    """Make ``report`` that of another plan for the same model; its bytes stay."""
+    report.weights = [_planned(decision) for decision in plan.decisions]
+    report.moved = moved
+    report.notes = list(plan.notes)
+    report.small = plan.small
 
 
 def complete(report: Report, plan: Plan, done: Rewritten) -> None:
@@ -56,6 +73,7 @@ def _planned(decision: Decision) -> WeightReport:
         reason=decision.reason,
         **_told(specification),
         joint=weight.joint if specification else "",
+        block=weight.block,
         bytes_before=weight.nbytes,
         bytes_after=_bytes_after(decision),
         snr_db=None,
@@ -80,47 +98,52 @@ def _bytes_after(decision: Decision) -> int | None:
     return palette_nbytes(decision.weight, decision.specification, decision.specification.nbits)
 
 
-def _saving(plan: Plan) -> int:
+def _saving(plan: Plan, stored: Mapping[Weight, int]) -> int:
     """Bytes that are certain to be saved: a record goes when all its constants get palettes of known size."""
     by_record: dict[object, list[Decision]] = defaultdict(list)
     for decision in plan.decisions:
         by_record[decision.weight.storage or decision.weight].append(decision)
     saving = 0
     for decisions in by_record.values():
+        now = stored.get(decisions[0].weight, decisions[0].weight.nbytes)
         planned = [d for d in decisions if d.specification is not None]
         sizes = {(d.specification, d.importance, d.weight.shape): _bytes_after(d) for d in planned}
         if len(decisions) == len(planned):
-            saving += decisions[0].weight.nbytes
-        saving -= sum(decisions[0].weight.nbytes if size is None else size for size in sizes.values())
+            saving += now
+        saving -= sum(now if size is None else size for size in sizes.values())
     return saving
 
 
 def _finished(report: WeightReport, decision: Decision, done: Rewritten) -> WeightReport:
     if decision.specification is None:
         return report
-    result = done.results[decision.weight]
+    result = done.results[decision.weight.id]
     if isinstance(result, Declined):
         return _planned(dataclasses.replace(decision, specification=None, reason=result.reason))
-    notes = (*report.notes, _SPLIT) if decision.weight in done.splits else report.notes
+    notes = (*report.notes, _SPLIT) if decision.weight.id in done.splits else report.notes
     return _encoded(dataclasses.replace(report, notes=notes), result)
 
 
 def _encoded(report: WeightReport, figures: Figures) -> WeightReport:
-    told = _told(figures.specification) | {"nbits": figures.nbits}
+    specification = figures.specification
+    snr = decibels(figures.signal, figures.sse)
+    more = (figures.note, _warning(specification.mode) if snr < 0 else "")
+    told, made = _told(specification) | {"nbits": figures.nbits}, figures.calibration
     return dataclasses.replace(
         report,
         **told,
-        notes=(*report.notes, figures.note) if figures.note else report.notes,
+        notes=(*report.notes, *filter(None, more)),
         bytes_after=figures.nbytes,
-        snr_db=_snr_db(figures.signal, figures.sse),
+        snr_db=snr,
         squared_error=figures.sse,
         weighted_error=figures.weighted_error,
         seconds=figures.seconds,
         digest=figures.digest,
+        calibration=None if made is None else CalibrationReport(**dataclasses.asdict(made)),
     )
 
 
-def _snr_db(signal: float, noise: float) -> float:
-    if noise == 0:
-        return math.inf
-    return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 else -math.inf
+def _warning(mode: str) -> str:
+    """Of a palette whose error is larger than the weight itself."""
+    instead = "use mode kmeans" if mode == "uniform" else "use more bits, or leave this weight alone"
+    return f"warning: {mode} is worse here than zeros would be (an SNR below 0 dB): {instead}"

@@ -2,84 +2,66 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Mapping
 from pathlib import Path
 
-from mil_palettize.errors import PalettizeError, VerifyError
+from mil_palettize.errors import VerifyError
 from mil_palettize.program.chains import find_chains, inner_ops
-from mil_palettize.program.contents import dense, fingerprint
-from mil_palettize.program.model import Model
-from mil_palettize.program.scopes import op_name
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.new_names import NameSource
+from mil_palettize.program.site_values import dense
+from mil_palettize.program.sites import Site
 from mil_palettize.program.values import MIL
+from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.report import Report
+from mil_palettize.rewriting.side_by_side import Sides, hold_against
 
 
 def verify_decompressed(source: Path, written: Path, report: Report) -> None:
     """Hold the package at ``written`` against the one at ``source``: each weight that ``report`` says was decompressed
     is a constant of the values it stood for, every other op has the same parts and bytes. Raises VerifyError naming
     the first that differs, PackageError when the source cannot be read any more."""
-    with Model.open(source) as original:
-        try:
-            with Model.open(written) as result:
-                _verify(original, result, report)
-        except PalettizeError as error:
-            said = str(error).replace(str(written), report.destination or str(written))
-            raise VerifyError(f"{said}; nothing was put in place: check the disk, then run again") from error
+    hold_against(source, written, report, _DenseConstants)
 
 
-def _verify(original: Model, result: Model, report: Report) -> None:
-    if original.package.files() != result.package.files() or original.without_ops() != result.without_ops():
-        raise VerifyError("the files, inputs, outputs or metadata written are not those of the source")
-    reported = Counter((weight.function, weight.name) for weight in report.decompressed)
-    comparison = _Comparison(original, result, set(reported))
-    comparison.run()
-    for key in (reported - comparison.found) + (comparison.found - reported):
-        raise VerifyError(f"{'/'.join(key)!r} is not decompressed as often as was reported")
+class _DenseConstants:
+    """The constants that were reported, of the values that the compressed ones stood for."""
 
-
-class _Comparison:
-    """``reported``: (function, name) of the constants that are dense in ``result``; ``found``: those that are."""
-
-    def __init__(self, original: Model, result: Model, reported: set[tuple[str, str]]) -> None:
-        self.original = original
-        self.result = result
-        self.found: Counter[tuple[str, str]] = Counter()
+    def __init__(self, sides: Sides, report: Report) -> None:
+        self._sides = sides
+        self._reported = Counter(weight.id for weight in report.decompressed)
+        self._found: Counter[WeightId] = Counter()
         chains = [
             chain
-            for chain in find_chains(original.survey().sites)
-            if not chain.obstacle and (chain.site.weight.function, chain.site.weight.name) in reported
+            for chain in find_chains(sides.original.survey().sites)
+            if not chain.obstacle and chain.site.weight.id in self._reported
         ]
-        self.ends = {id(chain.site.op): chain.site for chain in chains}
-        self.gone = inner_ops(chains)
+        self._ends = {id(chain.site.op): chain.site for chain in chains}
+        self._gone = inner_ops(chains)
 
-    def run(self) -> None:
-        for one, two in zip(self.original.stages, self.result.stages, strict=True):
-            for name, function in sorted(one.program.functions.items()):
-                blocks = two.program.functions[name].block_specializations
-                for opset, block in sorted(function.block_specializations.items()):
-                    self._check_block(one.function_label(name), block, blocks[opset])
+    @property
+    def gone(self) -> Mapping[int, MIL.Operation]:
+        return self._gone
 
-    def _check_block(self, function: str, one: MIL.Block, two: MIL.Block) -> None:
-        kept = [op for op in one.operations if id(op) not in self.gone]
-        if len(kept) != len(two.operations) or list(one.outputs) != list(two.outputs):
-            raise VerifyError(f"a block of function {function!r} has {len(two.operations)} ops, not {len(kept)}")
-        for a, b in zip(kept, two.operations, strict=True):
-            if id(a) in self.ends:
-                self._check_dense(self.ends[id(a)], b)
-            elif fingerprint(a, self.original.store) != fingerprint(b, self.result.store):
-                raise VerifyError(f"{a.type} {op_name(a)!r} of function {function!r} was to be left alone and differs")
-            for inner, other in zip(a.blocks, b.blocks, strict=True):
-                self._check_block(function, inner, other)
+    def replaced(self, op: MIL.Operation, following: deque[MIL.Operation], names: NameSource) -> bool:
+        site = self._ends.get(id(op))
+        if site is None:
+            return False
+        self._check_constant(site, following.popleft())
+        return True
 
-    def _check_dense(self, site: Site, op: MIL.Operation) -> None:
+    def _check_constant(self, site: Site, op: MIL.Operation) -> None:
         key = site.weight.key
         if op.type != "const" or list(op.outputs) != list(site.op.outputs):
             raise VerifyError(f"{key!r} is not the constant that was reported")
-        before = dense(site, self.original.store)
-        after = self.result.store.array(op.attributes["val"], used_by=key)
+        before = dense(site, self._sides.original.store)
+        after = self._sides.result.store.array(op.attributes["val"], used_by=key)
         if before is None or (before.dtype, before.shape) != (after.dtype, after.shape):
             raise VerifyError(f"{key!r} is stored as {after.dtype}{list(after.shape)}, which it did not stand for")
         if before.tobytes() != after.tobytes():
             raise VerifyError(f"{key!r} has other values than the compressed weight stood for")
-        self.found[site.weight.function, site.weight.name] += 1
+        self._found[site.weight.id] += 1
+
+    def finish(self) -> None:
+        for key in (self._reported - self._found) + (self._found - self._reported):
+            raise VerifyError(f"{key.key!r} is not decompressed as often as was reported")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from mil_palettize.errors import BlobError
-from mil_palettize.package.blob import BlobReader
 from mil_palettize.package.disk import OutputFile, copy_file, make_folders
 from mil_palettize.program.model import Model
 
@@ -27,15 +24,6 @@ def write_other_files(model: Model, staging: Path, weight_files: Iterable[Path])
             copy_file(package.path / relative, target)
     with OutputFile(staging / model_file) as file:
         file.write(model.spec.SerializeToString(deterministic=True))
-
-
-def unused_records(records: Mapping[int, Any], reader: BlobReader) -> int | None:
-    """How many records of a weight file are not among ``records`` (by metadata offset), None where its header's count
-    is not to be trusted."""
-    try:
-        return sum(stored.metadata_offset not in records for stored in reader.all_records())
-    except BlobError:
-        return None
 
 
 def folder_nbytes(folder: Path) -> int:

@@ -1,100 +1,71 @@
-"""Palettes that are there already made anew: the weights they stand for are made dense first, in a package of its own.
+"""Palettes that are there already made anew, of the values they stand for.
 
 Only the constants that will get another palette; whatever else is compressed stays so.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Container
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from mil_palettize.encoding.workers import Workers
-from mil_palettize.program.chains import Chain, chain_key, chain_ops, find_chains, inner_ops
-from mil_palettize.program.contents import describe_form
-from mil_palettize.program.model import Model
-from mil_palettize.program.serialized import stored_nbytes
+from mil_palettize.planning.plan import Plan, as_dense
+from mil_palettize.program.chains import Chain, chain_key, chain_ops, find_chains, inner_ops, palette_obstacle
+from mil_palettize.program.form_names import describe_form
+from mil_palettize.program.op_names import op_name
+from mil_palettize.program.sites import Site, stored_nbytes
+from mil_palettize.program.survey import Survey
 from mil_palettize.program.weight import Weight
-from mil_palettize.reports.progress import make_progress
-from mil_palettize.reports.report import DECOMPRESSED, PALETTIZED, Report
-from mil_palettize.rewriting.decompression import decompress_model
-from mil_palettize.rewriting.dense_verification import verify_decompressed
-
-Key = tuple[str, str]  # function, name
+from mil_palettize.reports.report import PALETTIZED, Report
 
 
 @dataclass(frozen=True)
 class Old:
-    """A palette that is to be made anew: its form in words, the bytes of its parts, and what is equal for palettes
-    that are stored once."""
+    """A palette that is to be made anew. ``weight``: as it is planned for, dense. ``form``: in words; ``nbytes``: of
+    its parts. Old palettes that are stored once have equal ``weight.storage``."""
 
+    chain: Chain
+    weight: Weight
     form: str
     nbytes: int
-    stored: bytes
 
 
-def palettes(model: Model) -> dict[Key, Old]:
-    """The constants of a model that are palettes of some form."""
-    chains = [chain for chain in find_chains(model.survey().sites) if not chain.obstacle and _has_palette(chain)]
-    return {key(chain.site.weight): _old(chain) for chain in chains}
-
-
-def _old(chain: Chain) -> Old:
-    nbytes = sum(stored_nbytes(op) for op in chain_ops(chain.node))
-    return Old(describe_form(chain.site), nbytes, chain_key(chain.node))
+def find_old(sites: Iterable[Site]) -> list[Old]:
+    """The constants of a model that are palettes of some form, and in whose place another palette can stand."""
+    return [_old(chain) for chain in find_chains(sites) if _has_palette(chain) and not palette_obstacle(chain)]
 
 
 def _has_palette(chain: Chain) -> bool:
     return any(op.type.startswith("constexpr_lut_") for op in chain_ops(chain.node))
 
 
-def parts(model: Model, keys: Container[Key]) -> set[Key]:
-    """The compressed constants that only the palettes of ``keys`` are made from."""
-    sites = model.survey().sites
-    inner = inner_ops([chain for chain in find_chains(sites) if key(chain.site.weight) in keys])
-    return {key(site.weight) for site in sites if id(site.op) in inner}
+def _old(chain: Chain) -> Old:
+    nbytes = sum(stored_nbytes(op) for op in chain_ops(chain.node))
+    stored_once = chain_key(chain.node).hex(), 0
+    return Old(chain, replace(as_dense(chain.site.weight), storage=stored_once), describe_form(chain.site), nbytes)
 
 
-def key(weight: Weight) -> Key:
-    return weight.function, weight.name
+def as_if_dense(survey: Survey, redone: Iterable[Old]) -> tuple[list[Weight], set[tuple[str, str]]]:
+    """The weights and the ops' names of a model as they are without what only the palettes ``redone`` are made from,
+    and those dense."""
+    weights = {old.chain.site: old.weight for old in redone}
+    gone = inner_ops(old.chain for old in redone)
+    parts = {(site.weight.function, op_name(site.op)) for site in survey.sites if id(site.op) in gone}
+    kept = [site for site in survey.sites if id(site.op) not in gone]
+    return [weights.get(site, site.weight) for site in kept], survey.op_names - parts
 
 
-def write_dense(source: Path, folder: Path, keys: Container[Key], pool: Workers, *, verify: bool) -> int | None:
-    """Write the package at ``source`` into the empty ``folder`` with the palettes of ``keys`` dense; gives the number
-    of records that nothing pointed at and that are not in it, None where that is not known. Raises as
-    ``decompress_package`` does."""
-    report = Report(str(source), str(folder), 0, 0, action=DECOMPRESSED)
-
-    def wanted(chain: Chain) -> bool:
-        return key(chain.site.weight) in keys and _has_palette(chain)
-
-    with Model.open(source) as model:
-        decompress_model(model, folder, report, pool=pool, progress=make_progress(None), only=wanted)
-    if verify:
-        verify_decompressed(source, folder, report)
-    return report.dropped_records
+def all_ops(survey: Survey, redone: Iterable[Old]) -> set[tuple[str, str]]:
+    """(function, op name) of the palettes ``redone`` and of what only they are made from."""
+    redone = list(redone)
+    gone = {id(old.chain.site.op) for old in redone} | inner_ops(old.chain for old in redone).keys()
+    return {(site.weight.function, op_name(site.op)) for site in survey.sites if id(site.op) in gone}
 
 
-def tell(report: Report, old: dict[Key, Old]) -> None:
-    """Say in ``report`` what the weights that were palettes were, and how many bytes they took."""
-    for index, weight in enumerate(report.weights):
-        was = old.get((weight.function, weight.name))
-        if was is not None and weight.status == PALETTIZED:
-            note = f"in place of what was compressed already ({was.form}), made of the values that stood for"
-            report.weights[index] = replace(weight, bytes_before=was.nbytes, notes=(*weight.notes, note))
-
-
-def correct_estimate(report: Report, old: dict[Key, Old], gone: Container[Key]) -> None:
-    """Make the ``report`` of a dry run, which took the palettes of ``old`` for dense, each stored by itself, that of a
-    run. ``gone``: constants they were made from."""
-    report.weights = [weight for weight in report.weights if (weight.function, weight.name) not in gone]
-    after: dict[bytes, set[int]] = defaultdict(set)
-    before = {was.stored: was.nbytes for was in old.values()}
-    for weight in report.weights:
-        was = old.get((weight.function, weight.name))
-        if was is not None and weight.status == PALETTIZED:
-            size = weight.bytes_after
-            report.bytes_after += 0 if size is None else weight.bytes_before - size
-            after[was.stored].add(was.nbytes if size is None else size)
-    report.bytes_after += sum(sum(sizes) - before[stored] for stored, sizes in after.items())
+def tell(report: Report, plan: Plan, redone: Iterable[Old]) -> None:
+    """Say in the ``report`` of ``plan`` what the weights that were palettes were, and how many bytes they took."""
+    olds = {old.weight: old for old in redone}
+    for index, (weight, decision) in enumerate(zip(report.weights, plan.decisions, strict=True)):
+        old = olds.get(decision.weight)
+        if old is not None and weight.status == PALETTIZED:
+            note = f"in place of what was compressed already ({old.form}), made of the values that stood for"
+            report.weights[index] = replace(weight, bytes_before=old.nbytes, notes=(*weight.notes, note))

@@ -3,164 +3,98 @@ and everything else has to be the same, op by op, byte by byte and file by file.
 
 from __future__ import annotations
 
-import filecmp
 import math
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from google.protobuf.message import Message
 
-from mil_palettize.errors import PackageError, PalettizeError, VerifyError
+from mil_palettize.errors import VerifyError
 from mil_palettize.expressions.digest import expression_digest
 from mil_palettize.expressions.weight_expr import WeightExpr, lut_of
-from mil_palettize.package.blob import BlobReader
-from mil_palettize.program.contents import dense, expression, fingerprint, record_digest
+from mil_palettize.program.chains import Chain, chain_uses, find_chains, inner_ops, palette_obstacle
+from mil_palettize.program.fingerprints import fingerprint, record_digest
 from mil_palettize.program.forms import FORMS
-from mil_palettize.program.model import Model
-from mil_palettize.program.names import NameSource
-from mil_palettize.program.opsets.move import opset_of
+from mil_palettize.program.new_names import NameSource
 from mil_palettize.program.palette_ops import palette_ops, store_palette
-from mil_palettize.program.scopes import is_constant_op, op_name
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.scopes import is_constant_op
+from mil_palettize.program.site_values import dense, expression
+from mil_palettize.program.sites import Site
 from mil_palettize.program.store import Store, StoredWeight
-from mil_palettize.program.values import MIL, NUMPY_TYPES
-from mil_palettize.reports.report import Report, WeightReport
+from mil_palettize.program.values import MIL, MIN_BLOB_ELEMENTS, NUMPY_TYPES
+from mil_palettize.program.weight import WeightId
+from mil_palettize.reports.report import PALETTIZED, Report, WeightReport
+from mil_palettize.rewriting.side_by_side import Sides, hold_against
 
 # The report's error is summed over the histogram, this one over the elements: only rounding may differ.
 RELATIVE_TOLERANCE = 1e-9
-_FIRST_RECORD = 64
 
 
 def verify_package(
-    source: Path, written: Path, report: Report, importance: Mapping[tuple[str, str], np.ndarray] | None = None
+    source: Path, written: Path, report: Report, importance: Mapping[WeightId, np.ndarray] | None = None
 ) -> None:
     """Decode every palette of the package at ``written`` and compare it with the one at ``source`` and with
     ``report``; compare everything else, after the same move to a later opset, for equality. Raises VerifyError
     naming the first weight, op or file that differs; PackageError when the source cannot be read any more.
-    ``importance``: that palettes were made with, by function and name of the constant; each size divides the weight's.
+    ``importance``: that palettes were made with, by constant; each size divides the weight's.
     """
-    with Model.open(source) as original:
-        try:
-            with Model.open(written) as result:
-                if report.moved:
-                    original.move(min((opset_of(name) for _, name in result.functions()), key=lambda o: o.spec))
-                _Comparison(original, result, report, importance or {}).run()
-        except PalettizeError as error:
-            said = str(error).replace(str(written), report.destination or str(written))
-            raise VerifyError(f"{said}; nothing was put in place: check the disk, then run again") from error
+    hold_against(source, written, report, partial(_Palettes, importance=importance or {}))
 
 
-class _Comparison:
-    """``original``: moved as ``result`` was."""
+class _Palettes:
+    """The palettes that were reported, in the place of constants and of compressed constants."""
 
-    def __init__(
-        self, original: Model, result: Model, report: Report, importance: Mapping[tuple[str, str], np.ndarray]
-    ) -> None:
-        self.importance = importance
-        self.original = original
-        self.result = result
-        self.moved = bool(report.moved)
-        found = (s for s in original.survey().sites if s.weight.form == "const" or s.weight.joint)
-        self.sites = {id(site.op): site for site in found}
-        self.written = {id(site.op): site for site in result.survey().sites}
-        # In program order: names may repeat in sibling blocks.
-        self.claims: dict[tuple[str, str], deque[WeightReport]] = defaultdict(deque)
+    def __init__(self, sides: Sides, report: Report, *, importance: Mapping[WeightId, np.ndarray]) -> None:
+        self._importance = importance
+        self._original = sides.original
+        self._result = sides.result
+        sites = self._original.survey().sites
+        self._first_uses = self._original.first_uses()
+        chains = _redone(sites, report)
+        self._chains = {chain.site for chain in chains}
+        self._gone = inner_ops(chains)
+        kept = (site for site in sites if site.weight.form == "const" or site.weight.joint)
+        self._sites = {id(site.op): site for site in (*kept, *self._chains)}
+        self._written = {id(site.op): site for site in self._result.survey().sites}
+        self._claims: dict[WeightId, deque[WeightReport]] = defaultdict(deque)  # more than one is one too many
         for weight in report.palettized:
-            self.claims[weight.function, weight.name].append(weight)
+            self._claims[weight.id].append(weight)
 
-    def run(self) -> None:
-        self._check_files()
-        self._check_weight_files()
-        if self.differ(self.original.without_ops(), self.result.without_ops()):
-            raise VerifyError("inputs, outputs, description or metadata were written otherwise than they are")
-        for one, two in zip(self.original.stages, self.result.stages, strict=True):
-            for name, function in sorted(one.program.functions.items()):
-                blocks = two.program.functions[name].block_specializations
-                comparison = _BlockComparison(self, one.function_label(name), NameSource(function))
-                for opset, block in sorted(function.block_specializations.items()):
-                    comparison.check(block, blocks[opset])
-        for weight in (w for weights in self.claims.values() for w in weights):
+    @property
+    def gone(self) -> Mapping[int, MIL.Operation]:
+        return self._gone
+
+    def replaced(self, op: MIL.Operation, following: deque[MIL.Operation], names: NameSource) -> bool:
+        site = self._sites.get(id(op))
+        ops = _constants_up_to(op, following) if site is not None else []
+        if site is None or not ops or (len(ops) == 1 and ops[0].type == op.type and site not in self._chains):
+            return False
+        for _ in ops:
+            following.popleft()
+        self._check_palette(site, ops, names)
+        return True
+
+    def finish(self) -> None:
+        for weight in (w for weights in self._claims.values() for w in weights):
             raise VerifyError(f"{weight.function}/{weight.name!r} was reported as palettized and is dense")
 
-    def _check_files(self) -> None:
-        """All but the model and its weight files are the same bytes."""
-        files, written = self.original.package.files(), self.result.package.files()
-        if files != written:
-            name = min(set(files) ^ set(written))
-            raise VerifyError(f"the file {name} is {'missing' if name in files else 'not in the source'}")
-        model = self.original.package
-        used = {model.weight_path(use.file_name, used_by=use.owner) for use in self.original.blob_uses()}
-        for name in files:
-            path = model.path / name
-            if path not in used | {model.model_path} and not _is_same_file(path, self.result.package.path / name):
-                raise VerifyError(f"the file {name} has other bytes than in the source")
-
-    def _check_weight_files(self) -> None:
-        uses = self.result.blob_uses()
-        readers = {self.result.store.reader(use.file_name, used_by=use.owner) for use in uses}
-        for reader in sorted(readers, key=lambda reader: reader.path):
-            _check_layout(reader)
-
-    def differ(self, one: Message, two: Message) -> bool:
-        expected = fingerprint(one, self.original.store, as_declared=self.moved)
-        return fingerprint(two, self.result.store) != expected
-
-
-@dataclass(frozen=True)
-class _BlockComparison:
-    """Of one function. ``names``: those of the original, from which new ops take theirs in the same way."""
-
-    packages: _Comparison
-    function: str
-    names: NameSource
-
-    def check(self, one: MIL.Block, two: MIL.Block) -> None:
-        if self.packages.differ(_bare_block(one), _bare_block(two)):
-            raise VerifyError(f"a block of function {self.function!r} has other inputs or outputs")
-        following = deque(two.operations)
-        for op in one.operations:
-            if not following:
-                raise VerifyError(f"{op.type} {op_name(op)!r} of function {self.function!r} is missing")
-            self._check_op(op, following)
-        for op in following:
-            raise VerifyError(f"{op.type} {op_name(op)!r} of function {self.function!r} is new")
-
-    def _check_op(self, one: MIL.Operation, following: deque[MIL.Operation]) -> None:
-        """Hold ``one`` against what stands in its place, taken from ``following``."""
-        site = self.packages.sites.get(id(one))
-        chain = _chain(one, following) if site is not None else []
-        if site is not None and chain and (len(chain) > 1 or chain[0].type != one.type):
-            for _ in chain:
-                following.popleft()
-            self._check_palette(site, chain)
-            return
-        two = following.popleft()
-        where = f"{one.type} {op_name(one)!r} of function {self.function!r}"
-        if one.type != two.type or len(one.blocks) != len(two.blocks):
-            raise VerifyError(f"{where} is missing: {two.type} {op_name(two)!r} is in its place")
-        if self.packages.differ(one, two):
-            raise VerifyError(f"{where} was to be left alone and differs")
-        for inner, other in zip(one.blocks, two.blocks, strict=True):
-            self.check(inner, other)
-
-    def _check_palette(self, site: Site, ops: list[MIL.Operation]) -> None:
+    def _check_palette(self, site: Site, ops: list[MIL.Operation], names: NameSource) -> None:
         key = site.weight.key
-        claims = self.packages.claims[site.weight.function, site.weight.name]
+        claims = self._claims[site.weight.id]
         if not claims:
             raise VerifyError(f"{key!r} is a palette that was not reported")
         claim = claims.popleft()
-        original, result = self.packages.original.store, self.packages.result.store
-        written = self.packages.written.get(id(ops[-1]))
+        original, result = self._original.store, self._result.store
+        written = self._written.get(id(ops[-1]))
         expr = expression(written, result) if written is not None else None
         shape, dtype = site.weight.shape, NUMPY_TYPES[site.op.outputs[0].type.tensorType.dataType]
         if expr is None or expr.shape != shape or expr.dtype != dtype or not _as_claimed(expr, claim):
             raise VerifyError(f"{key!r} is not stored as the palette of {claim.nbits} bits that was reported")
-        self._check_form(site, ops, expr)
-        weights = self.packages.importance.get((site.weight.function, site.weight.name))
-        error, weighted = _squared_errors(site, original, expr, weights)
+        self._check_form(site, ops, expr, names)
+        weights = self._importance.get(site.weight.id)
+        error, weighted = _squared_errors(site, original, expr, weights, decoded=site in self._chains)
         assert claim.squared_error is not None
         if not _is_close(error, claim.squared_error):
             raise VerifyError(f"{key!r} decodes with squared error {error!r}, reported was {claim.squared_error!r}")
@@ -168,29 +102,52 @@ class _BlockComparison:
             said = claim.weighted_error
             raise VerifyError(f"{key!r} decodes with weighted squared error {weighted!r}, reported was {said!r}")
 
-    def _check_form(self, site: Site, ops: list[MIL.Operation], expr: WeightExpr) -> None:
+    def _check_form(self, site: Site, ops: list[MIL.Operation], expr: WeightExpr, names: NameSource) -> None:
         """The ops and the types of their records are those that stand for this palette in this opset."""
         form = FORMS[site.weight.opset]
         assert form is not None
-        append = None if site.weight.storage is None else _digest
+        append = _digest if self._is_in_a_file(site) else None
         values = store_palette(expr, site.weight.joint, form, append)
         own = Site(site.weight, MIL.Operation(), site.value, site.node)
-        own.op.ParseFromString(fingerprint(site.op, self.packages.original.store, as_declared=self.packages.moved))
-        expected = palette_ops(own, values, self.names)
-        stored = [fingerprint(op, self.packages.result.store) for op in ops]
+        own.op.ParseFromString(fingerprint(site.op, self._original.store, as_declared=self._original.moved))
+        expected = palette_ops(own, values, names)
+        stored = [fingerprint(op, self._result.store) for op in ops]
         if stored != [op.SerializeToString(deterministic=True) for op in expected]:
             raise VerifyError(f"the palette of {site.weight.key!r} has other parts, names or types than it has to have")
 
+    def _is_in_a_file(self, site: Site) -> bool:
+        """Whether large parts of the palette of ``site`` belong into a weight file."""
+        if site not in self._chains:
+            return site.weight.storage is not None
+        assert site.node is not None
+        if site.weight.size < MIN_BLOB_ELEMENTS:
+            return False
+        return bool(chain_uses(site.node)) or site.weight.function in self._first_uses
 
-def _chain(one: MIL.Operation, following: deque[MIL.Operation]) -> list[MIL.Operation]:
+
+def _redone(sites: list[Site], report: Report) -> list[Chain]:
+    """The compressed constants that ``report`` has palettes for in their whole place."""
+    told: dict[tuple[object, ...], deque[WeightReport]] = defaultdict(deque)
+    for weight in report.weights:
+        told[weight.function, weight.name, weight.shape].append(weight)
+    palettized: set[Site] = set()
+    for site in sites:  # in program order, as the report is: names may repeat in sibling blocks
+        of_name = told[site.weight.function, site.weight.name, site.weight.shape]
+        if of_name and of_name.popleft().status == PALETTIZED:
+            palettized.add(site)
+    chains = (chain for chain in find_chains(sites) if chain.site in palettized and not chain.site.weight.joint)
+    return [chain for chain in chains if not palette_obstacle(chain)]
+
+
+def _constants_up_to(one: MIL.Operation, following: deque[MIL.Operation]) -> list[MIL.Operation]:
     """The constant ops that ``following`` begins with, up to the one with the output of ``one``; [] without that."""
-    chain: list[MIL.Operation] = []
+    found: list[MIL.Operation] = []
     for op in following:
         if not is_constant_op(op.type):
             break
-        chain.append(op)
+        found.append(op)
         if op.outputs and op.outputs[0].name == one.outputs[0].name:
-            return chain
+            return found
     return []
 
 
@@ -219,12 +176,13 @@ def _is_close(found: float | None, claimed: float | None) -> bool:
 
 
 def _squared_errors(
-    site: Site, store: Store, expr: WeightExpr, importance: np.ndarray | None
+    site: Site, store: Store, expr: WeightExpr, importance: np.ndarray | None, *, decoded: bool
 ) -> tuple[float, float | None]:
-    """The squared error, and with ``importance`` the sum of importance times squared error."""
-    decoded = expr.decode().reshape(-1)
+    """The squared error, and with ``importance`` the sum of importance times squared error. ``decoded``: of what a
+    compressed constant stands for."""
+    found = expr.decode().reshape(-1)
     weights = None if importance is None else _of_elements(importance, site.weight.shape).reshape(-1)
-    if site.weight.joint:
+    if site.weight.joint or decoded:
         original = dense(site, store)
         assert original is not None
         windows: Iterable[np.ndarray] = [original.reshape(-1)]
@@ -233,7 +191,7 @@ def _squared_errors(
     total, weighted, start = 0.0, 0.0, 0
     for window in windows:
         part = slice(start, start + window.size)
-        difference = window.astype(np.float64) - decoded[part]
+        difference = window.astype(np.float64) - found[part]
         total += float(np.dot(difference, difference))
         if weights is not None:
             weighted += float(np.dot(np.square(difference), weights[part]))
@@ -245,25 +203,3 @@ def _of_elements(importance: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """float64 of ``shape``: each number repeated over its block."""
     blocks = [size // count for size, count in zip(shape, importance.shape, strict=True)]
     return np.kron(importance.astype(np.float64), np.ones(blocks))
-
-
-def _check_layout(reader: BlobReader) -> None:
-    """The header counts all records: what reads a weight file from front to back finds the end."""
-    records = reader.all_records()
-    end = records[-1].end if records else _FIRST_RECORD
-    if end != reader.size:
-        raise VerifyError(f"the header of {reader.path} counts {len(records)} records, which are not all")
-
-
-def _bare_block(block: MIL.Block) -> Message:
-    bare = MIL.Block(inputs=block.inputs, outputs=block.outputs)
-    for name, value in block.attributes.items():
-        bare.attributes[name].CopyFrom(value)
-    return bare
-
-
-def _is_same_file(one: Path, two: Path) -> bool:
-    try:
-        return filecmp.cmp(one, two, shallow=False)
-    except OSError as error:
-        raise PackageError(f"cannot read {error.filename}: {error.strerror}") from error

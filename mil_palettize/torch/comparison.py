@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -20,8 +19,10 @@ from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
 from mil_palettize.torch.evaluator.module import PathLike
 from mil_palettize.torch.evaluator.ops.random import drawing
 from mil_palettize.torch.evaluator.program import OpInfo
+from mil_palettize.torch.features import GRAYSCALE_FLOAT16
 from mil_palettize.torch.made_up_inputs import plausible_inputs
 from mil_palettize.torch.metrics import Sums, snr_db
+from mil_palettize.torch.samples import read_samples
 from mil_palettize.torch.weight_pairs import weight_comparisons
 
 RUNTIMES = ("torch", "coreml")
@@ -54,6 +55,7 @@ def compare_models(
     run = _Run(runners[0], runners[1], per_op, seed)
     for sample in samples:
         run.add(sample)
+    first_non_finite = run.first_non_finite()
     return ModelComparison(
         original=os.fspath(original),
         palettized=os.fspath(palettized),
@@ -61,15 +63,25 @@ def compare_models(
         samples=len(samples),
         bytes_before=modules[0].package.nbytes(),
         bytes_after=modules[1].package.nbytes(),
-        outputs=run.outputs(),
+        outputs=run.outputs(first_non_finite),
         weights=weight_comparisons(modules[0], modules[1], histograms),
         ops=run.op_comparisons(),
         unmatched=run.unmatched,
         precision=precision if runtime == "torch" else "the device's own precision",
         runtime=runtime if runtime == "torch" else "Core ML",
-        seconds=(run.seconds[0], run.seconds[1]),
         notes=[*_notes(modules[0], inputs is None, function), *run.notes()],
     )
+
+
+def compare_packages(
+    original: PathLike, palettized: PathLike, inputs: PathLike | None = None, **options: Any
+) -> ModelComparison:
+    """``mil_palettize.compare`` with inputs of a ``.npz`` file; ``options``: all that it takes by name."""
+    samples = None if inputs is None else read_samples(inputs, open_model(original, options["function"]))
+    comparison = compare_models(original, palettized, samples, **options)
+    if inputs is not None:
+        comparison.inputs = f"inputs of {os.fspath(inputs)}"
+    return comparison
 
 
 def _notes(module: Evaluated, made_up: bool, function: str | None) -> Iterator[str]:
@@ -98,8 +110,6 @@ def _samples(
 class _Capture:
     """Keeps the results of ops by the names of their outputs, or compares them with those that were kept."""
 
-    seconds = 0.0  # spent here
-
     def __init__(self, handle: Callable[[OpInfo, str, torch.Tensor], None]) -> None:
         self._handle = handle
 
@@ -107,11 +117,46 @@ class _Capture:
         """Inputs are results of other ops."""
 
     def did_run(self, op: OpInfo, outputs: Sequence[Any]) -> None:
-        start = time.perf_counter()
         for name, value in zip(op.outputs, outputs, strict=True):
             if isinstance(value, torch.Tensor) and value.is_floating_point() and not op.nested:
                 self._handle(op, name, value)
-        self.seconds += time.perf_counter() - start
+
+
+class _FirstNonFinite:
+    """Finds the ops that first give NaN, and infinity: an infinity may be a mask, and NaN what came of it."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, str] = {}
+
+    def will_run(self, op: OpInfo, inputs: Mapping[str, Any]) -> None:
+        """Inputs are results of other ops, or constants."""
+
+    def did_run(self, op: OpInfo, outputs: Sequence[Any]) -> None:
+        for value in outputs:
+            if isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+                kinds = {"infinite": value.isinf(), "NaN": value.isnan()}
+                for kind in (kind for kind, where in kinds.items() if bool(where.any())):
+                    self._found.setdefault(kind, f"op {op.name!r} ({op.type})")
+
+    def told(self) -> str:
+        if len(set(self._found.values())) == 1:
+            return f"first at {next(iter(self._found.values()))}"
+        return ", ".join(f"{kind} first at {op}" for kind, op in self._found.items())
+
+
+def _outputs(model: Evaluated | CoreMLModel, sample: Sample) -> dict[str, Any]:
+    """What the model predicts, and its images also before they are rounded to bytes: there a difference may vanish."""
+    if isinstance(model, CoreMLModel):
+        return model.predict(sample)
+    results = model.results(sample)
+    predicted = model.features.outputs(results)
+    images = {name: image for name in results if (image := model.features.image_output(name)) is not None}
+    unrounded = {
+        f"{name} (before rounding)": results[name].detach().cpu().numpy()
+        for name, image in images.items()
+        if image.colorSpace != GRAYSCALE_FLOAT16  # which is not rounded
+    }
+    return predicted | unrounded
 
 
 def _most_probable(probabilities: Mapping[Any, float]) -> Any:
@@ -136,10 +181,15 @@ class _Output:
     agreed: float = 0.0
     judged: bool = False
     numbers: bool = False
+    labels: set[Any] = field(default_factory=set)
     other_shapes: int = 0
 
     def judge(self, agreed: float) -> None:
         self.judged, self.agreed = True, self.agreed + agreed
+
+    def one_label(self) -> str:
+        """Of text: why it tells nothing by itself, "" where it does. Beside probabilities it need not."""
+        return f"it is always {next(iter(self.labels))!r}" if len(self.labels) == 1 else ""
 
 
 class _Run:
@@ -152,8 +202,8 @@ class _Run:
         self._samples = 0
         self._found: dict[str, _Output] = {}
         self._ops: dict[str, tuple[str, Sums]] = {}
+        self._not_finite: tuple[Sample, int] | None = None  # the first sample that is none of the original, its seed
         self.unmatched = 0
-        self.seconds = [0.0, 0.0]
 
     def add(self, sample: Sample) -> None:
         kept: dict[str, torch.Tensor] = {}
@@ -174,21 +224,31 @@ class _Run:
             self._predict(1, sample, _Capture(compare_with)),
         ]
         self.unmatched = max(self.unmatched, len(kept.keys() - matched) + len(extra))
-        self._samples += 1
         single = sorted(results[0].keys() ^ results[1].keys())
         if single:
             raise EvaluationError(f"output {single[0]!r} is of one model only; compare a model with its palette")
         for name, value in results[0].items():
-            self._add_output(self._found.setdefault(name, _Output()), name, value, results[1][name])
+            output = self._found.setdefault(name, _Output())
+            self._add_output(output, name, value, results[1][name])
+            if output.sums.original_non_finite and self._not_finite is None:
+                self._not_finite = sample, self._seed + self._samples
+        self._samples += 1
 
     def _predict(self, which: int, sample: Sample, capture: _Capture) -> dict[str, Any]:
         model = self._pair[which]
         context: AbstractContextManager[Any] = model.listening(capture) if self._per_op else nullcontext()
-        start = time.perf_counter()
         with context, drawing(self._seed + self._samples):
-            found: dict[str, Any] = model.predict(sample)
-        self.seconds[which] += time.perf_counter() - start - capture.seconds
-        return found
+            return _outputs(model, sample)
+
+    def first_non_finite(self) -> str:
+        """Where values of the original stop being finite, in words; "" where all are, or ops cannot be seen."""
+        if self._not_finite is None or isinstance(self._pair[0], CoreMLModel):
+            return ""
+        listener = _FirstNonFinite()
+        sample, seed = self._not_finite
+        with self._pair[0].listening(listener), drawing(seed):
+            self._pair[0].results(sample)
+        return listener.told()
 
     def _add_output(self, output: _Output, name: str, one: Any, two: Any) -> None:
         output.samples += 1
@@ -199,6 +259,7 @@ class _Run:
             one, two = (np.array([values[label] for label in one], np.float64) for values in (one, two))
         if not isinstance(one, np.ndarray) or not isinstance(two, np.ndarray):
             output.judge(one == two)
+            output.labels |= {one, two}
             return
         output.numbers, output.shape = True, one.shape
         if one.shape != two.shape:
@@ -218,17 +279,21 @@ class _Run:
             if o.other_shapes
         ]
 
-    def outputs(self) -> list[OutputComparison]:
+    def outputs(self, first_non_finite: str) -> list[OutputComparison]:
+        figures = {name: o.sums.distance() for name, o in self._found.items() if o.numbers}
+        telling = any(not found.nothing for found in figures.values())
         return [
             OutputComparison(
                 name,
                 o.shape,
-                o.sums.figures() if o.numbers else None,
+                figures.get(name),
                 o.worst if o.numbers else None,
                 o.agreed / o.samples if o.judged else None,
+                figures[name].nothing if o.numbers else "" if telling else o.one_label(),
+                first_non_finite if o.sums.original_non_finite else "",
             )
             for name, o in self._found.items()
         ]
 
     def op_comparisons(self) -> list[OpComparison]:
-        return [OpComparison(name, kind, sums.figures()) for name, (kind, sums) in self._ops.items()]
+        return [OpComparison(name, kind, sums.distance()) for name, (kind, sums) in self._ops.items()]

@@ -12,14 +12,16 @@ import torch
 from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.program.messages import CoreML, FeatureTypes
 from mil_palettize.program.model import Model
-from mil_palettize.program.serialized import Stage
+from mil_palettize.program.stages import Stage
 from mil_palettize.program.values import MIL
+from mil_palettize.torch.evaluator.memory import claim, one_line
 
 _COLORS = FeatureTypes.ImageFeatureType.ColorSpace
 GRAYSCALE_FLOAT16 = _COLORS.Value("GRAYSCALE_FLOAT16")
 GRAYSCALES = (_COLORS.Value("GRAYSCALE"), GRAYSCALE_FLOAT16)
 BGR = _COLORS.Value("BGR")
 CHANNELS = (1, 3, 4)  # of pictures as they are given
+_WHITE = 255  # of an image of bytes
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
@@ -40,8 +42,18 @@ class Features:
         if unknown and self.inputs:
             raise EvaluationError(f"the model has no input {unknown[0]!r}; it takes {sorted(self.inputs)}")
 
+    def missing_text(self, name: str, taken: Iterable[str]) -> str:
+        """Why the input ``name`` cannot be left out; ``taken``: all that the model takes."""
+        described = self.inputs.get(name)
+        if described is None or not described.type.isOptional:
+            return f"input {name!r} is missing; the model takes {sorted(taken)}"
+        if is_flexible(described.type.multiArrayType):
+            return f"input {name!r} is optional, but of flexible size: nothing says which it has when left out; give it"
+        return f"input {name!r} is optional, but its description has no default value; give it"
+
     def tensors(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """Arrays and images as the program takes them. Raises EvaluationError."""
+        """Arrays and images as the program takes them. Raises EvaluationError for what a device would refuse: shapes
+        and image sizes that are not those of the description, pixels that no byte holds."""
         self.check_names(inputs)
         tensors = {name: self._tensor(name, value) for name, value in inputs.items()}
         self.check_shapes(tensors)
@@ -66,12 +78,22 @@ class Features:
         return {name: self._output(name, value) for name, value in found.items()}
 
     def _output(self, name: str, value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
+        if isinstance(value, str | int | dict | np.ndarray):  # a label, the probability of each, an input handed on
             return value
+        if not isinstance(value, torch.Tensor):
+            raise EvaluationError(f"output {name!r} is a {type(value).__name__}, which no model gives")
+        try:
+            image = self.image_output(name)
+            return value.detach().cpu().numpy() if image is None else _image_array(value, image)
+        except (ValueError, IndexError, RuntimeError) as error:
+            told = f"output {name!r} of shape {list(value.shape)} is not what its description says: {one_line(error)}"
+            raise EvaluationError(told) from error
+
+    def image_output(self, name: str) -> FeatureTypes.ImageFeatureType | None:
+        """How an output is described that is an image, None for others."""
         described = self.outputs_described.get(name)
-        if described is not None and described.type.WhichOneof("Type") == "imageType":
-            return _image_array(value, described.type.imageType)
-        return value.detach().cpu().numpy()
+        is_image = described is not None and described.type.WhichOneof("Type") == "imageType"
+        return described.type.imageType if described is not None and is_image else None
 
 
 def plain_array(name: str, value: Any) -> np.ndarray:
@@ -88,6 +110,28 @@ def plain_array(name: str, value: Any) -> np.ndarray:
         raise EvaluationError(f"input {name!r} is of dtype {array.dtype}; give an array of numbers")
     too_long = array.dtype.kind == "f" and array.dtype.itemsize > 8  # longdouble, which torch lacks
     return np.require(array, np.float64 if too_long else array.dtype.newbyteorder("="), ["C", "A", "W", "E"])
+
+
+def check_integers(name: str, given: torch.Tensor, converted: torch.Tensor, kind: str) -> None:
+    """Raise EvaluationError where an input that is ``given`` has a number that the declared type (``kind``, MIL's name)
+    does not hold. ``converted``: as it is computed, which may be a wider type."""
+    least, most = (0, 1) if kind == "bool" else (np.iinfo(kind).min, np.iinfo(kind).max)
+    wide = converted.to(torch.int64)
+    wrong = (converted != given.to(torch.float64 if given.is_floating_point() else torch.int64)) | (wide < least)
+    wrong |= wide > min(most, torch.iinfo(torch.int64).max)
+    if bool(wrong.any()):
+        worst = given[wrong].reshape(-1)[0].item()
+        raise EvaluationError(
+            f"input {name!r} has values that {kind} cannot hold, such as {worst}; it holds whole numbers from "
+            f"{least} to {most}"
+        )
+
+
+def is_flexible(array: FeatureTypes.ArrayFeatureType) -> bool:
+    """Whether it may have several shapes."""
+    if array.WhichOneof("ShapeFlexibility") == "enumeratedShapes":
+        return len(array.enumeratedShapes.shapes) > 1
+    return any(int(size.lowerBound) != int(size.upperBound) for size in array.shapeRange.sizeRanges)
 
 
 def function_of(model: Model, stage: Stage, wanted: str | None) -> tuple[str, MIL.Function]:
@@ -120,13 +164,25 @@ def _default(feature: CoreML.FeatureDescription) -> torch.Tensor | None:
     """What an optional input is when it is not given: its default value everywhere."""
     array = feature.type.multiArrayType
     kind = array.WhichOneof("defaultOptionalValue")
-    if not feature.type.isOptional or kind is None:
+    if not feature.type.isOptional or kind is None or is_flexible(array):
         return None
-    return torch.full(tuple(array.shape), getattr(array, kind))
+    try:
+        claim(array.shape)
+        return torch.full(tuple(array.shape), getattr(array, kind))
+    except (MemoryError, RuntimeError, TypeError) as error:
+        told = f"the default of input {feature.name!r}, of shape {list(array.shape)}, cannot be made: {one_line(error)}"
+        raise EvaluationError(told) from error
 
 
 def _check_shape(name: str, shape: tuple[int, ...], array: FeatureTypes.ArrayFeatureType) -> None:
     """Fixed shapes are checked where the program's types are."""
+    told = shape_refusal(shape, array)
+    if told:
+        raise EvaluationError(f"input {name!r} has shape {list(shape)}; the model takes {told}")
+
+
+def shape_refusal(shape: tuple[int, ...], array: FeatureTypes.ArrayFeatureType) -> str:
+    """What a flexible input takes instead of ``shape``, "" where that is one it may have."""
     if array.WhichOneof("ShapeFlexibility") == "enumeratedShapes":
         shapes = [tuple(one.shape) for one in array.enumeratedShapes.shapes]
         fits, told = shape in shapes, f"one of {[list(one) for one in shapes]}"
@@ -134,8 +190,7 @@ def _check_shape(name: str, shape: tuple[int, ...], array: FeatureTypes.ArrayFea
         ranges = [(int(size.lowerBound), int(size.upperBound)) for size in array.shapeRange.sizeRanges]
         fits = not ranges or _is_within(shape, ranges)
         told = f"[{', '.join(_range_text(*limits) for limits in ranges)}]"
-    if not fits:
-        raise EvaluationError(f"input {name!r} has shape {list(shape)}; the model takes {told}")
+    return "" if fits else told
 
 
 def _is_within(shape: tuple[int, ...], ranges: Sequence[tuple[int, int]]) -> bool:
@@ -152,15 +207,56 @@ def _range_text(least: int, most: int) -> str:
 def _image_tensor(name: str, array: np.ndarray, kind: FeatureTypes.ImageFeatureType) -> torch.Tensor:
     """(1, channels, height, width) of 0 .. 255; the program scales it. RGB is turned to BGR where that is asked for."""
     if array.ndim == 4:  # as the program takes it
+        _check_picture(name, array, array.shape[2:], kind)
         return torch.as_tensor(array)
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in CHANNELS):
         raise EvaluationError(
             f"input {name!r} is an image, not of shape {list(array.shape)}; give (height, width), or "
             "(height, width, channels) with 1, 3 or 4 channels"
         )
+    _check_picture(name, array, array.shape[:2], kind)
     pixels = array[..., None] if array.ndim == 2 else array
     planes = _gray(pixels, kind.colorSpace) if kind.colorSpace in GRAYSCALES else _colors(pixels, kind.colorSpace)
     return torch.as_tensor(np.ascontiguousarray(planes)[None]).float()
+
+
+def _check_picture(name: str, array: np.ndarray, size: tuple[int, ...], kind: FeatureTypes.ImageFeatureType) -> None:
+    """``size``: height and width."""
+    told = size_refusal(size[0], size[1], kind)
+    if told:
+        raise EvaluationError(
+            f"input {name!r} is an image of {size[1]}×{size[0]} (width × height); the model takes {told}"
+        )
+    if kind.colorSpace == GRAYSCALE_FLOAT16 or not array.size:
+        return
+    least, most = array.min(), array.max()
+    if not (least >= 0 and most <= _WHITE):
+        wrong = least if not least >= 0 else most
+        raise EvaluationError(
+            f"input {name!r} is an image and has the pixel {wrong}; pixels are numbers from 0 to {_WHITE}"
+        )
+    if array.dtype.kind == "f" and 0 < most <= 1:
+        raise EvaluationError(
+            f"input {name!r} is an image of floats from 0 to 1, which is black to the model: it scales pixels itself; "
+            f"give them from 0 to {_WHITE} (times {_WHITE}), or as uint8"
+        )
+
+
+def size_refusal(height: int, width: int, kind: FeatureTypes.ImageFeatureType) -> str:
+    """What an image input takes instead of this size, "" where it is one it may have."""
+    flexibility = kind.WhichOneof("SizeFlexibility")
+    if flexibility == "imageSizeRange":
+        ranges = [
+            (int(size.lowerBound), int(size.upperBound))
+            for size in (kind.imageSizeRange.widthRange, kind.imageSizeRange.heightRange)
+        ]
+        return "" if _is_within((width, height), ranges) else "×".join(_range_text(*limits) for limits in ranges)
+    sizes = [(int(size.width), int(size.height)) for size in kind.enumeratedSizes.sizes]
+    if kind.width and kind.height:
+        sizes.append((int(kind.width), int(kind.height)))
+    if not sizes or (width, height) in sizes:
+        return ""
+    return " or ".join(dict.fromkeys(f"{one}×{two}" for one, two in sizes))
 
 
 def _gray(pixels: np.ndarray, space: int) -> np.ndarray:

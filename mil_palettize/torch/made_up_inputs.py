@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,20 @@ import torch
 
 from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.program.messages import FeatureTypes
-from mil_palettize.text import format_bytes
+from mil_palettize.program.values import MIL, type_name
+from mil_palettize.text import format_count
+from mil_palettize.torch.evaluator.memory import claim_bytes, one_line
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, Pipeline
 from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.evaluator.program import Block, Step
-from mil_palettize.torch.features import GRAYSCALES
+from mil_palettize.torch.evaluator.types import tensor_shape
+from mil_palettize.torch.features import GRAYSCALES, shape_refusal, size_refusal
 
-_MOST_BYTES = 4 << 30  # of all samples, which are made before the first is run
 _DEFAULT_INTEGERS = 2  # 0 and 1: flags, masks and lengths nobody knows more of
 _SMALL = 1 << 16  # elements of constants that are looked at: positions, not weights
-_INT32 = FeatureTypes.ArrayFeatureType.INT32
+_INTEGERS = (FeatureTypes.ArrayFeatureType.INT32, FeatureTypes.ArrayFeatureType.INT8)
+_COUNTED = {"fp16": 1 << 11, "fp32": 1 << 24}  # whole numbers below these are all held exactly
+_USUAL_SIZE = 224  # of images whose description has none
 # Ops whose result holds the same integers, or more of the same kind.
 _HANDS_ON = frozenset({
     "cast", "identity", "expand_dims", "squeeze", "reshape", "transpose", "slice_by_index", "slice_by_size", "concat",
@@ -33,22 +38,30 @@ def plausible_inputs(module: Evaluated, count: int, seed: int = 0) -> list[dict[
 
     Floats are drawn from N(0, 1), or are the magnitudes of such numbers where the model gives NaN otherwise (of a
     logarithm, say); integers that are looked up in a table from its rows, others from 0 and 1; images
-    are smooth colours with noise. Shapes are the default ones of the description. Optional inputs that have a default
-    are left out. Raises EvaluationError for an input of another kind, ConfigError for a seed below 0.
+    are smooth colours with noise; what a suppression of boxes is set by is what its stage says. All of them fit the
+    declared types and sizes. Shapes are the default ones of the description. Optional inputs that have a default
+    are left out. Raises EvaluationError for an input of another kind, and for more than memory holds; ConfigError for a
+    seed below 0.
     """
     if seed < 0:
         raise ConfigError(f"seed is {seed}; give 0 or more")
     random = np.random.default_rng(seed)
-    sizes = table_sizes(module)
-    required = {n: f for n, f in module.features.inputs.items() if n not in module.features.defaults}
-    first = {name: _made(name, kind.type, sizes, random) for name, kind in required.items()}
-    needed = count * sum(array.nbytes for array in first.values())
-    if needed > _MOST_BYTES:
-        most = format_bytes(_MOST_BYTES)
-        raise ConfigError(f"{count} samples take {format_bytes(needed)}, and {most} may be made up; ask for fewer")
-    more = [{name: _made(name, kind.type, sizes, random) for name, kind in required.items()} for _ in range(count - 1)]
-    samples = [first, *more]
-    return samples if _all_finite(module.predict(samples[0])) else [_magnitudes(sample) for sample in samples]
+    sizes, declared = table_sizes(module), _declared(module)
+    wanted = [
+        _wanted(name, feature.type, declared.get(name), sizes.get(name))
+        for name, feature in module.features.inputs.items()
+        if name not in module.features.defaults
+    ]
+    thresholds = module.thresholds if isinstance(module, Pipeline) else {}
+    _check_memory(wanted, count)
+    samples = [
+        {one.name: np.asarray(thresholds[one.name]) if one.name in thresholds else _made(one, random) for one in wanted}
+        for _ in range(count)
+    ]
+    if _all_finite(module.predict(samples[0])):
+        return samples
+    magnitudes = [_magnitudes(sample) for sample in samples]
+    return magnitudes if _all_finite(module.predict(magnitudes[0])) else samples
 
 
 def _all_finite(outputs: Mapping[str, Any]) -> bool:
@@ -60,36 +73,107 @@ def _magnitudes(sample: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.abs(array) if array.dtype.kind == "f" else array for name, array in sample.items()}
 
 
-def _made(
-    name: str, kind: FeatureTypes.FeatureType, sizes: Mapping[str, int], random: np.random.Generator
-) -> np.ndarray:
+@dataclass(frozen=True)
+class _Wanted:
+    """An input to make up. ``dtype``: that the array gets; ``limit``: integers are drawn below it, None for numbers
+    from N(0, 1); ``image``: for a picture, whose shape has one channel or three at its end."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    limit: int | None = None
+    image: bool = False
+
+
+def _declared(module: Evaluated) -> dict[str, MIL.ValueType]:
+    """Types of inputs as the programs have them."""
+    modules = module.modules.values() if isinstance(module, Pipeline) else [module]
+    return {name: kind for one in modules for name, kind in one.function.types.items()}
+
+
+def _wanted(name: str, kind: FeatureTypes.FeatureType, declared: MIL.ValueType | None, rows: int | None) -> _Wanted:
+    """``rows``: of the table that an input is looked up in, None for others."""
     which = kind.WhichOneof("Type")
     if which == "imageType":
-        return _image(kind.imageType, random)
-    if which != "multiArrayType":
+        height, width = default_size(kind.imageType)
+        channels = 1 if kind.imageType.colorSpace in GRAYSCALES else 3
+        return _Wanted(name, (height, width, channels), np.dtype(np.uint8), image=True)
+    if which in ("doubleType", "int64Type"):
+        whole = which == "int64Type"
+        return _Wanted(name, (), np.dtype(np.int64 if whole else np.float64), _DEFAULT_INTEGERS if whole else None)
+    is_tensor = declared is not None and declared.WhichOneof("type") == "tensorType"
+    if which == "multiArrayType":
+        shape = default_shape(kind.multiArrayType)
+        integers = kind.multiArrayType.dataType in _INTEGERS
+    elif declared is not None and is_tensor and which is None:  # a function without a description
+        shape, integers = tensor_shape(declared), False
+    else:
         raise EvaluationError(f"input {name!r} is a {which}, and none can be made up; give --inputs")
-    shape = default_shape(kind.multiArrayType)
-    if kind.multiArrayType.dataType == _INT32:
-        return random.integers(0, sizes.get(name, _DEFAULT_INTEGERS), shape).astype(np.int32)
-    drawn = random.integers(0, sizes[name], shape) if name in sizes else random.standard_normal(shape)
-    return np.asarray(drawn, np.float32)
+    held = type_name(declared.tensorType.dataType) if declared is not None and is_tensor else "int32"
+    if integers or (is_tensor and not held.startswith("fp")):
+        dtype = np.dtype("int32" if held.startswith("fp") else held)
+        most = 1 if dtype.kind == "b" else np.iinfo(dtype).max
+        return _Wanted(name, shape, dtype, min(_DEFAULT_INTEGERS if rows is None else rows, most + 1))
+    return _Wanted(name, shape, np.dtype(np.float32), None if rows is None else min(rows, _COUNTED.get(held, rows)))
+
+
+def _check_memory(wanted: Sequence[_Wanted], count: int) -> None:
+    # Numbers are drawn in float64, a sample at a time.
+    drawn = sum(math.prod(one.shape) for one in wanted) * 8
+    kept = sum(math.prod(one.shape) * one.dtype.itemsize for one in wanted) * count
+    try:
+        claim_bytes(drawn + kept)
+    except MemoryError as error:
+        told = ", ".join(f"{one.name} {list(one.shape)}" for one in wanted)
+        raise EvaluationError(
+            f"{format_count(count, 'sample')} of inputs ({told}) cannot be made up: {one_line(error)}; "
+            "ask for fewer, or give --inputs"
+        ) from error
+
+
+def _made(wanted: _Wanted, random: np.random.Generator) -> np.ndarray:
+    if wanted.image:
+        return _image(wanted, random)
+    drawn = (
+        random.standard_normal(wanted.shape) if wanted.limit is None else random.integers(0, wanted.limit, wanted.shape)
+    )
+    return np.asarray(drawn, wanted.dtype)
 
 
 def default_shape(array: FeatureTypes.ArrayFeatureType) -> tuple[int, ...]:
-    """The shape of the description, which flexible inputs have as a default; else the least they may have."""
-    if array.shape:
-        return tuple(max(1, int(size)) for size in array.shape)
-    if array.WhichOneof("ShapeFlexibility") == "enumeratedShapes":
+    """The shape of the description, which flexible inputs have as a default; the first or the least they may have where
+    they may not have that."""
+    shape = tuple(max(1, int(size)) for size in array.shape)
+    if shape and not shape_refusal(shape, array):
+        return shape
+    if array.WhichOneof("ShapeFlexibility") == "enumeratedShapes" and array.enumeratedShapes.shapes:
         return tuple(array.enumeratedShapes.shapes[0].shape)
     return tuple(max(1, int(size.lowerBound)) for size in array.shapeRange.sizeRanges)
 
 
-def _image(image: FeatureTypes.ImageFeatureType, random: np.random.Generator) -> np.ndarray:
-    height, width = int(image.height) or 224, int(image.width) or 224
-    channels = 1 if image.colorSpace in GRAYSCALES else 3
+def default_size(image: FeatureTypes.ImageFeatureType) -> tuple[int, int]:
+    """Height and width of the description; the first or the nearest it may have where it may not have that."""
+    height, width = int(image.height) or _USUAL_SIZE, int(image.width) or _USUAL_SIZE
+    if not size_refusal(height, width, image):
+        return height, width
+    if image.WhichOneof("SizeFlexibility") == "imageSizeRange":
+        limits = image.imageSizeRange
+        return _within(height, limits.heightRange), _within(width, limits.widthRange)
+    first = image.enumeratedSizes.sizes[0]
+    return int(first.height), int(first.width)
+
+
+def _within(size: int, limits: FeatureTypes.SizeRange) -> int:
+    """An upper limit below zero is none."""
+    most = int(limits.upperBound)
+    return max(int(limits.lowerBound), size if most < 0 else min(size, most))
+
+
+def _image(wanted: _Wanted, random: np.random.Generator) -> np.ndarray:
+    height, width, channels = wanted.shape
     coarse = torch.from_numpy(random.uniform(0, 255, (1, channels, 8, 8)))
     smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0].permute(1, 2, 0).numpy()
-    pixels = np.clip(smooth + random.normal(0, 8, smooth.shape), 0, 255).astype(np.uint8)
+    pixels = np.clip(smooth + random.normal(0, 8, smooth.shape), 0, 255).astype(wanted.dtype)
     return np.asarray(pixels[..., 0] if channels == 1 else pixels)
 
 

@@ -7,15 +7,22 @@ from dataclasses import dataclass
 
 import torch
 
-from mil_palettize.reports.model_comparison import Figures
+from mil_palettize.reports.decibels import decibels
+from mil_palettize.reports.model_comparison import Distance
 
 _AT_ONCE = 1 << 20  # elements that are float64 at a time
 _HUGE = 1e30  # what is so large and the same in both is no signal: it masks
+_LOST = -math.inf, math.nan, math.inf  # PSNR, cosine and largest difference where values are finite no more
 
 
 @dataclass
 class Sums:
-    """Of all pairs of tensors added so far, in float64. ``masked``: elements that are huge or not finite in both."""
+    """Of all pairs of tensors added so far, in float64.
+
+    ``elements``: those that are compared, from ``low`` to ``high`` before and from ``other_low`` to ``other_high``
+    after. The others are counted: ``non_finite`` are finite before only; ``original_non_finite`` are not finite before,
+    of which ``changed`` are something else after; ``huge`` ones are the same in both, as masks are.
+    """
 
     elements: int = 0
     signal: float = 0.0
@@ -24,9 +31,13 @@ class Sums:
     other: float = 0.0
     low: float = math.inf
     high: float = -math.inf
+    other_low: float = math.inf
+    other_high: float = -math.inf
     largest: float = 0.0
     non_finite: int = 0
-    masked: int = 0
+    original_non_finite: int = 0
+    changed: int = 0
+    huge: int = 0
 
     def add(self, one: torch.Tensor, two: torch.Tensor) -> None:
         """``one``: what it was; both of the same shape."""
@@ -35,12 +46,14 @@ class Sums:
             self._add(x[start : start + _AT_ONCE].double(), y[start : start + _AT_ONCE].double())
 
     def _add(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        before, after = torch.isfinite(x), torch.isfinite(y)
         same = (x == y) | (torch.isnan(x) & torch.isnan(y))
-        masked = same & ~(x.abs() < _HUGE)
-        finite = torch.isfinite(x) & torch.isfinite(y)
-        self.masked += int(masked.sum())
-        self.non_finite += int((~finite & ~same).sum())
-        used = finite & ~masked
+        huge = before & same & (x.abs() >= _HUGE)
+        self.non_finite += int((before & ~after).sum())
+        self.original_non_finite += int((~before).sum())
+        self.changed += int((~before & ~same).sum())
+        self.huge += int(huge.sum())
+        used = before & after & ~huge
         if not bool(used.all()):
             x, y = x[used], y[used]
         self.elements += x.numel()
@@ -52,37 +65,46 @@ class Sums:
         self.product += float(x @ y)
         self.other += float(y @ y)
         self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
+        self.other_low, self.other_high = min(self.other_low, float(y.min())), max(self.other_high, float(y.max()))
         self.largest = max(self.largest, float(difference.abs().max()))
 
     def snr_db(self) -> float:
-        """-infinite also where there is nothing that could be compared, or something is not finite any more."""
-        if self.non_finite or (self.masked and not self.elements):
+        """-infinite also where something is not finite any more; NaN where nothing is left that could be compared."""
+        if self.non_finite:
             return -math.inf
+        if not self.elements and (self.original_non_finite or self.huge):
+            return math.nan
         return decibels(self.signal, self.noise)
 
-    def figures(self) -> Figures:
+    def distance(self) -> Distance:
+        """With values that are lost, or none left, nothing is said of the others: nobody should take it for all."""
+        snr = self.snr_db()
+        psnr, cosine, largest = _LOST if self.non_finite else (math.nan,) * 3 if math.isnan(snr) else self._distances()
+        same_everywhere = self.elements and self.low == self.high == self.other_low == self.other_high
+        return Distance(
+            elements=self.elements,
+            snr_db=snr,
+            psnr_db=psnr,
+            cosine=cosine,
+            max_abs=largest,
+            non_finite=self.non_finite,
+            original_non_finite=self.original_non_finite,
+            original_changed=self.changed,
+            huge=self.huge,
+            constant=self.low if same_everywhere else None,
+        )
+
+    def _distances(self) -> tuple[float, float, float]:
+        """PSNR, cosine and the largest difference."""
         reach = self.high - self.low if self.elements else 0.0
         length = math.sqrt(self.signal) * math.sqrt(self.other)
         equal = 1.0 if self.signal == self.other else 0.0
-        return Figures(
-            self.elements,
-            self.snr_db(),
-            decibels(reach * reach * self.elements, self.noise),
-            min(1.0, self.product / length) if length else equal,
-            self.largest,
-            self.non_finite,
-        )
-
-
-def decibels(signal: float, noise: float) -> float:
-    """10·log10 of their ratio: infinite without noise, -infinite where there is nothing but noise."""
-    if noise == 0:
-        return math.inf
-    return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 else -math.inf
+        cosine = min(1.0, self.product / length) if length else equal
+        return decibels(reach * reach * self.elements, self.noise), cosine, self.largest
 
 
 def snr_db(one: torch.Tensor, two: torch.Tensor) -> float:
-    """Signal to noise of ``two`` against ``one``; -infinite where it is not finite any more."""
+    """Signal to noise of ``two`` against ``one``, as :meth:`Sums.snr_db`."""
     sums = Sums()
     sums.add(one, two)
     return sums.snr_db()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import torch
 
+from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.model_comparison import WeightComparison
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.metrics import snr_db
@@ -22,28 +23,47 @@ _FEW = 256  # distinct values that are shown as a palette
 
 def weight_comparisons(one: Evaluated, two: Evaluated, histograms: int = 0) -> list[WeightComparison]:
     """Weights of ``one`` that are also in ``two``; of the ``histograms`` that lost most, how values are spread."""
-    before, after = one.weights, two.weights
-    counterparts = {name: other for name in before if (other := _counterpart(name, after)) is not None}
-    found = [
-        WeightComparison(
+    before, after = one.weights_by_id, two.weights_by_id
+    others = {_in_any_function(weight): weight for weight in after}
+    pairs = {weight: other for weight in before if (other := _counterpart(weight, others)) is not None}
+    found = {
+        weight: WeightComparison(
             name,
-            tuple(before[name].shape),
-            one.stored_bytes(name),
-            two.stored_bytes(other),
-            snr_db(before[name], after[other]),
+            tuple(before[weight].shape),
+            one.stored_bytes(weight),
+            two.stored_bytes(pairs[weight]),
+            snr_db(before[weight], after[pairs[weight]]),
         )
-        for name, other in counterparts.items()
-        if after[other].shape == before[name].shape
-    ]
-    worst = sorted((w for w in found if w.snr_db < math.inf), key=lambda w: w.snr_db)[:histograms]
-    shown = {w.name for w in worst}
-    return [_spread(w, before[w.name], after[counterparts[w.name]]) if w.name in shown else w for w in found]
+        for name, weight in one.weight_ids.items()
+        if weight in pairs and after[pairs[weight]].shape == before[weight].shape
+    }
+    lossy = (weight for weight in found if found[weight].snr_db < math.inf)
+    for weight in sorted(lossy, key=lambda weight: found[weight].snr_db)[:histograms]:
+        found[weight] = _spread(found[weight], before[weight], after[pairs[weight]])
+    return list(found.values())
 
 
-def _counterpart(name: str, names: Collection[str]) -> str | None:
-    if name in names:
-        return name
-    return next((n for n in names if n.startswith(name) and _COMPRESSED.fullmatch(n[len(name) :])), None)
+def _counterpart(weight: WeightId, others: Mapping[WeightId, WeightId]) -> WeightId | None:
+    """The same weight of the other model, or what it is called there since it is compressed. ``others``: by
+    :func:`_in_any_function`."""
+    wanted = _in_any_function(weight)
+    if wanted in others:
+        return others[wanted]
+    return next(
+        (
+            other
+            for place, other in others.items()
+            if place[:2] == wanted[:2]
+            and place.name.startswith(wanted.name)
+            and _COMPRESSED.fullmatch(place.name[len(wanted.name) :])
+        ),
+        None,
+    )
+
+
+def _in_any_function(weight: WeightId) -> WeightId:
+    """Without the function's name: the one that is run may be called otherwise in the other model."""
+    return weight._replace(function=weight.stage)
 
 
 def _spread(weight: WeightComparison, one: torch.Tensor, two: torch.Tensor) -> WeightComparison:

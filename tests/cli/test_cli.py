@@ -24,9 +24,9 @@ from packages import differences, read_spec, spec_file
 from mil_palettize.cli import main as cli
 from mil_palettize.cli import output
 from mil_palettize.cli.main import main
-from mil_palettize.doors import package as api
+from mil_palettize.doors import palettize_run as api
 from mil_palettize.errors import ConfigError
-from mil_palettize.rewriting import dense_rewrite, palettization
+from mil_palettize.rewriting import dense_writer, palettization
 
 Run = Callable[..., tuple[int, str, str]]
 COMMAND = (sys.executable, "-m", "mil_palettize")
@@ -59,7 +59,7 @@ def environment() -> dict[str, str]:
 
 PALETTIZE = ("palettize", IN, OUT)
 WRONG = [
-    (("palettise",), 2, "there is no command 'palettise', but palettize, decompress, inspect, diff, run, compare; did"),
+    (("palettise",), 2, "there is no command 'palettise', but palettize, sensitivity, decompress, inspect, diff, run, compare; did"),
     (("palettize",), 2, "required: IN.mlpackage"),
     (("palettize", IN, "--nbits", "4"), 2, "OUT.mlpackage is missing; only --dry-run goes without it"),
     (PALETTIZE, 2, "say how many bits with --nbits N, or give --mode unique or --config FILE.yaml"),
@@ -360,7 +360,7 @@ def test_decompress(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "4-bit palette" not in run("inspect", "dense.mlpackage")[1]
     assert run("decompress", OUT, OUT, "--overwrite", "--quiet") == (0, "", "")
     assert run("diff", OUT, "dense.mlpackage")[0] == 0
-    monkeypatch.setattr(dense_rewrite.DenseRewriter, "_patch_program", lambda self: None)
+    monkeypatch.setattr(dense_writer.DenseWriter, "_put_constants", lambda self: None)
     assert run(*PALETTIZE, "--nbits", "4", "--quiet", "--overwrite")[0] == 0
     before = contents(tmp_path)
     code, _, err = run("decompress", OUT, "bad.mlpackage", "--verify", "--quiet")
@@ -479,9 +479,9 @@ def test_unexpected_errors_are_one_line(
 def test_failed_verification_has_its_exit_code(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verify = api.verify_package
 
-    def tampered(source: Path, written: Path, *more: object) -> None:
+    def tampered(source: Path, written: Path, *told: object) -> None:
         (written / "Manifest.json").write_bytes(b"{}")
-        verify(source, written, *more)
+        verify(source, written, *told)
 
     monkeypatch.setattr(api, "verify_package", tampered)
     code, out, err = run(*PALETTIZE, "--nbits", "4", "--verify")

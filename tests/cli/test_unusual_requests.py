@@ -169,6 +169,6 @@ def test_inputs_that_are_no_arrays(folder: Path, kind: str, capsys: pytest.Captu
 def test_a_thousand_million_samples(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch", reason="torch is not installed: pip install 'mil-palettize[torch]'")
     code, said = failed(capsys, "run", IN, "--random", "1000000000")
-    assert code == 2
-    assert "1000000000 samples take " in said
-    assert said.endswith("may be made up; ask for fewer\n")
+    assert code == 4
+    assert "1000000000 samples of inputs " in said
+    assert said.endswith("; ask for fewer, or give --inputs\n")

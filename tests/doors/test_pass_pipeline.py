@@ -39,6 +39,7 @@ def test_without_a_base_it_is_the_default_with_ours_at_the_end() -> None:
     pipeline = pass_pipeline(asked, select="all", strict=True, joint_compression=True)
     assert pipeline.passes == [*ct.PassPipeline.DEFAULT.passes, OURS]
     expected = {"config": asked, "select": "all", "strict": True, "joint_compression": True}
+    expected |= {"importance": None, "calibration": None}
     assert options_of(pipeline) == {OURS: expected}
     assert ct.PassPipeline().passes == ct.PassPipeline.DEFAULT.passes  # no list of coremltools has grown
 

@@ -24,7 +24,7 @@ from mil_palettize import AlgorithmError, OpPalettizerConfig, OptimizationConfig
 from mil_palettize.encoding.encoder import Task
 from mil_palettize.package.blob import BlobReader
 from mil_palettize.program.store import WeightReference
-from mil_palettize.rewriting import rewrite as rewrite_module
+from mil_palettize.rewriting import palette_writer
 
 FORMS = {name: WRITTEN[name] for name in WRITTEN if "fp32" not in name} | {"fp32": Form({"nbits": 4}, dtype="fp32")}
 FEW = ("typed", "grouped", "vectors in groups", "sparse", "int8 table", "packed unique", "fp32")
@@ -301,7 +301,7 @@ def test_error_while_writing_takes_back_what_is_queued(monkeypatch: pytest.Monke
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(rewrite_module, "store_palette", full)
+    monkeypatch.setattr(palette_writer, "store_palette", full)
     executor = Through(Never())
     with pytest.raises(OSError, match="No space left"):
         FORMS["typed"].palettize(tmp_path / "out.mlpackage", executor=executor)

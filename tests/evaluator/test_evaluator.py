@@ -162,7 +162,11 @@ def test_sibling_blocks_may_use_a_name_twice(fixtures: Path) -> None:
     assert twice
     for name in twice:
         first = name.removesuffix(" (2)")
-        assert module.stored_bytes(name) == module.stored_bytes(first) > 0
+        own, other = module.weight_ids[name], module.weight_ids[first]
+        assert (own.function, own.name) == (other.function, other.name) == ("main", first)
+        assert own.block != other.block
+        assert module.stored_bytes(own) == module.stored_bytes(other) > 0
+        assert module.weights_by_id[own] is module.weights[name]
         assert not torch.equal(module.weights[name], module.weights[first])
 
 

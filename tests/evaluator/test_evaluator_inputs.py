@@ -20,10 +20,11 @@ from evaluator import mb, program_of, saved  # noqa: E402
 from mil_palettize import ConfigError, EvaluationError, PackageError  # noqa: E402
 from mil_palettize.cli.main import main  # noqa: E402
 from mil_palettize.cli.output import write_report  # noqa: E402
-from mil_palettize.torch import open_model, running  # noqa: E402
+from mil_palettize.torch import comparison, open_model, predictions  # noqa: E402
 from mil_palettize.torch.features import Features, plain_array  # noqa: E402
 from mil_palettize.torch.made_up_inputs import plausible_inputs, table_sizes  # noqa: E402
-from mil_palettize.torch.running import packed_outputs, read_samples, run_package  # noqa: E402
+from mil_palettize.torch.predictions import packed_outputs, run_package  # noqa: E402
+from mil_palettize.torch.samples import read_samples  # noqa: E402
 
 RNG = np.random.default_rng(0)
 COLORS = FeatureTypes.ImageFeatureType.ColorSpace
@@ -368,8 +369,8 @@ def test_decibels_below_zero(option: list[str], model: Path) -> None:
 def test_what_is_read_is_not_written_over(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(running, "run_package", lambda *_, **__: pytest.fail("was run"))
-    monkeypatch.setattr(running, "compare_packages", lambda *_, **__: pytest.fail("was run"))
+    monkeypatch.setattr(predictions, "run_package", lambda *_, **__: pytest.fail("was run"))
+    monkeypatch.setattr(comparison, "compare_packages", lambda *_, **__: pytest.fail("was run"))
     inputs, link = tmp_path / "x.npz", tmp_path / "link"
     np.savez(inputs, x=np.zeros(3))
     link.symlink_to(inputs)
@@ -393,7 +394,7 @@ def test_a_page_of_core_ml_asks_for_no_ops(model: Path, tmp_path: Path, monkeypa
         asked.append(options["per_op"])
         raise EvaluationError("enough")
 
-    monkeypatch.setattr(running, "compare_packages", stopped)
+    monkeypatch.setattr(comparison, "compare_packages", stopped)
     page = ["--html", tmp_path / "page.html"]
     for extra in (page, [*page, "--runtime", "coreml"], ["--runtime", "coreml"], ["--per-op", "--runtime", "coreml"]):
         exit_code("compare", model, model, *extra)

@@ -12,7 +12,8 @@ from coremltools.proto import Model_pb2
 from handmade import manifest
 
 from mil_palettize.planning.plan import Decision, Plan, make_plan
-from mil_palettize.program.serialized import Stage, Survey, survey
+from mil_palettize.program.stages import Stage
+from mil_palettize.program.survey import Survey, survey
 from mil_palettize.program.weight import Weight
 from mil_palettize.request.config import OpPalettizerConfig, OptimizationConfig
 from mil_palettize.request.normalised import normalise

@@ -41,8 +41,8 @@ def test_a_good_package(tmp_path: Path) -> None:
     assert package.model_bytes() == b"the model"
     assert package.weight_path(WEIGHT, used_by="w") == inner / "weights" / "weight.bin"
     assert package.items == (
-        Item(ROOT_ID, Path("com.apple.CoreML/model.mlmodel"), "model.mlmodel", "com.apple.CoreML"),
-        Item(WEIGHTS_ID, Path("com.apple.CoreML/weights"), "weights", "com.apple.CoreML"),
+        Item(ROOT_ID, Path("com.apple.CoreML/model.mlmodel"), "model.mlmodel"),
+        Item(WEIGHTS_ID, Path("com.apple.CoreML/weights"), "weights"),
     )
     assert package.nbytes() == sum(len(data) for data in contents(folder).values())
 

@@ -24,12 +24,12 @@ from mil_palettize.expressions.digest import expression_digest
 from mil_palettize.expressions.packed import Packed
 from mil_palettize.expressions.weight_expr import Const, Lut, Scale, Sparse, WeightExpr
 from mil_palettize.package.blob import BlobWriter
-from mil_palettize.program.contents import expression
 from mil_palettize.program.forms import PACKED, TYPED, TYPED_IOS26, Form
 from mil_palettize.program.model import Model
-from mil_palettize.program.names import NameSource
+from mil_palettize.program.new_names import NameSource
 from mil_palettize.program.palette_ops import palette_ops, store_palette
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.site_values import expression
+from mil_palettize.program.sites import Site
 
 FLOATS = {"FLOAT16": np.float16, "FLOAT32": np.float32}
 TYPE_NAMES = {np.dtype(t): n for n, t in FLOATS.items()} | {np.dtype(np.int8): "INT8", np.dtype(np.uint8): "UINT8"}

@@ -20,9 +20,10 @@ from packages import constants, read_record, read_spec, spec_file, unpack, weigh
 from mil_palettize.errors import BlobError
 from mil_palettize.expressions.packed import CHUNK
 from mil_palettize.expressions.weight_expr import Cast, Const, Lut, Packed, Scale, Sparse, WeightExpr
-from mil_palettize.program.contents import dense, describe_form, expression
+from mil_palettize.program.form_names import describe_form
 from mil_palettize.program.model import Model
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.site_values import dense, expression
+from mil_palettize.program.sites import Site
 
 # coremltools 9 builds and saves these, but cannot decode them: a part that is another op's output has no value.
 JUDGED_BY_OURS = {

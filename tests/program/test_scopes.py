@@ -27,7 +27,7 @@ from packages import constants, differences
 
 from mil_palettize import OpPalettizerConfig, OptimizationConfig, Report
 from mil_palettize.program.blob_uses import blob_uses
-from mil_palettize.program.serialized import Site
+from mil_palettize.program.sites import Site
 from mil_palettize.program.weight import Weight
 
 W = (64, 48)
@@ -73,7 +73,7 @@ def test_sibling_blocks_may_use_a_name_twice() -> None:
     first, second = named(surveyed(program(cond("c", then, other))).sites, "w")
     assert (first.shape, readers(first)) == ((64, 48), [("then", "weight")])
     assert (second.shape, readers(second)) == ((32, 80), [("other", "weight")])
-    assert first.position != second.position
+    assert (first.id, second.id) == (("main", "c[0]", "w"), ("main", "c[1]", "w"))
 
 
 def test_inner_name_hides_the_outer_one_only_inside() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from mil_palettize.reports.model_comparison import (
-    Figures,
+    Distance,
     ModelComparison,
     OpComparison,
     OutputComparison,
@@ -28,8 +28,8 @@ from mil_palettize.reports.page.document import page
 from mil_palettize.text import printable
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
-EQUAL = Figures(elements=10, snr_db=math.inf, psnr_db=math.inf, cosine=1.0, max_abs=0.0)
-LOST = Figures(elements=10, snr_db=math.nan, psnr_db=-math.inf, cosine=math.nan, max_abs=math.inf, non_finite=3)
+EQUAL = Distance(elements=10, snr_db=math.inf, psnr_db=math.inf, cosine=1.0, max_abs=0.0)
+LOST = Distance(elements=10, snr_db=math.nan, psnr_db=-math.inf, cosine=math.nan, max_abs=math.inf, non_finite=3)
 HOSTILE = [
     "<script>alert(1)</script>",
     "a\"b&c'd",
@@ -86,8 +86,8 @@ def parsed(comparison: ModelComparison) -> Page:
     return Page(page(comparison))
 
 
-def figures(snr_db: float) -> Figures:
-    return Figures(elements=1000, snr_db=snr_db, psnr_db=snr_db + 8, cosine=0.9991, max_abs=0.0123)
+def figures(snr_db: float) -> Distance:
+    return Distance(elements=1000, snr_db=snr_db, psnr_db=snr_db + 8, cosine=0.9991, max_abs=0.0123)
 
 
 def weight(name: str, snr_db: float, palette: bool = False) -> WeightComparison:
@@ -126,7 +126,6 @@ def comparison(
         "bytes_before": 14_200_000,
         "bytes_after": 3_720_000,
         "unmatched": 12,
-        "seconds": (1.234, 1.5),
     }
     return ModelComparison(
         **(values | changes),
@@ -248,8 +247,7 @@ def test_the_header_says_what_was_compared() -> None:
         "14.2 MB → 3.72 MB",
         "64 samples",
         "images of the folder validation",
-        "fp32, torch",
-        "1.23 s before, 1.5 s after",
+        "Computed infp32by torch",
         "Two ops were skipped.",
     ):
         assert text in words
@@ -284,7 +282,7 @@ def test_outputs_show_all_their_figures() -> None:
         (OutputComparison("y", (), figures(-1.0)), "error above the signal"),
         (OutputComparison("y", (), figures(-math.inf)), "error above the signal"),
         (OutputComparison("y", (), LOST), "not all finite"),
-        (OutputComparison("y", (), LOST), "3 elements"),
+        (OutputComparison("y", (), LOST), "3 of 13 values"),
         (OutputComparison("y", (), None, None, 1.0), "100.00% agree equal"),
         (OutputComparison("y", (), None, None, 0.95), "95.00% agree noticeable"),
         (OutputComparison("y", (), None), "not compared neither numbers nor labels"),

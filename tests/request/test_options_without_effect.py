@@ -11,6 +11,7 @@ from mil_messages import const, op, planned, program
 
 from mil_palettize import ConfigError, OpPalettizerConfig, OptimizationConfig, PlanError
 from mil_palettize.cli.arguments import build_parser, requests_of
+from mil_palettize.cli.main import COMMANDS
 from mil_palettize.request.entries import load_config
 from mil_palettize.request.normalised import Requests, normalise
 from mil_palettize.request.palette_request import DEFAULTS, PaletteRequest
@@ -20,8 +21,7 @@ GROUPS = "per_grouped_channel"
 
 def of_command(**options: object) -> Requests:
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    commands = dict.fromkeys(("palettize", "decompress", "inspect", "diff", "run", "compare"), lambda options: 0)
-    return requests_of(build_parser(commands).parse_args(["palettize", "in", "out", *flags]))
+    return requests_of(build_parser(COMMANDS).parse_args(["palettize", "in", "out", *flags]))
 
 
 def at_every_door(folder: Path, **options: object) -> list[PaletteRequest | None]:

@@ -26,8 +26,8 @@ from packages import (
 
 from mil_palettize import OpPalettizerConfig, OptimizationConfig, PlanError, Report, palettize_package
 from mil_palettize.expressions.digest import expression_digest
-from mil_palettize.program.contents import expression
 from mil_palettize.program.model import Model
+from mil_palettize.program.site_values import expression
 
 SHAPE = (40, 64)
 MODES = {"kmeans": {"nbits": 2}, "uniform": {"nbits": 3}, "unique": {}, "custom": {}}

@@ -20,8 +20,8 @@ from mil_palettize import (
     decompress_package,
     palettize_package,
 )
-from mil_palettize.doors import package as api
-from mil_palettize.rewriting import redo
+from mil_palettize.doors import palettize_run as api
+from mil_palettize.rewriting import palettization
 
 GROUPS = {"granularity": "per_grouped_channel", "group_size": 4}
 Palettized = Callable[..., Path]
@@ -110,6 +110,24 @@ def test_as_if_made_dense_and_then_palettized(case: str, palettized: Palettized,
             assert weight.squared_error == pytest.approx(noise, rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize("case", ["groups after a move", "a loop", "of scales", "of quantized tables", "two functions"])
+def test_the_report_is_that_of_two_steps(case: str, palettized: Palettized) -> None:
+    """What was moved or small, and why weights were left alone, say nothing of the ops that are gone."""
+    name, before, after, options = CASES[case]
+    source = palettized(name, **before)
+    report = again(source, asked=config(**after), **options)
+    dense = source.parent / "dense.mlpackage"
+    decompress_package(source, dense)
+    steps = palettize_package(dense, source.parent / "steps.mlpackage", config(**after), **options)
+    planned = again(source, "planned", asked=config(**after), dry_run=True, **options)
+    for other in (steps, planned):
+        assert (report.moved, report.small, report.notes) == (other.moved, other.small, other.notes)
+        assert [(w.name, w.status, w.reason) for w in report.weights] == [
+            (w.name, w.status, w.reason) for w in other.weights
+        ]
+    assert [(w.digest, w.squared_error) for w in report.weights] == [(w.digest, w.squared_error) for w in steps.weights]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_dry_run_knows_the_bytes(case: str, palettized: Palettized) -> None:
     name, before, after, options = CASES[case]
@@ -188,6 +206,19 @@ def test_only_what_the_config_asks_for(palettized: Palettized) -> None:
     nothing = again(source, "nothing", OptimizationConfig(op_name_configs={"hidden": None}))
     assert not nothing.palettized
     assert differences(source, source.parent / "nothing.mlpackage") == []
+
+
+def test_a_palette_that_functions_share_is_kept_for_the_one_left_alone(palettized: Palettized) -> None:
+    source = palettized("multifunction_ios18")
+    (name,) = {w.name for w in again(source).palettized if w.function == "prefill" and w.name.startswith("base")}
+    asked = OptimizationConfig(config().global_config, op_name_configs={f"prefill/{name}": None})
+    report = again(source, "one", asked, verify=True)
+    assert ("decode", name) in {(w.function, w.name) for w in report.palettized}
+    assert ("prefill", name) not in {(w.function, w.name) for w in report.palettized}
+    before, after = values(source), values(source.parent / "one.mlpackage")
+    assert np.array_equal(before["prefill", name][0], after["prefill", name][0])
+    both = values(source.parent / "after.mlpackage")
+    assert np.array_equal(both["decode", name][0], after["decode", name][0])
 
 
 @pytest.mark.parametrize("joint", [False, True])
@@ -271,8 +302,7 @@ def test_nothing_is_left_after_an_error(
 
     for module, name, act, error in (
         (api, "verify_package", fail, VerifyError),
-        (redo, "verify_decompressed", fail, VerifyError),
-        (redo, "decompress_model", interrupt, KeyboardInterrupt),
+        (palettization, "complete", interrupt, KeyboardInterrupt),
         (api, "carry_out", interrupt, KeyboardInterrupt),
     ):
         with monkeypatch.context() as patch:

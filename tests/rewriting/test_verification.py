@@ -16,7 +16,7 @@ from handmade import contents
 from packages import blob_users, read_spec, spec_file, weights_dir
 
 from mil_palettize import OpPalettizerConfig, OptimizationConfig, PackageError, Report, VerifyError, palettize_package
-from mil_palettize.doors import package as api
+from mil_palettize.doors import palettize_run as api
 from mil_palettize.rewriting.verification import verify_package
 
 Tamper = Callable[[Path, Report], None]

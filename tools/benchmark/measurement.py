@@ -93,8 +93,8 @@ def total_error(source: str, written: Path) -> float:
     """Squared error of coremltools' palettes, which it names ``<weight>_palettized``."""
     import numpy as np
 
-    from mil_palettize.program.contents import dense
     from mil_palettize.program.model import Model
+    from mil_palettize.program.site_values import dense
 
     total = 0.0
     with Model.open(source) as before, Model.open(written) as after:
@@ -153,8 +153,8 @@ def run_profile(job: Job, destination: Path) -> Result:
 
 def run_optimum(job: Job, destination: Path) -> Result:
     """The least squared error that all weights of ``source`` together can have with ``nbits`` in one table each."""
-    from mil_palettize.program.contents import dense
     from mil_palettize.program.model import Model
+    from mil_palettize.program.site_values import dense
     from tools.benchmark.optimum import least_error
 
     with Model.open(job["source"]) as model:

@@ -45,7 +45,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "sync": ("os:fsync",),
     "protobuf": (
         "mil_palettize.program.model:parse_model",
-        "mil_palettize.rewriting.rewrite:write_other_files",  # serializes; copies a manifest besides
+        "mil_palettize.rewriting.palette_writer:write_other_files",  # serializes; copies a manifest besides
     ),
     "program": (
         "mil_palettize.program.model:Model.blob_uses",
@@ -53,8 +53,8 @@ PARTS: dict[str, tuple[str, ...]] = {
         "mil_palettize.program.store:Store.check",
         "mil_palettize.rewriting.palettization:make_plan",
         "mil_palettize.rewriting.palettization:complete",
-        "mil_palettize.rewriting.rewrite:Rewriter.__init__",
-        "mil_palettize.rewriting.rewrite:Rewriter._patch_program",
+        "mil_palettize.rewriting.palette_writer:PaletteWriter.__init__",
+        "mil_palettize.rewriting.palette_writer:PaletteWriter._put_palettes",
     ),
 }
 

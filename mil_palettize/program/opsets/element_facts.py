@@ -54,18 +54,18 @@ class _Proof:
     steps: int = _MAX_STEPS
 
     def holds(self, operand: Operand) -> bool:
-        array, op, scope = operand.array, operand.op, operand.scope
+        array, op = operand.array, operand.op
         if array is not None:
             return bool(array.dtype.kind in "iu" and self.of_array(array))
         self.steps -= 1
-        if op is None or scope is None or self.steps < 0:
+        if op is None or self.steps < 0:
             return False
         if self.of_source(operand, self.holds):
             return True
         if op.type == "cast":
-            source = scope.operand(op, "x")
+            source = operand.source("x")
             return source is not None and _widens_to_int32(source, operand) and self.holds(source)
-        read = [item for name in _SELECTIONS.get(op.type, ()) for item in scope.operands(op, name)]
+        read = [item for name in _SELECTIONS.get(op.type, ()) for item in operand.sources(name)]
         return bool(read) and all(self.holds(item) for item in read)
 
 
@@ -75,17 +75,16 @@ def _widens_to_int32(source: Operand, target: Operand) -> bool:
 
 
 def _source_never_negative(operand: Operand, deeper: Callable[[Operand], bool]) -> bool:
-    op, scope = operand.op, operand.scope
+    op = operand.op
     assert op is not None
-    assert scope is not None
     if is_unsigned(operand.data_type) or op.type == "shape" or op.type in _INDEX_OPS:
         return True
     if op.type == "topk":
         return operand.output == 1
     if op.type == "maximum":
-        return any(deeper(item) for name in ("x", "y") for item in scope.operands(op, name))
+        return any(deeper(item) for name in ("x", "y") for item in operand.sources(name))
     if op.type == "range_1d" and operand.data_type == _INT32:
-        found = [scope.operand(op, name) for name in ("start", "end", "step")]
+        found = [operand.source(name) for name in ("start", "end", "step")]
         start, end, step = (item.array if item is not None else None for item in found)
         if start is None or step is None or int(start) < 0:
             return False
@@ -94,12 +93,11 @@ def _source_never_negative(operand: Operand, deeper: Callable[[Operand], bool]) 
 
 
 def _source_never_zero(operand: Operand, deeper: Callable[[Operand], bool]) -> bool:
-    op, scope = operand.op, operand.scope
+    op = operand.op
     assert op is not None
-    assert scope is not None
     if op.type == "shape":  # Core ML has no empty tensors, save what non_zero finds nothing in
         return True
     if op.type == "mul":
-        factors = [item for name in ("x", "y") for item in scope.operands(op, name)]
+        factors = [item for name in ("x", "y") for item in operand.sources(name)]
         return len(factors) == 2 and all(deeper(item) for item in factors)
     return False

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 
 from mil_palettize.errors import ConfigError, PlanError
 from mil_palettize.program.messages import MIL
-from mil_palettize.program.names import NameSource
+from mil_palettize.program.new_names import NameSource
+from mil_palettize.program.op_names import op_name
 from mil_palettize.program.opsets.known_ops import KNOWN_OPS
-from mil_palettize.program.opsets.operands import Scope, Site
+from mil_palettize.program.opsets.operands import OpAtPlace
 from mil_palettize.program.opsets.rules import RULES
 from mil_palettize.program.opsets.verdicts import Refusal, Rewrite, Verdict
-from mil_palettize.program.scopes import op_name
+from mil_palettize.program.scopes import Scope, build_scope
 
 _NAMES_PER_REASON = 3
 
@@ -135,10 +136,8 @@ class _Survey:
                 f"function {name!r} of opset {function.opset} also has a block for {self.target.name}, "
                 f"which a move to {self.target.target} would replace: keep its opset"
             )
-        scope = Scope()
-        scope.define_inputs(function.inputs)
-        walk = _Walk(self, name, source, NameSource(function))
-        walk.block(function.block_specializations[function.opset], scope)
+        block = function.block_specializations[function.opset]
+        _Walk(self, name, source, build_scope(function, block), NameSource(function)).block(block)
 
 
 @dataclass(frozen=True)
@@ -148,12 +147,13 @@ class _Walk:
     survey: _Survey
     function: str
     source: Opset
+    scope: Scope
     names: NameSource
 
-    def block(self, block: MIL.Block, scope: Scope) -> None:
+    def block(self, block: MIL.Block) -> None:
         rewrites: dict[int, Rewrite] = {}
         for position, op in enumerate(block.operations):
-            verdict = self._verdict(Site(op, scope, self.names))
+            verdict = self._verdict(OpAtPlace(op, self.scope, self.names))
             where = op_name(op)
             if isinstance(verdict, Rewrite):
                 rewrites[position] = verdict
@@ -162,20 +162,17 @@ class _Walk:
                 place = f"{where!r} of function {self.function!r}"
                 self.survey.refusals[op.type, verdict.reason].append(place)
             for nested in op.blocks:
-                inner = Scope(scope)
-                inner.define_inputs(nested.inputs)
-                self.block(nested, inner)
-            scope.define_outputs(op)
+                self.block(nested)
         if rewrites:
             self.survey.edits.append((block, rewrites))
 
-    def _verdict(self, site: Site) -> Verdict:
-        if site.op.type not in KNOWN_OPS:
+    def _verdict(self, place: OpAtPlace) -> Verdict:
+        if place.op.type not in KNOWN_OPS:
             return Refusal("its meaning in a later opset is not known")
-        since, rule = RULES.get(site.op.type, (0, None))
+        since, rule = RULES.get(place.op.type, (0, None))
         if rule is None or not self.source.spec < since <= self.survey.target.spec:
             return None
-        return rule(site)
+        return rule(place)
 
 
 def _surveyed(program: MIL.Program, target: Opset) -> _Survey:

@@ -14,7 +14,7 @@ import numpy as np
 
 from mil_palettize.program.messages import MIL
 from mil_palettize.program.opsets.element_facts import is_unsigned, never_negative
-from mil_palettize.program.opsets.operands import NewOps, Operand, Site, vector_type, with_data_type
+from mil_palettize.program.opsets.operands import NewOps, OpAtPlace, Operand, vector_type, with_data_type
 from mil_palettize.program.opsets.verdicts import Refusal, Rewrite, Verdict
 from mil_palettize.program.values import DT, tensor_type
 
@@ -48,17 +48,17 @@ class _Indexed:
         return np.array(wanted[0] if self.count is None else wanted, dtype=np.int32)
 
 
-def nonnegative_indices(site: Site) -> Verdict:
+def nonnegative_indices(place: OpAtPlace) -> Verdict:
     """Nothing for indices that cannot be negative; a new constant for constant ones; else the select."""
-    indices = site.operand("indices")
+    indices = place.operand("indices")
     if indices is None or indices.type is None or indices.dims is None:
         return Refusal("the type of its indices is not known")
     if is_unsigned(indices.data_type) or never_negative(indices):
         return None
-    indexed = _indexed_axes(site, indices)
+    indexed = _indexed_axes(place, indices)
     if isinstance(indexed, str):
         return Refusal(f"{_WHY}, and {indexed}")
-    new, array, dims = NewOps(site), indices.array, indexed.dims
+    new, array, dims = NewOps(place), indices.array, indexed.dims
     if array is not None and dims is not None:
         wide = array.astype(np.int64)
         name = new.const("indices", np.where(wide < 0, wide + dims, wide).astype(np.int32))
@@ -68,7 +68,7 @@ def nonnegative_indices(site: Site) -> Verdict:
         added = _dims_text(dims) if dims is not None else _run_time_text(indexed)
         what = f"select(index >= 0, index, index + {added}) put in front of its run-time indices: {_WHY}"
     op = MIL.Operation()
-    op.CopyFrom(site.op)
+    op.CopyFrom(place.op)
     op.inputs["indices"].Clear()
     op.inputs["indices"].arguments.add().name = name
     return Rewrite(op, what, tuple(new.operations))
@@ -83,31 +83,31 @@ def _run_time_text(indexed: _Indexed) -> str:
     return f"shape({indexed.data.name})[{indexed.first}{last}]"
 
 
-def _indexed_axes(site: Site, indices: Operand) -> _Indexed | str:
+def _indexed_axes(place: OpAtPlace, indices: Operand) -> _Indexed | str:
     """The axes indexed, or what is not known about them."""
-    data = site.operand(INDEXED_OPS[site.op.type])
+    data = place.operand(INDEXED_OPS[place.op.type])
     if data is None or data.dims is None:
         return "the rank of what it indexes is not known"
     rank = len(data.dims)
-    if site.op.type.endswith("_nd"):
-        first = _integer(site, "batch_dims")
+    if place.op.type.endswith("_nd"):
+        first = _integer(place, "batch_dims")
         count = indices.dims[-1] if indices.dims else None
         if count is None:
             return "the last dimension of its indices is not static"
         if first is None or not 0 <= first <= rank - count:
             return f"its batch_dims does not fit {rank} dimensions indexed by {count}"
         return _Indexed(data, first, count)
-    axis = _integer(site, "axis")
+    axis = _integer(place, "axis")
     if axis is None or not -rank <= axis < rank:
         return f"its axis is not a constant within the {rank} dimensions of what it indexes"
     return _Indexed(data, axis % rank, None)
 
 
-def _integer(site: Site, parameter: str) -> int | None:
+def _integer(place: OpAtPlace, parameter: str) -> int | None:
     """A constant integer input; 0, the default of both ``axis`` and ``batch_dims``, when absent."""
-    if parameter not in site.op.inputs:
+    if parameter not in place.op.inputs:
         return 0
-    operand = site.operand(parameter)
+    operand = place.operand(parameter)
     array = operand.array if operand is not None else None
     return int(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
 

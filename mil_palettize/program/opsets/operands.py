@@ -1,40 +1,64 @@
-"""Names in a MIL function: what they were defined as, and new ones for ops put in between.
+"""What an op reads, as rules of an opset move ask about it, and new ops to be put in front of it.
 
-Consts are found by name through lexical scope: a nested block sees everything its enclosing blocks defined
-before it. Inputs bound to a value inside the op itself read the same way.
-Source: ``mlmodel/format/MIL.proto``.
+A value inside the op itself is read the same way as one that is bound by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from mil_palettize.program.messages import MIL
-from mil_palettize.program.names import NameSource
-from mil_palettize.program.scopes import op_name
+from mil_palettize.program.new_names import NameSource
+from mil_palettize.program.op_names import result_name
+from mil_palettize.program.scopes import Read, Scope
 from mil_palettize.program.values import immediate_array, immediate_value, string_value, tensor_type
 
 
 @dataclass(frozen=True)
 class Operand:
-    """One thing an op reads: ``name`` (None for a value inside the op), its ``type`` (None when nothing
-    defines the name), ``value`` when it is constant, and the ``op`` and ``output`` position that produce it
-    in ``scope`` (None for inputs of functions and blocks)."""
+    """One thing an op reads, as rules ask about it: what ``scope`` found bound there."""
 
-    name: str | None
-    type: MIL.ValueType | None
-    value: MIL.Value | None = None
-    op: MIL.Operation | None = None
-    output: int = 0
-    scope: Scope | None = None
+    scope: Scope
+    read: Read
+
+    @property
+    def name(self) -> str | None:
+        """None for a value inside the op."""
+        return self.read.name
+
+    @property
+    def type(self) -> MIL.ValueType | None:
+        """None when nothing defines the name."""
+        if self.read.node is not None:
+            return self.read.node.type
+        return self.read.value.type if self.read.value is not None else None
+
+    @property
+    def value(self) -> MIL.Value | None:
+        """The value when it is constant and stored as it is."""
+        op = self.op
+        if op is None:
+            return self.read.value
+        return op.attributes["val"] if op.type == "const" and "val" in op.attributes else None
+
+    @property
+    def op(self) -> MIL.Operation | None:
+        """What makes it; None for inputs of functions and blocks, and for a value inside the op that reads it."""
+        return self.read.node.op if self.read.node is not None else None
+
+    @property
+    def output(self) -> int:
+        """Which of that op's outputs it is."""
+        return self.read.node.output if self.read.node is not None else 0
 
     @property
     def array(self) -> np.ndarray | None:
         """The constant held in the program itself; None when computed at run time or kept in a blob file."""
-        return immediate_array(self.value) if self.value is not None else None
+        value = self.value
+        return immediate_array(value) if value is not None else None
 
     @property
     def data_type(self) -> int | None:
@@ -53,53 +77,26 @@ class Operand:
             return None
         return tuple(int(d.constant.size) if d.WhichOneof("dimension") == "constant" else None for d in dimensions)
 
+    def sources(self, parameter: str) -> tuple[Operand, ...]:
+        """Everything bound to one input of the op that makes it; () when there is none."""
+        return () if self.op is None else operands(self.scope, self.op, parameter)
 
-@dataclass
-class Scope:
-    """The names visible at one place of a program."""
+    def source(self, parameter: str) -> Operand | None:
+        """The one thing bound to an input of the op that makes it, else None."""
+        return _only(self.sources(parameter))
 
-    parent: Scope | None = None
-    _operands: dict[str, Operand] = field(default_factory=dict)
 
-    def define_inputs(self, inputs: Iterator[MIL.NamedValueType]) -> None:
-        """Inputs of a function or of a block."""
-        for item in inputs:
-            self._operands[item.name] = Operand(item.name, item.type)
+def operands(scope: Scope, op: MIL.Operation, parameter: str) -> tuple[Operand, ...]:
+    """Everything bound to one input of ``op``; () when the input is absent."""
+    return tuple(Operand(scope, read) for read in scope.reads(op, parameter))
 
-    def define_outputs(self, op: MIL.Operation) -> None:
-        """What ``op`` produces, from here on visible."""
-        value = op.attributes["val"] if op.type == "const" and "val" in op.attributes else None
-        for position, item in enumerate(op.outputs):
-            self._operands[item.name] = Operand(item.name, item.type, value, op, position, self)
 
-    def find(self, name: str) -> Operand:
-        """What ``name`` was defined as, in this scope or an enclosing one."""
-        scope: Scope | None = self
-        while scope is not None:
-            if name in scope._operands:
-                return scope._operands[name]
-            scope = scope.parent
-        return Operand(name, None)
-
-    def operands(self, op: MIL.Operation, parameter: str) -> tuple[Operand, ...]:
-        """Everything bound to one input of ``op``; empty when the input is absent."""
-        if parameter not in op.inputs:
-            return ()
-        return tuple(
-            self.find(binding.name)
-            if binding.WhichOneof("binding") == "name"
-            else Operand(None, binding.value.type, binding.value)
-            for binding in op.inputs[parameter].arguments
-        )
-
-    def operand(self, op: MIL.Operation, parameter: str) -> Operand | None:
-        """The one thing bound to an input of ``op``, else None."""
-        found = self.operands(op, parameter)
-        return found[0] if len(found) == 1 else None
+def _only(found: tuple[Operand, ...]) -> Operand | None:
+    return found[0] if len(found) == 1 else None
 
 
 @dataclass(frozen=True)
-class Site:
+class OpAtPlace:
     """An op a rule looks at: where it stands and where new names come from."""
 
     op: MIL.Operation
@@ -107,15 +104,15 @@ class Site:
     names: NameSource
 
     def operand(self, parameter: str) -> Operand | None:
-        """What the op reads as ``parameter``."""
-        return self.scope.operand(self.op, parameter)
+        """The one thing the op reads as ``parameter``, else None."""
+        return _only(operands(self.scope, self.op, parameter))
 
 
 @dataclass
 class NewOps:
-    """Ops to be put in front of ``site``'s, named after it."""
+    """Ops to be put in front of the one at ``place``, named after it."""
 
-    site: Site
+    place: OpAtPlace
     operations: list[MIL.Operation] = field(default_factory=list)
 
     def const(self, suffix: str, array: np.ndarray) -> str:
@@ -137,9 +134,8 @@ class NewOps:
         return self._add(op_type, suffix, inputs, output)
 
     def _add(self, op_type: str, suffix: str, inputs: Mapping[str, str], output: MIL.ValueType) -> str:
-        own = self.site.op
-        base = own.outputs[0].name if own.outputs else op_name(own)
-        name = self.site.names.unique(f"{base}_{suffix}")
+        own = self.place.op
+        name = self.place.names.unique(f"{result_name(own)}_{suffix}")
         op = MIL.Operation(type=op_type)
         op.attributes["name"].CopyFrom(string_value(name))
         for parameter, source in inputs.items():

@@ -13,19 +13,19 @@ from collections.abc import Callable
 
 from mil_palettize.program.opsets.element_facts import never_zero
 from mil_palettize.program.opsets.negative_indices import INDEXED_OPS, nonnegative_indices
-from mil_palettize.program.opsets.operands import Site
+from mil_palettize.program.opsets.operands import OpAtPlace
 from mil_palettize.program.opsets.typed_forms import blockwise_affine, typed_cast, typed_lut, typed_sparse
 from mil_palettize.program.opsets.verdicts import Refusal, Verdict
 
-Rule = Callable[[Site], Verdict]
+Rule = Callable[[OpAtPlace], Verdict]
 
 _SPEC_IOS17, _SPEC_IOS18 = 8, 9
 
 
-def reshape_zeros(site: Site) -> Verdict:
+def reshape_zeros(place: OpAtPlace) -> Verdict:
     """From iOS17 a 0 in ``shape`` counts dimensions from the right; before, it meant the same position and
     needed ``len(shape) == rank(x)``: refused unless the lengths agree or no entry can be 0."""
-    x, shape = site.operand("x"), site.operand("shape")
+    x, shape = place.operand("x"), place.operand("shape")
     rank = len(x.dims) if x is not None and x.dims is not None else None
     if shape is None or shape.dims is None or len(shape.dims) != 1:
         return Refusal("the type of its shape is not known")
@@ -38,9 +38,9 @@ def reshape_zeros(site: Site) -> Verdict:
     return Refusal(f"ambiguous reshape: {told}, with {entries} for an x of {rank_text}, reads differently there")
 
 
-def clip_bounds(site: Site) -> Verdict:
+def clip_bounds(place: OpAtPlace) -> Verdict:
     """From iOS17 ``clip`` must have ``alpha < beta``; before, equal or crossed bounds were taken."""
-    low, high = (site.operand(name) for name in ("alpha", "beta"))
+    low, high = (place.operand(name) for name in ("alpha", "beta"))
     alpha, beta = (item.array if item is not None else None for item in (low, high))
     if alpha is None or beta is None or alpha.size != 1 or beta.size != 1:
         return Refusal("the values of its alpha and beta are not known, and they must be in order there")
@@ -49,12 +49,12 @@ def clip_bounds(site: Site) -> Verdict:
     return Refusal(f"alpha {alpha.item():g} must be below beta {beta.item():g} there")
 
 
-def crop_resize_signature(site: Site) -> Verdict:
+def crop_resize_signature(place: OpAtPlace) -> Verdict:
     """``roi`` became ``boxes`` and ``box_indices``, and the output lost a dimension."""
     return Refusal("roi became boxes and box_indices there, and the output has another rank")
 
 
-def non_maximum_suppression_signature(site: Site) -> Verdict:
+def non_maximum_suppression_signature(place: OpAtPlace) -> Verdict:
     """Another layout of boxes and scores, other inputs and outputs."""
     return Refusal("score_threshold and the fourth output are gone there, and boxes and scores are laid out anew")
 

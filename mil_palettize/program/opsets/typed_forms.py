@@ -15,7 +15,7 @@ import numpy as np
 
 from mil_palettize.expressions.weight_expr import packed_nbytes
 from mil_palettize.program.messages import MIL
-from mil_palettize.program.opsets.operands import Site
+from mil_palettize.program.opsets.operands import OpAtPlace
 from mil_palettize.program.opsets.verdicts import Refusal, Rewrite, Verdict
 from mil_palettize.program.values import (
     DT,
@@ -31,10 +31,10 @@ from mil_palettize.program.values import (
 _PALETTE_BITS = {2: 1, 4: 2, 16: 4, 64: 6, 256: 8}
 
 
-def typed_lut(site: Site) -> Verdict:
+def typed_lut(place: OpAtPlace) -> Verdict:
     """``indices`` get type uint<n> and the weight's shape, ``lut`` shape ``(1, ..., 1, 2**n, 1)``."""
-    shape = _weight_shape(site)
-    values = _attributes(site, ("indices", "lut"))
+    shape = _weight_shape(place)
+    values = _attributes(place, ("indices", "lut"))
     if isinstance(shape, str) or isinstance(values, str):
         return Refusal(shape if isinstance(shape, str) else str(values))
     entries = static_shape(values["lut"].type)
@@ -47,13 +47,13 @@ def typed_lut(site: Site) -> Verdict:
     lut = _retyped(values["lut"], (1,) * len(shape) + (entries[0], 1), values["lut"].type.tensorType.dataType)
     rank = len(shape) + 2
     what = f"attributes became inputs: {_form(indices)} indices over the same bytes, lut of rank {rank}"
-    return Rewrite(_with_inputs(site.op, {"indices": indices, "lut": lut}), what)
+    return Rewrite(_with_inputs(place.op, {"indices": indices, "lut": lut}), what)
 
 
-def typed_sparse(site: Site) -> Verdict:
+def typed_sparse(place: OpAtPlace) -> Verdict:
     """``mask`` gets type uint1 and the weight's shape; ``nonzero_data`` stays."""
-    shape = _weight_shape(site)
-    values = _attributes(site, ("mask", "nonzero_data"))
+    shape = _weight_shape(place)
+    values = _attributes(place, ("mask", "nonzero_data"))
     if isinstance(shape, str) or isinstance(values, str):
         return Refusal(shape if isinstance(shape, str) else str(values))
     mask = _retyped_bits(values["mask"], shape, 1)
@@ -61,25 +61,25 @@ def typed_sparse(site: Site) -> Verdict:
         return Refusal(f"its mask has {mask}")
     what = f"attributes became inputs: {_form(mask)} mask over the same bytes"
     inputs = {"mask": mask, "nonzero_data": values["nonzero_data"]}
-    return Rewrite(_with_inputs(site.op, inputs), what)
+    return Rewrite(_with_inputs(place.op, inputs), what)
 
 
-def typed_cast(site: Site) -> Verdict:
+def typed_cast(place: OpAtPlace) -> Verdict:
     """``source_val`` and ``output_dtype`` move from attributes to inputs as they are."""
-    values = _attributes(site, ("source_val", "output_dtype"))
+    values = _attributes(place, ("source_val", "output_dtype"))
     if isinstance(values, str):
         return Refusal(values)
-    return Rewrite(_with_inputs(site.op, values), "attributes became inputs, their values unchanged")
+    return Rewrite(_with_inputs(place.op, values), "attributes became inputs, their values unchanged")
 
 
-def blockwise_affine(site: Site) -> Verdict:
+def blockwise_affine(place: OpAtPlace) -> Verdict:
     """``constexpr_affine_dequantize`` becomes ``constexpr_blockwise_shift_scale``, which other compressions can follow:
     the same ``(data - zero_point) * scale``, rounded alike since the difference of two bytes is exact.
 
     ``scale`` and ``zero_point``, a number or one for each channel of ``axis``, get the rank of the data. Where the
     later op cannot hold them the op stays, which the later opset still has.
     """
-    values = _attributes(site, ("quantized_data", "scale", "zero_point", "axis"))
+    values = _attributes(place, ("quantized_data", "scale", "zero_point", "axis"))
     if isinstance(values, str):
         return None
     data, axis = values["quantized_data"], scalar(values["axis"])
@@ -94,7 +94,7 @@ def blockwise_affine(site: Site) -> Verdict:
     scale, offset = (_spread(values[name], spread) for name in codes)
     if scale is None or offset is None or None in sizes:
         return None
-    changed = _with_inputs(site.op, {"data": data, "scale": scale, "offset": offset})
+    changed = _with_inputs(place.op, {"data": data, "scale": scale, "offset": offset})
     changed.type = "constexpr_blockwise_shift_scale"
     for name in ("quantized_data", "scale", "zero_point", "axis"):
         changed.attributes.pop(name, None)
@@ -112,9 +112,9 @@ def _spread(value: MIL.Value, shape: tuple[int, ...]) -> MIL.Value | None:
     return immediate_value(np.full(shape, array.reshape(-1)[0]))
 
 
-def _weight_shape(site: Site) -> tuple[int, ...] | str:
+def _weight_shape(place: OpAtPlace) -> tuple[int, ...] | str:
     """The shape of the weight: what the output declares, which attribute ``shape`` must repeat."""
-    op = site.op
+    op = place.op
     shape = static_shape(op.outputs[0].type) if len(op.outputs) == 1 else None
     if shape is None:
         return "the shape of its output is not static"
@@ -124,11 +124,11 @@ def _weight_shape(site: Site) -> tuple[int, ...] | str:
     return shape
 
 
-def _attributes(site: Site, names: tuple[str, ...]) -> dict[str, MIL.Value] | str:
-    missing = [name for name in names if name not in site.op.attributes]
+def _attributes(place: OpAtPlace, names: tuple[str, ...]) -> dict[str, MIL.Value] | str:
+    missing = [name for name in names if name not in place.op.attributes]
     if missing:
         return f"it has no attribute {missing[0]}"
-    return {name: site.op.attributes[name] for name in names}
+    return {name: place.op.attributes[name] for name in names}
 
 
 def _retyped(value: MIL.Value, shape: tuple[int, ...], data_type: int) -> MIL.Value:

@@ -18,7 +18,8 @@ from mil_palettize.program.forms import Form
 from mil_palettize.program.messages import CoreML
 from mil_palettize.program.opsets.move import OPSETS
 from mil_palettize.program.pymil.ops import replace_integers, replace_nonzeros, replace_with_palette
-from mil_palettize.program.serialized import Stage, Survey, survey
+from mil_palettize.program.stages import Stage
+from mil_palettize.program.survey import Survey, survey
 from mil_palettize.program.values import MIL, tensor_type
 from mil_palettize.program.weight import Weight
 

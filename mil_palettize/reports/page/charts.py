@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from mil_palettize.reports.model_comparison import OpComparison, WeightComparison, decibels
+from mil_palettize.reports.model_comparison import OpComparison, WeightComparison, decibels_text
 from mil_palettize.text import format_count, printable
 
 # Heights in the chart of ops, in percent from the top: of results that are equal, of the highest and of the lowest
@@ -91,7 +91,7 @@ def _stretched(content: str) -> str:
 
 def _spoken(ops: Sequence[OpComparison], worst: Sequence[int]) -> str:
     first = ops[worst[0]]
-    return f"The worst is {first.name} at position {worst[0] + 1}: {decibels(first.figures.snr_db)}."
+    return f"The worst is {first.name} at position {worst[0] + 1}: {decibels_text(first.figures.snr_db)}."
 
 
 def _range(values: list[float]) -> tuple[float, float, float]:
@@ -115,8 +115,9 @@ def _lines(values: list[float], low: float, high: float, step: float) -> str:
     if any(map(math.isfinite, values)):
         ticks = [low + i * step for i in range(round((high - low) / step) + 1)]
         lines += [(_height(tick, low, high), f"{tick:.0f} dB") for tick in ticks]
-    ends = {decibels(value): _height(value, low, high) for value in values if not math.isfinite(value)}
-    lines += [(height, text) for text, height in ends.items()]
+    # Where nothing was comparable is drawn where values are lost, and called so only where none are.
+    beyond = sorted((value for value in values if not math.isfinite(value)), key=lambda value: not math.isnan(value))
+    lines += list({_height(value, low, high): decibels_text(value) for value in beyond}.items())
     return "".join(
         f'<line x1="0" x2="100%" y1="{height:.1f}%" y2="{height:.1f}%"/>'
         f'<text y="{height:.1f}%" dx="-8" dy=".35em">{text}</text>'

@@ -12,9 +12,11 @@ from mil_palettize.reports.model_comparison import (
     OpComparison,
     OutputComparison,
     WeightComparison,
-    decibels,
+    decibels_text,
+    loss,
 )
 from mil_palettize.reports.page.charts import CHART_STYLE, domain, drawable, escaped, histogram, snr_chart
+from mil_palettize.reports.page.style import STYLE
 from mil_palettize.text import format_bytes, format_count
 
 _WORST_OPS = 10
@@ -34,7 +36,7 @@ def page(comparison: ModelComparison) -> str:
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escaped(title)}</title>\n<style>{_STYLE}{CHART_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{escaped(title)}</title>\n<style>{STYLE}{CHART_STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(section for section in sections if section)
         + "\n</body>\n</html>\n"
     )
@@ -66,7 +68,7 @@ def _worst_tile(outputs: Sequence[OutputComparison]) -> str:
     compared = [output for output in outputs if output.figures is not None]
     labels = [output for output in outputs if output.agreement is not None]
     if compared:
-        worst = min(compared, key=lambda output: _ascending(output.snr_db))
+        worst = min(compared, key=lambda output: loss(output.snr_db))
     elif labels:
         worst = min(labels, key=lambda output: output.agreement or 0)
     else:
@@ -79,18 +81,16 @@ def _inputs_tile(comparison: ModelComparison) -> str:
 
 
 def _run_tile(comparison: ModelComparison) -> str:
-    before, after = comparison.seconds
-    seconds = f"{before:.3g} s before, {after:.3g} s after" if before or after else ""
-    return _tile("Computed in", escaped(f"{comparison.precision}, {comparison.runtime}"), seconds)
+    return _tile("Computed in", escaped(comparison.precision), f"by {escaped(comparison.runtime)}")
 
 
 def _notes(comparison: ModelComparison) -> str:
     notes = [escaped(note) for note in comparison.notes]
-    warning = ""
+    warning = "".join(f"<p><strong>Warning:</strong> {escaped(told)}.</p>" for told in comparison.warnings)
     # A note may be of random ops instead.
     of_inputs = [comparison.inputs, *(note for note in comparison.notes if "input" in note.lower())]
     if any(re.search(r"\brandom(ly)?\b", text, re.IGNORECASE) for text in of_inputs):
-        warning = "<p><strong>Random inputs.</strong> Outputs for real inputs may differ more, or less.</p>"
+        warning += "<p><strong>Random inputs.</strong> Outputs for real inputs may differ more, or less.</p>"
     if not (warning or notes):
         return ""
     listed = f"<ul>{''.join(f'<li>{note}</li>' for note in notes)}</ul>" if notes else ""
@@ -122,6 +122,8 @@ def _output(output: OutputComparison) -> str:
 
 
 def _headline(output: OutputComparison) -> str:
+    if output.nothing:
+        return "nothing"
     if output.figures is not None:
         return _with_unit(output.snr_db)
     return "not compared" if output.agreement is None else f"{_share(output.agreement)} agree"
@@ -129,6 +131,8 @@ def _headline(output: OutputComparison) -> str:
 
 def _verdict(output: OutputComparison) -> tuple[str, str]:
     """A class, and it in words: colour is never all there is."""
+    if output.nothing:
+        return "far", "nothing to compare"
     if output.figures is not None:
         return _snr_verdict(output.snr_db, output.figures.non_finite)
     if output.agreement is None:
@@ -161,19 +165,29 @@ def _facts(output: OutputComparison) -> Iterable[tuple[str, str]]:
     f = output.figures
     if f is None:
         return
+    if f.original_non_finite:
+        yield "not finite in the original", _of(f.original_non_finite, f.total)
+    if f.huge:
+        yield "huge and equal", _of(f.huge, f.total)
+    if output.nothing:
+        return
     if output.worst_snr_db is not None:
         yield "worst sample", _with_unit(output.worst_snr_db)
     yield "PSNR", _with_unit(f.psnr_db)
     yield "cosine", _number(f.cosine, ".6f", f.equal)
     yield "max difference", _number(f.max_abs, ".3g", f.equal)
     if f.non_finite:
-        yield "not finite in one", format_count(f.non_finite, "element")
+        yield "not finite any more", _of(f.non_finite, f.total)
     if output.agreement is not None:
         yield "agreement", _share(output.agreement)
 
 
+def _of(count: int, total: int) -> str:
+    return f"{count} of {format_count(total, 'value')}"
+
+
 def _weights(comparison: ModelComparison) -> str:
-    changed = sorted(comparison.palettized_weights, key=lambda weight: _ascending(weight.snr_db))
+    changed = sorted(comparison.palettized_weights, key=lambda weight: loss(weight.snr_db))
     if not changed:
         return _section("Weights", "<p>All are as they were.</p>") if comparison.weights else ""
     finite = [weight.snr_db for weight in changed if math.isfinite(weight.snr_db)]
@@ -210,7 +224,7 @@ def _ops(comparison: ModelComparison) -> str:
     if not ops:
         return ""
     differing = [i for i, op in enumerate(ops) if op.figures.snr_db != math.inf]
-    worst = sorted(differing, key=lambda i: _ascending(ops[i].figures.snr_db))[:_WORST_OPS]
+    worst = sorted(differing, key=lambda i: loss(ops[i].figures.snr_db, unknown=math.inf))[:_WORST_OPS]
     equal = f"{len(ops) - len(differing)} of them equal" if differing else "all equal"
     unmatched = f" {comparison.unmatched} that only one of them has are left out." if comparison.unmatched else ""
     summary = f'<p class="muted">{format_count(len(ops), "op")} that both models have, {equal}.{unmatched}</p>'
@@ -234,12 +248,12 @@ def _op(rank: int, position: int, op: OpComparison) -> str:
         f'<tr><td><span class="rank">{rank}</span></td>'
         f'<th scope="row">{_name(op.name)} <small>{escaped(op.kind)}</small></th>'
         f"<td>{position}</td><td>{_with_unit(figures.snr_db)}</td>"
-        f"<td>{_number(figures.max_abs, '.3g', figures.equal)}</td></tr>\n"
+        f"<td>{'' if math.isnan(figures.max_abs) else _number(figures.max_abs, '.3g', figures.equal)}</td></tr>\n"
     )
 
 
 def _histograms(weights: Sequence[WeightComparison]) -> str:
-    drawn = sorted((weight for weight in weights if drawable(weight)), key=lambda weight: _ascending(weight.snr_db))
+    drawn = sorted((weight for weight in weights if drawable(weight)), key=lambda weight: loss(weight.snr_db))
     if not drawn:
         return ""
     legend = '<p class="muted">Bars: values before. Ticks below: the values there are now.</p>'
@@ -276,85 +290,12 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _with_unit(value: float) -> str:
-    return f"{decibels(value)} dB" if math.isfinite(value) else decibels(value)
+    return f"{decibels_text(value)} dB" if math.isfinite(value) else decibels_text(value)
 
 
 def _number(value: float, spec: str, equal: bool) -> str:
-    return format(value, spec) if math.isfinite(value) else decibels(math.inf if equal else -math.inf)
+    return format(value, spec) if math.isfinite(value) else decibels_text(math.inf if equal else -math.inf)
 
 
 def _share(value: float) -> str:
-    return f"{value:.2%}" if math.isfinite(value) else decibels(value)
-
-
-def _ascending(value: float) -> float:
-    """What cannot be told comes first."""
-    return -math.inf if math.isnan(value) else value
-
-
-_STYLE = """
-:root{color-scheme:light dark;--page:#f6f6f4;--card:#fff;--text:#1b1d20;--muted:#575c64;--line:#d9dbdf;--accent:#2a62c4;
---equal:#2a62c4;--close:#17704a;--noticeable:#8a5700;--far:#b3261e;--warn:#fff4d6}
-@media (prefers-color-scheme:dark){:root{--page:#131416;--card:#1c1e21;--text:#e8e9eb;--muted:#a7acb4;--line:#34373d;
---accent:#82b1ff;--equal:#82b1ff;--close:#62d297;--noticeable:#f2ba55;--far:#ff8d80;--warn:#35290d}}
-*{box-sizing:border-box}
-body{margin:0 auto;max-width:72rem;padding:1.5rem 1rem 3rem;background:var(--page);color:var(--text);
-font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;
-font-variant-numeric:tabular-nums}
-h1,h2,h3,p,ul,ol,dl,dd,figure{margin:0;padding:0}
-h1{font-size:clamp(1.25rem,3.2vw,1.75rem);line-height:1.25}
-h2{font-size:1.25rem;margin:2.25rem 0 .5rem}
-h3{font-size:1rem;line-height:1.35}
-h1,h3,.tiles,aside,th,p{overflow-wrap:anywhere}
-bdi{display:-webkit-inline-box;-webkit-box-orient:vertical;-webkit-line-clamp:3;overflow:hidden;max-width:100%;
-vertical-align:bottom;text-align:left;overflow-wrap:anywhere}
-small,.muted{color:var(--muted);font-size:.875rem;font-weight:400}
-.arrow{color:var(--accent)}
-.large{font-size:1.625rem;font-weight:650;line-height:1.2}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(15rem,1fr));gap:.75rem;margin-top:1rem}
-.tiles li,.card,.weights,.scroll,section>figure{background:var(--card);border:1px solid var(--line);
-border-radius:.625rem}
-.tiles li{display:flex;flex-direction:column;padding:.75rem 1rem;list-style:none;min-width:0;font-size:.9375rem}
-.what,dt{color:var(--muted);font-size:.8125rem}
-aside{margin-top:.75rem;padding:.75rem 1rem;border:1px solid var(--line);border-left:.3rem solid var(--accent);
-border-radius:.625rem;background:var(--card)}
-aside.warning{border-left-color:var(--noticeable);background:var(--warn)}
-aside ul{padding-left:1.1rem}
-.chip{display:inline-block;padding:0 .55rem;border:1px solid;border-radius:1rem;font-size:.8125rem;font-weight:600}
-.chip.equal{color:var(--equal)}.chip.close{color:var(--close)}.chip.noticeable{color:var(--noticeable)}
-.chip.far{color:var(--far)}
-.outputs,.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:.75rem;
-margin-top:.75rem}
-.card{padding:.875rem 1rem;min-width:0}
-.outputs .card{border-left:.3rem solid var(--line)}
-.card.equal{border-left-color:var(--equal)}.card.close{border-left-color:var(--close)}
-.card.noticeable{border-left-color:var(--noticeable)}.card.far{border-left-color:var(--far)}
-.headline{display:flex;flex-wrap:wrap;align-items:center;gap:.25rem .75rem;margin:.25rem 0 .5rem}
-dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(7.5rem,1fr));gap:.4rem .75rem}
-dd{font-weight:600}
-.weights{margin-top:.75rem;padding:.25rem 1rem}
-.weights li{display:grid;grid-template-columns:minmax(0,1fr) 12rem 5rem 8.5rem 10.5rem;gap:.1rem 1rem;
-align-items:center;padding:.35rem 0;border-bottom:1px solid var(--line);font-size:.875rem}
-.weights li:last-child{border:0}
-.weights b,.weights span{text-align:right;white-space:nowrap}
-.bar{height:.6rem;border-radius:.3rem;background:var(--line);overflow:hidden}
-.bar i{display:block;height:100%;border-radius:.3rem;background:var(--accent)}
-details{margin-top:.75rem}
-summary{cursor:pointer;padding:.4rem 0;color:var(--accent);font-weight:600}
-section>figure{margin-top:.75rem;padding:1rem 1.25rem .5rem 4rem}
-section h3{margin-top:0}figure+h3{margin-top:1.25rem}
-.scroll{overflow-x:auto;margin-top:.5rem}
-table{width:100%;border-collapse:collapse;font-size:.875rem}
-th,td{padding:.45rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-tbody tr:last-child>*{border:0}
-thead th{color:var(--muted);font-weight:600;white-space:normal;overflow-wrap:normal}
-th:first-child,td:first-child{width:1%}
-th:nth-child(2){text-align:left;white-space:normal;min-width:9rem;font-weight:600}
-th small{display:block}
-.rank{display:inline-block;width:1.35rem;border-radius:1rem;background:var(--far);color:var(--card);text-align:center;
-font-size:.75rem;font-weight:700;line-height:1.35rem}
-@media (max-width:52rem){.weights li{grid-template-columns:4.25rem 1fr auto;padding:.6rem 0}
-.weights bdi,.weights .bar{grid-column:1/-1}.weights b{text-align:left}}
-@media (max-width:36rem){.tiles{grid-template-columns:1fr 1fr}.tiles li{padding:.6rem .75rem}
-.tiles .large{font-size:1.125rem}th:nth-child(3),td:nth-child(3){display:none}th,td{padding:.45rem .4rem}}
-"""
+    return f"{value:.2%}" if math.isfinite(value) else decibels_text(value)

@@ -11,14 +11,17 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from mil_palettize.errors import PackageError
-from mil_palettize.program.scopes import op_name
+from mil_palettize.errors import EvaluationError, PackageError, PalettizeError
+from mil_palettize.program.op_names import op_name
 from mil_palettize.program.store import Store
 from mil_palettize.program.values import MIL, NUMPY_TYPES, SUB_BYTE_TYPES, static_shape
+from mil_palettize.text import format_count
+from mil_palettize.torch.evaluator.memory import claim_bytes, one_line
 
 _BFLOAT16 = MIL.DataType.Value("BFLOAT16")
 _STRING = MIL.DataType.Value("STRING")
 _UNPACKED_AT_ONCE = 1 << 20  # a multiple of 8
+_DEEPEST = 8  # constants made of constants; the format has uses for three
 Scope = Mapping[str, MIL.Operation]
 
 
@@ -45,15 +48,37 @@ def value_array(value: MIL.Value, store: Store, owner: str) -> np.ndarray:
 
 def constant_array(op: MIL.Operation, scope: Scope, store: Store, output: int = 0) -> np.ndarray:
     """Output number ``output`` of a ``const`` or ``constexpr_*`` op, dense. ``scope``: constant ops by the names of
-    their outputs. Raises PackageError for a form that is not known."""
+    their outputs. Raises PackageError for a form that is not known and for data that do not fit together,
+    EvaluationError where memory lacks."""
+    try:
+        return _constant(op, scope, store, output, ())
+    except MemoryError as error:
+        raise EvaluationError(f"constant {op_name(op)!r} ({op.type}) cannot be decoded: {one_line(error)}") from error
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError, ZeroDivisionError) as error:
+        if isinstance(error, PalettizeError):
+            raise
+        raise PackageError(f"constant {op_name(op)!r} ({op.type}) cannot be decoded: {one_line(error)}") from error
+
+
+def _constant(
+    op: MIL.Operation, scope: Scope, store: Store, output: int, readers: tuple[MIL.Operation, ...]
+) -> np.ndarray:
+    """``readers``: the constants that are decoded from this one."""
+    if len(readers) > _DEEPEST:
+        raise PackageError(
+            f"{op_name(readers[0])!r} is made of constants that are made of others, over {_DEEPEST} deep"
+        )
     if op.type == "const":
         return value_array(op.attributes["val"], store, op_name(op))
     if op.type not in _DECODERS:
         raise PackageError(f"{op_name(op)!r} is a {op.type}, a form of constant that is not known to this version")
-    return _DECODERS[op.type](_Parameters(op, scope, store))[output]
+    return _DECODERS[op.type](_Parameters(op, scope, store, (*readers, op)))[output]
 
 
 def _unpacked(data: np.ndarray, nbits: int, count: int, signed: bool) -> np.ndarray:
+    if data.size * 8 < count * nbits:
+        raise ValueError(f"{count} numbers of {format_count(nbits, 'bit')} in {format_count(data.size, 'byte')}")
+    claim_bytes(count)
     found = np.empty(count, np.uint8)
     powers = (1 << np.arange(nbits)).astype(np.uint8)
     for start in range(0, count, _UNPACKED_AT_ONCE):
@@ -69,13 +94,19 @@ def _unpacked(data: np.ndarray, nbits: int, count: int, signed: bool) -> np.ndar
 class _Parameters:
     """An op's parameters, attributes (iOS16) or inputs (iOS18), decoded when read."""
 
-    def __init__(self, op: MIL.Operation, scope: Scope, store: Store) -> None:
-        self.op, self.scope, self.store = op, scope, store
+    def __init__(self, op: MIL.Operation, scope: Scope, store: Store, readers: tuple[MIL.Operation, ...]) -> None:
+        self.op, self.scope, self.store, self.readers = op, scope, store, readers
+        self._found: dict[str, np.ndarray] = {}
 
     def has(self, name: str) -> bool:
         return name in self.op.attributes or (name in self.op.inputs and len(self.op.inputs[name].arguments) > 0)
 
     def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._found:
+            self._found[name] = self._decoded(name)
+        return self._found[name]
+
+    def _decoded(self, name: str) -> np.ndarray:
         owner = op_name(self.op)
         if name in self.op.attributes:
             return value_array(self.op.attributes[name], self.store, owner)
@@ -88,7 +119,7 @@ class _Parameters:
             raise PackageError(f"{owner!r} ({self.op.type}) reads {binding.name!r}, which is no constant")
         source = self.scope[binding.name]
         position = [output.name for output in source.outputs].index(binding.name)
-        return constant_array(source, self.scope, self.store, position)
+        return _constant(source, self.scope, self.store, position, self.readers)
 
     def flat_shape(self) -> tuple[int, ...] | None:
         """iOS16 stores the shape beside packed data."""
@@ -97,6 +128,7 @@ class _Parameters:
 
 def _blocks(part: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A number per block as a number per element."""
+    claim_bytes(math.prod(shape) * part.itemsize)
     for axis, size in enumerate(shape):
         if part.shape[axis] != size:
             part = np.repeat(part, size // part.shape[axis], axis=axis)
@@ -108,6 +140,7 @@ def _looked_up(indices: np.ndarray, lut: np.ndarray, vector_axis: int) -> np.nda
     *blocks, entries, vector = lut.shape
     number = np.arange(math.prod(blocks)).reshape(blocks) * entries
     flat = lut.reshape(-1, vector)
+    claim_bytes(indices.size * vector * lut.itemsize)
     found = flat[indices.astype(np.intp) + _blocks(number, indices.shape)] if number.size > 1 else flat[indices]
     axis = vector_axis % indices.ndim
     shape = [size * (vector if a == axis else 1) for a, size in enumerate(indices.shape)]
@@ -123,6 +156,7 @@ def _lut_to_dense(p: _Parameters) -> list[np.ndarray]:
 
 
 def _put(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    claim_bytes(mask.size * values.itemsize)
     dense = np.zeros(mask.shape, values.dtype)
     dense[mask.astype(bool)] = values
     return dense

@@ -6,14 +6,18 @@ does, though sums inside an op are those of float32.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 
 from mil_palettize.errors import EvaluationError, PalettizeError
+from mil_palettize.text import format_count, shorten
+from mil_palettize.torch.evaluator.memory import one_line
 from mil_palettize.torch.evaluator.program import Block, Function, OpInfo, Step
+
+_FEW, _LONG = 20, 80  # elements and characters of a parameter that an error shows
 
 
 class Listener(Protocol):
@@ -32,53 +36,76 @@ class Execution:
         self.values = values
         self.half = half
         self.listeners = listeners
+        self._of_listener: Exception | None = None  # which is the caller's own, and no failure of the op around it
 
     def run(self) -> dict[str, Any]:
         """The function's outputs by name. Raises EvaluationError naming the op that failed."""
         return dict(zip(self.function.output_names, self._block(self.function.block), strict=True))
 
     def _block(self, block: Block, *arguments: Any) -> list[Any]:
+        if len(arguments) != len(block.inputs):
+            raise ValueError(f"a block of it takes {len(block.inputs)} values and gets {len(arguments)}")
         self.values.update(zip(block.inputs, arguments, strict=True))
         for step in block.steps:
-            self._step(step)
+            self.advance(step)
         return [self.values[slot] for slot in block.outputs]
 
-    def _step(self, step: Step) -> None:
-        arguments = self._arguments(step)
+    def advance(self, step: Step) -> None:
+        """Run one op, and drop what nothing reads after it."""
+        arguments = self.arguments(step)
         for listener in self.listeners:
-            listener.will_run(step.info, arguments)
-        results = self._results(step, arguments)
+            self._tell(listener.will_run, step.info, arguments)
+        results = self.results(step, arguments)
         for listener in self.listeners:
-            listener.did_run(step.info, results)
+            self._tell(listener.did_run, step.info, results)
         self.values.update(zip(step.outputs, results, strict=True))
         for slot in step.unneeded:
             del self.values[slot]
 
-    def _arguments(self, step: Step) -> dict[str, Any]:
+    def arguments(self, step: Step) -> dict[str, Any]:
+        """What an op's function gets, by parameter."""
         values = self.values
         arguments = dict(step.fixed)
         for name, slots, many, convert in step.readings:
             value = [values[slot] for slot in slots] if many else values[slots[0]]
-            arguments[name] = value if convert is None else convert(value)
+            try:
+                arguments[name] = value if convert is None else convert(value)
+            except Exception as error:
+                raise _failure(step.info, {name: value}, error) from error
         return arguments
 
-    def _results(self, step: Step, arguments: dict[str, Any]) -> tuple[Any, ...]:
+    def _tell(self, listener: Callable[[OpInfo, Any], None], op: OpInfo, values: Any) -> None:
+        try:
+            listener(op, values)
+        except Exception as error:
+            self._of_listener = error
+            raise
+
+    def results(self, step: Step, arguments: dict[str, Any]) -> tuple[Any, ...]:
+        """What an op gives for these arguments. Raises EvaluationError."""
         blocks = {"blocks": [partial(self._block, block) for block in step.blocks]} if step.blocks else {}
         try:
             result = step.call(**arguments, **blocks)
-        except PalettizeError:
-            raise
         except Exception as error:
-            if step.blocks:  # of a listener, or told already
+            if isinstance(error, PalettizeError) or error is self._of_listener:  # of an op in a block, told already
                 raise
-            raise EvaluationError(
-                f"op {step.info.name!r} ({step.info.type}) cannot be run: {type(error).__name__}: {error}; its inputs "
-                f"are {', '.join(f'{name} {_told(value)}' for name, value in arguments.items())}"
-            ) from error
+            raise _failure(step.info, arguments, error) from error
         results = result if isinstance(result, tuple) else (result,)
+        if len(results) != len(step.outputs):
+            raise EvaluationError(
+                f"op {step.info.name!r} ({step.info.type}) has {format_count(len(results), 'output')}, the program "
+                f"declares {len(step.outputs)}; the package is damaged"
+            )
         if self.half:
             results = tuple(_rounded(r) if half else r for r, half in zip(results, step.half, strict=True))
         return results
+
+
+def _failure(op: OpInfo, arguments: Mapping[str, Any], error: Exception) -> EvaluationError:
+    told = ", ".join(f"{name} {_told(value)}" for name, value in arguments.items())
+    return EvaluationError(
+        f"op {op.name!r} ({op.type}) cannot be run: {one_line(error)}; its inputs are {told or 'none'}"
+    )
 
 
 def _rounded(value: Any) -> Any:
@@ -90,4 +117,5 @@ def _told(value: Any) -> str:
         return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
     if isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
         return f"[{', '.join(map(_told, value[:4]))}{', ...' if len(value) > 4 else ''}]"
-    return repr(value) if isinstance(value, int | float | str | list | bool) else type(value).__name__
+    plain = isinstance(value, int | float | str | list | bool)
+    return shorten(repr(value[:_FEW] if isinstance(value, list) else value), _LONG) if plain else type(value).__name__

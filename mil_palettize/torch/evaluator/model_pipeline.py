@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,8 +16,10 @@ from mil_palettize.errors import ConfigError, EvaluationError, UnsupportedOpErro
 from mil_palettize.package.mlpackage import Package
 from mil_palettize.program.messages import CoreML, Suppression
 from mil_palettize.program.model import Model
-from mil_palettize.program.serialized import pipeline_models
+from mil_palettize.program.stages import pipeline_models
+from mil_palettize.program.weight import WeightId
 from mil_palettize.torch.evaluator.execution import Listener
+from mil_palettize.torch.evaluator.memory import one_line
 from mil_palettize.torch.evaluator.module import MILModule, PathLike
 from mil_palettize.torch.evaluator.ops.states import State
 from mil_palettize.torch.evaluator.ops.suppression import kept_boxes
@@ -50,6 +53,19 @@ class Pipeline:
     def package(self) -> Package:
         return self._model.package
 
+    @property
+    def programs(self) -> list[MILModule]:
+        """Its ML Programs in their order."""
+        return [module for _, module in self._stages if module is not None]
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """What a suppression of boxes takes for the inputs of the model that set it, by their names."""
+        settings = [s.nonMaximumSuppression for s, _ in self._stages if s.WhichOneof("Type") == _SUPPRESSION]
+        return {s.iouThresholdInputFeatureName: s.iouThreshold for s in settings} | {
+            s.confidenceThresholdInputFeatureName: s.confidenceThreshold for s in settings
+        }
+
     functions: Sequence[str] = ()  # a pipeline has none of its own
     function_name = ""
 
@@ -62,6 +78,10 @@ class Pipeline:
 
     def predict(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
         """As :meth:`MILModule.predict`. Raises EvaluationError."""
+        return self.features.outputs(self.results(inputs, state))
+
+    def results(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
+        """As :meth:`MILModule.results`."""
         states = self.make_state() if state is None else state
         self.features.check_names(inputs)
         values: dict[str, Any] = {**self.features.defaults, **inputs}
@@ -69,17 +89,28 @@ class Pipeline:
             for stage, module in self._stages:
                 lacking = [f.name for f in stage.description.input if f.name not in values and not f.type.isOptional]
                 if lacking:
-                    raise EvaluationError(f"input {lacking[0]!r} of the pipeline is missing")
-                values.update(_suppressed(stage, values) if module is None else _ran(stage, module, values, states))
-            return self.features.outputs({name: values[name] for name in self.features.outputs_described})
+                    raise EvaluationError(self.features.missing_text(lacking[0], self.features.inputs))
+                values.update(_boxes_left(stage, values) if module is None else _ran(stage, module, values, states))
+        absent = sorted(self.features.outputs_described.keys() - values.keys())
+        if absent:
+            raise EvaluationError(f"no stage of the pipeline makes its output {absent[0]!r}; the package is damaged")
+        return {name: values[name] for name in self.features.outputs_described}
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
         return {f"{label}/{n}": w for label, module in self.modules.items() for n, w in module.weights.items()}
 
-    def stored_bytes(self, weight: str) -> int:
-        label = max((label for label in self.modules if weight.startswith(f"{label}/")), key=len)
-        return self.modules[label].stored_bytes(weight[len(label) + 1 :])
+    @property
+    def weight_ids(self) -> dict[str, WeightId]:
+        """As :attr:`MILModule.weight_ids`."""
+        return {f"{label}/{n}": id for label, module in self.modules.items() for n, id in module.weight_ids.items()}
+
+    @property
+    def weights_by_id(self) -> dict[WeightId, nn.Parameter]:
+        return {id: weight for module in self.modules.values() for id, weight in module.weights_by_id.items()}
+
+    def stored_bytes(self, weight: WeightId) -> int:
+        return self.modules[weight.stage].stored_bytes(weight)
 
     @contextmanager
     def listening(self, listener: Listener) -> Iterator[None]:
@@ -113,21 +144,27 @@ def open_model(path: PathLike, function: str | None = None, *, precision: str = 
     """A package's ML Program, or its pipeline. Raises what :meth:`MILModule.from_package` does."""
     model = Model.open(path)
     try:
-        kinds = Counter(str(leaf.WhichOneof("Type")) for leaf in _leaves(model.spec))
-        if not pipeline_models(model.spec):
-            return MILModule.from_stage(model, model.stages[0], function, precision)
-        if function is not None:
-            raise ConfigError(f"{path} is a pipeline, which has no functions of its own; leave the function out")
-        unknown = sorted(set(kinds) - {"mlProgram", _SUPPRESSION})
-        if unknown:
-            raise UnsupportedOpError(
-                f"{path} is a pipeline with models that this evaluator does not know: "
-                f"{', '.join(f'{kind} ({kinds[kind]}x)' for kind in unknown)}; run it with Core ML on a Mac"
-            )
-        return Pipeline(model, precision)
+        return evaluated(model, function, precision=precision)
     except BaseException:
         model.close()
         raise
+
+
+def evaluated(model: Model, function: str | None = None, *, precision: str = "fp32") -> Evaluated:
+    """As :func:`open_model`, of a model that is open, and has to stay so."""
+    kinds = Counter(str(leaf.WhichOneof("Type")) for leaf in _leaves(model.spec))
+    if not pipeline_models(model.spec):
+        return MILModule.from_stage(model, model.stages[0], function, precision)
+    path = model.package.path
+    if function is not None:
+        raise ConfigError(f"{path} is a pipeline, which has no functions of its own; leave the function out")
+    unknown = sorted(set(kinds) - {"mlProgram", _SUPPRESSION})
+    if unknown:
+        raise UnsupportedOpError(
+            f"{path} is a pipeline with models that this evaluator does not know: "
+            f"{', '.join(f'{kind} ({kinds[kind]}x)' for kind in unknown)}; run it with Core ML on a Mac"
+        )
+    return Pipeline(model, precision)
 
 
 def _leaves(model: CoreML.Model) -> Iterator[CoreML.Model]:
@@ -144,6 +181,18 @@ def _ran(
     given = {feature.name: values[feature.name] for feature in stage.description.input if feature.name in values}
     own = {name: state for name, state in states.items() if name in module.function.states}
     return module.run(module.features.tensors(given), own)
+
+
+def _boxes_left(stage: CoreML.Model, values: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return _suppressed(stage, values)
+    except Exception as error:
+        settings = stage.nonMaximumSuppression
+        names = settings.coordinatesInputFeatureName, settings.confidenceInputFeatureName
+        told = ", ".join(f"{name} {list(np.shape(values[name])) if name in values else 'missing'}" for name in names)
+        raise EvaluationError(
+            f"the suppression of boxes cannot be run: {one_line(error)}; its inputs are {told}"
+        ) from error
 
 
 def _suppressed(stage: CoreML.Model, values: Mapping[str, Any]) -> dict[str, Any]:

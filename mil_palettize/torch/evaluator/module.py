@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import torch
@@ -15,14 +16,19 @@ from mil_palettize.package.mlpackage import Package
 from mil_palettize.program.chains import chain_ops
 from mil_palettize.program.model import Model
 from mil_palettize.program.roles import is_weight_input
-from mil_palettize.program.serialized import Site, Stage, Survey, stored_nbytes, survey
-from mil_palettize.program.values import MIL
+from mil_palettize.program.scopes import Node
+from mil_palettize.program.sites import stored_nbytes
+from mil_palettize.program.stages import Stage
+from mil_palettize.program.survey import Survey, survey
+from mil_palettize.program.values import MIL, type_name
+from mil_palettize.program.weight import WeightId
 from mil_palettize.torch.evaluator.execution import Execution, Listener
+from mil_palettize.torch.evaluator.memory import claim, one_line
 from mil_palettize.torch.evaluator.ops.registry import to_tensor
-from mil_palettize.torch.evaluator.ops.states import State
+from mil_palettize.torch.evaluator.ops.states import State, zero_state
 from mil_palettize.torch.evaluator.program import Constant, Function, compile_function
 from mil_palettize.torch.evaluator.types import is_half, tensor_dtype, tensor_shape
-from mil_palettize.torch.features import Features, features_of, function_of, plain_array
+from mil_palettize.torch.features import Features, check_integers, features_of, function_of, plain_array
 
 PathLike = str | os.PathLike[str]
 PRECISIONS = ("fp32", "fp16")
@@ -43,12 +49,14 @@ class MILModule(nn.Module):
         self._stage = stage
         self._model = model  # its files stay open for what is yet to be decoded
         self.function = function
-        self._half = precision == "fp16"
+        self.half = precision == "fp16"
         self._listeners: list[Listener] = []
         self._slots: dict[str, str] = {}  # of constants -> names of parameters and buffers
         self._plain: dict[str, Any] = {}  # constants that are no tensors
-        self._sites = _weight_sites(survey(stage), stage.function_label(function.name))
-        self._weights = {slot: c.op for slot, c in function.constants.items() if id(c.op) in self._sites}
+        label = stage.function_label(function.name)
+        self._nodes = _weight_nodes(survey(stage), label)
+        ids = {slot: WeightId(label, c.block, c.name) for slot, c in function.constants.items()}
+        self._ids = {slot: weight for slot, weight in ids.items() if weight in self._nodes}
         self.features = features
 
     @classmethod
@@ -82,35 +90,59 @@ class MILModule(nn.Module):
 
     def run(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
         """As :meth:`forward`; ``state`` of :meth:`make_state` is read and written. Raises EvaluationError."""
-        self._decode()
-        values: dict[str, Any] = dict(self._plain)
-        for slot, name in self._slots.items():
-            values[slot] = getattr(self, name)
-        values.update(self._checked(inputs))
-        values.update(state if state is not None else self.make_state())
-        found = Execution(self.function, values, self._half, self._listeners).run()
+        values = self.values_of(inputs, state)
+        found = Execution(self.function, values, self.half, self._listeners).run()
         given = [values[name] for name in self.function.types]
         places = {t.untyped_storage().data_ptr() for t in given if isinstance(t, torch.Tensor)}
         return {name: _own(value, places) for name, value in found.items()}
 
+    def constants(self) -> dict[str, Any]:
+        """By slot, decoded."""
+        self._decode()
+        return {**self._plain, **{slot: getattr(self, name) for slot, name in self._slots.items()}}
+
+    def values_of(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
+        """By slot, all that is known before the first op runs. Raises EvaluationError."""
+        given = self._checked(inputs)
+        return {**self.constants(), **given, **(state if state is not None else self.make_state())}
+
     def predict(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
         """Run on arrays (images: also PIL images), as ``MLModel.predict``: arrays come back, labels as they are."""
+        return self.features.outputs(self.results(inputs, state))
+
+    def results(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
+        """As :meth:`predict`, but tensors as the program makes them: images before they are rounded to bytes."""
         with torch.no_grad():
-            return self.features.outputs(self.run(self.features.tensors(inputs), state))
+            return self.run(self.features.tensors(inputs), state)
 
     def make_state(self) -> dict[str, State]:
         """A new state: zeros, by name."""
         return {
-            name: State(torch.zeros(tensor_shape(kind), dtype=tensor_dtype(kind)))
+            name: zero_state(name, tensor_shape(kind), tensor_dtype(kind))
             for name, kind in self.function.states.items()
         }
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
         """The constants that act as weights, by name, decoded; changing them changes what the module computes."""
+        return {slot: parameter for slot, _, parameter in self._weights()}
+
+    @property
+    def weight_ids(self) -> dict[str, WeightId]:
+        """What tells each of :attr:`weights` from all others of the model, also where names repeat."""
+        return {slot: weight for slot, weight, _ in self._weights()}
+
+    @property
+    def weights_by_id(self) -> dict[WeightId, nn.Parameter]:
+        """:attr:`weights` by what plans and reports know them by."""
+        return {weight: parameter for _, weight, parameter in self._weights()}
+
+    def _weights(self) -> Iterator[tuple[str, WeightId, nn.Parameter]]:
         self._decode()
-        parameters = {slot: self._parameters.get(self._slots[slot]) for slot in self._weights}
-        return {slot: parameter for slot, parameter in parameters.items() if parameter is not None}
+        for slot, weight in self._ids.items():
+            parameter = self._parameters.get(self._slots[slot])
+            if parameter is not None:
+                yield slot, weight, parameter
 
     @property
     def functions(self) -> list[str]:
@@ -130,10 +162,9 @@ class MILModule(nn.Module):
     def package(self) -> Package:
         return self._model.package
 
-    def stored_bytes(self, weight: str) -> int:
-        """What the data of one of :attr:`weights` takes in the package, all its parts together."""
-        node = self._sites[id(self._weights[weight])].node
-        return sum(stored_nbytes(op) for op in chain_ops(node)) if node is not None else 0
+    def stored_bytes(self, weight: WeightId) -> int:
+        """What the data of one of :attr:`weights_by_id` takes in the package, all its parts together."""
+        return sum(stored_nbytes(op) for op in chain_ops(self._nodes[weight]))
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -169,9 +200,14 @@ class MILModule(nn.Module):
 
     def _decode(self) -> None:
         """All constants, once."""
-        for slot, constant in self.function.constants.items():
-            if slot not in self._slots and slot not in self._plain:
-                self._put(slot, constant)
+        constants = self.function.constants.items()
+        waiting = {slot: c for slot, c in constants if slot not in self._slots and slot not in self._plain}
+        try:
+            claim([sum(prod(constant.shape) for constant in waiting.values())])
+        except MemoryError as error:
+            raise EvaluationError(f"the constants of {self.package.path} are too large: {one_line(error)}") from error
+        for slot, constant in waiting.items():
+            self._put(slot, constant)
 
     def _put(self, slot: str, constant: Constant) -> None:
         value = to_tensor(constant.decode())
@@ -181,7 +217,7 @@ class MILModule(nn.Module):
         name = slot.replace(".", "_")
         while name in dir(type(self)) or name in self.__dict__ or name in self._parameters or name in self._buffers:
             name += "_"
-        if slot in self._weights and value.is_floating_point():
+        if slot in self._ids and value.is_floating_point():
             self.register_parameter(name, nn.Parameter(value))
         else:
             self.register_buffer(name, value)
@@ -192,10 +228,10 @@ class MILModule(nn.Module):
         self.features.check_names(inputs)
         missing = [name for name in types if name not in inputs and name not in self.features.defaults]
         if missing:
-            raise EvaluationError(f"input {missing[0]!r} is missing; the model takes {sorted(types)}")
+            raise EvaluationError(self.features.missing_text(missing[0], types))
         values = {**{n: v for n, v in self.features.defaults.items() if n in types}, **inputs}
         tensors = {name: _as_declared(name, values[name], kind) for name, kind in types.items()}
-        if self._half:
+        if self.half:
             tensors = {name: t.half().float() if is_half(types[name]) else t for name, t in tensors.items()}
         return tensors
 
@@ -215,8 +251,8 @@ def _as_declared(name: str, value: Any, kind: MIL.ValueType) -> Any:
         raise EvaluationError(f"input {name!r} has shape {list(tensor.shape)}; the model takes {told}")
     dtype = tensor_dtype(kind)
     converted = tensor.to(dtype)
-    if not dtype.is_floating_point and not bool((converted == tensor).all()):
-        raise EvaluationError(f"input {name!r} has values that {str(dtype).removeprefix('torch.')} cannot hold")
+    if not dtype.is_floating_point:
+        check_integers(name, tensor, converted, type_name(kind.tensorType.dataType))
     return converted
 
 
@@ -225,12 +261,13 @@ def _own(value: Any, places: Container[int]) -> Any:
     return value.clone() if isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in places else value
 
 
-def _weight_sites(found: Survey, function: str) -> dict[int, Site]:
-    """The constants of a function that act as weights, by the identity of their ops: names may repeat."""
+def _weight_nodes(found: Survey, function: str) -> dict[WeightId, Node]:
+    """The constants of a function that act as weights."""
     return {
-        id(site.op): site
+        site.weight.id: site.node
         for site in found.sites
-        if site.weight.function == function
+        if site.node is not None
+        and site.weight.function == function
         and site.weight.dtype in ("fp16", "fp32")
         and len(site.weight.shape) > 1
         and any(is_weight_input(c.op_type, c.input_name) for c in site.weight.consumers)

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mil_palettize.errors import PackageError, UnsupportedOpError
-from mil_palettize.program.scopes import op_name
+from mil_palettize.program.block_paths import nested_path, specialization_path
+from mil_palettize.program.op_names import op_name
 from mil_palettize.program.store import Store
 from mil_palettize.program.values import MIL, static_shape
 from mil_palettize.torch.evaluator.constants import CONSTANT_OPS, constant_array, value_array
@@ -82,13 +83,13 @@ class Block:
 
 @dataclass(frozen=True)
 class Constant:
-    """A constant that some op reads as a tensor. ``name``: of the value, "" for one that is bound in place; ``shape``:
-    as declared; ``op``: that makes it, None for one in place."""
+    """A constant that some op reads as a tensor. ``name``: of the value, "" for one that is bound in place; ``block``:
+    path of the block that declares it; ``shape``: as declared."""
 
     name: str
+    block: str
     shape: tuple[int, ...]
     decode: Callable[[], np.ndarray]
-    op: MIL.Operation | None = None
 
 
 @dataclass
@@ -129,16 +130,26 @@ def compile_function(name: str, function: MIL.Function, store: Store) -> Functio
         key = next(iter(function.block_specializations), None)
     if key is None:
         raise PackageError(f"{store.package.path}: function {name!r} has no block")
-    return _Compiler(name, function, function.block_specializations[key], store).run()
+    return _Compiler(name, function, key, store).run()
+
+
+class _ConstantOp(NamedTuple):
+    """Output number ``output`` of a constant op; ``scope``: the constants it sees; ``block``: path of its block."""
+
+    op: MIL.Operation
+    output: int
+    scope: ChainMap[str, MIL.Operation]
+    block: str
 
 
 class _Compiler:
-    def __init__(self, name: str, function: MIL.Function, block: MIL.Block, store: Store) -> None:
-        self.function, self.root, self.store = function, block, store
-        self.done = Function(name, Block((), [], ()), {}, {}, tuple(block.outputs))
+    def __init__(self, name: str, function: MIL.Function, opset: str, store: Store) -> None:
+        self.function, self.store = function, store
+        self.root, self.path = function.block_specializations[opset], specialization_path(function, opset)
+        self.done = Function(name, Block((), [], ()), {}, {}, tuple(self.root.outputs))
         self.types: dict[str, MIL.ValueType] = {}
         self.taken: set[str] = set()
-        self.constant_ops: dict[str, tuple[MIL.Operation, int, ChainMap[str, MIL.Operation]]] = {}  # by slot
+        self.constant_ops: dict[str, _ConstantOp] = {}  # by slot
         self.decoded: dict[str, np.ndarray] = {}
 
     def run(self) -> Function:
@@ -149,8 +160,11 @@ class _Compiler:
                 self.done.states[item.name] = item.type.stateType.wrappedType
             else:
                 self.done.types[item.name] = item.type
-            assert slot == item.name
-        self.done.block = self._block(self.root, names, ChainMap(), nested=False)
+            if slot != item.name:
+                raise PackageError(
+                    f"{self.store.package.path}: function {self.done.name!r} has two inputs {item.name!r}"
+                )
+        self.done.block = self._block(self.root, self.path, names, ChainMap())
         _mark_unneeded(self.done.block, {*self.done.constants, *self.done.states})
         return self.done
 
@@ -166,17 +180,17 @@ class _Compiler:
         return slot
 
     def _block(
-        self, block: MIL.Block, names: ChainMap[str, str], scope: ChainMap[str, MIL.Operation], nested: bool
+        self, block: MIL.Block, path: str, names: ChainMap[str, str], scope: ChainMap[str, MIL.Operation]
     ) -> Block:
         inputs = tuple(self._declare(names, item) for item in block.inputs)
         steps = []
         for op in block.operations:
             if op.type in CONSTANT_OPS:
                 for position, item in enumerate(op.outputs):
-                    self.constant_ops[self._declare(names, item)] = op, position, scope
+                    self.constant_ops[self._declare(names, item)] = _ConstantOp(op, position, scope, path)
                     scope[item.name] = op
             else:
-                steps.append(self._step(op, names, scope, nested))
+                steps.append(self._step(op, path, names, scope))
         outputs = tuple(self._slot(names, name, "the block's output") for name in block.outputs)
         for slot in outputs:
             self._need(slot)
@@ -188,7 +202,7 @@ class _Compiler:
         return names[name]
 
     def _step(
-        self, op: MIL.Operation, names: ChainMap[str, str], scope: ChainMap[str, MIL.Operation], nested: bool
+        self, op: MIL.Operation, path: str, names: ChainMap[str, str], scope: ChainMap[str, MIL.Operation]
     ) -> Step:
         known = OPS[op.type]
         name = op_name(op)
@@ -198,17 +212,21 @@ class _Compiler:
             if parameter not in known.parameters:
                 raise UnsupportedOpError(f"{name!r}: this evaluator knows no parameter {parameter!r} of {op.type}")
             slots = tuple(self._bound(b, f"{name}.{parameter}", names) for b in argument.arguments)
-            self._bind(known, parameter, slots, fixed, readings)
+            self._bind(known, parameter, slots, fixed, readings, f"{name}.{parameter}")
         for parameter, value in op.attributes.items():
             if parameter != "name" and parameter in known.parameters:
-                fixed[parameter] = _plain(known.parameters[parameter].kind, value_array(value, self.store, name))
+                kind = known.parameters[parameter].kind
+                fixed[parameter] = _plain(kind, value_array(value, self.store, name), f"{name}.{parameter}")
         lacking = [p for p, k in known.parameters.items() if k.required and k.kind != "Blocks" and p not in op.inputs]
         if lacking:
             raise PackageError(f"{name!r} ({op.type}) lacks its input {lacking[0]!r}; the package is damaged")
-        blocks = tuple(self._block(b, names.new_child(), scope.new_child(), nested=True) for b in op.blocks)
+        blocks = tuple(
+            self._block(block, nested_path(path, op, number), names.new_child(), scope.new_child())
+            for number, block in enumerate(op.blocks)
+        )
         outputs = tuple(self._declare(names, item) for item in op.outputs)
         half = tuple(is_half(item.type) for item in op.outputs)
-        info = OpInfo(op.type, name, tuple(item.name for item in op.outputs), nested)
+        info = OpInfo(op.type, name, tuple(item.name for item in op.outputs), path != self.path)
         return Step(info, known.function, fixed, tuple(readings), outputs, half, blocks)
 
     def _bound(self, binding: Any, owner: str, names: ChainMap[str, str]) -> str:
@@ -220,7 +238,13 @@ class _Compiler:
         return slot
 
     def _bind(
-        self, op: Op, parameter: str, slots: tuple[str, ...], fixed: dict[str, Any], readings: list[Reading]
+        self,
+        op: Op,
+        parameter: str,
+        slots: tuple[str, ...],
+        fixed: dict[str, Any],
+        readings: list[Reading],
+        owner: str,
     ) -> None:
         kind = op.parameters[parameter].kind
         known = kind in PLAIN and all(slot in self.decoded or slot in self.constant_ops for slot in slots)
@@ -228,8 +252,8 @@ class _Compiler:
             return
         if known:
             values = [self._decoded(slot) for slot in slots]
-            whole = values[0] if len(values) == 1 else np.array([value.reshape(-1)[0] for value in values])
-            fixed[parameter] = PLAIN[kind](whole)
+            whole = values[0] if len(values) == 1 else np.array([_plain(kind, value, owner) for value in values])
+            fixed[parameter] = _plain(kind, whole, owner)
             return
         for slot in slots:
             self._need(slot)
@@ -238,23 +262,29 @@ class _Compiler:
     def _decoded(self, slot: str) -> np.ndarray:
         """Of a parameter: small, and often read by many ops."""
         if slot not in self.decoded:
-            op, position, scope = self.constant_ops[slot]
-            self.decoded[slot] = constant_array(op, scope, self.store, position)
+            op, output, scope, _ = self.constant_ops[slot]
+            self.decoded[slot] = constant_array(op, scope, self.store, output)
         return self.decoded[slot]
 
     def _need(self, slot: str) -> None:
         """Have a constant in the slot when the function runs."""
         shape = static_shape(self.types[slot]) or ()
         if slot in self.constant_ops:
-            op, position, scope = self.constant_ops[slot]
-            decode = partial(constant_array, op, scope, self.store, position)
-            self.done.constants[slot] = Constant(op.outputs[position].name, shape, decode, op)
+            op, output, scope, block = self.constant_ops[slot]
+            decode = partial(constant_array, op, scope, self.store, output)
+            self.done.constants[slot] = Constant(op.outputs[output].name, block, shape, decode)
         elif slot in self.decoded:
-            self.done.constants[slot] = Constant("", shape, partial(self.decoded.__getitem__, slot))
+            self.done.constants[slot] = Constant("", "", shape, partial(self.decoded.__getitem__, slot))
 
 
-def _plain(kind: str, array: np.ndarray) -> Any:
-    return PLAIN[kind](array) if kind in PLAIN else array
+def _plain(kind: str, array: np.ndarray, owner: str) -> Any:
+    try:
+        return PLAIN[kind](array) if kind in PLAIN else array
+    except (ValueError, TypeError, IndexError, OverflowError) as error:
+        told = f"{array.dtype} of shape {list(array.shape)}"
+        raise PackageError(
+            f"{owner!r} holds {told}, which is none of the parameter's {kind}; the package is damaged"
+        ) from error
 
 
 def _mark_unneeded(block: Block, kept: Mapping[str, Any] | set[str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn import functional as F
 
+from mil_palettize.torch.evaluator.memory import claim
 from mil_palettize.torch.evaluator.ops.registry import Int, Ints, Tensor, Text, op
 
 Pads = list[tuple[int, int]]  # before and after, by axis
@@ -42,11 +43,19 @@ def padded(x: torch.Tensor, pads: Pads, value: float = 0.0) -> torch.Tensor:
     """``x`` padded along its last axes; negative pads cut elements off instead."""
     if not any(before or after for before, after in pads):
         return x
+    sizes = zip(x.shape[2:], pads, strict=True)
+    claim((*x.shape[:2], *(size + sum(pair) for size, pair in sizes)), x.dtype)
     return F.pad(x, [size for pair in reversed(pads) for size in pair], value=value)
 
 
 def _extents(weight: torch.Tensor, dilations: Sequence[int]) -> list[int]:
     return [(size - 1) * dilation + 1 for size, dilation in zip(weight.shape[2:], dilations, strict=True)]
+
+
+def _claim_windows(x: torch.Tensor, weight: torch.Tensor, strides: Sequence[int], pads: Pads) -> None:
+    """One for each stride at most."""
+    counts = ((size + sum(pair)) // stride + 1 for size, stride, pair in zip(x.shape[2:], strides, pads, strict=True))
+    claim((x.shape[0], weight.shape[0], *counts), x.dtype)
 
 
 @op("conv")
@@ -65,6 +74,7 @@ def conv(
     pads = pads_of(pad_type, x.shape[2:], _extents(weight, dilations), strides, pad or [0] * 2 * rank)
     if any(before != after or before < 0 for before, after in pads):  # torch pads both ends alike
         x, pads = padded(x, pads), [(0, 0)] * rank
+    _claim_windows(x, weight, strides, pads)
     return CONVOLUTIONS[rank](x, weight, bias, strides, [before for before, _ in pads], dilations, groups)
 
 
@@ -109,11 +119,14 @@ def conv_transpose(
     would pad its input, the result is cut off; where it would never look, the result is zero, before ``bias``."""
     rank = x.ndim - 2
     strides, dilations = strides or [1] * rank, dilations or [1] * rank
+    extents = _extents(weight, dilations)
+    spread = [(n - 1) * by + more for n, by, more in zip(x.shape[2:], strides, extents, strict=True)]
+    claim((x.shape[0], weight.shape[1] * groups, *spread), x.dtype)
     full = TRANSPOSED[rank](x, weight, None, strides, 0, 0, groups, dilations)
     sizes = [size * stride for size, stride in zip(x.shape[2:], strides, strict=True)]
     if output_shape is not None:
         sizes = list(output_shape[2:])
-    pads = pads_of(pad_type, sizes, _extents(weight, dilations), strides, pad or [0] * 2 * rank)
+    pads = pads_of(pad_type, sizes, extents, strides, pad or [0] * 2 * rank)
     if output_shape is None and pad_type.lower() not in SAME:
         sizes = [size - before - after for size, (before, after) in zip(full.shape[2:], pads, strict=True)]
     spans = zip(full.shape[2:], sizes, pads, strict=True)

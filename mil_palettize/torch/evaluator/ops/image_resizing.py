@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from mil_palettize.torch.evaluator.memory import claim
 from mil_palettize.torch.evaluator.ops.registry import Flag, Int, Ints, Number, Tensor, Text, op
 
 # Sampling modes that torch has -> its align_corners.
@@ -17,6 +18,7 @@ _ALIGNED = {"STRICT_ALIGN_CORNERS": True, "UNALIGN_CORNERS": False}
 @op("upsample_nearest_neighbor")
 def upsample_nearest_neighbor(x: Tensor, scale_factor_height: Number = 1, scale_factor_width: Number = 1) -> Tensor:
     sizes = _scaled_sizes(x, scale_factor_height, scale_factor_width)
+    claim((*x.shape[:-2], *sizes), x.dtype)
     return F.interpolate(_planes(x), size=sizes, mode="nearest").reshape(*x.shape[:-2], *sizes)
 
 
@@ -75,6 +77,7 @@ def _planes(x: Tensor) -> Tensor:
 
 def _linear(x: Tensor, sizes: Sequence[int], mode: str) -> Tensor:
     """The last axes resized, with linear interpolation along each."""
+    _claim_resized(x, sizes)
     if mode in _ALIGNED and len(sizes) == 2:
         resized = F.interpolate(_planes(x), size=list(sizes), mode="bilinear", align_corners=_ALIGNED[mode])
         return resized.reshape(*x.shape[:-2], *sizes)
@@ -90,11 +93,19 @@ def _nearest(x: Tensor, sizes: Sequence[int], mode: str) -> Tensor:
 
     Unlike with interpolation, the default mode takes both images to cover the same area, corners not aligned.
     """
+    _claim_resized(x, sizes)
     mode = "UNALIGN_CORNERS" if mode == "DEFAULT" else mode
     for axis, size in enumerate(sizes, start=x.ndim - len(sizes)):
         points = _axis_points(x.shape[axis], size, mode, x.device)
         x = x.index_select(axis, (points + 0.5).long())
     return x
+
+
+def _claim_resized(x: Tensor, sizes: Sequence[int]) -> None:
+    """Axes are resized one after another, which may make some larger before others get smaller."""
+    own = x.shape[x.ndim - len(sizes) :]
+    largest = (max(size, before) for size, before in zip(sizes, own, strict=True))
+    claim((*x.shape[: x.ndim - len(sizes)], *largest), torch.float64)
 
 
 def _axis_points(size: int, count: int, mode: str, device: torch.device) -> Tensor:
@@ -166,6 +177,7 @@ def affine(
     padding_mode: Text, padding_value: Number, coordinates_mode: Text, align_corners: Flag,
 ) -> Tensor:  # fmt: skip
     batch, channels = x.shape[:2]
+    claim((batch, max(2, channels), output_height, output_width))
     theta = transform_matrix.reshape(-1, 2, 3).expand(batch, 2, 3)
     grid = F.affine_grid(theta, [batch, channels, output_height, output_width], align_corners)
     return resample(x, grid, sampling_mode, padding_mode, padding_value, coordinates_mode.lower(), align_corners)
@@ -187,6 +199,7 @@ def crop_resize(
         boxes = boxes.repeat_interleave(images, 0) if every else boxes
     assert boxes is not None
     index = torch.arange(len(boxes)) if box_indices is None else box_indices
+    claim((len(boxes), x.shape[1], target_height, target_width), torch.float64)
     start, end = _corners(boxes.double() * spatial_scale, box_coordinate_mode)
     if normalized_coordinates:
         largest = torch.tensor([x.shape[-2] - 1, x.shape[-1] - 1], dtype=start.dtype, device=x.device)

@@ -7,7 +7,10 @@ from typing import Any
 
 import torch
 
+from mil_palettize.torch.evaluator.memory import claim, claim_bytes
 from mil_palettize.torch.evaluator.ops.registry import DTYPES, Flag, Int, Ints, Tensor, Text, op
+
+_REFERENCE = 8  # bytes that an element takes which nobody wrote
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,10 @@ class TensorList:
 
     def element(self, index: int) -> Tensor:
         found = self.elements[index]
-        return torch.zeros(self._shape(), dtype=self.dtype) if found is None else found
+        if found is not None:
+            return found
+        claim(self._shape(), self.dtype)
+        return torch.zeros(self._shape(), dtype=self.dtype)
 
     def _shape(self) -> tuple[int, ...]:
         written = (tuple(element.shape) for element in self.elements if element is not None)
@@ -32,6 +38,7 @@ class TensorList:
         size = len(self.elements)
         if index >= size and not self.grows:
             raise IndexError(f"index {index} of a list of {size} elements")
+        claim_bytes((index + 1) * _REFERENCE)
         elements = [*self.elements, *[None] * (index + 1 - size)]
         elements[index] = value
         return replace(self, elements=tuple(elements))
@@ -43,6 +50,7 @@ def make_list(elem_shape: Any, init_length: Int = 1, dynamic_length: Flag = True
     sizes = elem_shape if isinstance(elem_shape, list) else [elem_shape]
     flat = [item for size in sizes for item in (size.reshape(-1).tolist() if isinstance(size, Tensor) else [size])]
     shape = tuple(item if isinstance(item, int) else 0 for item in flat)
+    claim_bytes(init_length * _REFERENCE)
     return TensorList((None,) * init_length, shape, DTYPES[dtype], dynamic_length)
 
 
@@ -63,7 +71,9 @@ def list_read(ls: Any, index: Int) -> Tensor:
 
 @op("list_gather")
 def list_gather(ls: Any, indices: Ints) -> Tensor:
-    return torch.stack([ls.element(index) for index in indices])
+    elements = [ls.element(index) for index in indices]
+    claim((len(elements), *elements[0].shape), elements[0].dtype)
+    return torch.stack(elements)
 
 
 @op("list_scatter")

@@ -7,6 +7,8 @@ from math import prod
 
 import torch
 
+from mil_palettize.torch.evaluator.memory import claim
+from mil_palettize.torch.evaluator.ops.elementwise_binary import real_div
 from mil_palettize.torch.evaluator.ops.registry import Flag, Int, Tensor, Text, op
 
 
@@ -34,6 +36,7 @@ def gather(x: Tensor, indices: Tensor, axis: Int = 0, batch_dims: Int = 0, valid
     index = _counted(indices, x.shape[axis], validate_indices)
     before, after = x.shape[:axis], x.shape[axis + 1 :]
     shape = (*before, *indices.shape[batch_dims:], *after)
+    claim(shape, x.dtype)
     if not batch_dims:
         return x.index_select(axis, index.reshape(-1)).reshape(shape)
     batch, middle, tail = prod(before[:batch_dims]), prod(before[batch_dims:]), prod(after)
@@ -44,6 +47,7 @@ def gather(x: Tensor, indices: Tensor, axis: Int = 0, batch_dims: Int = 0, valid
 
 @op("gather_along_axis")
 def gather_along_axis(x: Tensor, indices: Tensor, axis: Int = 0, validate_indices: Flag = False) -> Tensor:
+    claim(map(max, x.shape, indices.shape), x.dtype)
     return torch.take_along_dim(x, _counted(indices, x.shape[axis], validate_indices), axis)
 
 
@@ -52,6 +56,7 @@ def gather_nd(x: Tensor, indices: Tensor, batch_dims: Int = 0, validate_indices:
     depth = indices.shape[-1]
     sizes, after = x.shape[batch_dims : batch_dims + depth], x.shape[batch_dims + depth :]
     batch, count, tail = prod(x.shape[:batch_dims]), prod(indices.shape[batch_dims:-1]), prod(after)
+    claim((*indices.shape[:-1], *after), x.dtype)
     rows = _rows(indices, sizes, validate_indices).reshape(batch, count, 1).expand(batch, count, tail)
     return x.reshape(batch, prod(sizes), tail).gather(1, rows).reshape(*indices.shape[:-1], *after)
 
@@ -97,5 +102,5 @@ def _scattered(data: Tensor, axis: int, index: Tensor, updates: Tensor, mode: st
         return data.scatter_add(axis, index, -updates)
     if mode == "div":
         divisor = torch.ones_like(data).scatter_reduce(axis, index, updates, "prod")
-        return data / divisor if data.is_floating_point() else torch.div(data, divisor, rounding_mode="trunc")
+        return real_div(data, divisor)
     return data.scatter_reduce(axis, index, updates, _REDUCTIONS[mode])

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from mil_palettize.errors import EvaluationError
+from mil_palettize.torch.evaluator.memory import claim, one_line
 from mil_palettize.torch.evaluator.ops.registry import Tensor, op
 
 
@@ -13,6 +18,16 @@ class State:
     """What a state holds now."""
 
     value: Tensor
+
+
+def zero_state(name: str, shape: Sequence[int], dtype: torch.dtype) -> State:
+    """What a state holds before anything is written. Raises EvaluationError for one that does not fit in memory."""
+    try:
+        claim(shape, dtype)
+        return State(torch.zeros(tuple(shape), dtype=dtype))
+    except (MemoryError, RuntimeError, TypeError) as error:  # torch has its own words for sizes that it cannot hold
+        told = f"state {name!r} of shape {list(shape)} cannot be made: {one_line(error)}"
+        raise EvaluationError(told) from error
 
 
 @op("read_state")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import ceil, prod
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
+from mil_palettize.torch.evaluator.memory import claim
 from mil_palettize.torch.evaluator.ops.registry import DTYPES, Flag, Int, Ints, Number, Tensor, Tensors, Text, op
 
 
@@ -37,6 +38,7 @@ def cumsum(x: Tensor, axis: Int = 0, exclusive: Flag = False, reverse: Flag = Fa
 
 @op("fill")
 def fill(shape: Ints, value: Number = 0.0) -> Tensor:
+    claim(shape, _dtype_of(value))
     return torch.full(tuple(shape), value, dtype=_dtype_of(value))
 
 
@@ -55,6 +57,7 @@ def one_hot(
     indices: Tensor, one_hot_vector_size: Int, axis: Int = -1, on_value: Number = 1, off_value: Number = 0
 ) -> Tensor:
     """All off for an index that is out of range."""
+    claim((*indices.shape, one_hot_vector_size), torch.int64)
     shape = [1] * (indices.ndim + 1)
     shape[axis] = one_hot_vector_size
     on = indices.unsqueeze(axis) == torch.arange(one_hot_vector_size, device=indices.device).reshape(shape)
@@ -65,6 +68,8 @@ def one_hot(
 def pad(x: Tensor, pad: Ints, mode: Text = "constant", constant_val: Number = 0.0) -> Tensor:
     """``pad``: before and after, of the last axes, in the order of the axes."""
     pairs = list(zip(pad[::2], pad[1::2], strict=True))
+    untouched, padded = x.shape[: x.ndim - len(pairs)], x.shape[x.ndim - len(pairs) :]
+    claim((*untouched, *(size + sum(pair) for size, pair in zip(padded, pairs, strict=True))), x.dtype)
     if mode == "constant":
         return F.pad(x, [amount for pair in reversed(pairs) for amount in pair], value=constant_val)
     # torch reflects and replicates some ranks only
@@ -86,11 +91,13 @@ def _reflected(positions: Tensor, size: int) -> Tensor:
 def range_1d(end: Number, start: Number, step: Number) -> Tensor:
     """Empty where ``step`` leads away from ``end``, as in numpy."""
     reached = max(start, end) if step > 0 else min(start, end)
+    claim([ceil((reached - start) / step)], _dtype_of(start))
     return torch.arange(start, reached, step, dtype=_dtype_of(start))
 
 
 @op("tile")
 def tile(x: Tensor, reps: Ints) -> Tensor:
+    claim((*x.shape, *reps), x.dtype)
     return x.tile(tuple(reps))
 
 

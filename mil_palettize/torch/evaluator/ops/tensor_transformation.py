@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from mil_palettize.torch.evaluator.memory import claim
 from mil_palettize.torch.evaluator.ops.registry import Int, Ints, Tensor, Tensors, op
 
 
@@ -71,6 +72,7 @@ def slice_by_size(x: Tensor, begin: Ints, size: Ints) -> Tensor:
 
 @op("sliding_windows")
 def sliding_windows(x: Tensor, axis: Int, size: Int, stride: Int = 1) -> Tensor:
+    claim((*x.shape, size), x.dtype)
     return x.unfold(axis, size, stride).movedim(-1, axis % x.ndim + 1)
 
 
@@ -96,6 +98,7 @@ def space_to_batch(x: Tensor, block_shape: Ints, paddings: Ints) -> Tensor:
     """Batches of the result are ordered by place in the block, then by batch. ``paddings``: before and after, of the
     height and of the width."""
     top, bottom, left, right = paddings
+    claim((*x.shape[:2], x.shape[2] + top + bottom, x.shape[3] + left + right), x.dtype)
     padded = F.pad(x, (left, right, top, bottom))
     n, c, h, w = padded.shape
     bh, bw = block_shape

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from mil_palettize.program.axes import CONVOLUTIONS, axis_before, output_channel_axis
-from mil_palettize.program.scopes import Node, Use, op_name
+from mil_palettize.program.channel_axes import CONVOLUTIONS, axis_before, output_channel_axis
+from mil_palettize.program.op_names import op_name
+from mil_palettize.program.scopes import Node, Use
 from mil_palettize.program.weight import Consumer
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from mil_palettize.program.scopes import Node
-from mil_palettize.program.serialized import Stage
+from mil_palettize.program.stages import Stage
 from mil_palettize.program.values import MIL
 
 

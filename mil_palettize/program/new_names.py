@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from mil_palettize.program.scopes import op_name
+from mil_palettize.program.op_names import op_name
 from mil_palettize.program.values import MIL
 
 

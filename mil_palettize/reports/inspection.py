@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 
-from mil_palettize.planning.plan import Decision, make_plan
+from mil_palettize.planning.default_reasons import default_reasons
 from mil_palettize.program.blob_uses import blob_uses
-from mil_palettize.program.contents import describe_form
-from mil_palettize.program.forms import FIRST_WITH_PALETTES, FORMS
+from mil_palettize.program.form_names import describe_form
 from mil_palettize.program.model import Model
-from mil_palettize.program.serialized import Site, value_nbytes
-from mil_palettize.program.weight import Weight
+from mil_palettize.program.sites import Site
+from mil_palettize.program.values import value_nbytes
 from mil_palettize.reports.tables import format_table
-from mil_palettize.request.normalised import Requests
-from mil_palettize.request.palette_request import palette_request
 from mil_palettize.text import format_bytes, format_count, printable
-
-ASSUMED_NBITS = 4
 
 
 @dataclass(frozen=True)
@@ -84,20 +78,19 @@ def _readers(constant: ConstantInfo) -> str:
     return ", ".join(dict.fromkeys(f"{op} {name!r}" for op, name in constant.consumers)) or "nothing"
 
 
-def inspect_package(path: str | os.PathLike[str]) -> Inspection:
-    """Look at the package at ``path`` without changing it. Raises PackageError when it cannot be read."""
-    with Model.open(path) as model:
-        sites = model.survey().sites
-        reasons = _reasons([site.weight for site in sites])
-        return Inspection(
-            path=os.fspath(path),
-            nbytes=model.package.nbytes(),
-            functions=model.functions(),
-            constants=[_constant(site, reasons[site.weight]) for site in sites],
-            constant_nbytes=_data_nbytes(sites),
-            taken_nbytes=_data_nbytes([site for site in sites if not reasons[site.weight]]),
-            notes=model.remarks(),
-        )
+def inspection(path: str, model: Model) -> Inspection:
+    """What is in the package at ``path``, of which ``model`` is the model."""
+    sites = model.survey().sites
+    reasons = default_reasons([site.weight for site in sites])
+    return Inspection(
+        path=path,
+        nbytes=model.package.nbytes(),
+        functions=model.functions(),
+        constants=[_constant(site, reasons[site.weight]) for site in sites],
+        constant_nbytes=_data_nbytes(sites),
+        taken_nbytes=_data_nbytes([site for site in sites if not reasons[site.weight]]),
+        notes=model.remarks(),
+    )
 
 
 def _constant(site: Site, reason: str) -> ConstantInfo:
@@ -124,18 +117,3 @@ def _data_nbytes(sites: list[Site]) -> int:
         records |= {(use.file_name, use.offset): value_nbytes(use.value) for use in uses}
         outside += site.weight.nbytes - sum(value_nbytes(use.value) for use in uses)
     return sum(records.values()) + outside
-
-
-def _reasons(weights: list[Weight]) -> dict[Weight, str]:
-    """Why each would be left alone by the default settings."""
-    requests = Requests(palette_request({"mode": "kmeans", "nbits": ASSUMED_NBITS}), {}, {})
-    after = {name: FIRST_WITH_PALETTES for name, form in FORMS.items() if form is None}
-    plan = make_plan(
-        weights, requests, select="weights", strict=False, opset_after=after, op_types=set(), op_names=set()
-    )
-    decided: dict[Weight, Decision] = {d.weight: d for d in plan.decisions}
-    small = "{:,} elements, not above weight_threshold={:,}"
-    return {
-        w: decided[w].reason if w in decided else w.obstacle or small.format(w.size, requests.threshold)
-        for w in weights
-    }

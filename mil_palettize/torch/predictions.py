@@ -1,29 +1,24 @@
-"""Samples from files, and a package run on them."""
+"""What a package gives for samples: its outputs, told as text, as JSON, or written to a ``.npz`` file."""
 
 from __future__ import annotations
 
 import io
 import json
 import math
-import os
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from mil_palettize.errors import EvaluationError
-from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.tables import format_table
 from mil_palettize.text import format_count, printable
-from mil_palettize.torch.array_files import Arrays, load_arrays
-from mil_palettize.torch.comparison import compare_models
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
 from mil_palettize.torch.evaluator.module import PathLike
 from mil_palettize.torch.evaluator.ops.random import drawing
-from mil_palettize.torch.features import CHANNELS
-from mil_palettize.torch.made_up_inputs import default_shape, plausible_inputs
+from mil_palettize.torch.made_up_inputs import plausible_inputs
+from mil_palettize.torch.samples import Arrays, read_samples
 
 
 def run_package(
@@ -50,17 +45,6 @@ def run_package(
 def _predicted(module: Evaluated, sample: Mapping[str, Any], seed: int) -> dict[str, Any]:
     with drawing(seed):  # ops that draw random numbers draw the same in every run
         return module.predict(sample)
-
-
-def compare_packages(
-    original: PathLike, palettized: PathLike, inputs: PathLike | None = None, **options: Any
-) -> ModelComparison:
-    """``mil_palettize.compare`` with inputs of a ``.npz`` file; ``options``: all that it takes by name."""
-    samples = None if inputs is None else read_samples(inputs, open_model(original, options["function"]))
-    comparison = compare_models(original, palettized, samples, **options)
-    if inputs is not None:
-        comparison.inputs = f"inputs of {os.fspath(inputs)}"
-    return comparison
 
 
 def outputs_text(outputs: Mapping[str, np.ndarray], samples: int, inputs: str | None, seed: int, width: int) -> str:
@@ -109,34 +93,6 @@ def _joined(name: str, arrays: list[np.ndarray]) -> np.ndarray:
     if len({array.shape for array in arrays}) > 1:
         raise EvaluationError(f"output {name!r} has other shapes for other samples; run them one at a time")
     return np.stack(arrays)
-
-
-def read_samples(path: PathLike, module: Evaluated) -> list[Arrays]:
-    """Samples of a ``.npz`` file that has an array for each input of the model: one, or with an axis more in front,
-    several. Raises PackageError for a file that cannot be read, EvaluationError for one that does not fit."""
-    arrays = load_arrays(Path(path))
-    module.features.check_names(arrays)
-    lacking = sorted(module.features.inputs.keys() - arrays.keys() - module.features.defaults.keys())
-    if lacking:
-        raise EvaluationError(f"{path} lacks the input {lacking[0]!r}; it has {sorted(arrays)}")
-    several = {name for name, array in arrays.items() if array.ndim == _rank(module, name, array) + 1}
-    if not several:
-        return [arrays]
-    counts = {name: len(arrays[name]) for name in several}
-    if len(set(counts.values())) > 1 or min(counts.values()) < 1:
-        raise EvaluationError(f"{path} has other numbers of samples for other inputs: {counts}")
-    number = next(iter(counts.values()))
-    return [{n: a[i] if n in several else a for n, a in arrays.items()} for i in range(number)]
-
-
-def _rank(module: Evaluated, name: str, array: np.ndarray) -> int:
-    """Axes of one sample."""
-    kind = module.features.inputs[name].type
-    if kind.WhichOneof("Type") == "imageType":
-        return 3 if array.ndim > 2 and array.shape[-1] in CHANNELS else 2
-    if kind.WhichOneof("Type") == "multiArrayType":
-        return len(default_shape(kind.multiArrayType))
-    return array.ndim
 
 
 def packed_outputs(outputs: Mapping[str, np.ndarray]) -> bytes:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mil_messages import const, op, program, surveyed, value, weights
 from packages import read_spec, weights_dir
 
-from mil_palettize.program.axes import TRANSPARENT, axis_before, output_channel_axis
+from mil_palettize.program.channel_axes import TRANSPARENT, axis_before, output_channel_axis
 
 # The op that reads the weight
 

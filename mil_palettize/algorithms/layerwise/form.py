@@ -1,0 +1,118 @@
+"""A palette's expression taken apart into what the steps here change, and put together again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mil_palettize.algorithms.quantized_grid import Grid, proposed, ranked
+from mil_palettize.expressions.packed import Packed
+from mil_palettize.expressions.weight_expr import Lut, Scale, Sparse, WeightExpr, lut_of
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """Where each element of a weight takes its value from; all arrays 1-D, an item for each element in C order.
+
+    ``slot``: int64, its index's place among the indices; ``part``: which element of the entry it is; ``table``: int32,
+    number of its table; ``scale``: int32, number of its scale, None without scales; ``kept``: False where a mask makes
+    it zero, None without a mask.
+    """
+
+    slot: np.ndarray
+    part: np.ndarray
+    table: np.ndarray
+    scale: np.ndarray | None
+    kept: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """``tables``: float64 (tables, entries, vector); ``indices``: uint8, 1-D; ``scales``: float64 (scales,), ones
+    without any."""
+
+    tables: np.ndarray
+    indices: np.ndarray
+    scales: np.ndarray
+
+
+def taken_apart(expr: WeightExpr) -> tuple[Form, Values]:
+    """Of a palette: a ``Lut``, in a ``Scale``, in a ``Sparse`` of the same shape."""
+    lut, scale = lut_of(expr), _scale(expr)
+    shape, axis, dim = lut.shape, lut.vector_axis, lut.vector
+    position = np.arange(lut.indices.count).reshape(lut.indices.shape)
+    part = np.zeros(shape, np.int64)
+    if axis is not None:
+        position = np.repeat(position, dim, axis=axis)
+        part += (np.arange(shape[axis]) % dim).reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    kept = expr.dense_mask().reshape(-1) if isinstance(expr, Sparse) else None
+    number = None if scale is None else _block_numbers(scale.shape, shape).reshape(-1)
+    form = Form(position.reshape(-1), part.reshape(-1), _block_numbers(lut.groups, shape).reshape(-1), number, kept)
+    tables = lut.table.astype(np.float64).reshape(-1, 1 << lut.indices.nbits, dim)
+    scales = np.ones(1) if scale is None else scale.astype(np.float64).reshape(-1)
+    return form, Values(tables, lut.indices.unpack().reshape(-1), scales)
+
+
+def with_indices(expr: WeightExpr, indices: np.ndarray) -> WeightExpr:
+    """``expr`` with other indices (uint8, 1-D)."""
+    if isinstance(expr, (Scale, Sparse)):
+        return replace(expr, data=with_indices(expr.data, indices))
+    assert isinstance(expr, Lut)
+    return replace(expr, indices=Packed.pack(indices.reshape(expr.indices.shape), expr.indices.nbits))
+
+
+def put_together(expr: WeightExpr, values: Values, grid: Grid | None) -> WeightExpr:
+    """``expr`` with other values, which its dtypes hold. ``grid``: of a quantized table."""
+    if isinstance(expr, Sparse):
+        return replace(expr, data=put_together(expr.data, values, grid))
+    if isinstance(expr, Scale):
+        scales = values.scales.astype(expr.dtype).reshape(expr.scale.shape)
+        return replace(expr, data=put_together(expr.data, values, grid), scale=scales)
+    chosen = with_indices(expr, values.indices)
+    assert isinstance(chosen, Lut)
+    if grid is None:
+        return replace(chosen, lut=values.tables.astype(chosen.dtype).reshape(chosen.lut.shape))
+    return replace(chosen, lut=grid.part(grid.nearest(values.tables).reshape(chosen.lut.shape)))
+
+
+def rounded(expr: WeightExpr, values: Values) -> tuple[Values, Grid | None]:
+    """The same in numbers that ``expr`` can hold, and the grid of a quantized table."""
+    lut, scale = lut_of(expr), _scale(expr)
+    scales = values.scales if scale is None else _positive(values.scales, scale.dtype)
+    if isinstance(lut.lut, np.ndarray):
+        tables = _finite(values.tables, lut.lut.dtype)
+        return Values(tables, values.indices, scales), None
+    assert isinstance(lut.lut, Scale)
+    kind, dtype = str(lut.lut.data.dtype), lut.lut.dtype
+    grids = proposed(kind, dtype, values.tables)
+    flat = values.tables.reshape(-1)
+    grid = ranked(grids, flat, np.ones(len(flat)))[0]
+    return Values(grid.decode(grid.nearest(values.tables)), values.indices, scales), grid
+
+
+def _scale(expr: WeightExpr) -> np.ndarray | None:
+    """Of the channels; a quantized table's own is none of them."""
+    inner = expr.data if isinstance(expr, Sparse) else expr
+    if not isinstance(inner, Scale):
+        return None
+    return inner.scale if isinstance(inner.scale, np.ndarray) else inner.scale.decode()
+
+
+def _positive(scales: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    info = np.finfo(dtype)
+    return np.clip(scales, float(info.tiny), float(info.max)).astype(dtype).astype(np.float64)
+
+
+def _finite(tables: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    largest = float(np.finfo(dtype).max)
+    return np.clip(tables, -largest, largest).astype(dtype).astype(np.float64) + 0.0
+
+
+def _block_numbers(blocks: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """For each element of ``shape`` the number (C order) of its block, int32."""
+    number = np.zeros((1,) * len(shape), np.int32)
+    for axis, (count, size) in enumerate(zip(blocks, shape, strict=True)):
+        own = np.arange(size, dtype=np.int32) // max(1, size // count)
+        number = number * np.int32(count) + own.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    return np.ascontiguousarray(np.broadcast_to(number, shape))

@@ -1,0 +1,165 @@
+"""The palette of one weight, chosen among several by the error of what its op gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mil_palettize.algorithms.layerwise.moments import Moments, Objective, importance, objective
+from mil_palettize.algorithms.layerwise.reconstruction import LARGE, reconstructed
+from mil_palettize.algorithms.layerwise.work import UnsupportedLayoutError
+from mil_palettize.expressions.weight_expr import WeightExpr
+
+PLAIN = "plain"
+IMPORTANCE = "importance"
+SYMMETRIC = "compensated"
+ASYMMETRIC = "compensated, asymmetric"
+DAMPINGS = (0.01, 0.1, 0.3)
+_IMPORTANCES = (1.0, 0.1)
+
+# A palette for these weights of the elements' errors (None: all alike).
+Make = Callable[["np.ndarray | None"], WeightExpr]
+# The error of the op's output with this array in the weight's place, relative to the output's power.
+Judge = Callable[[np.ndarray], float]
+
+
+@dataclass(frozen=True, eq=False)
+class Knowledge:
+    """What samples told of a weight (float64, of its shape). ``moments``: of the ops that multiply with it, together
+    covering every element once, () where they do not; ``given``: importance of the elements from elsewhere (Fisher,
+    look-ups), None without any; ``judge``: None where no samples are held out. ``made_up``: so that what layers before
+    lost tells nothing of what they lose on others; ``usual``: the damping where nothing tells which is best."""
+
+    weight: np.ndarray
+    moments: tuple[Moments, ...]
+    given: np.ndarray | None
+    judge: Judge | None
+    made_up: bool
+    usual: float = 0.1
+
+    @property
+    def large(self) -> bool:
+        """Whether time does not allow to try much."""
+        return sum(m.where.size * m.where.shape[2] for m in self.moments) > LARGE
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """``method`` and ``damping``: of what was chosen; ``before`` and ``after``: errors of the output, relative to its
+    power, with the plain palette and with this one, None where they were not measured."""
+
+    expr: WeightExpr
+    method: str
+    damping: float
+    before: float | None = None
+    after: float | None = None
+
+    @property
+    def decibels(self) -> tuple[float, float] | None:
+        """Signal to noise of the output, before and after."""
+        if self.before is None or self.after is None:
+            return None
+        return _decibels(self.before), _decibels(self.after)
+
+
+def _decibels(error: float) -> float:
+    return math.inf if error == 0.0 else -10.0 * math.log10(error)
+
+
+def choose(known: Knowledge, make: Make, *, reconstruct: bool, tables: bool, rounds: int) -> Choice:
+    """The palette with the least error of the op's output; the plain one where that is as good.
+
+    ``reconstruct``: also with compensation. ``tables``: whether entries may change. Without a judge: compensation at
+    the usual damping, or where it cannot be the weighted optimum.
+    """
+    found = [Choice(make(None), PLAIN, 0.0)]
+    found += _weighted(known, make)
+    compensated = _compensated(known, make, tables) if reconstruct and known.moments else []
+    if known.judge is None:
+        best = (compensated or found)[-1]
+        return _alternated(known, best, tables, rounds) if compensated else best
+    judged = [_judged(choice, known.judge) for choice in (*found, *compensated)]
+    plain = judged[0]
+    best = min(judged, key=_error)
+    if best.method in (SYMMETRIC, ASYMMETRIC):
+        again = _judged(_alternated(known, best, tables, rounds), known.judge)
+        best = min(best, again, key=_error)
+    return replace(best, before=plain.after)
+
+
+def _error(choice: Choice) -> float:
+    assert choice.after is not None
+    return choice.after
+
+
+def _judged(choice: Choice, judge: Judge) -> Choice:
+    return replace(choice, after=judge(choice.expr.decode()))
+
+
+def _weighted(known: Knowledge, make: Make) -> list[Choice]:
+    """Weighted optima, the last the usual one."""
+    shape, found = known.weight.shape, []
+    for damping in _IMPORTANCES if known.judge is not None else (known.usual,):
+        if known.given is not None:
+            weights = known.given + damping * float(known.given.mean() or 1.0)
+        elif known.moments:
+            weights = importance(known.moments, known.weight.size, damping)
+        else:
+            continue
+        found.append(Choice(make(weights.reshape(shape)), IMPORTANCE, damping))
+    return found
+
+
+def _compensated(known: Knowledge, make: Make, tables: bool) -> list[Choice]:
+    """Assignments with compensation, the last the usual one."""
+    kinds = [False] if known.made_up or all(m.cross is None for m in known.moments) else [False, True]
+    dampings = DAMPINGS if known.judge is not None and not known.large else (known.usual,)
+    try:
+        return [_assigned(known, make, damping, asymmetric, tables) for damping in dampings for asymmetric in kinds]
+    except UnsupportedLayoutError:
+        return []
+
+
+def _alternated(known: Knowledge, choice: Choice, tables: bool, rounds: int) -> Choice:
+    """What was assigned with compensation, tables and indices in turn."""
+    asymmetric = choice.method == ASYMMETRIC
+    objectives = _objectives(known, choice.damping, asymmetric)
+    made = reconstructed(choice.expr, objectives, rounds=rounds, tables=tables, assigned=True)
+    return replace(choice, expr=made.expr)
+
+
+def _assigned(known: Knowledge, make: Make, damping: float, asymmetric: bool, tables: bool) -> Choice:
+    weights = importance(known.moments, known.weight.size, damping).reshape(known.weight.shape)
+    made = reconstructed(make(weights), _objectives(known, damping, asymmetric), rounds=0, tables=tables)
+    return Choice(made.expr, ASYMMETRIC if asymmetric else SYMMETRIC, damping)
+
+
+def _objectives(known: Knowledge, damping: float, asymmetric: bool) -> list[Objective]:
+    flat = known.weight.reshape(-1)
+    return [objective(m, flat, damping, asymmetric=asymmetric) for m in known.moments]
+
+
+def covering(parts: Sequence[Moments], size: int) -> tuple[Moments, ...]:
+    """Moments of matrices that together hold each of ``size`` elements once: those with the same places are added;
+    () where places overlap otherwise, or are left out."""
+    found: list[Moments] = []
+    for part in parts:
+        same = next((i for i, other in enumerate(found) if np.array_equal(other.where, part.where)), None)
+        if same is None:
+            found.append(part)
+        else:
+            found[same] = _sum(found[same], part)
+    counts = np.zeros(size, np.int64)
+    for part in found:
+        np.add.at(counts, part.where, 1)
+    return tuple(found) if (counts == 1).all() else ()
+
+
+def _sum(one: Moments, two: Moments) -> Moments:
+    cross = None
+    if one.cross is not None or two.cross is not None:
+        cross = np.sum([part.square if part.cross is None else part.cross for part in (one, two)], axis=0)
+    return Moments(one.where, one.square + two.square, cross, one.count + two.count)

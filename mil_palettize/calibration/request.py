@@ -1,0 +1,48 @@
+"""What a calibration is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mil_palettize.errors import ConfigError
+
+METHODS = ("reconstruct", "importance", "weights")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How palettes are made for what ops give, not for what weights are.
+
+    ``sample_data``: samples as ``MLModel.predict`` takes them, as coremltools calls it, or a ``.npz`` file of them;
+    None for ``samples`` made up from the description of the model. ``method``: "reconstruct" chooses for each weight
+    among its plain palette, importance, and assignment with compensation, by the error of the op's output on samples
+    held out of the fit; "importance" keeps to the weighted optimum; "weights" looks at no sample at all.
+    ``positions``: of a convolution's output that are looked at in each sample. ``seed``: of these, of made-up samples,
+    and of which samples are held out. ``memory``: bytes of values kept in memory, above which they go to a temporary
+    folder; None for a quarter of what is free. ``rounds``: of tables and indices in turn, at most.
+    """
+
+    sample_data: Sequence[Mapping[str, Any]] | str | os.PathLike[str] | None = None
+    method: str = "reconstruct"
+    samples: int = 64
+    positions: int = 64
+    seed: int = 0
+    memory: int | None = None
+    rounds: int = 15
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ConfigError(f"calibration method is {self.method!r}; use one of {list(METHODS)}")
+        for name, least in (("samples", 1), ("positions", 1), ("seed", 0), ("rounds", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(f"calibration {name} is {value!r}; give a whole number from {least} on")
+        if isinstance(self.sample_data, Sequence) and not len(self.sample_data):
+            raise ConfigError("calibration sample_data is empty; give samples, or leave it out to have some made up")
+
+    @property
+    def made_up(self) -> bool:
+        return self.sample_data is None

@@ -1,0 +1,128 @@
+"""One planned weight and what samples told of it to a palette."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mil_palettize.algorithms.layerwise.moments import Moments
+from mil_palettize.algorithms.registry import ALGORITHMS
+from mil_palettize.calibration.choice import PLAIN, Choice, Judge, Knowledge, choose, covering
+from mil_palettize.calibration.request import Calibration
+from mil_palettize.encoding.encoder import Task
+from mil_palettize.encoding.results import CalibrationFigures, Declined, Encoded
+from mil_palettize.expressions.weight_expr import WeightExpr
+from mil_palettize.request.importance import Importance
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What a walk found where a weight is read. ``moments``: of each op that multiplies with it; ``reads``: how often
+    look-ups read each element, None without any; ``judge``: the error of the op's output with another array, None
+    where no samples are held out; ``samples``: how many were looked at, 0 for none."""
+
+    moments: Sequence[Moments] = ()
+    reads: np.ndarray | None = None
+    judge: Judge | None = None
+    samples: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """``plain``: the palette without calibration, to fall back on."""
+
+    encoded: Encoded
+    plain: Encoded
+
+
+class _DeclinedError(Exception):
+    def __init__(self, declined: Declined) -> None:
+        super().__init__()
+        self.declined = declined
+
+
+def solved(
+    task: Task, findings: Findings, calibration: Calibration, fisher: np.ndarray | None = None
+) -> Solved | Declined:
+    """The palette of ``task`` that is best for the op's output, as far as ``calibration`` allows.
+
+    ``fisher``: importance of its elements, None without. Modes that are lossless, and a user's own entries, are left as
+    they are. Raises what :class:`Task` does.
+    """
+    started = time.perf_counter()
+    plain = task()
+    if isinstance(plain, Declined):
+        return plain
+    facts = ALGORITHMS[task.specification.mode]
+    if facts.lossless or task.specification.lut_function is not None:
+        return Solved(plain, plain)
+    weight = (task.source.read() if task.held is None else task.held.decode()).astype(np.float64)
+    try:
+        choice = _chosen(task, plain, weight, findings, calibration, fisher)
+    except _DeclinedError as error:
+        return error.declined
+    return Solved(_encoded(plain, choice, weight, findings, time.perf_counter() - started), plain)
+
+
+def _chosen(
+    task: Task,
+    plain: Encoded,
+    weight: np.ndarray,
+    findings: Findings,
+    calibration: Calibration,
+    fisher: np.ndarray | None,
+) -> Choice:
+    def make(importance: np.ndarray | None) -> WeightExpr:
+        if importance is None:
+            return plain.expr
+        made = replace(task, clustered=None, importance=Importance(importance, ""))()
+        if isinstance(made, Declined):
+            raise _DeclinedError(made)
+        return made.expr
+
+    moments = () if findings.reads is not None else covering(findings.moments, weight.size)
+    given = fisher if findings.reads is None else findings.reads.astype(np.float64)
+    sampled = calibration.method != "weights"
+    known = Knowledge(weight, moments, given, findings.judge, calibration.made_up, usual=0.1 if sampled else 0.0)
+    reconstruct = calibration.method != "importance" and weight.shape == plain.expr.shape
+    return choose(
+        known,
+        make,
+        reconstruct=reconstruct,
+        tables=ALGORITHMS[task.specification.mode].optimal,
+        rounds=calibration.rounds,
+    )
+
+
+def _encoded(plain: Encoded, choice: Choice, weight: np.ndarray, findings: Findings, seconds: float) -> Encoded:
+    difference = weight - choice.expr.decode()
+    decibels = choice.decibels
+    figures = CalibrationFigures(
+        choice.method,
+        choice.damping,
+        findings.samples,
+        None if decibels is None else decibels[0],
+        None if decibels is None else decibels[1],
+    )
+    return replace(
+        plain,
+        expr=choice.expr,
+        sse=float(np.vdot(difference, difference)),
+        note="; ".join(part for part in (plain.note, _told(figures)) if part),
+        seconds=seconds,
+        weighted_error=None if choice.method != PLAIN else plain.weighted_error,
+        calibration=figures,
+    )
+
+
+def _told(figures: CalibrationFigures) -> str:
+    damping = f", damping {figures.damping:g}" if figures.damping else ""
+    source = f"{figures.samples} samples" if figures.samples else "the weights alone"
+    if figures.before_db is None or figures.after_db is None:
+        return f"calibrated by {source}: {figures.method}{damping}"
+    return (
+        f"calibrated by {source}: {figures.method}{damping}; output {figures.before_db:.1f} → {figures.after_db:.1f} dB"
+    )

@@ -1,0 +1,244 @@
+"""A planned model calibrated: the walk asks for palettes, the choice makes them, in every function of every stage."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mil_palettize.algorithms.layerwise.moments import Moments
+from mil_palettize.calibration.request import Calibration
+from mil_palettize.calibration.solving import Findings, Solved, solved
+from mil_palettize.calibration.without_samples import place_findings
+from mil_palettize.encoding.encoder import Task
+from mil_palettize.encoding.results import Declined, Encoded
+from mil_palettize.errors import EvaluationError
+from mil_palettize.planning.plan import Plan
+from mil_palettize.program.forms import FORMS
+from mil_palettize.program.model import Model
+from mil_palettize.program.stages import pipeline_models
+from mil_palettize.program.weight import Weight, WeightId
+from mil_palettize.rewriting.planned_palettes import planned_task
+from mil_palettize.text import format_count
+
+_HELD = 5  # every so many samples one is held out of the fit
+_GUARDS = 16  # samples that the whole model is looked at with
+_FEW = 32
+_MEMORY = 1 << 31
+
+Tell = Callable[[int, int, str], object]
+
+
+@dataclass
+class Calibrated:
+    """``palettes``: of planned weights, made already; ``notes``: for the report."""
+
+    palettes: dict[WeightId, Encoded | Declined] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def calibrated(model: Model, plan: Plan, calibration: Calibration, *, tell: Tell | None = None) -> Calibrated:
+    """Palettes of all planned weights of ``model``. ``tell``: of each op (number, of how many, name).
+
+    Raises EvaluationError for samples that the model does
+    not take, UnsupportedOpError for ops that the evaluator does not know, AlgorithmError for a wrong ``lut_function``.
+    """
+    run = _Run(model, calibration, _tasks(model, plan), tell)
+    if calibration.method == "weights":
+        run.without_samples()
+    else:
+        run.with_samples()
+    return run.done
+
+
+@dataclass(frozen=True, eq=False)
+class _Planned:
+    """A weight and the palette to make of it."""
+
+    weight: Weight
+    task: Task
+
+
+def _tasks(model: Model, plan: Plan) -> dict[WeightId, _Planned]:
+    """By what tells the constants apart."""
+    decisions = {d.weight.id: d for d in plan.decisions if d.specification is not None}
+    found = {}
+    for site in model.survey().sites:
+        decision = decisions.get(site.weight.id)
+        if decision is not None:
+            form = FORMS[decision.weight.opset]
+            assert form is not None
+            found[site.weight.id] = _Planned(decision.weight, planned_task(model, site, decision, form))
+    return found
+
+
+class _Run:
+    def __init__(
+        self, model: Model, calibration: Calibration, planned: Mapping[WeightId, _Planned], tell: Tell | None
+    ) -> None:
+        self.model, self.calibration, self.planned, self.tell = model, calibration, planned, tell
+        self.done = Calibrated()
+        self.shared: dict[object, Solved | Declined] = {}  # of weights stored once, by record and specification
+
+    def without_samples(self) -> None:
+        for one in self.planned.values():
+            self._by_place(one)
+
+    def _by_place(self, one: _Planned) -> None:
+        self._solve(one, place_findings(one.weight))
+
+    def with_samples(self) -> None:
+        from mil_palettize.torch.evaluator.model_pipeline import Pipeline, evaluated
+
+        pipeline = bool(pipeline_models(self.model.spec))
+        functions = [None] if pipeline else sorted(self.model.stages[0].program.functions)
+        for name in functions:
+            whole = evaluated(self.model, name)
+            given = self._samples(whole)
+            if len(functions) > 1 and self.calibration.sample_data is not None and not _fits(whole, given[0]):
+                self.done.notes.append(
+                    f"function {name!r} takes other inputs than the samples have: by its weights alone"
+                )
+                self._alone(whole)
+                continue
+            samples = [whole.features.tensors(sample) for sample in given]
+            if isinstance(whole, Pipeline):
+                self._through(whole, samples)
+            else:
+                self._walk(whole, samples, samples)
+
+    def _alone(self, module: Any) -> None:
+        for weight in module.weight_ids.values():
+            if weight in self.planned:
+                self._by_place(self.planned[weight])
+
+    def _through(self, whole: Any, samples: Sequence[Mapping[str, Any]]) -> None:
+        """ML Programs one after another: what one gives, the next ones take."""
+        before = [{**whole.features.defaults, **sample} for sample in samples]
+        after = [dict(values) for values in before]
+        for module in whole.programs:
+            names = module.features.inputs
+            own, other = ([{n: v for n, v in values.items() if n in names} for values in x] for x in (before, after))
+            walked = self._walk(module, own, other)
+            for i in range(len(samples)):
+                before[i].update(walked.before[i])
+                after[i].update(walked.after[i])
+
+    def _samples(self, module: Any) -> Sequence[Mapping[str, Any]]:
+        given = self.calibration.sample_data
+        if given is None:
+            from mil_palettize.torch.calibration.made_up_samples import natural_samples
+
+            self.done.notes.append(f"calibrated on {format_count(self.calibration.samples, 'made-up sample')}")
+            return natural_samples(module, self.calibration.samples, self.calibration.seed)
+        if isinstance(given, str | os.PathLike):
+            from mil_palettize.torch.samples import read_samples
+
+            given = read_samples(given, module)
+        for number, sample in enumerate(given):
+            for name, value in sample.items():
+                array = np.asarray(value)
+                if array.dtype.kind == "f" and not np.isfinite(array).all():
+                    raise EvaluationError(f"sample {number} has NaN or infinite values in input {name!r}")
+        if len(given) < _FEW:
+            told = format_count(len(given), "sample")
+            self.done.notes.append(f"calibrated on {told} only; {_FEW} or more give better palettes")
+        return given
+
+    def _walk(self, module: Any, samples: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> Any:
+        """``others``: samples as the palettized network has them."""
+        from mil_palettize.torch.calibration.walk import WalkOptions, walk
+
+        wanted = {slot: self.planned[w] for slot, w in module.weight_ids.items() if w in self.planned}
+        held = frozenset(range(_HELD - 1, len(samples), _HELD))
+        plain: dict[str, np.ndarray] = {}
+
+        def solve(found: Any) -> np.ndarray | None:
+            moments = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
+            findings = Findings(moments, found.reads, found.trial, len(samples) - len(held))
+            result = self._solve(wanted[found.slot], findings)
+            if isinstance(result, Declined):
+                return None
+            plain[found.slot] = result.plain.expr.decode()
+            return result.encoded.expr.decode()
+
+        options = WalkOptions(
+            self.calibration.positions, self.calibration.seed, held, self.calibration.memory or _MEMORY
+        )
+        walked = walk(
+            module, samples, list(wanted), solve, options, progress=self.tell,
+            palettized=None if others is samples else others,
+        )  # fmt: skip
+        for one in wanted.values():  # that nothing reads as a matrix
+            if one.weight.id not in self.done.palettes:
+                self._solve(one, Findings())
+        if held:
+            self._guard(module, others, sorted(held)[:_GUARDS], walked, plain, list(wanted.values()))
+        return walked
+
+    def _guard(
+        self,
+        module: Any,
+        others: Sequence[Mapping[str, Any]],
+        held: Sequence[int],
+        walked: Any,
+        plain: Mapping[str, np.ndarray],
+        planned: Sequence[_Planned],
+    ) -> None:
+        """Plain palettes for the whole function where these are better on samples held out."""
+        from mil_palettize.torch.calibration.walk import outputs_with
+
+        without = outputs_with(module, [others[i] for i in held], plain)
+        before = _noise([walked.before[i] for i in held], without)
+        after = _noise([walked.before[i] for i in held], [walked.after[i] for i in held])
+        told = f"outputs of {module.function_name!r} on {format_count(len(held), 'sample')} held out"
+        if after <= before:
+            self.done.notes.append(f"{told}: {_decibels(before)} → {_decibels(after)} dB by calibration")
+            return
+        given_up = {self._key(one) for one in planned}
+        for one in self.planned.values():  # of other functions too, with which they are stored once
+            found = self.shared.get(self._key(one))
+            if self._key(one) in given_up and isinstance(found, Solved):
+                self.done.palettes[one.weight.id] = found.plain
+        self.done.notes.append(
+            f"{told}: {_decibels(before)} dB with plain palettes, {_decibels(after)} with calibrated ones, which were "
+            "given up"
+        )
+
+    def _key(self, one: _Planned) -> object:
+        return one.weight.storage or one.weight, one.task.specification, one.task.importance, one.weight.joint
+
+    def _solve(self, one: _Planned, findings: Findings) -> Solved | Declined:
+        """Of weights that are stored once the first that is read decides."""
+        key = self._key(one)
+        if key not in self.shared:
+            self.shared[key] = solved(one.task, findings, self.calibration)
+        result = self.shared[key]
+        self.done.palettes[one.weight.id] = result if isinstance(result, Declined) else result.encoded
+        return result
+
+
+def _fits(module: Any, sample: Mapping[str, Any]) -> bool:
+    """Whether a sample has the inputs that a function takes."""
+    names = module.features.inputs.keys()
+    return set(sample) <= names and names - module.features.defaults.keys() <= set(sample)
+
+
+def _noise(wanted: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> float:
+    """Squared error of all outputs of floats, each relative to its power."""
+    total = 0.0
+    for name in wanted[0] if wanted else ():
+        pairs = [(one[name], two[name]) for one, two in zip(wanted, found, strict=True)]
+        pairs = [(a, b) for a, b in pairs if hasattr(a, "is_floating_point") and a.is_floating_point()]
+        power = sum(float(a.double().square().sum()) for a, _ in pairs)
+        error = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
+        total += error / power if power else error
+    return total
+
+
+def _decibels(noise: float) -> str:
+    return "exact" if noise == 0.0 else f"{-10.0 * math.log10(noise):.1f}"

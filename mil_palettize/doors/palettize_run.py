@@ -1,0 +1,114 @@
+"""One call of ``palettize_package``: opened, planned, written, verified, checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mil_palettize.calibration.request import Calibration
+from mil_palettize.doors.calibrating import calibrated
+from mil_palettize.encoding.palette_cache import Clustered
+from mil_palettize.encoding.results import Declined, Encoded
+from mil_palettize.encoding.workers import Workers
+from mil_palettize.errors import EvaluationError, PackageError
+from mil_palettize.package.replacement import check_destination, replacing
+from mil_palettize.program.model import Model
+from mil_palettize.program.weight import WeightId
+from mil_palettize.reports.model_comparison import ModelComparison
+from mil_palettize.reports.progress import ProgressEvent, make_progress
+from mil_palettize.reports.report import Report
+from mil_palettize.request.normalised import Requests
+from mil_palettize.rewriting.palettization import Prepared, carry_out, prepare
+from mil_palettize.rewriting.verification import verify_package
+
+PathLike = str | os.PathLike[str]
+Compare = Callable[[PathLike, PathLike], ModelComparison]
+
+
+@dataclass(frozen=True)
+class PalettizeRun:
+    """Its options, as ``palettize_package`` takes them, and what it works with. ``check``: runs both packages,
+    where that was asked for. ``clustered``: where palettes are kept. ``calibration``: how palettes are made by what ops
+    give, None where they are made by what weights are."""
+
+    source: PathLike
+    destination: PathLike | None
+    requests: Requests
+    target: object
+    redo: bool
+    select: str
+    strict: bool
+    verify: bool
+    check: Compare | None
+    overwrite: bool
+    dry_run: bool
+    progress: bool | Callable[[ProgressEvent], object] | None
+    pool: Workers
+    clustered: Clustered | None
+    calibration: Calibration | None = None
+
+    def carry_out(self) -> Report:
+        """Raises as ``palettize_package`` does; nothing is written then."""
+        with Model.open(self.source) as model:
+            if self.destination is not None:
+                check_destination(model.package.path, Path(self.destination), self.overwrite or self.dry_run)
+            prepared = prepare(
+                model, self.requests, target=self.target, select=self.select, strict=self.strict, redo=self.redo
+            )
+            goal = None if self.destination is None else os.fspath(self.destination)
+            report = prepared.report(os.fspath(self.source), goal, dry_run=self.dry_run)
+            report.notes += model.remarks() + self._refusal(model)
+            if self.destination is not None and not self.dry_run:
+                self._write(Path(self.destination), prepared, report)
+        return report
+
+    def _refusal(self, model: Model) -> list[str]:
+        """Why a dry run would be refused if it was none."""
+        if not self.dry_run or self.destination is None:
+            return []
+        try:
+            check_destination(model.package.path, Path(self.destination), self.overwrite)
+        except PackageError as error:
+            return [f"without the dry run, this would be refused: {error}"]
+        return []
+
+    def _write(self, destination: Path, prepared: Prepared, report: Report) -> None:
+        progress = make_progress(self.progress)
+        try:
+            ready = self._calibrated(prepared, report)
+            with replacing(destination, overwrite=self.overwrite, needed_bytes=report.bytes_after) as staging:
+                carry_out(
+                    prepared, staging, report, pool=self.pool, progress=progress, clustered=self.clustered, ready=ready
+                )
+                if self.verify:
+                    verify_package(prepared.model.package.path, staging, report, prepared.importance)
+                    report.verified = True
+                if self.check is not None:
+                    self._run_both(self.check, staging, report)
+        finally:
+            progress.close()
+
+    def _calibrated(self, prepared: Prepared, report: Report) -> Mapping[WeightId, Encoded | Declined] | None:
+        if self.calibration is None:
+            return None
+        done = calibrated(prepared.model, prepared.plan, self.calibration)
+        report.notes += done.notes
+        return done.palettes
+
+    def _run_both(self, compare: Compare, staging: Path, report: Report) -> None:
+        """Put what became of the outputs into the report, or why that could not be told."""
+        try:
+            report.check = compare(self.source, staging)
+        except EvaluationError as error:
+            report.notes.append(f"not checked: {error}")
+            return
+        report.check.palettized = report.destination or ""
+
+
+def check_can_run(source: PathLike) -> None:
+    """A finished package is not to be refused for that. Raises what ``compare`` does."""
+    from mil_palettize.torch.evaluator.model_pipeline import open_model
+
+    open_model(source)

@@ -1,0 +1,41 @@
+"""Every constant of a program, and the types and names of its ops: what planning asks about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mil_palettize.program.block_paths import specializations
+from mil_palettize.program.op_names import op_name
+from mil_palettize.program.scopes import build_scope
+from mil_palettize.program.sites import Site, inline_sites, site_of
+from mil_palettize.program.stages import Stage
+
+
+@dataclass
+class Survey:
+    """What a stage's functions hold: constants in program order, and the ops' types and names by function."""
+
+    sites: list[Site] = field(default_factory=list)
+    op_types: set[str] = field(default_factory=set)
+    op_names: set[tuple[str, str]] = field(default_factory=set)
+
+    def add(self, other: Survey) -> None:
+        self.sites += other.sites
+        self.op_types |= other.op_types
+        self.op_names |= other.op_names
+
+
+def survey(stage: Stage) -> Survey:
+    """Every constant of the stage's functions and nested blocks, and what else planning asks about."""
+    found = Survey()
+    for name, function in sorted(stage.program.functions.items()):
+        label = stage.function_label(name)
+        for opset, path, block in specializations(function):
+            scope = build_scope(function, block, path)
+            sites = (site_of(node, label, opset) for node in scope.constants)
+            found.sites += [site for site in sites if site is not None]
+            for scoped in scope.ops:
+                found.op_types.add(scoped.op.type)
+                found.op_names.add((label, op_name(scoped.op)))
+                found.sites += inline_sites(scoped, label, opset)
+    return found

@@ -1,0 +1,83 @@
+"""Fisher information of weights: how much the answers of a network change with each of their elements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from mil_palettize.errors import ConfigError, EvaluationError
+from mil_palettize.torch.evaluator.module import MILModule
+
+# Of one sample: its outputs by name, and its number, to one number.
+Loss = Callable[[Mapping[str, torch.Tensor], int], torch.Tensor]
+
+
+def fisher(
+    module: MILModule,
+    samples: Sequence[Mapping[str, Any]],
+    *,
+    labels: Sequence[int] | None = None,
+    loss: Loss | None = None,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """The mean over the samples of the squared gradient of each element, float64 of the weight's shape, by the name of
+    the constant; zeros where nothing depends on it.
+
+    The loss of a sample is ``loss``, or the cross entropy of its ``labels``; without either that of labels drawn from
+    the network's own answer where it has one output of classes, a row of numbers (arXiv 1412.1193), and for any other
+    network the product of its outputs with random signs, of which the mean square is that of all outputs together.
+
+    Raises ConfigError for labels of another number, EvaluationError for a loss that is no finite number.
+    """
+    if labels is not None and len(labels) != len(samples):
+        raise ConfigError(f"{len(labels)} labels for {len(samples)} samples; give one for each")
+    weights = module.weights
+    sums = {name: torch.zeros(weight.shape, dtype=torch.float64) for name, weight in weights.items()}
+    random = torch.Generator().manual_seed(seed)
+    for number, sample in enumerate(samples):
+        with torch.enable_grad():
+            outputs = module.run(module.features.tensors(sample))
+            floats = {n: o for n, o in outputs.items() if isinstance(o, torch.Tensor) and o.is_floating_point()}
+            if loss is not None:
+                value = loss(floats, number)
+            else:
+                value = _own_loss(floats, None if labels is None else int(labels[number]), random)
+            _check(value, number)
+            if not value.requires_grad:
+                continue
+            found = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
+        for total, gradient in zip(sums.values(), found, strict=True):
+            if gradient is not None:
+                total += gradient.double().square()
+    return {name: (total / max(1, len(samples))).numpy() for name, total in sums.items()}
+
+
+def _check(value: object, number: int) -> None:
+    if not isinstance(value, torch.Tensor) or value.numel() != 1:
+        raise EvaluationError(f"the loss of sample {number} is no number; give a tensor of one element")
+    found = float(value.detach())
+    if not math.isfinite(found):
+        raise EvaluationError(f"the loss of sample {number} is {found}")
+
+
+def _own_loss(outputs: Mapping[str, torch.Tensor], label: int | None, random: torch.Generator) -> torch.Tensor:
+    first = next(iter(outputs.values()), None)
+    if first is None:
+        raise EvaluationError("the network has no output of floats; give a loss")
+    if len(outputs) == 1 and first.numel() == first.shape[-1] > 1:
+        scores = first.reshape(-1)
+        normal = bool((scores >= 0).all()) and abs(float(scores.sum()) - 1.0) < 1e-2
+        logs = (scores + 1e-9).log() if normal else torch.log_softmax(scores, 0)
+        if label is None:
+            label = int(torch.multinomial(logs.detach().exp(), 1, generator=random))
+        if not 0 <= label < len(logs):
+            raise ConfigError(f"label {label} is none of the {len(logs)} classes of the output")
+        return -logs[label]
+    if label is not None:
+        raise ConfigError("labels need a network with one output of classes; give a loss instead")
+    signs = (torch.randint(0, 2, out.shape, generator=random) * 2.0 - 1.0 for out in outputs.values())
+    return torch.stack([(out * sign).sum() for out, sign in zip(outputs.values(), signs, strict=True)]).sum()

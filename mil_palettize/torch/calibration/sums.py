@@ -1,0 +1,100 @@
+"""Second moments of what weights are multiplied with, summed sample by sample in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mil_palettize.torch.calibration.readers import Inputs
+
+_TOGETHER = 2048  # inputs that are multiplied together
+
+
+@dataclass(frozen=True, eq=False)
+class ReadMoments:
+    """Of one reader of a weight. ``where``: int64 (matrices, rows, columns), places in the weight. ``square``,
+    ``cross``: float64 (matrices, columns, columns), sums over the inputs x_q of the palettized network and x_f of the
+    float one of x_q x_qᵀ and x_f x_qᵀ; ``cross`` None where both are the same. ``count``: inputs looked at."""
+
+    where: np.ndarray
+    square: np.ndarray
+    cross: np.ndarray | None
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Own:
+    """The matrices, rows and columns of an operand that are the weight's: a constant may be one of several that are
+    joined. ``where``: int64 of these; ``matrices``, ``columns``: their numbers."""
+
+    where: np.ndarray
+    matrices: torch.Tensor
+    columns: torch.Tensor
+    all_columns: bool
+
+
+def is_whole(where: np.ndarray) -> bool:
+    """Whether what is the weight's are whole rows and columns of matrices."""
+    return bool((_own(where).where >= 0).all())
+
+
+def _own(where: np.ndarray) -> _Own:
+    inside = where >= 0
+    matrices, rows, columns = (np.flatnonzero(inside.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
+    whole = len(columns) == where.shape[2] and len(matrices) == where.shape[0]
+    own = np.ascontiguousarray(where[np.ix_(matrices, rows, columns)])
+    return _Own(own, torch.from_numpy(matrices), torch.from_numpy(columns), whole)
+
+
+class Sums:
+    """``where``: as the op reads its operand (see ``matrices``), negative for what is not the weight's."""
+
+    def __init__(self, where: np.ndarray) -> None:
+        self.own = _own(where)
+        shape = (self.own.where.shape[0], self.own.where.shape[2], self.own.where.shape[2])
+        self.square, self.cross = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+        self.count = 0
+        self.same = True
+        self._waiting: list[tuple[torch.Tensor, torch.Tensor | None, float]] = []
+
+    def add(self, palettized: Inputs, float_inputs: Inputs | None) -> None:
+        """Inputs of one sample; ``float_inputs`` None where they are the same."""
+        one = self._of_weight(palettized.columns)
+        other = None if float_inputs is None else self._of_weight(float_inputs.columns)
+        self._waiting.append((one, other, palettized.counted))
+        self.count += one.shape[0] * one.shape[1]
+        if sum(part.shape[1] for part, _, _ in self._waiting) >= _TOGETHER:
+            self._flush()
+
+    def _of_weight(self, columns: torch.Tensor) -> torch.Tensor:
+        if self.own.all_columns:
+            return columns
+        return columns[self.own.matrices][:, :, self.own.columns]
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        own = _joined([part for part, _, _ in self._waiting])
+        weights = torch.cat([torch.full((p.shape[1], 1), w, dtype=torch.float64) for p, _, w in self._waiting])
+        weighted = own * weights
+        self.square += own.mT @ weighted
+        if any(other is not None for _, other, _ in self._waiting):
+            self.same = False
+            self.cross += _joined([p if o is None else o for p, o, _ in self._waiting]).mT @ weighted
+        else:
+            self.cross += own.mT @ weighted
+        self._waiting.clear()
+
+    def moments(self) -> ReadMoments:
+        """Symmetric to the last bit."""
+        self._flush()
+        square = self.square.numpy()
+        square = (square + square.swapaxes(1, 2)) / 2.0
+        return ReadMoments(self.own.where, square, None if self.same else self.cross.numpy(), self.count)
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([part.double() for part in parts], dim=1)

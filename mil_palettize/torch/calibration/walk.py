@@ -1,0 +1,238 @@
+"""A function walked op by op with every sample, as the float network has it and as it is palettized so far.
+
+Each op runs for every sample before the next one does: packages have batch 1. Where an op reads weights that are to be
+palettized, the moments of its inputs are summed over the samples, a solver makes the palette, and the second stream
+goes on with it. Both streams are computed on one thread, so that the same samples give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mil_palettize.torch.calibration.readers import LOOKED_UP, inputs, matrices, rows_read
+from mil_palettize.torch.calibration.sources import Reader, Sources, sources_of
+from mil_palettize.torch.calibration.streams import Stream
+from mil_palettize.torch.calibration.sums import ReadMoments, Sums, is_whole
+from mil_palettize.torch.calibration.trials import Trial
+from mil_palettize.torch.evaluator.module import MILModule
+from mil_palettize.torch.evaluator.program import OpInfo, Step
+
+Sample = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Collected:
+    """What is known where a weight is to be palettized. ``slot``: its name in the program; ``moments``: of each op that
+    multiplies with it; ``reads``: how often look-ups read each of its elements, int64 of its shape, None without any;
+    ``trial``: the error of the op's output on held out samples with another array in the weight's place."""
+
+    slot: str
+    moments: tuple[ReadMoments, ...]
+    reads: np.ndarray | None
+    trial: Trial | None
+
+
+Solve = Callable[[Collected], "np.ndarray | None"]
+
+
+@dataclass(frozen=True)
+class WalkOptions:
+    """``positions``: of a convolution that are looked at in each sample; ``seed``: of which these are; ``held``:
+    samples, by number, that moments are not made of and errors are measured on; ``memory``: bytes of values that are
+    kept in memory."""
+
+    positions: int = 64
+    seed: int = 0
+    held: frozenset[int] = frozenset()
+    memory: int = 1 << 31
+
+
+@dataclass(frozen=True, eq=False)
+class Walked:
+    """Outputs by name of every sample, of the float network and of the palettized one."""
+
+    before: list[dict[str, Any]]
+    after: list[dict[str, Any]]
+
+
+def walk(
+    module: MILModule,
+    samples: Sequence[Sample],
+    weights: Collection[str],
+    solve: Solve,
+    options: WalkOptions,
+    *,
+    palettized: Sequence[Sample] | None = None,
+    states: Sequence[Mapping[str, Any]] | None = None,
+    progress: Callable[[int, int, str], object] | None = None,
+) -> Walked:
+    """``samples``: tensors by input, as the program takes them; ``palettized``: the same as a palettized network before
+    this one has them. ``weights``: slots of the constants that ``solve`` is asked for, in the order of the ops that
+    read them last; it gives the array (of the weight's shape) to go on with, None for the weight as it is.
+    ``states``: of each sample at its beginning. ``progress``: told of each op (number, of how many, name).
+
+    Raises EvaluationError as :meth:`MILModule.run` does.
+    """
+    with torch.no_grad(), one_thread():
+        run = _Walk(module, samples, palettized, states, weights, solve, options)
+        return run.over(progress)
+
+
+def outputs_with(
+    module: MILModule, samples: Sequence[Sample], arrays: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    """Outputs of every sample with other arrays in the place of constants, by slot."""
+    derived = sources_of(module.function, ()).derived
+    with torch.no_grad(), one_thread(), Stream(module, samples, None, 1 << 40) as stream:
+        for slot, array in arrays.items():
+            stream.replace(slot, torch.from_numpy(np.array(array, np.float32)), ())
+        stream.derive(derived.values())
+        for number, step in enumerate(module.function.block.steps):
+            if number not in derived:
+                stream.advance(step)
+        return stream.outputs()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums inside ops depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Walk:
+    def __init__(
+        self,
+        module: MILModule,
+        samples: Sequence[Sample],
+        palettized: Sequence[Sample] | None,
+        states: Sequence[Mapping[str, Any]] | None,
+        weights: Collection[str],
+        solve: Solve,
+        options: WalkOptions,
+    ) -> None:
+        self.function, self.solve, self.options = module.function, solve, options
+        self.sources: Sources = sources_of(module.function, weights)
+        self.last: dict[int, list[str]] = defaultdict(list)  # weights by the number of the last op that reads them
+        self.readers: dict[int, list[tuple[str, Reader]]] = defaultdict(list)
+        for slot, readers in self.sources.readers.items():
+            for reader in readers:
+                self.readers[reader.number].append((slot, reader))
+            if readers:
+                self.last[readers[-1].number].append(slot)
+        self.sums: dict[tuple[str, int], Sums] = {}
+        self.reads: dict[str, np.ndarray] = {}
+        self.float = Stream(module, samples, states, options.memory // 2)
+        self.other = Stream(module, palettized or samples, states, options.memory // 2)
+        self.apart = palettized is not None  # whether the streams differ yet
+        for stream in (self.float, self.other):
+            stream.derive(self.sources.derived.values())
+
+    def over(self, progress: Callable[[int, int, str], object] | None) -> Walked:
+        steps = self.function.block.steps
+        with self.float, self.other:
+            for number, step in enumerate(steps):
+                if progress is not None:
+                    progress(number, len(steps), step.info.name)
+                if number in self.sources.derived:
+                    continue
+                self._through(number, step)
+            return Walked(self.float.outputs(), self.other.outputs())
+
+    def _through(self, number: int, step: Step) -> None:
+        own = [(slot, reader) for slot, reader in self.readers[number] if not reader.nested]
+        inside = [(slot, reader) for slot, reader in self.readers[number] if reader.nested]
+        if own:
+            self._collect(step, own)
+        if inside:
+            self._run_listening(step, inside)
+        for slot in self.last[number]:
+            self._palettize(slot, number, step if own else None)
+        if not inside:
+            self.float.advance(step)
+        self.other.advance(step)
+
+    def _collect(self, step: Step, readers: Sequence[tuple[str, Reader]]) -> None:
+        for sample in range(len(self.float)):
+            if sample in self.options.held:
+                continue
+            palettized = self.other.arguments(sample, step)
+            float_arguments = self.float.arguments(sample, step) if self.apart else None
+            for slot, reader in readers:
+                self._add(slot, reader, sample, palettized, float_arguments)
+
+    def _add(
+        self,
+        slot: str,
+        reader: Reader,
+        sample: int,
+        arguments: Mapping[str, Any],
+        float_arguments: Mapping[str, Any] | None,
+    ) -> None:
+        """Add what one sample tells of a reader."""
+        step, operand, index = reader.step, reader.operand, reader.index
+        if step.info.type in LOOKED_UP:
+            counts = self.reads.setdefault(slot, np.zeros(self.function.constants[slot].shape, np.int64))
+            places = rows_read(step, arguments, index)
+            np.add.at(counts.reshape(-1), places[places >= 0], 1)
+            return
+        key = slot, id(reader)
+        if key not in self.sums:
+            where = matrices(step, arguments, operand, index)
+            if where is None or not is_whole(where):
+                return
+            self.sums[key] = Sums(where)
+        found = [None if a is None else self._inputs(reader, sample, a) for a in (arguments, float_arguments)]
+        assert found[0] is not None
+        self.sums[key].add(found[0], found[1])
+
+    def _inputs(self, reader: Reader, sample: int, arguments: Mapping[str, Any]) -> Any:
+        random = np.random.default_rng([self.options.seed, reader.number, sample])
+        return inputs(reader.step, arguments, reader.operand, self.options.positions, random)
+
+    def _run_listening(self, step: Step, readers: Sequence[tuple[str, Reader]]) -> None:
+        """The float stream through an op with blocks: weights inside are palettized together, for its inputs."""
+        for sample in range(len(self.float)):
+            listener = _Inside(self, sample, readers) if sample not in self.options.held else None
+            self.float.advance(step, sample, listener)
+
+    def _palettize(self, slot: str, number: int, step: Step | None) -> None:
+        readers = self.sources.readers[slot]
+        moments = tuple(self.sums.pop(k).moments() for r in readers if (k := (slot, id(r))) in self.sums)
+        trial = None
+        if step is not None and len(readers) == 1 and self.options.held:
+            trial = Trial(self.float, self.other, step, readers[0].operand, readers[0].index, sorted(self.options.held),
+                          self.function.block.steps[number + 1 :])  # fmt: skip
+        found = self.solve(Collected(slot, moments, self.reads.pop(slot, None), trial))
+        if found is None:
+            return
+        self.apart = True
+        self.other.replace(slot, torch.from_numpy(np.array(found, np.float32)), self.sources.derived.values())
+
+
+class _Inside:
+    """Hears of ops inside blocks, for one sample."""
+
+    def __init__(self, walk: _Walk, sample: int, readers: Sequence[tuple[str, Reader]]) -> None:
+        self.walk, self.sample = walk, sample
+        self.readers: dict[int, list[tuple[str, Reader]]] = defaultdict(list)
+        for slot, reader in readers:
+            self.readers[id(reader.step.info)].append((slot, reader))
+
+    def will_run(self, op: OpInfo, inputs: Mapping[str, Any]) -> None:
+        for slot, reader in self.readers.get(id(op), ()):
+            self.walk._add(slot, reader, self.sample, inputs, None)
+
+    def did_run(self, op: OpInfo, outputs: Sequence[Any]) -> None:
+        """Nothing is asked of outputs."""

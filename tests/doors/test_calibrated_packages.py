@@ -1,0 +1,142 @@
+"""Calibration through the doors: what is written, what it computes, what the report says, and nothing else moved."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import coremltools as ct
+import numpy as np
+import pytest
+from packages import constants, differences
+
+from mil_palettize import (
+    Calibration,
+    ConfigError,
+    EvaluationError,
+    OpPalettizerConfig,
+    OptimizationConfig,
+    compare,
+    palettize_package,
+    palettize_weights,
+)
+from mil_palettize.cli.main import main
+
+NAME = "conv_fp32_ios18.mlpackage"
+
+
+def config(nbits: int = 2) -> OptimizationConfig:
+    return OptimizationConfig(global_config=OpPalettizerConfig(nbits=nbits, weight_threshold=64))
+
+
+def least_snr(one: Path, two: Path, inputs: list[dict[str, np.ndarray]]) -> float:
+    return min(output.snr_db for output in compare(one, two, inputs).outputs)
+
+
+def sample_shape(fixtures: Path) -> tuple[int, ...]:
+    spec = ct.utils.load_spec(str(fixtures / NAME))
+    return tuple(spec.description.input[0].type.multiArrayType.shape)
+
+
+@pytest.fixture
+def data(fixtures: Path) -> list[dict[str, np.ndarray]]:
+    """Of the only input of the network."""
+    random, shape = np.random.default_rng(0), sample_shape(fixtures)
+    return [{"image": random.normal(size=shape).astype(np.float32)} for _ in range(50)]
+
+
+def test_outputs_are_nearer_with_calibration_at_the_same_bytes(
+    fixtures: Path, tmp_path: Path, data: list[dict[str, np.ndarray]]
+) -> None:
+    plain, made = tmp_path / "plain.mlpackage", tmp_path / "made.mlpackage"
+    before = palettize_package(fixtures / NAME, plain, config())
+    report = palettize_package(fixtures / NAME, made, config(), calibration=Calibration(data[:40]), verify=True)
+    assert report.verified
+    assert report.bytes_after == before.bytes_after
+    assert least_snr(fixtures / NAME, made, data[40:]) > least_snr(fixtures / NAME, plain, data[40:]) + 3
+    told = [w.calibration for w in report.palettized]
+    assert all(one is not None and one.samples == 32 for one in told)
+    assert any(note.startswith("outputs of 'main' on 8 samples held out") for note in report.notes)
+    text = json.loads(report.to_json())
+    assert text["weights"][0]["calibration"]["method"]
+    assert math.isfinite(text["weights"][0]["calibration"]["after_db"] or 0.0)
+
+
+def test_nothing_else_moves(fixtures: Path, tmp_path: Path, data: list[dict[str, np.ndarray]]) -> None:
+    plain, made = tmp_path / "plain.mlpackage", tmp_path / "made.mlpackage"
+    palettize_package(fixtures / NAME, plain, config())
+    report = palettize_package(fixtures / NAME, made, config(), calibration=Calibration(data[:10]))
+    names = {w.name for w in report.palettized}
+    changed = differences(plain, made)
+    assert len(changed) == len(names)
+    assert {line.partition(":")[0].rpartition("/")[2] for line in changed} == names
+
+
+def test_the_model_door_makes_the_same_palettes(fixtures: Path, tmp_path: Path) -> None:
+    """Of the weights alone, and of samples."""
+    for calibration in (Calibration(method="weights"), Calibration(samples=10)):
+        written = tmp_path / f"{calibration.method}.mlpackage"
+        palettize_package(fixtures / NAME, written, config(), calibration=calibration)
+        model = ct.models.MLModel(str(fixtures / NAME), skip_model_load=True)
+        saved = tmp_path / f"{calibration.method}_saved.mlpackage"
+        palettize_weights(model, config(), calibration=calibration).save(str(saved))
+        by_package = sorted(decode().tobytes() for op, decode in constants(written).values() if "lut" in op.type)
+        by_model = sorted(decode().tobytes() for op, decode in constants(saved).values() if "lut" in op.type)
+        assert by_package == by_model
+        assert by_package
+
+
+def test_the_command_line(
+    fixtures: Path, tmp_path: Path, data: list[dict[str, np.ndarray]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "x.npz", image=np.stack([sample["image"] for sample in data[:10]]))
+    for number, what in enumerate(("weights", "8", str(tmp_path / "x.npz"))):
+        out = tmp_path / f"{number}.mlpackage"
+        command = ["palettize", str(fixtures / NAME), str(out), "--nbits", "2", "--weight-threshold", "64"]
+        assert main([*command, "--calibrate", what, "--json"]) == 0
+        report = json.loads(capsys.readouterr().out)
+        found = {w["calibration"]["samples"] for w in report["weights"] if w["status"] == "palettized"}
+        assert found == {0 if what == "weights" else 7 if what == "8" else 8}
+
+
+@pytest.mark.parametrize("what", ["0", "nothing.npz", ""])
+def test_what_cannot_be_calibrated_with_is_one_line(
+    fixtures: Path, tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.mlpackage"
+    try:
+        code = main(["palettize", str(fixtures / NAME), str(out), "--nbits", "2", "--calibrate", what])
+    except SystemExit as error:
+        code = int(str(error.code))
+    assert code in (2, 3)
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+def test_bad_samples_write_nothing(fixtures: Path, tmp_path: Path, data: list[dict[str, np.ndarray]]) -> None:
+    out = tmp_path / "out.mlpackage"
+    shape = sample_shape(fixtures)
+    bad = {
+        "no input": [{"other": np.zeros(shape, np.float32)}],
+        "has shape": [{"image": np.zeros((*shape, 2), np.float32)}],
+        "NaN": [{"image": np.full(shape, np.nan, np.float32)}],
+        "is missing": [{}],
+    }
+    for message, given in bad.items():
+        with pytest.raises(EvaluationError, match=message):
+            palettize_package(fixtures / NAME, out, config(), calibration=Calibration(given))
+    with pytest.raises(ConfigError, match="method"):
+        palettize_package(fixtures / NAME, out, config(), calibration=Calibration(data, method="none"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_same_samples_give_the_same_bytes(
+    fixtures: Path, tmp_path: Path, data: list[dict[str, np.ndarray]]
+) -> None:
+    found = []
+    for number, workers in enumerate((1, 4)):
+        out = tmp_path / f"{number}.mlpackage"
+        palettize_package(fixtures / NAME, out, config(), calibration=Calibration(data[:10]), workers=workers)
+        found.append({file.name: file.read_bytes() for file in out.rglob("*") if file.suffix in (".bin", ".mlmodel")})
+    assert found[0] == found[1]

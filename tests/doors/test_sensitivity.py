@@ -1,0 +1,79 @@
+"""Fisher information of a package, in a file and through the doors: sensitive k-means."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mil_palettize import ConfigError, OpPalettizerConfig, OptimizationConfig, fisher_importance, palettize_package
+from mil_palettize.cli.main import main
+from mil_palettize.doors.sensitivity import read_importance, write_importance
+from mil_palettize.torch import MILModule
+
+NAME = "conv_fp32_ios18.mlpackage"
+
+
+def test_every_weight_has_positive_importance_of_its_shape(fixtures: Path) -> None:
+    found = fisher_importance(fixtures / NAME, 4)
+    weights = MILModule.from_package(fixtures / NAME).weights
+    assert {name.rpartition("/")[2]: array.shape for name, array in found.items()} == {
+        name: tuple(weight.shape) for name, weight in weights.items()
+    }
+    for array in found.values():
+        assert array.dtype == np.float32
+        assert (array >= 1.0).all()  # the damping
+        assert array.mean() == pytest.approx(2.0, rel=1e-4) or (array == 1.0).all()
+
+
+def test_it_is_the_same_through_a_file_and_the_command_line(fixtures: Path, tmp_path: Path) -> None:
+    found = fisher_importance(fixtures / NAME, 4)
+    write_importance(tmp_path / "one.npz", found)
+    read = read_importance(tmp_path / "one.npz")
+    assert read.keys() == found.keys()
+    assert all(np.array_equal(read[name], found[name]) for name in found)
+    command = ["sensitivity", str(fixtures / NAME), "--calibrate", "4", "--out", str(tmp_path / "two.npz")]
+    assert main(command) == 0
+    assert (tmp_path / "two.npz").read_bytes() == (tmp_path / "one.npz").read_bytes()
+
+
+def test_palettes_are_weighted_optima(fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Less weighted error than the plain palette has, of which a plain one has less unweighted error."""
+    found = fisher_importance(fixtures / NAME, 4)
+    write_importance(tmp_path / "s.npz", found)
+    config = OptimizationConfig(global_config=OpPalettizerConfig(nbits=2, weight_threshold=64))
+    plain = palettize_package(fixtures / NAME, tmp_path / "plain.mlpackage", config)
+    out = tmp_path / "out.mlpackage"
+    options = ["--nbits", "2", "--weight-threshold", "64", "--json", "--sensitivity", str(tmp_path / "s.npz")]
+    assert main(["palettize", str(fixtures / NAME), str(out), *options]) == 0
+    report = {w["name"]: w for w in json.loads(capsys.readouterr().out)["weights"] if w["status"] == "palettized"}
+    before, after = (MILModule.from_package(tmp_path / f"{n}.mlpackage").weights for n in ("plain", "out"))
+    source = MILModule.from_package(fixtures / NAME).weights
+    for weight in plain.palettized:
+        array = found[f"main/{weight.name}"].astype(np.float64)
+        errors = []
+        for weights in (before, after):
+            difference = (source[weight.name] - weights[weight.name]).detach().numpy().astype(np.float64)
+            errors.append(float((array * difference**2).sum()))
+        assert errors[1] <= errors[0] * (1 + 1e-4)
+        assert report[weight.name]["weighted_error"] == pytest.approx(errors[1], rel=1e-3)
+        assert report[weight.name]["squared_error"] >= weight.squared_error * (1 - 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("option", "code"), [(["--labels", "none.npy"], 3), (["--damping", "0"], 2), (["--calibrate", "none.npz"], 3)]
+)
+def test_what_cannot_be_is_one_line(
+    fixtures: Path, tmp_path: Path, option: list[str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "s.npz"
+    assert main(["sensitivity", str(fixtures / NAME), "--out", str(out), *option]) == code
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+def test_labels_of_another_number(fixtures: Path) -> None:
+    with pytest.raises(ConfigError, match="1 labels for 4 samples"):
+        fisher_importance(fixtures / NAME, 4, labels=[0])

@@ -1,0 +1,75 @@
+"""What a report warns of: palettes worse than zeros, and runs that palettized nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from coremltools.proto import MIL_pb2 as MIL
+from mil_messages import block, const, function, op, write_package
+
+from mil_palettize import OpPalettizerConfig, OptimizationConfig, PlanError, Report, palettize_package
+from mil_palettize.cli.main import main
+
+NOTHING = "Nothing was palettized."
+
+
+def config(**options: Any) -> OptimizationConfig:
+    return OptimizationConfig(global_config=OpPalettizerConfig(**{"nbits": 4, "weight_threshold": 100, **options}))
+
+
+def package(folder: Path, weight: np.ndarray) -> Path:
+    """x · weight."""
+    body = block(const("w", weight), op("matmul", "y", {"x": "x", "y": "w"}), outputs=["y"])
+    made = function({"CoreML8": body}, [("x", (1, weight.shape[0]))])
+    return write_package(folder / "in.mlpackage", MIL.Program(version=1, functions={"main": made}))
+
+
+def palettized(source: Path, **options: Any) -> Report:
+    return palettize_package(source, source.parent / "out.mlpackage", config(**options), overwrite=True)
+
+
+def test_a_palette_worse_than_zeros(tmp_path: Path) -> None:
+    weight = np.full((64, 64), 0.5, np.float16)
+    weight[0, 0], weight[0, 1] = -40, 100
+    weight[2:] *= np.where(np.random.default_rng(1).random((62, 64)) < 0.5, -0.01, 0.01).astype(np.float16)
+    weight[2:, ::2] = 0
+    source = package(tmp_path, weight)
+    (found,) = palettized(source, mode="uniform", nbits=1).palettized
+    assert found.snr_db is not None
+    assert found.snr_db < 0
+    (note,) = found.notes
+    assert note.startswith("warning: uniform is worse here than zeros would be")
+    assert "use mode kmeans" in note
+    report = palettized(source, mode="uniform", nbits=1)
+    assert "use mode kmeans: w" in " ".join(report.to_text(1000).split())
+    assert not any(w.notes for w in palettized(source, mode="kmeans", nbits=1).palettized)
+
+
+def test_a_run_that_palettized_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = package(tmp_path, np.zeros((64, 64), np.float16))
+    assert NOTHING in palettized(source, weight_threshold=5000).to_text().splitlines()
+    assert NOTHING not in palettized(source).to_text()
+    dry = palettize_package(source, None, config(weight_threshold=5000), dry_run=True)
+    assert "Nothing would be palettized." in dry.to_text().splitlines()
+    small = tmp_path / "small.mlpackage"
+    with pytest.raises(PlanError, match="strict: nothing is palettized: no constant is above the threshold"):
+        palettize_package(source, small, config(weight_threshold=5000), strict=True)
+    assert not small.exists()
+    arguments = ["palettize", str(source), str(small), "--nbits", "4", "--strict", "--weight-threshold", "5000"]
+    assert main(arguments) == 4
+    assert "nothing is palettized" in capsys.readouterr().err
+    palettize_package(source, small, config(), strict=True)
+
+
+def test_strict_where_the_values_rule_it_out(tmp_path: Path) -> None:
+    """Found while writing: nothing is left behind."""
+    weight = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float16)
+    source, goal = package(tmp_path, weight), tmp_path / "out.mlpackage"
+    unique = OptimizationConfig(global_config=OpPalettizerConfig(mode="unique", weight_threshold=100))
+    assert not palettize_package(source, goal, unique).palettized
+    with pytest.raises(PlanError, match="strict"):
+        palettize_package(source, tmp_path / "other.mlpackage", unique, strict=True)
+    assert {item.name for item in tmp_path.iterdir()} == {"in.mlpackage", "out.mlpackage"}
