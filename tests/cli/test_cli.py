@@ -59,7 +59,7 @@ def environment() -> dict[str, str]:
 
 PALETTIZE = ("palettize", IN, OUT)
 WRONG = [
-    (("palettise",), 2, "there is no command 'palettise', but palettize, sensitivity, decompress, inspect, diff, run, compare; did"),
+    (("palettise",), 2, "there is no command 'palettise', but palettize, sensitivity, decompress, inspect, diff, run"),
     (("palettize",), 2, "required: IN.mlpackage"),
     (("palettize", IN, "--nbits", "4"), 2, "OUT.mlpackage is missing; only --dry-run goes without it"),
     (PALETTIZE, 2, "say how many bits with --nbits N, or give --mode unique or --config FILE.yaml"),
