@@ -18,7 +18,7 @@ from mil_palettize.algorithms.scalar.masked_scaled import shaped_palette
 from mil_palettize.algorithms.scalar.masked_scaled_custom import shaped_array_palette
 from mil_palettize.algorithms.scalar.per_tensor import tensor_palette
 from mil_palettize.algorithms.scalar.unique import TooManyValuesError
-from mil_palettize.algorithms.source import ArraySource, NonFiniteError, Source
+from mil_palettize.algorithms.source import ArraySource, NonFiniteError, Source, WatchedSource
 from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.algorithms.vector.palettes import VectorAlgorithm, vector_palette
 from mil_palettize.algorithms.vector.quantized import quantized_vector_palette
@@ -33,6 +33,7 @@ __all__ = [
     "Source",
     "TooManyValuesError",
     "UnquantizableError",
+    "WatchedSource",
     "describe",
     "make_palette",
 ]

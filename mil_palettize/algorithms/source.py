@@ -8,7 +8,7 @@ from typing import NoReturn, Protocol
 
 import numpy as np
 
-from mil_palettize.errors import AlgorithmError
+from mil_palettize.errors import AlgorithmError, BlobError
 
 WINDOW = 1 << 20  # elements; a multiple of 64, so that a window's packed indices are whole bytes
 
@@ -60,6 +60,51 @@ class ArraySource:
 
     def part(self, start: int, stop: int) -> np.ndarray:
         return self.read().reshape(-1)[start:stop]
+
+
+class WatchedSource:
+    """A ``Source`` whose passes over all values have to agree: what several passes make is of one weight.
+
+    The sum of the values' 8-byte words is compared, which costs nearly nothing beside reading them. Raises BlobError at
+    the end of a pass that has read something else than the one before. Not for several threads at once.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.name, self.shape, self.dtype = source.name, source.shape, source.dtype
+        self._source = source
+        self._sum: int | None = None
+
+    def windows(self) -> Iterator[np.ndarray]:
+        total = 0
+        for window in self._source.windows():
+            total += _sum_of_words(window)
+            yield window
+        self._compare(total)
+
+    def read(self) -> np.ndarray:
+        array = self._source.read()
+        self._compare(_sum_of_words(array))
+        return array
+
+    def part(self, start: int, stop: int) -> np.ndarray:
+        return self._source.part(start, stop)
+
+    def _compare(self, total: int) -> None:
+        total &= (1 << 64) - 1
+        if self._sum is not None and self._sum != total:
+            raise BlobError(
+                f"weight '{self.name}' was changed while it was read; something else is writing to the package: leave "
+                "it alone and run again"
+            )
+        self._sum = total
+
+
+def _sum_of_words(array: np.ndarray) -> int:
+    """Of little-endian words of 8 bytes, the last one filled up with zeros."""
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    whole = flat.size - flat.size % 8
+    rest = int.from_bytes(flat[whole:].tobytes(), "little")
+    return int(flat[:whole].view("<u8").sum(dtype=np.uint64)) + rest
 
 
 class NonFiniteError(AlgorithmError):

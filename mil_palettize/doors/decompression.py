@@ -14,6 +14,7 @@ from mil_palettize.reports.progress import ProgressEvent, make_progress
 from mil_palettize.reports.report import DECOMPRESSED, Report
 from mil_palettize.rewriting.decompression import decompress_model, decompressed_nbytes
 from mil_palettize.rewriting.dense_verification import verify_decompressed
+from mil_palettize.rewriting.other_files import check_readable
 
 PathLike = str | os.PathLike[str]
 
@@ -53,6 +54,8 @@ def decompress_package(
                     if verify:
                         verify_decompressed(model.package.path, staging, report)
                         report.verified = True
+                    else:
+                        check_readable(staging, Path(destination))
             finally:
                 bar.close()
     report.seconds = time.perf_counter() - started

@@ -20,6 +20,7 @@ from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.progress import ProgressEvent, make_progress
 from mil_palettize.reports.report import Report
 from mil_palettize.request.normalised import Requests
+from mil_palettize.rewriting.other_files import check_readable
 from mil_palettize.rewriting.palettization import Prepared, carry_out, prepare
 from mil_palettize.rewriting.verification import verify_package
 
@@ -85,6 +86,8 @@ class PalettizeRun:
                 if self.verify:
                     verify_package(prepared.model.package.path, staging, report, prepared.importance)
                     report.verified = True
+                else:
+                    check_readable(staging, destination)
                 if self.check is not None:
                     self._run_both(self.check, staging, report)
         finally:

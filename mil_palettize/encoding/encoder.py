@@ -20,6 +20,7 @@ from mil_palettize.algorithms.making import (
     Source,
     TooManyValuesError,
     UnquantizableError,
+    WatchedSource,
     describe,
     make_palette,
 )
@@ -57,8 +58,9 @@ class Task:
         """Make it. ``pmap``: like ``map``, for pieces of the weight. Raises AlgorithmError when the user's
         ``lut_function`` is at fault, PackageError when what was clustered cannot be kept."""
         start = time.perf_counter()
+        task = replace(self, source=WatchedSource(self.source))
         try:
-            encoded = self._made(pmap) if self.clustered is None else self._kept(self.clustered, pmap)
+            encoded = task._made(pmap) if self.clustered is None else task._kept(self.clustered, pmap)
         except (NonFiniteError, TooManyValuesError, UnquantizableError) as error:
             return Declined(str(error).removeprefix(f"weight '{self.source.name}' "), unmet=True)
         if encoded.expr.nbytes >= self.nbytes:
@@ -80,7 +82,7 @@ class Task:
             return self._made(pmap)
         content = clustered.content(self.source, self.held)
         key = palette_key(content, self.specification, self.form, self.importance)
-        found = clustered.palette(key, self.specification)
+        found = clustered.palette(key, self.specification, self.source, self.held, weighted=self.importance is not None)
         if found is None:
             found = self._made(pmap, partial(_distinct, clustered, content))
             clustered.keep_palette(key, found)
@@ -121,6 +123,8 @@ class Task:
         if isinstance(self.held, Scale):
             expr = _rescaled(lut_of(palette.expr), self.held, self.form)
         wide = (self.source.read() if self.held is None else self.held.decode()).astype(np.float64)
+        if not np.isfinite(wide).all():
+            raise NonFiniteError(self.source.name, int(np.isnan(wide).sum()), int(np.isinf(wide).sum()))
         difference = wide - expr.decode()
         error, weighted = float(np.vdot(difference, difference)), None
         if self.importance is not None:
@@ -130,7 +134,7 @@ class Task:
 
 def _distinct(clustered: Clustered, content: str, source: Source) -> Distribution:
     """The distinct values of a weight, kept for other numbers of bits."""
-    found = clustered.distribution(content, source.name)
+    found = clustered.distribution(content, source)
     if found is None:
         found = describe(source)
         clustered.keep_distribution(content, found)

@@ -1,9 +1,8 @@
 """What has been clustered already, in a folder: a second run, or one with other options, takes it from there.
 
 A file for each palette, named by a digest of the weight's content, its specification and importance, and one for each
-weight's distinct values, which every number of bits starts from. Files are ``.npz`` archives of arrays and a JSON
-header; nothing in them is executed. A file that is damaged (archives have checksums), renamed, or of another version is
-as good as none.
+weight's distinct values, which every number of bits starts from. A file that is damaged, renamed, of another version or
+not what the specification needs is as good as none, and the log says so.
 """
 
 from __future__ import annotations
@@ -11,20 +10,21 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
-import json
 import logging
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mil_palettize.algorithms.making import Distribution, Source
 from mil_palettize.algorithms.specification import PaletteSpecification
+from mil_palettize.encoding.kept_checks import check_distribution, check_palette
+from mil_palettize.encoding.kept_files import Arrays, DamagedError, packed_file, read_kept
 from mil_palettize.encoding.results import Encoded
 from mil_palettize.errors import ConfigError, PackageError
 from mil_palettize.expressions.digest import expression_digest
@@ -36,10 +36,11 @@ from mil_palettize.request.importance import Importance
 logger = logging.getLogger("mil_palettize")
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # the run itself may still have room where it writes
 _TOLD: set[str] = set()  # folders of which this was said in this process
-VERSION = 1  # of the files
+VERSION = 2  # of the files
 # What makes a palette of a weight: its results are taken only by the same code.
 _CODE = ("algorithms/**/*.py", "encoding/encoder.py", "expressions/*.py")
 _INTEGERS = (np.uint8, np.uint16, np.uint32)
+T = TypeVar("T")
 PathLike = str | os.PathLike[str]
 _KINDS = {kind.__name__: kind for kind in (Cast, Const, Lut, Packed, Scale, Sparse)}
 
@@ -59,21 +60,32 @@ class Clustered:
             digest.update(np.ascontiguousarray(window).view(np.uint8).data)
         return digest.hexdigest()
 
-    def palette(self, key: str, specification: PaletteSpecification) -> Encoded | None:
-        """What was kept under a :func:`palette_key` of ``specification``, None when nothing was."""
-        header, arrays = self._load(key) or ({}, {})
-        try:
+    def palette(
+        self,
+        key: str,
+        specification: PaletteSpecification,
+        source: Source,
+        held: WeightExpr | None = None,
+        *,
+        weighted: bool = False,
+    ) -> Encoded | None:
+        """What was kept under a :func:`palette_key` of ``specification`` for ``source`` (``held``: as of
+        :class:`Task`; ``weighted``: with importance), None when nothing was that can be used."""
+
+        def built(header: dict[str, Any], arrays: Arrays) -> Encoded:
             made = dataclasses.replace(specification, **header["made"])
             expr = _built(header["expr"], arrays)
-            sse, signal, weighted = float(header["sse"]), float(header["signal"]), header["weighted_error"]
-            weighted = None if weighted is None else float(weighted)
-            return Encoded(expr, sse, signal, made, str(header["note"]), weighted_error=weighted)
-        except Exception:  # whatever is wrong with a file, the weight can be clustered again
-            return None
+            sse, signal, error = float(header["sse"]), float(header["signal"]), header["weighted_error"]
+            error = None if error is None else float(error)
+            found = Encoded(expr, sse, signal, made, str(header["note"]), weighted_error=error)
+            check_palette(found, specification, source, held, weighted=weighted)
+            return found
+
+        return self._found(key, f"the palette of {source.name!r}", built)
 
     def keep_palette(self, key: str, made: Encoded) -> None:
         """Raises PackageError when the folder cannot be written to; a full disk is a warning."""
-        arrays: dict[str, np.ndarray] = {}
+        arrays: Arrays = {}
         header = {
             "expr": _taken_apart(made.expr, arrays),
             "made": {name: getattr(made.specification, name) for name in ("axis", "group_size")},
@@ -84,15 +96,17 @@ class Clustered:
         }
         self._save(key, header, arrays)
 
-    def distribution(self, content: str, name: str) -> Distribution | None:
-        """The distinct values of a whole weight, called ``name`` now; None when they were not kept."""
-        header, arrays = self._load(_digest(content)) or ({}, {})
-        try:
+    def distribution(self, content: str, source: Source) -> Distribution | None:
+        """The distinct values of the whole of ``source``; None when none were kept that can be used."""
+
+        def built(header: dict[str, Any], arrays: Arrays) -> Distribution:
             dtype, size, signal = np.dtype(header["dtype"]), int(header["size"]), float(header["signal"])
             values, weights = (arrays[part].astype(np.float64) for part in ("values", "weights"))
-            return Distribution(name, values, weights, dtype, size, signal, bool(header["exact"]))
-        except Exception:
-            return None
+            found = Distribution(source.name, values, weights, dtype, size, signal, bool(header["exact"]))
+            check_distribution(found, source)
+            return found
+
+        return self._found(_digest(content), f"the distinct values of {source.name!r}", built)
 
     def keep_distribution(self, content: str, found: Distribution) -> None:
         """Raises PackageError when the folder cannot be written to; a full disk is a warning."""
@@ -103,27 +117,31 @@ class Clustered:
     def _file(self, key: str) -> Path:
         return Path(self.folder, key[:2], f"{key}.npz")
 
-    def _load(self, key: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    def _found(self, key: str, what: str, built: Callable[[dict[str, Any], Arrays], T]) -> T | None:
+        """What is made of a file, None where there is none. One that cannot be used is told, and is as good as none."""
         path = self._file(key)
         try:
-            if not path.is_file():  # opening a named pipe would wait for a writer
+            kept = read_kept(path)
+            if kept is None:
                 return None
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            header = json.loads(arrays.pop("header").tobytes())
-            return (header, arrays) if (header["version"], header["key"]) == (VERSION, key) else None
-        except Exception:
-            return None
+            header, arrays = kept
+            if (header["version"], header["key"]) != (VERSION, key):
+                raise DamagedError("it is of another version or belongs to something else")
+            return built(header, arrays)
+        except DamagedError as error:
+            reason = str(error)
+        except Exception as error:  # parts that are missing, of other types, or do not fit together
+            reason = f"its parts do not fit together ({type(error).__name__})"
+        logger.warning("%s is made again: %s was not what was kept: %s", what, path, " ".join(reason.split()))
+        return None
 
-    def _save(self, key: str, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    def _save(self, key: str, header: dict[str, Any], arrays: Arrays) -> None:
         path = self._file(key)
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        text = json.dumps({"version": VERSION, "key": key, **header}).encode()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with partial.open("wb") as file:
-                    np.savez(file, header=np.frombuffer(text, np.uint8), **arrays)  # type: ignore[arg-type]
+                partial.write_bytes(packed_file({"version": VERSION, "key": key, **header}, arrays))
                 with suppress(FileNotFoundError):  # another run has kept the same meanwhile, and cleared up
                     os.replace(partial, path)
             finally:
@@ -191,7 +209,7 @@ def _small(array: np.ndarray, *dtypes: np.dtype | type) -> np.ndarray:
         return next((small for dtype in dtypes if np.array_equal(small := array.astype(dtype), array)), array)
 
 
-def _taken_apart(part: object, arrays: dict[str, np.ndarray]) -> Any:
+def _taken_apart(part: object, arrays: Arrays) -> Any:
     """A part of an expression as JSON; arrays are put aside under numbers."""
     if isinstance(part, np.ndarray):
         arrays[f"a{len(arrays)}"] = part
@@ -206,7 +224,7 @@ def _taken_apart(part: object, arrays: dict[str, np.ndarray]) -> Any:
     return {"value": part}
 
 
-def _built(told: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
+def _built(told: dict[str, Any], arrays: Arrays) -> Any:
     if "kind" in told:
         fields = {name: _built(inner, arrays) for name, inner in told["fields"].items()}
         return _KINDS[told["kind"]](**fields)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +33,8 @@ class Packed:
     def __post_init__(self) -> None:
         if self.nbits not in LEGAL_NBITS:
             raise ValueError(f"nbits is {self.nbits}; a palette has one of {LEGAL_NBITS}")
+        if not can_hold(self.shape):
+            raise ValueError(f"a shape of {len(self.shape)} axes, {list(self.shape)[:8]}, cannot be held in memory")
         if self.signed and self.nbits != 4:
             raise ValueError(f"signed values of {self.nbits} bits; only int4 is packed")
         if self.data.dtype != np.uint8 or self.data.shape != (packed_nbytes(self.count, self.nbits),):
@@ -41,7 +45,7 @@ class Packed:
 
     @property
     def count(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def dtype(self) -> np.dtype:
@@ -89,6 +93,11 @@ class Packed:
                 chunks.append(np.packbits(bits.reshape(-1), bitorder="little"))
             flat = np.concatenate(chunks)
         return cls(flat, nbits, values.shape, signed)
+
+
+def can_hold(shape: Sequence[int]) -> bool:
+    """Whether numpy has arrays of ``shape``, of elements of up to 8 bytes: up to 64 axes, no size that wraps around."""
+    return len(shape) <= 64 and min(shape, default=1) >= 0 and math.prod(n for n in shape if n) < 1 << 59
 
 
 def packed_nbytes(count: int, nbits: int) -> int:

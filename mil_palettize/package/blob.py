@@ -177,7 +177,10 @@ class BlobReader:
                 f"{used_by!r} is {dtype}{list(shape)}, {needed} bytes, but its record at byte "
                 f"{record.metadata_offset} of {self.path} holds {record.size}{_DAMAGED}"
             )
-        return self.read(record).view(dtype).reshape(shape)
+        try:
+            return self.read(record).view(dtype).reshape(shape)
+        except ValueError as error:  # more axes than numpy has, or none of them and a product that wraps around
+            raise BlobError(f"{used_by!r} has a shape that cannot be held, {list(shape)[:8]}: {error}") from error
 
     def windows(self, record: BlobRecord, window_bytes: int = WINDOW_BYTES) -> Iterator[np.ndarray]:
         """The data from front to back as new uint8 arrays of at most ``window_bytes``."""

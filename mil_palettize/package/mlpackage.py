@@ -6,9 +6,11 @@ identifier with their path below ``Data/``; one of them, ``rootModelIdentifier``
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
@@ -129,6 +131,14 @@ class Package:
         items = (Path(DATA, item.path) for item in self.items)
         return [item for item in items if os.path.isdir(self.path / item)]
 
+    def has_same(self, file: Path, other: Package) -> bool:
+        """Whether ``file``, relative to both, holds the same bytes in another package; read in windows. Raises
+        PackageError naming the one that cannot be read."""
+        try:
+            return filecmp.cmp(self.path / file, other.path / file, shallow=False)
+        except OSError as error:
+            _fail(error)
+
     def nbytes(self) -> int:
         """Bytes of all files together. Raises PackageError as :meth:`files` does."""
         try:
@@ -200,8 +210,7 @@ def _read_manifest(folder: Path) -> dict[str, object]:
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
+        repeated = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
         raise ValueError(f"the key {repeated!r} is there twice")
     return result
 

@@ -98,7 +98,7 @@ def replacing(destination: Path, *, overwrite: bool, needed_bytes: int) -> Itera
         try:
             disk.remove_tree(folder)
         except PackageError as error:
-            raise PackageError(f"{target} is complete, but {error}; remove {folder} by hand") from error
+            raise PackageError(f"{target} is complete; {error}; remove {folder} by hand") from error
 
 
 def recover(destination: Path) -> str | None:
@@ -151,9 +151,14 @@ def _swap(staging: Path, target: Path, overwrite: bool) -> list[Path]:
             if not os.path.lexists(target) and _is_package(previous):
                 disk.rename(previous, target)
             raise
-        disk.sync_folder(target.parent)
-        if os.path.lexists(previous):
-            removable.append(_set_aside(previous, target))
+        try:
+            disk.sync_folder(target.parent)
+            if os.path.lexists(previous):
+                removable.append(_set_aside(previous, target))
+        except PackageError as error:
+            raise PackageError(
+                f"{target} is complete; {error}; the next run puts in order what is beside it"
+            ) from error
     return removable
 
 
@@ -190,6 +195,7 @@ def _stagings(target: Path) -> list[Path]:
 
 
 def _is_abandoned(staging: Path) -> bool:
+    """Whether no running process holds the lock of a folder that its run holds one on."""
     try:
         fd = os.open(staging, os.O_RDONLY)
     except OSError:

@@ -33,8 +33,12 @@ def find_chains(sites: Iterable[Site]) -> list[Chain]:
     kept: dict[int, str] = {}  # ops that those which stay are made from
     for site in ends:
         if obstacles[id(site)] and site.node is not None:
-            for node in _sources(site.node):
-                kept[id(node.op)] = f"{site.weight.name}, which stays compressed, is made from it"
+            waiting = list(site.node.sources.values())
+            while waiting:
+                node = waiting.pop()
+                if id(node.op) not in kept:
+                    kept[id(node.op)] = f"{site.weight.name}, which stays compressed, is made from it"
+                    waiting += node.sources.values()
     return [Chain(site, obstacles[id(site)] or kept.get(id(site.op), "")) for site in ends]
 
 
@@ -68,10 +72,15 @@ def palette_obstacle(chain: Chain) -> str:
 
 
 def _sources(node: Node) -> Iterator[Node]:
-    """All values that ``node`` is made from."""
-    for source in node.sources.values():
-        yield source
-        yield from _sources(source)
+    """All values that ``node`` is made from, each once, however often it is read."""
+    seen: set[Node] = set()
+    waiting = list(node.sources.values())[::-1]
+    while waiting:
+        source = waiting.pop()
+        if source not in seen:
+            seen.add(source)
+            yield source
+            waiting += list(source.sources.values())[::-1]
 
 
 def chain_ops(node: Node) -> list[MIL.Operation]:
@@ -84,7 +93,8 @@ def chain_ops(node: Node) -> list[MIL.Operation]:
 
 
 def chain_key(node: Node) -> bytes:
-    """Equal for chains of the same ops over the same data, whatever they are called."""
+    """Equal for chains of the same ops over the same data, whatever they are called. Of known forms only: those have
+    few parts (``scopes.MOST_PARTS``), also where one is read by several."""
     assert node.op is not None
     digest = hashlib.sha256()
     bare = MIL.Operation()

@@ -2,23 +2,57 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
+from mil_palettize.errors import PackageError
 from mil_palettize.program.channel_axes import CONVOLUTIONS, axis_before, output_channel_axis
 from mil_palettize.program.op_names import op_name
 from mil_palettize.program.scopes import Node, Use
 from mil_palettize.program.weight import Consumer
 
+# More ops than these that hand a constant on, one after the other, or ways through them, are no program's.
+LONGEST_PATH = 1000
+MOST_WAYS = 100_000
+Known = dict[Node, tuple[Consumer, ...]]
 
-def consumers(node: Node) -> tuple[Consumer, ...]:
-    """Every op that uses the constant ``node``, in program order; what only hands it on is in their ``path``."""
-    return tuple(c for use in node.uses for c in _through(node, use))
+
+def consumers(node: Node, known: Known | None = None) -> tuple[Consumer, ...]:
+    """Every op that uses the constant ``node``, in program order; what only hands it on is in their ``path``.
+
+    An op that reads a value twice through one input is one consumer. ``known``: of other values of the same function,
+    added to. Raises PackageError where a constant is handed on by more than ``LONGEST_PATH`` ops one after the other,
+    or in more than ``MOST_WAYS`` ways.
+    """
+    known = {} if known is None else known
+    waiting = [node]
+    while waiting:  # what a value lives on as is declared after it: there are no circles
+        current = waiting[-1]
+        before = [following for use in current.uses for following in use.leads_to if following not in known]
+        if before:
+            waiting += before
+            continue
+        waiting.pop()
+        if current not in known:
+            found = (c for use in current.uses for c in _through(current, use, known))
+            known[current] = tuple(dict.fromkeys(islice(found, MOST_WAYS + 1)))
+            _check_ways(node, known[current])
+    return known[node]
 
 
-def _through(node: Node, use: Use) -> list[Consumer]:
+def _check_ways(node: Node, found: tuple[Consumer, ...]) -> None:
+    longest = max((len(consumer.path) for consumer in found), default=0)
+    if longest > LONGEST_PATH or len(found) > MOST_WAYS:
+        what = f"by more than {LONGEST_PATH} ops one after the other"
+        what = what if longest > LONGEST_PATH else f"in more than {MOST_WAYS} ways"
+        raise PackageError(f"constant {node.name!r} is handed on {what}, which no program needs; simplify the model")
+
+
+def _through(node: Node, use: Use, known: Known) -> list[Consumer]:
     # What leaves the block is used out there: the op that makes it is the last one known.
     leaves = any(following.op is use.op and following.is_block_output for following in use.leads_to)
     found = [] if use.leads_to and not leaves else [_user(node, use)]
     for following in use.leads_to:
-        for consumer in consumers(following):
+        for consumer in known[following]:
             axis = _axis_back(use, consumer.channel_axis, node, following)
             path = ((use.op.type, op_name(use.op)), *consumer.path)
             found.append(Consumer(consumer.op_type, consumer.op_name, consumer.input_name, axis, path, consumer.groups))

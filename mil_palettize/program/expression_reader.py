@@ -14,7 +14,7 @@ from mil_palettize.errors import BlobError
 from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
 from mil_palettize.expressions.packed import Packed
 from mil_palettize.expressions.weight_expr import Cast, Const, Lut, Scale, Sparse, WeightExpr
-from mil_palettize.program.scopes import Node, is_constant_op
+from mil_palettize.program.scopes import MOST_PARTS, Node, is_constant_op
 from mil_palettize.program.store import Store
 from mil_palettize.program.values import (
     MIL,
@@ -54,6 +54,11 @@ def unknown_form(op: MIL.Operation, sources: Mapping[str, Node]) -> str:
     """
     if op.type not in _NEEDED:
         return f"{op.type} is not known"
+    if sum(source.parts for source in sources.values()) >= MOST_PARTS:
+        return f"it is made from more than {MOST_PARTS} parts, one through the other"
+    unresolved = _unresolved(op, sources)
+    if unresolved:
+        return unresolved
     values = dict(_values(op))
     missing = [name for name in _NEEDED[op.type] if name not in values and name not in sources]
     if missing:
@@ -73,6 +78,27 @@ def unknown_form(op: MIL.Operation, sources: Mapping[str, Node]) -> str:
         if inner:
             return inner
     return ""
+
+
+def _unresolved(op: MIL.Operation, sources: Mapping[str, Node]) -> str:
+    """Which parameter stands for nothing, for several things, or for something that no op of this type knows."""
+    known = {*_NEEDED[op.type], *_OPTIONAL, "name", "output_dtype"}
+    for name, argument in sorted(op.inputs.items()):
+        bindings = argument.arguments
+        if len(bindings) != 1:
+            return f"{name} of {op.type} is bound to {len(bindings)} values, not to one"
+        if name in op.attributes:
+            return f"{name} of {op.type} is both an input and an attribute"
+        binding = bindings[0].WhichOneof("binding")
+        if binding is None or (binding == "name" and name not in sources):
+            read = repr(bindings[0].name) if binding else "nothing"
+            return f"{name} of {op.type} reads {read}, which no op before it makes"
+    strange = sorted({*op.attributes, *op.inputs} - known)
+    if strange:
+        return f"{op.type} with {strange[0]}, which is not known"
+    if op.type != "const" and "name" in op.attributes and not isinstance(scalar(op.attributes["name"]), str):
+        return f"the name of {op.type} is no text in the program"
+    return f"{op.type} with blocks" if op.blocks else ""
 
 
 def read_expression(op: MIL.Operation, sources: Mapping[str, Node], store: Store, *, used_by: str) -> WeightExpr:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-
-import numpy as np
 
 from mil_palettize.program.expression_reader import parameter_type, unknown_form
 from mil_palettize.program.scopes import Node
@@ -48,7 +47,7 @@ def _describe(op: MIL.Operation, sources: Mapping[str, Node]) -> str:
 def _palette(op: MIL.Operation, sources: Mapping[str, Node]) -> str:
     shape = static_shape(parameter_type(op, sources, "lut")) or ()
     entries, groups = (shape[-2], shape[:-2]) if len(shape) > 1 else (shape[0], ())
-    count = int(np.prod(groups, dtype=np.int64))
+    count = math.prod(groups)
     words = [f"{int(entries).bit_length() - 1}-bit palette"]
     if count > 1:
         words.append(f"{count} groups")

@@ -19,6 +19,9 @@ from mil_palettize.program.block_paths import nested_path
 from mil_palettize.program.channel_axes import NEED_PARAMS, TRANSPARENT
 from mil_palettize.program.values import MIL, immediate_array, static_shape
 
+# A constant made from more is no chain that a compressor writes (they have up to ten); reading one costs as much.
+MOST_PARTS = 64
+
 
 @dataclass(eq=False)
 class Node:
@@ -26,7 +29,8 @@ class Node:
     declares it.
 
     Of a constant op: ``sources``, what its inputs bound by name read (one value each), and ``results``, all its
-    outputs, this one included.
+    outputs, this one included. ``parts``: itself and all it is made from, what is read twice counted twice, up to
+    ``MOST_PARTS`` + 1. ``level``: blocks it stands in, nested in its function's.
     """
 
     name: str
@@ -39,6 +43,8 @@ class Node:
     is_block_output: bool = False
     sources: dict[str, Node] = field(default_factory=dict)
     results: list[Node] = field(default_factory=list)
+    parts: int = 1
+    level: int = 0
 
     @cached_property
     def shape(self) -> tuple[int, ...] | None:
@@ -115,6 +121,7 @@ def build_scope(function: MIL.Function, block: MIL.Block, path: str = "") -> Sco
 
 def _declare(scope: Scope, names: ChainMap[str, Node], node: Node) -> Node:
     names[node.name] = node
+    node.level = len(names.maps) - 1
     scope.nodes.append(node)
     return node
 
@@ -148,8 +155,9 @@ def _walk_op(scope: Scope, scoped: ScopedOp, names: ChainMap[str, Node]) -> None
     ]
     if is_constant_op(op.type):
         sources = {read.input_name: read.node for read in reads if read.node is not None}
+        parts = min(1 + sum(source.parts for source in sources.values()), MOST_PARTS + 1)
         for result in results:
-            result.sources, result.results = sources, results
+            result.sources, result.results, result.parts = sources, results, parts
     _add_uses(scoped, results, loop_inputs, constant)
 
 

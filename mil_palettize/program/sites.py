@@ -7,12 +7,15 @@ from collections import Counter
 from dataclasses import dataclass
 
 from mil_palettize.program.block_paths import bound_path
-from mil_palettize.program.consumers import consumers
+from mil_palettize.program.consumers import Known, consumers
 from mil_palettize.program.op_names import op_name
 from mil_palettize.program.scopes import Node, ScopedOp, is_constant_op
 from mil_palettize.program.values import MIL, static_shape, type_name, value_nbytes
 from mil_palettize.program.weight import Consumer, Weight
 
+# Readers take messages nested up to 100 deep. Block L of a pipeline stage's program is 9 + 2 L deep, a palette's op has
+# 9 more in it.
+DEEPEST_LEVEL = 40
 # Of a constant op: what says how its data is to be read.
 _NO_DATA = ("name", "shape", "axis", "vector_axis", "output_dtype")
 _FLOATS = tuple(MIL.DataType.Value(n) for n in ("FLOAT16", "FLOAT32"))
@@ -37,8 +40,11 @@ class Site:
     node: Node | None = None
 
 
-def site_of(node: Node, function: str, opset: str) -> Site | None:
-    """The site of a constant op's result; None for one without a fixed shape, and for all results but the first."""
+def site_of(node: Node, function: str, opset: str, known: Known) -> Site | None:
+    """The site of a constant op's result; None for one without a fixed shape, and for all results but the first.
+
+    ``known``: as for ``consumers``, which raises PackageError.
+    """
     assert node.op is not None
     shape = node.shape
     if shape is None or node.op.outputs[0].name != node.name:
@@ -55,7 +61,7 @@ def site_of(node: Node, function: str, opset: str) -> Site | None:
         dtype=type_name(data_type),
         nbytes=stored_nbytes(node.op),
         opset=opset,
-        consumers=consumers(node),
+        consumers=consumers(node, known),
         storage=_storage(value),
         form=node.op.type,
         obstacle=_obstacle(node, value, data_type),
@@ -74,6 +80,8 @@ def _joint(node: Node) -> tuple[str, MIL.Value]:
     assert node.op is not None
     nothing = "", MIL.Value()
     if node.op.type not in _JOINT or len(node.op.outputs) != 1 or place_obstacle(node):
+        return nothing
+    if set(node.op.attributes) - {"name"} or node.op.blocks:  # which a palette would lose
         return nothing
     joint, main, types = _JOINT[node.op.type]
     bound = {name: argument.arguments for name, argument in node.op.inputs.items()}
@@ -94,6 +102,8 @@ def _scale_shape(op: MIL.Operation) -> tuple[int, ...]:
 
 def place_obstacle(node: Node) -> str:
     """What in the constant's place rules a palette out."""
+    if node.level > DEEPEST_LEVEL:
+        return f"stands {node.level} blocks deep, where readers would not take a palette's op"
     if node.is_block_output:
         return "is an output of its block, which a compressed constant cannot be"
     feeds = next((use.op.type for use in node.uses if use.op.type.startswith("constexpr_")), None)

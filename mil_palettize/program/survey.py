@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mil_palettize.program.block_paths import specializations
+from mil_palettize.program.consumers import Known
 from mil_palettize.program.op_names import op_name
 from mil_palettize.program.scopes import build_scope
 from mil_palettize.program.sites import Site, inline_sites, site_of
@@ -32,7 +33,8 @@ def survey(stage: Stage) -> Survey:
         label = stage.function_label(name)
         for opset, path, block in specializations(function):
             scope = build_scope(function, block, path)
-            sites = (site_of(node, label, opset) for node in scope.constants)
+            known: Known = {}
+            sites = (site_of(node, label, opset, known) for node in scope.constants)
             found.sites += [site for site in sites if site is not None]
             for scoped in scope.ops:
                 found.op_types.add(scoped.op.type)

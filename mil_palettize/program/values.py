@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mil_palettize.expressions.packed import can_hold
 from mil_palettize.program.messages import MIL
 
 DT = MIL.DataType
@@ -133,7 +134,7 @@ def immediate_array(value: MIL.Value) -> np.ndarray | None:
     dtype = NUMPY_TYPES.get(value.type.tensorType.dataType)
     tensor = value.immediateValue.tensor
     field = tensor.WhichOneof("value")
-    if shape is None or dtype is None or field == "strings":
+    if shape is None or dtype is None or field == "strings" or not can_hold(shape):
         return None
     if field is None:
         flat = np.zeros(0, dtype)

@@ -232,18 +232,14 @@ def _signatures(one: Stage, two: Stage) -> Iterator[str]:
 def _files(a: Model, b: Model) -> Iterator[str]:
     """Files that are neither the model nor a weight file a program points at."""
     files_a, files_b = _other_files(a), _other_files(b)
-    for name in sorted(files_a.keys() | files_b.keys()):
+    for name in sorted(files_a | files_b):
         if name not in files_a or name not in files_b:
             yield f"file {name} is only in the {'first' if name in files_a else 'second'}"
-        elif files_a[name].read_bytes() != files_b[name].read_bytes():
+        elif not a.package.has_same(Path(name), b.package):
             yield f"file {name} differs"
 
 
-def _other_files(model: Model) -> dict[str, Path]:
+def _other_files(model: Model) -> set[str]:
     used = {model.package.weight_path(u.file_name, used_by=u.owner) for u in model.blob_uses()}
     used.add(model.package.model_path)
-    return {
-        path.as_posix(): model.package.path / path
-        for path in model.package.files()
-        if model.package.path / path not in used
-    }
+    return {path.as_posix() for path in model.package.files() if model.package.path / path not in used}

@@ -205,8 +205,9 @@ def _weight_dict(weight: WeightReport) -> dict[str, Any]:
     data["notes"] = list(weight.notes)
     data["bits_per_weight"] = weight.bits_per_weight
     data["lossless"] = weight.lossless if weight.status == PALETTIZED else None
-    if data["snr_db"] is not None and not math.isfinite(data["snr_db"]):
-        data["snr_db"] = None
+    for figure in ("snr_db", "squared_error"):
+        if data[figure] is not None and not math.isfinite(data[figure]):
+            data[figure] = None
     if weight.calibration is not None:
         for name in ("before_db", "after_db"):
             told = data["calibration"][name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from mil_palettize.errors import PackageError, PlanError
 from mil_palettize.package.disk import OutputFile, copy_file, make_folders
 from mil_palettize.program.model import Model
 
@@ -24,6 +25,19 @@ def write_other_files(model: Model, staging: Path, weight_files: Iterable[Path])
             copy_file(package.path / relative, target)
     with OutputFile(staging / model_file) as file:
         file.write(model.spec.SerializeToString(deterministic=True))
+
+
+def check_readable(staging: Path, destination: Path) -> None:
+    """Read the package at ``staging`` as any reader would, before it takes the place of ``destination``. Raises
+    PlanError when it cannot be opened: a program may nest as deep as readers go, and what was put into it deeper."""
+    try:
+        Model.open(staging).close()
+    except PackageError as error:
+        said = str(error).replace(str(staging), str(destination))
+        raise PlanError(
+            f"what was to be written could not be read again: {said}; nothing was put in place: leave the weights out "
+            "that are nested deepest (op_name_configs: None)"
+        ) from error
 
 
 def folder_nbytes(folder: Path) -> int:

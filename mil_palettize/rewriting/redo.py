@@ -31,7 +31,7 @@ class Old:
 
 def find_old(sites: Iterable[Site]) -> list[Old]:
     """The constants of a model that are palettes of some form, and in whose place another palette can stand."""
-    return [_old(chain) for chain in find_chains(sites) if _has_palette(chain) and not palette_obstacle(chain)]
+    return [_old(chain) for chain in find_chains(sites) if not palette_obstacle(chain) and _has_palette(chain)]
 
 
 def _has_palette(chain: Chain) -> bool:

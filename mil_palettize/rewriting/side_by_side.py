@@ -5,7 +5,6 @@ What may differ, and how, an expectation says; everything else has to be the sam
 
 from __future__ import annotations
 
-import filecmp
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Protocol
 
 from google.protobuf.message import Message
 
-from mil_palettize.errors import PackageError, PalettizeError, VerifyError
+from mil_palettize.errors import PalettizeError, VerifyError
 from mil_palettize.package.blob import BlobReader
 from mil_palettize.program.block_edits import remove_ops
 from mil_palettize.program.fingerprints import fingerprint
@@ -89,15 +88,8 @@ def _check_files(sides: Sides) -> None:
     used = {model.weight_path(use.file_name, used_by=use.owner) for use in sides.original.blob_uses()}
     for name in files:
         path = model.path / name
-        if path not in used | {model.model_path} and not _is_same_file(path, sides.result.package.path / name):
+        if path not in used | {model.model_path} and not model.has_same(name, sides.result.package):
             raise VerifyError(f"the file {name} has other bytes than in the source")
-
-
-def _is_same_file(one: Path, two: Path) -> bool:
-    try:
-        return filecmp.cmp(one, two, shallow=False)
-    except OSError as error:
-        raise PackageError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
 def _check_weight_files(result: Model) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import pickle
@@ -41,7 +42,7 @@ from mil_palettize.encoding.palette_cache import Clustered, palette_key
 from mil_palettize.encoding.results import Encoded
 from mil_palettize.expressions.digest import expression_digest
 from mil_palettize.expressions.packed import Packed
-from mil_palettize.expressions.weight_expr import Lut
+from mil_palettize.expressions.weight_expr import Lut, lut_of
 from mil_palettize.program.forms import FORMS
 from mil_palettize.program.forms import Form as OpForm
 from mil_palettize.request.importance import Importance, checked_importance
@@ -204,6 +205,9 @@ def palette(seed: int = 0) -> Encoded:
     return Encoded(Lut(indices, lut), 0.1 + seed, 1e300, PLAN, "a note")
 
 
+WEIGHT = ArraySource("w", np.zeros((6, 8), np.float16))  # which palette() could be of
+
+
 def key(
     content: str,
     plan: PaletteSpecification = PLAN,
@@ -230,7 +234,7 @@ def test_every_part_of_a_plan_and_form_tells_palettes_apart(tmp_path: Path, monk
     forms = [form for form in FORMS.values() if form is not None and form != IOS18]
     assert forms
     folder.keep_palette(key("content"), kept)
-    assert same(folder.palette(key("content"), PLAN), kept)
+    assert same(folder.palette(key("content"), PLAN, WEIGHT), kept)
     weighed = [checked(given) for given in (np.ones((1, 1)), np.ones((1, 8)), np.full((1, 8), 2.0))]
     others = [
         (key("another"), PLAN),
@@ -238,21 +242,25 @@ def test_every_part_of_a_plan_and_form_tells_palettes_apart(tmp_path: Path, monk
         *((key("content", PLAN, form), PLAN) for form in forms),
         *((key("content", PLAN, IOS18, importance), PLAN) for importance in weighed),
     ]
-    assert [folder.palette(*other) for other in others] == [None] * len(others)
+    assert [folder.palette(*other, WEIGHT) for other in others] == [None] * len(others)
     monkeypatch.setattr(clustered, "_code", lambda: "of another version")
-    assert folder.palette(key("content"), PLAN) is None
+    assert folder.palette(key("content"), PLAN, WEIGHT) is None
 
 
 def test_weighted_error_is_kept(tmp_path: Path) -> None:
     weighed, folder = dataclasses.replace(palette(), weighted_error=0.1), Clustered(str(tmp_path))
     folder.keep_palette(key("content"), weighed)
-    assert same(folder.palette(key("content"), PLAN), weighed)
+    assert same(folder.palette(key("content"), PLAN, WEIGHT, weighted=True), weighed)
+    assert folder.palette(key("content"), PLAN, WEIGHT) is None  # of another run, whatever its file is called
 
 
 def test_plan_that_was_carried_out_otherwise(tmp_path: Path) -> None:
-    made = dataclasses.replace(palette(), specification=dataclasses.replace(PLAN, axis=1, group_size=1))
-    Clustered(str(tmp_path)).keep_palette(key("content"), made)
-    assert same(Clustered(str(tmp_path)).palette(key("content"), PLAN), made)
+    plan = dataclasses.replace(PLAN, spread_axis=1)
+    lut = lut_of(palette().expr)
+    spread = dataclasses.replace(lut, lut=np.repeat(lut.table, 8, axis=1))
+    made = dataclasses.replace(palette(), expr=spread, specification=dataclasses.replace(plan, axis=1, group_size=1))
+    Clustered(str(tmp_path)).keep_palette(key("content", plan), made)
+    assert same(Clustered(str(tmp_path)).palette(key("content", plan), plan, WEIGHT), made)
 
 
 def test_content_is_values_shape_and_dtype() -> None:
@@ -284,9 +292,9 @@ def distributions() -> Iterator[np.ndarray]:
 @pytest.mark.parametrize("array", list(distributions()), ids=["fp16", "extremes", "fp32", "cells", "many equal"])
 def test_distinct_values_come_back_as_they_were(array: np.ndarray, tmp_path: Path) -> None:
     found, folder = describe(ArraySource("w", array)), Clustered(str(tmp_path))
-    assert folder.distribution("content", "w") is None
+    assert folder.distribution("content", ArraySource("w", array)) is None
     folder.keep_distribution("content", found)
-    again = folder.distribution("content", "v")
+    again = folder.distribution("content", ArraySource("v", array))
     assert again is not None
     for part in ("values", "weights"):
         assert getattr(again, part).dtype == np.float64
@@ -367,12 +375,12 @@ def test_damaged_palettes_are_as_good_as_none(tmp_path: Path) -> None:
     (path,) = files(tmp_path)
     data, refused = path.read_bytes(), 0
     for what in damages(data, path, other):
-        found = folder.palette(key("content"), PLAN)
+        found = folder.palette(key("content"), PLAN, WEIGHT)
         assert found is None or (what.startswith("byte") and same(found, kept)), what
         refused += found is None
     assert refused > 50
     folder.keep_palette(key("content"), kept)
-    assert same(folder.palette(key("content"), PLAN), kept)
+    assert same(folder.palette(key("content"), PLAN, WEIGHT), kept)
 
 
 def test_damaged_distinct_values_are_as_good_as_none(tmp_path: Path) -> None:
@@ -384,7 +392,7 @@ def test_damaged_distinct_values_are_as_good_as_none(tmp_path: Path) -> None:
     folder.keep_distribution("content", found)
     (path,) = files(tmp_path)
     for what in damages(path.read_bytes(), path, other):
-        again = folder.distribution("content", "w")
+        again = folder.distribution("content", ArraySource("w", np.arange(50, dtype=np.float16)))
         assert again is None or not what.startswith("cut"), what
         if again is not None:
             assert again.values.tolist() == found.values.tolist()
@@ -442,13 +450,15 @@ def refused(resume: object, folder: Path, kind: type[Exception], line: str) -> N
     assert sorted(os.listdir(folder)) == before
 
 
-def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(file: Any, **arrays: np.ndarray) -> None:
-        file.write(b"some")
-        raise OSError(28, "No space left on device")
+def test_broken_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Path.write_bytes
 
-    monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(PackageError, match=rf"^cannot keep .* in {tmp_path}/kept: No space left on device$"):
+    def broken(path: Path, data: bytes) -> None:
+        original(path, data[:100])
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "write_bytes", broken)
+    with pytest.raises(PackageError, match=rf"^cannot keep .* in {tmp_path}/kept: Input/output error$"):
         PLAIN.palettize(tmp_path / "out.mlpackage", resume=tmp_path / "kept")
     assert os.listdir(tmp_path) == ["kept"]
     assert files(tmp_path / "kept") == []
@@ -472,16 +482,17 @@ def test_two_runs_at_the_same_time(tmp_path: Path) -> None:
 
 def test_another_run_keeps_the_same_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is done first, and removes what it takes for left over."""
-    folder, savez = Clustered(str(tmp_path)), np.savez
+    folder, write_bytes = Clustered(str(tmp_path)), Path.write_bytes
 
-    def interleaved(file: Any, **arrays: np.ndarray) -> None:
-        savez(file, **arrays)
-        monkeypatch.setattr(np, "savez", savez)
+    def interleaved(path: Path, data: bytes) -> int:
+        written = write_bytes(path, data)
+        monkeypatch.setattr(Path, "write_bytes", write_bytes)
         folder.keep_palette(key("content"), palette())
+        return written
 
-    monkeypatch.setattr(np, "savez", interleaved)
+    monkeypatch.setattr(Path, "write_bytes", interleaved)
     folder.keep_palette(key("content"), palette())
-    assert same(folder.palette(key("content"), PLAN), palette())
+    assert same(folder.palette(key("content"), PLAN, WEIGHT), palette())
     assert len(files(tmp_path)) == 1
 
 
@@ -508,14 +519,13 @@ def ended(process: int) -> int:
 
 def signalled(number: int, sent: signal.Signals, what: str) -> None:
     """Send this process a signal at the call ``number`` (from 0) of ``what``."""
-    module: Any = np if what == "savez" else encode
+    module: Any = Path if what == "write_bytes" else encode
     original, calls = getattr(module, what), iter(range(10**6))
 
     def call(*arguments: Any, **keywords: Any) -> Any:
         if next(calls) == number:
-            if what == "savez":
-                arguments[0].write(b"half of it")
-                arguments[0].flush()
+            if what == "write_bytes":
+                original(arguments[0], b"half of it")
             os.kill(os.getpid(), sent)
         return original(*arguments, **keywords)
 
@@ -524,7 +534,13 @@ def signalled(number: int, sent: signal.Signals, what: str) -> None:
 
 @pytest.mark.parametrize(
     ("what", "number", "left"),
-    [("make_palette", 0, 4), ("make_palette", 2, 2), ("savez", 0, 4), ("savez", 1, 4), ("savez", 7, 1)],
+    [
+        ("make_palette", 0, 4),
+        ("make_palette", 2, 2),
+        ("write_bytes", 0, 4),
+        ("write_bytes", 1, 4),
+        ("write_bytes", 7, 1),
+    ],
 )
 def test_killed_run_is_resumed(what: str, number: int, left: int, counts: Counts, tmp_path: Path) -> None:
     out, kept = tmp_path / "out.mlpackage", tmp_path / "kept"
@@ -536,7 +552,7 @@ def test_killed_run_is_resumed(what: str, number: int, left: int, counts: Counts
     assert ended(child(run)) == -signal.SIGKILL
     assert not out.exists()
     partial = [path for path in files(kept) if path.name.startswith(".")]
-    assert len(partial) == (what == "savez")
+    assert len(partial) == (what == "write_bytes")
     PLAIN.palettize(out, workers=1, resume=kept)
     assert counts["make_palette"] == left
     PLAIN.palettize(tmp_path / "plain.mlpackage", workers=1)
@@ -549,7 +565,7 @@ def command(*arguments: object) -> list[str]:
     return ["palettize", str(PLAIN.source()), *map(str, arguments), "--nbits=4", "--weight-threshold=100", "--quiet"]
 
 
-@pytest.mark.parametrize(("what", "number"), [("make_palette", 0), ("make_palette", 3), ("savez", 2)])
+@pytest.mark.parametrize(("what", "number"), [("make_palette", 0), ("make_palette", 3), ("write_bytes", 2)])
 def test_interrupted_command_is_resumed(
     what: str, number: int, counts: Counts, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -173,7 +173,7 @@ def test_old_package_that_cannot_be_removed(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(disk, "announce", refuse)
-        with pytest.raises(PackageError, match=r"in\.mlpackage is complete, but cannot remove .* by hand"):
+        with pytest.raises(PackageError, match=r"in\.mlpackage is complete; cannot remove .* by hand"):
             rewrite(source, source, b"new")
     assert blob_of(source) == b"new"
     assert "partial" in (recover(source) or "")

@@ -17,6 +17,7 @@ from packages import blob_users, read_spec, spec_file, weights_dir
 
 from mil_palettize import OpPalettizerConfig, OptimizationConfig, PackageError, Report, VerifyError, palettize_package
 from mil_palettize.doors import palettize_run as api
+from mil_palettize.program.values import string_value
 from mil_palettize.rewriting.verification import verify_package
 
 Tamper = Callable[[Path, Report], None]
@@ -131,9 +132,14 @@ TAMPERING = [
     pytest.param(in_spec(reorder), "cast 'image_to_fp16' is in its place", id="order"),
     pytest.param(in_spec(rename_consumer), "conv 'depthwise' .* differs", id="input of an op"),
     pytest.param(
-        in_spec(lambda s: find(s, "stem_weight").attributes["name"].CopyFrom(MIL.Value())),
+        in_spec(lambda s: find(s, "stem_weight").attributes["name"].CopyFrom(string_value("renamed"))),
         "the palette of 'main/stem_weight' has other parts, names or types",
         id="name of a palette",
+    ),
+    pytest.param(
+        in_spec(lambda s: find(s, "stem_weight").attributes["name"].CopyFrom(MIL.Value())),
+        "'main/stem_weight' is not stored as the palette",
+        id="no name of a palette",
     ),
     pytest.param(
         in_spec(lambda s: setattr(find(s, "stem_weight").outputs[0].type.tensorType, "dataType", MIL.FLOAT32)),

@@ -2,6 +2,9 @@
 
 The nearest entry is found by comparing with midpoints of neighbouring entries, ties to the lower entry. The midpoint of
 two float16 values is exact in float64. Only ``used`` (distinct) entries take part, never the repeats that fill a table.
+
+Bounds: an index is at most ``used - 1`` whatever the value, NaN included, which compares false with everything; callers
+slice ``packed`` by the number of elements of the window.
 """
 
 from __future__ import annotations
@@ -41,7 +44,9 @@ def _thresholds(lut, used, thresholds):  # type: ignore[no-untyped-def]
 @inlined
 def _cell(value, low, scale, cells):  # type: ignore[no-untyped-def]
     """Which of ``cells`` equal parts from ``low`` on a value lies in; does not decrease with the value."""
-    return int(min(max((np.float64(value) - low) * scale, 0.0), cells - 1.0))
+    place = (np.float64(value) - low) * scale
+    place = place if place > 0.0 else 0.0  # NaN too: its conversion could be any number
+    return int(place if place < cells - 1.0 else cells - 1.0)
 
 
 @inlined

@@ -1,6 +1,9 @@
 """Compiled loops (numba, without the GIL) that turn arrays into sorted distinct values and their counts.
 
 A float16 is counted by its bit pattern. A float32 is sorted, or counted in cells of its bit pattern.
+
+Bounds: patterns are uint16 and index tables of 65,536; distinct values of a row are at most its elements, for which
+callers make room. Only :func:`count_cells` indexes by what an earlier pass over a file has found, and checks it.
 """
 
 from __future__ import annotations
@@ -92,7 +95,8 @@ def count_cells(window, base, shift, counts, sums, signal):  # type: ignore[no-u
 
     The upper 16 bits name a bucket, whose first cell is ``base``; the lower 16, shifted right by ``shift``, a cell.
     Where ``shift`` is ``SINGLE`` every element has a cell of its own, and ``base`` moves on to the next. Windows but
-    the last hold whole runs, for sums that do not depend on them.
+    the last hold whole runs, for sums that do not depend on them. Values that were not there when the cells were laid
+    out are left out where no cell is theirs: the file has changed, which the caller's source finds at its end.
     """
     floats = window.view(np.float32)
     for start in range(0, len(window), RUN):
@@ -107,6 +111,8 @@ def count_cells(window, base, shift, counts, sums, signal):  # type: ignore[no-u
                 base[bucket] += 1
             else:
                 cell = base[bucket] + (low >> shift[bucket])
+            if cell >= len(counts):
+                continue
             value = np.float64(floats[i])
             counts[cell] += 1
             sums[cell] += value

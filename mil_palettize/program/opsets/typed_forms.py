@@ -90,6 +90,8 @@ def blockwise_affine(place: OpAtPlace) -> Verdict:
         return None
     sizes = [static_shape(values[name].type) for name in codes]
     count = max((math.prod(size) for size in sizes if size is not None), default=1)
+    if count not in (1, shape[axis % len(shape)]):
+        return None
     spread = tuple(count if i == axis % len(shape) else 1 for i in range(len(shape)))
     scale, offset = (_spread(values[name], spread) for name in codes)
     if scale is None or offset is None or None in sizes:
