@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mil_palettize import __version__
 from mil_palettize.algorithms.options import GRANULARITIES, LUT_DTYPES, SCALES
@@ -16,12 +16,13 @@ from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
 
 if TYPE_CHECKING:
     from mil_palettize.calibration.request import Calibration
-    from mil_palettize.request.config import OptimizationConfig
+    from mil_palettize.request.normalised import Requests
 
 Command = Callable[[argparse.Namespace], int]
 _EPILOG = """exit codes: 0 done; 1 the packages differ (diff), more than --fail-below allows or in nothing that
 can be compared (compare); 2 wrong options or config; 3 a package or file cannot be read or written; 4 the
-request cannot be met (also under --strict); 5 verification failed; 130 interrupted"""
+request cannot be met (also under --strict), or memory is short; 5 verification failed; 70 a bug; 130, 143, 129
+stopped by SIGINT, SIGTERM, SIGHUP"""
 _PALETTE_OPTIONS = (
     "nbits",
     "mode",
@@ -44,6 +45,38 @@ class Parser(argparse.ArgumentParser):
         """One line, as every other error."""
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
+    def options(self) -> list[str]:
+        """Every option it takes, as it is written."""
+        return [name for action in self._actions for name in action.option_strings]
+
+
+class CommandLine(Parser):
+    """The parser of the whole line. What is not known is told with what is near to it."""
+
+    def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            command = self.commands[options.command]
+            near = [_near(one.partition("=")[0], command.options()) for one in unknown if one.startswith("--")]
+            command.error(f"unrecognized arguments: {' '.join(unknown)}{next(filter(None, near), '')}")
+        return options
+
+    def _check_value(self, action: argparse.Action, value: str) -> None:
+        if action.dest == "command" and value not in self.commands:
+            self.error(f"there is no command {value!r}, but {', '.join(self.commands)}{_near(value, self.commands)}")
+        super()._check_value(action, value)
+
+    @property
+    def commands(self) -> dict[str, Parser]:
+        choices: Any = next(action.choices for action in self._actions if action.dest == "command")
+        return dict(choices)
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    from mil_palettize.request.near_names import near_names
+
+    return near_names(name, names)
+
 
 def with_values(arguments: Sequence[str]) -> list[str]:
     """``--fail-below -5dB`` as ``--fail-below=-5dB``: argparse takes for an option what begins with a dash."""
@@ -56,9 +89,9 @@ def with_values(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
+def build_parser(commands: Mapping[str, Command]) -> CommandLine:
     """The whole command line; ``commands``: what carries each of them out, as ``run`` of the parsed options."""
-    parser = Parser(prog="mil-palettize", description="Palettize Core ML packages.", epilog=_EPILOG)
+    parser = CommandLine(prog="mil-palettize", description="Palettize Core ML packages.", epilog=_EPILOG)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subs = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     _add_palettize(subs)
@@ -75,6 +108,7 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add_compare(subs)
     for name, sub in subs.choices.items():
         sub.set_defaults(run=commands[name])
+        sub.add_argument("--follow-links", action="store_true", help="read what links in a package lead to, anywhere")
     return parser
 
 
@@ -88,7 +122,7 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     what.add_argument("--mode", choices=modes, help="how look-up tables are made [kmeans]")
     what.add_argument("--granularity", choices=GRANULARITIES, help="one table, or one per group of channels")
     what.add_argument("--group-size", type=int, metavar="N", help="channels per group [32]; implies groups")
-    what.add_argument("--channel-axis", type=int, metavar="AXIS", help="of the groups [from the op]; implies groups")
+    what.add_argument("--channel-axis", type=int, metavar="AXIS", help="of groups or vectors [from the op]")
     what.add_argument("--cluster-dim", type=int, metavar="N", help="channels that share an index [1] (2 up from iOS18)")
     what.add_argument("--lut-dtype", choices=LUT_DTYPES, help="table entries of 8 bits (from iOS18)")
     what.add_argument(
@@ -96,7 +130,10 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     what.add_argument("--weight-threshold", type=int, metavar="N", help="leave up to N elements alone [2048]")
     what.add_argument(
-        "--config", type=_path, metavar="FILE.yaml", help="a coremltools OptimizationConfig instead of the above"
+        "--config",
+        type=_path,
+        metavar="FILE.yaml",
+        help="a coremltools OptimizationConfig instead of the above (- reads standard input)",
     )
     how = sub.add_argument_group("how")
     how.add_argument("--target", metavar="iOS18", help="move the package up to this opset [as it is; iOS15 to iOS16]")
@@ -229,9 +266,10 @@ def _decibels(text: str) -> float:
 
 def _add_shown(sub: Parser) -> None:
     show = sub.add_argument_group("what is shown")
-    show.add_argument("--report", type=_path, metavar="FILE.json", help="write the report there as JSON")
-    show.add_argument("--json", action="store_true", help="the report as JSON on standard output")
-    show.add_argument("--quiet", action="store_true", help="nothing but errors")
+    show.add_argument("--report", type=_path, metavar="FILE.json", help="write the report there as JSON (-: as --json)")
+    which = show.add_mutually_exclusive_group()
+    which.add_argument("--json", action="store_true", help="the report as JSON on standard output")
+    which.add_argument("--quiet", action="store_true", help="nothing but errors")
 
 
 def _path(text: str) -> str:
@@ -240,9 +278,11 @@ def _path(text: str) -> str:
     return text
 
 
-def config_of(options: argparse.Namespace) -> OptimizationConfig:
-    """The config of ``--config``, or of the single options."""
-    from mil_palettize.request.config import OpPalettizerConfig, OptimizationConfig, load_config
+def requests_of(options: argparse.Namespace) -> Requests:
+    """What ``--config``, or the single options, ask for. Raises ConfigError."""
+    from mil_palettize.request.entries import load_config
+    from mil_palettize.request.normalised import Requests
+    from mil_palettize.request.palette_request import palette_request
 
     given = {name: getattr(options, name) for name in _PALETTE_OPTIONS if getattr(options, name) is not None}
     if options.config is not None:
@@ -255,14 +295,10 @@ def config_of(options: argparse.Namespace) -> OptimizationConfig:
     if "nbits" not in given and not chooses:
         choosing = [f"--mode {name}" for name, other in ALGORITHMS.items() if other.selectable and other.chooses_nbits]
         raise ConfigError(f"say how many bits with --nbits N, or give {' or '.join((*choosing, '--config FILE.yaml'))}")
-    grouped = {"group_size", "channel_axis"} & given.keys()
-    if grouped and given.setdefault("granularity", GRANULARITIES[1]) == GRANULARITIES[0]:
-        raise ConfigError("--group-size and --channel-axis go with --granularity per_grouped_channel")
+    if "group_size" in given and given.get("granularity") == GRANULARITIES[0]:
+        raise ConfigError("--group-size goes with --granularity per_grouped_channel")
     if chooses and "nbits" in given:
         raise ConfigError(f"--mode {given['mode']} takes as many bits as the values need; leave --nbits out")
     if (scale := given.pop("per_channel_scale", None)) is not None:
         given |= {"enable_per_channel_scale": True, "scale": scale}
-    try:
-        return OptimizationConfig(global_config=OpPalettizerConfig(**given))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    return Requests(palette_request(given), {}, {})

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
 import traceback
 import warnings
@@ -19,9 +18,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mil_palettize.cli import output
-from mil_palettize.cli.arguments import build_parser, calibration_of, config_of, with_values
+from mil_palettize.cli.arguments import build_parser, calibration_of, requests_of, with_values
 from mil_palettize.cli.sensitivities import sensitivity_json, sensitivity_text
+from mil_palettize.cli.signals import Stopped, end, ending_at_once, stopping
 from mil_palettize.errors import AlgorithmError, ConfigError, PackageError, PalettizeError, PlanError, VerifyError
+from mil_palettize.package.links import following_links
 from mil_palettize.text import printable
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _palettize(options: argparse.Namespace) -> int:
         lambda: api.palettize_package(
             options.source,
             options.destination,
-            config_of(options),
+            requests_of(options),
             target=options.target,
             joint_compression=options.joint,
             calibration=calibration_of(options),
@@ -116,6 +117,10 @@ def _decompress(options: argparse.Namespace) -> int:
 
 
 def _check_report_path(options: argparse.Namespace) -> None:
+    if options.report == output.STANDARD_STREAM:
+        if options.quiet:
+            raise ConfigError("--report - writes to standard output, which --quiet leaves empty; leave one out")
+        options.report, options.json = None, True
     if options.report is not None:
         output.check_report_path(options.report, options.config, (options.source, options.destination))
 
@@ -126,9 +131,9 @@ def _make(options: argparse.Namespace, make: Callable[[], Report]) -> int:
     try:
         _publish(make(), options)
     except KeyboardInterrupt as interrupt:
-        if output.identity(options.destination) == before:
-            raise
-        raise KeyboardInterrupt(f"{options.destination} is complete") from interrupt
+        if output.identity(options.destination) != before:
+            interrupt.args = (f"{options.destination} is complete",)
+        raise
     return 0
 
 
@@ -232,18 +237,10 @@ COMMANDS = {
 
 
 def _load(name: str) -> ModuleType:
-    """Import a module of this package. Meanwhile an interrupt ends the process at once: what coremltools imports
-    swallows ``KeyboardInterrupt``, or is left half imported and waits for itself."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    """Import a module of this package. Meanwhile an interrupt ends the process at once: what torch and coremltools
+    import swallows ``KeyboardInterrupt``, or is left half imported and waits for itself."""
+    with ending_at_once(_line("interrupted; nothing was written")):
         return import_module(f"mil_palettize.{name}")
-    try:
-        signal.signal(signal.SIGINT, lambda number, frame: os._exit(_interrupted()))
-    except ValueError:  # not the main thread, which gets all signals
-        return import_module(f"mil_palettize.{name}")
-    try:
-        return import_module(f"mil_palettize.{name}")
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -252,9 +249,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # On Linux, importing coremltools prints a page about runtimes that are not there.
     logging.getLogger("coremltools").setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        options = build_parser(COMMANDS).parse_args(with_values(sys.argv[1:] if arguments is None else arguments))
-        return int(options.run(options))
+        with stopping():
+            parser = build_parser(COMMANDS)
+            if not given:
+                parser.print_help(sys.stderr)
+                return 2
+            options = parser.parse_args(with_values(given))
+            with following_links(options.follow_links):
+                return int(options.run(options))
+    except Stopped as stopped:
+        end(_interrupted(str(stopped), stopped.exit_code))
+        raise
     except KeyboardInterrupt as interrupt:
         return _interrupted(str(interrupt))
     except Exception as error:
@@ -274,14 +281,18 @@ def _explain(error: Exception) -> tuple[str, int]:
     return f"{type(error).__name__}: {error} ({hint})", EXIT_INTERNAL
 
 
-def _interrupted(what: str = "") -> int:
-    return _fail(f"interrupted; {what or 'nothing was written'}", EXIT_INTERRUPTED)
+def _interrupted(what: str = "", code: int = EXIT_INTERRUPTED) -> int:
+    return _fail(f"interrupted; {what or 'nothing was written'}", code)
 
 
 def _fail(message: str, code: int) -> int:
     with suppress(OSError, ValueError, RuntimeError):  # nobody may be listening
-        print(f"mil-palettize: error: {printable(' '.join(message.splitlines()))}", file=sys.stderr, flush=True)
+        print(_line(message), end="", file=sys.stderr, flush=True)
     return code
+
+
+def _line(message: str) -> str:
+    return f"mil-palettize: error: {printable(' '.join(message.splitlines()))}\n"
 
 
 if __name__ == "__main__":

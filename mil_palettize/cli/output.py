@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mil_palettize.errors import ConfigError, PackageError
 
+STANDARD_STREAM = "-"
 WIDTH_OF_FILES = 1000  # where no terminal limits it: wide enough that no name is cut and a weight takes one line
 
 

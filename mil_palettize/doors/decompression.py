@@ -45,7 +45,7 @@ def decompress_package(
         with Model.open(source) as model:
             check_destination(model.package.path, Path(destination), overwrite)
             report = Report(os.fspath(source), os.fspath(destination), model.package.nbytes(), 0, action=DECOMPRESSED)
-            report.notes += [recovered] if recovered else []
+            report.notes += ([recovered] if recovered else []) + model.remarks()
             bar = make_progress(progress)
             needed = report.bytes_before + decompressed_nbytes(model)
             try:

@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
-
-from coremltools.optimize.coreml import OptimizationConfig
+from typing import TYPE_CHECKING, Any
 
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.doors.palettize_run import PalettizeRun, check_can_run
@@ -17,10 +15,14 @@ from mil_palettize.encoding.palette_cache import clustered_in
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ConfigError
 from mil_palettize.package.replacement import recover
+from mil_palettize.program.opsets.move import parse_target
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.progress import ProgressEvent
 from mil_palettize.reports.report import Report
-from mil_palettize.request.normalised import normalise
+from mil_palettize.request.normalised import Requests, normalise
+
+if TYPE_CHECKING:
+    from coremltools.optimize.coreml import OptimizationConfig
 
 PathLike = str | os.PathLike[str]
 
@@ -28,7 +30,7 @@ PathLike = str | os.PathLike[str]
 def palettize_package(
     source: PathLike,
     destination: PathLike | None,
-    config: OptimizationConfig,
+    config: OptimizationConfig | Requests,
     *,
     target: object = None,
     joint_compression: bool = False,
@@ -48,16 +50,17 @@ def palettize_package(
 ) -> Report:
     """Palettize the ML Programs of the package at ``source`` into ``destination``.
 
-    ``config``: an ``OptimizationConfig``, coremltools' own or ours. ``target``: opset to move up to (``"iOS18"`` or a
-    ``coremltools.target``). ``joint_compression``: also what sparse weights hold, and the integers of quantized ones
-    (from iOS18). ``importance``: arrays of positive floats by name of a constant, or ``function/name``, of its shape or
-    with sizes that divide that: the sum of importance times squared error is made small.
-    ``calibration``: palettes are made for what ops give on samples, or by the weights alone (see ``Calibration``).
-    ``redo``: weights that are palettes already get a new one, of the values the old one stands for. ``select``:
-    "weights", or "all" constants above the threshold as coremltools does. ``strict``: anything asked for that cannot be
-    done as asked is an error. ``verify``: decode what was written before it takes its place. ``check``: run both
-    packages on inputs made up from the description, and put what became of the outputs into the report (needs torch).
-    ``progress``: True for a bar, or a function of :class:`ProgressEvent`. ``dry_run``: plan and report only.
+    ``config``: an ``OptimizationConfig``, coremltools' own or ours, or the ``Requests`` that a file was read to.
+    ``target``: opset to move up to (``"iOS18"`` or a ``coremltools.target``). ``joint_compression``: also what sparse
+    weights hold, and the integers of quantized ones (from iOS18). ``importance``: arrays of positive floats by name
+    of a constant, or ``function/name``, of its shape or with sizes that divide that: the sum of importance times
+    squared error is made small. ``calibration``: palettes are made for what ops give on samples, or by the weights
+    alone (see ``Calibration``). ``redo``: weights that are palettes already get a new one, of the values the old one
+    stands for. ``select``: "weights", or "all" constants above the threshold as coremltools does. ``strict``: anything
+    asked for that cannot be done as asked, or has no effect, is an error. ``verify``: decode what was written before it
+    takes its place. ``check``: run both packages on inputs made up from the description, and put what became of the
+    outputs into the report (needs torch). ``progress``: True for a bar, or a function of :class:`ProgressEvent`.
+    ``dry_run``: plan and report only.
 
     ``workers``: threads, None for all processors. ``executor``: any ``concurrent.futures.Executor`` instead, to which
     weights go by reference: its processes read the package's files themselves, this one writes. The result does not
@@ -73,6 +76,8 @@ def palettize_package(
     if check:
         check_can_run(source)
     requests = normalise(config, joint_compression, importance)
+    if target is not None:
+        target = parse_target(target)  # what is wrong with the request itself comes before what is wrong with places
     if destination is None and not dry_run:
         raise ConfigError("destination is missing; only a dry run goes without one")
     with Workers(workers, executor) as pool:

@@ -12,7 +12,7 @@ from mil_palettize.doors.calibrating import calibrated
 from mil_palettize.encoding.palette_cache import Clustered
 from mil_palettize.encoding.results import Declined, Encoded
 from mil_palettize.encoding.workers import Workers
-from mil_palettize.errors import EvaluationError
+from mil_palettize.errors import EvaluationError, PackageError
 from mil_palettize.package.replacement import check_destination, replacing
 from mil_palettize.program.model import Model
 from mil_palettize.program.weight import WeightId
@@ -60,9 +60,20 @@ class PalettizeRun:
             )
             goal = None if self.destination is None else os.fspath(self.destination)
             report = prepared.report(os.fspath(self.source), goal, dry_run=self.dry_run)
+            report.notes += model.remarks() + self._refusal(model)
             if self.destination is not None and not self.dry_run:
                 self._write(Path(self.destination), prepared, report)
         return report
+
+    def _refusal(self, model: Model) -> list[str]:
+        """Why a dry run would be refused if it was none."""
+        if not self.dry_run or self.destination is None:
+            return []
+        try:
+            check_destination(model.package.path, Path(self.destination), self.overwrite)
+        except PackageError as error:
+            return [f"without the dry run, this would be refused: {error}"]
+        return []
 
     def _write(self, destination: Path, prepared: Prepared, report: Report) -> None:
         progress = make_progress(self.progress)

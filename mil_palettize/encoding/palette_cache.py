@@ -8,6 +8,7 @@ not what the specification needs is as good as none, and the log says so.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import logging
 import os
@@ -33,6 +34,8 @@ from mil_palettize.program.forms import Form
 from mil_palettize.request.importance import Importance
 
 logger = logging.getLogger("mil_palettize")
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # the run itself may still have room where it writes
+_TOLD: set[str] = set()  # folders of which this was said in this process
 VERSION = 2  # of the files
 # What makes a palette of a weight: its results are taken only by the same code.
 _CODE = ("algorithms/**/*.py", "encoding/encoder.py", "expressions/*.py")
@@ -81,7 +84,7 @@ class Clustered:
         return self._found(key, f"the palette of {source.name!r}", built)
 
     def keep_palette(self, key: str, made: Encoded) -> None:
-        """Raises PackageError when the folder cannot be written to."""
+        """Raises PackageError when the folder cannot be written to; a full disk is a warning."""
         arrays: Arrays = {}
         header = {
             "expr": _taken_apart(made.expr, arrays),
@@ -106,7 +109,7 @@ class Clustered:
         return self._found(_digest(content), f"the distinct values of {source.name!r}", built)
 
     def keep_distribution(self, content: str, found: Distribution) -> None:
-        """Raises PackageError when the folder cannot be written to."""
+        """Raises PackageError when the folder cannot be written to; a full disk is a warning."""
         header = {"dtype": found.dtype.str, "size": found.size, "signal": found.signal, "exact": bool(found.exact)}
         values, weights = _small(found.values, found.dtype), _small(found.weights, *_INTEGERS)
         self._save(_digest(content), header, {"values": values, "weights": weights})
@@ -146,7 +149,12 @@ class Clustered:
             for left in path.parent.glob(f".{path.name}.*"):  # by a run that was killed
                 left.unlink(missing_ok=True)
         except OSError as error:
-            raise PackageError(f"cannot keep what was clustered in {self.folder}: {error.strerror or error}") from error
+            why = f"cannot keep what was clustered in {self.folder}: {error.strerror or error}"
+            if error.errno not in _FULL:
+                raise PackageError(why) from error
+            if self.folder not in _TOLD:
+                _TOLD.add(self.folder)
+                logger.warning("%s; the run goes on without keeping", why)
 
 
 def clustered_in(folder: PathLike, packages: Iterable[PathLike | None]) -> Clustered:

@@ -26,7 +26,8 @@ BYTES_SENT_OUT = 1 << 30
 class Workers:
     """``count`` threads for weights and as many for the groups within one, so that neither waits for itself.
 
-    ``count`` None: the processors this process may use. One worker runs everything in the calling thread.
+    ``count`` None: the processors this process may use. The calling thread only waits, so that a signal is heard while
+    compiled loops run. After a ``KeyboardInterrupt`` they are not waited for: what they make is dropped.
     ``executor``: takes the weights instead, anything with the ``submit`` of a ``concurrent.futures.Executor``. It is
     not shut down, and what was not begun is taken back from it on leaving the ``with`` block.
     """
@@ -40,7 +41,7 @@ class Workers:
             raise ConfigError("workers and executor exclude each other: the executor has workers of its own")
         self.count = count or _processors()
         self.executor = executor
-        self._outer = ThreadPoolExecutor(self.count, "palettize") if self.count > 1 else None
+        self._outer = ThreadPoolExecutor(self.count, "palettize")
         self._inner = ThreadPoolExecutor(self.count, "palettize-groups") if self.count > 1 else None
         self._windows: list[_Window[Any]] = []
 
@@ -60,11 +61,8 @@ class Workers:
         window: _Window[T]
         if self.executor is not None and not here:
             window = _SentOut(self.executor, BYTES_SENT_OUT)
-        elif self._outer is not None:
-            window = _Window(self._outer, BYTES_IN_FLIGHT)
-        else:
-            yield from (task() for _, task in tasks)
-            return
+        else:  # a single worker has nothing to read ahead for
+            window = _Window(self._outer, BYTES_IN_FLIGHT if self.count > 1 else 0)
         self._windows.append(window)
         try:
             for nbytes, task in tasks:
@@ -80,12 +78,13 @@ class Workers:
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
         for window in self._windows:  # an error's traceback may keep their loops alive
             window.cancel()
         for pool in (self._outer, self._inner):
             if pool is not None:
-                pool.shutdown(wait=True, cancel_futures=True)
+                pool.shutdown(wait=not interrupted, cancel_futures=True)
 
 
 class _Entry(Generic[T]):

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
-from mil_palettize.errors import PackageError
+from mil_palettize.errors import ModelTypeError, PackageError
+from mil_palettize.package.links import is_inside, may_be_read, refuse_pointer, way_out
 from mil_palettize.package.replacement import MANIFEST, previous_path
 
 DATA = "Data"
@@ -48,8 +49,13 @@ class Package:
         """Read the manifest at ``path`` (``~`` allowed). Nothing is kept open.
 
         Raises PackageError, saying what to do, when this is no package, its manifest is damaged or newer
-        than 1.0.0, an item is missing, or an item lies outside the package.
+        than 1.0.0, an item is missing, or an item lies outside the package; ModelTypeError for what is no path.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise ModelTypeError(
+                f"the path of a package is needed, got {type(path).__name__}; palettize_weights and decompress_weights "
+                "take models in memory"
+            )
         folder = Path(os.path.abspath(os.path.expanduser(path)))
         _check_is_package(folder)
         manifest = _read_manifest(folder)
@@ -62,6 +68,7 @@ class Package:
         model_path = folder / DATA / model.path
         if not os.path.isfile(model_path):
             raise _damaged(folder, f"its root model {str(model.path)!r} is not a file")
+        refuse_pointer(model_path)
         return cls(folder, items, model_path)
 
     def model_bytes(self) -> bytes:
@@ -82,29 +89,42 @@ class Package:
         if prefix != MODEL_PATH or not _is_plain(rest):
             raise PackageError(f"{where}; only {MODEL_PATH}/<path without ..> is allowed")
         path = self.model_path.parent / rest
-        if not _is_inside(path, self.path):
-            raise PackageError(f"{where}, a link that leads out of {self.path}; put the file itself there")
+        if not may_be_read(path, self.path):
+            raise PackageError(f"{where}, a link that leads out of {self.path}; {way_out(self.path)}")
         if not os.path.isfile(path):
             raise PackageError(f"{where}, but there is no file {path}; copy or download the package again")
+        refuse_pointer(path)
         return path
 
     def files(self) -> list[Path]:
         """Every file of the package, listed in the manifest or not, relative to ``path``, sorted.
 
-        Raises PackageError for what a copy could not carry over: links to folders or out of the package,
-        pipes, sockets, and folders that cannot be read.
+        Raises PackageError for what a copy could not carry over: links to folders, or out of the package where
+        these are not followed, pipes, sockets, and folders that cannot be read; and for a pointer of git-lfs.
         """
         found: list[Path] = []
         for folder, subfolders, names in os.walk(self.path, onerror=_fail):
             links = [name for name in subfolders if Path(folder, name).is_symlink()]
             for name in names + links:
                 file = Path(folder, name)
-                if not _is_inside(file, self.path) or not os.path.isfile(file):
+                if not may_be_read(file, self.path) or not os.path.isfile(file):
                     raise PackageError(
-                        f"{file} is neither a file nor a link to one inside the package; replace or remove it"
+                        f"{file} is neither a file nor a link to one inside the package; {way_out(self.path)}"
                     )
+                refuse_pointer(file)
                 found.append(file.relative_to(self.path))
         return sorted(found)
+
+    def followed(self) -> str:
+        """A sentence about links that lead out of the package, whose files are read; "" when there are none."""
+        files = [self.path / file for file in self.files()]
+        places = [os.path.realpath(file) for file in files if not is_inside(file, self.path)]
+        if not places:
+            return ""
+        where = os.path.commonpath([os.path.dirname(place) for place in places])
+        if len(places) == 1:
+            return f"1 file of {self.path.name} is a link to a file in {where}"
+        return f"{len(places)} files of {self.path.name} are links to files in {where}"
 
     def folders(self) -> list[Path]:
         """The items that are folders, relative to ``path``."""
@@ -168,6 +188,9 @@ def _kind_of_file(path: Path) -> str:
 
 
 def _read_manifest(folder: Path) -> dict[str, object]:
+    if not may_be_read(folder / MANIFEST, folder):
+        raise PackageError(f"{folder / MANIFEST} is a link that leads out of the package; {way_out(folder)}")
+    refuse_pointer(folder / MANIFEST)
     try:
         with (folder / MANIFEST).open("rb") as file:
             stored = file.read(_LARGEST_MANIFEST + 1)
@@ -216,8 +239,8 @@ def _read_item(folder: Path, identifier: str, entry: object) -> Item:
     where = f"its item {name!r} is at {path!r}"
     if not _is_plain(path):
         raise _damaged(folder, f"{where}; only paths below {DATA}/ without .. are allowed")
-    if not _is_inside(folder / DATA / path, folder):
-        raise _damaged(folder, f"{where}, a link that leads out of the package")
+    if not may_be_read(folder / DATA / path, folder):
+        raise _damaged(folder, f"{where}, a link that leads out of the package; {way_out(folder)}")
     if not os.path.exists(folder / DATA / path):
         raise _damaged(folder, f"{where}, but nothing is there")
     return Item(identifier, Path(path), name)
@@ -231,11 +254,6 @@ def _is_plain(path: str) -> bool:
         return False
     parts = PurePosixPath(path).parts
     return bool(parts) and not path.startswith("/") and ".." not in parts and "\0" not in path
-
-
-def _is_inside(path: Path, folder: Path) -> bool:
-    """Whether ``path``, all links followed, is below ``folder``."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _damaged(folder: Path, problem: str) -> PackageError:

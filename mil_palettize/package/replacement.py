@@ -15,6 +15,7 @@ renamed to destination; folder synced; ``.previous`` renamed to ``.partial-...``
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 import secrets
@@ -29,11 +30,13 @@ from mil_palettize.text import format_bytes
 
 SUFFIX = ".mlpackage"
 MANIFEST = "Manifest.json"
+_LONGEST_NAME = 255  # bytes, of the file systems of Linux and macOS
+_ADDED = len("..partial-01234567")
 
 
 def previous_path(destination: Path) -> Path:
     """Where the old package is while the new one is renamed to ``destination``."""
-    return destination.with_name(f".{destination.name}.previous")
+    return destination.with_name(f".{_short(destination.name)}.previous")
 
 
 def check_destination(source: Path, destination: Path, overwrite: bool) -> None:
@@ -52,6 +55,16 @@ def check_destination(source: Path, destination: Path, overwrite: bool) -> None:
         raise PackageError(f"{destination} is inside the package {source}; choose a place outside it")
     if any(_is_same(target, folder) for folder in real_source.parents):
         raise PackageError(f"{source} is inside {destination}, which would be replaced; choose another place")
+
+
+def _short(name: str) -> str:
+    """``name``, or where a longer one could not be written beside it, its start and a digest of the whole."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= _LONGEST_NAME - _ADDED:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:16]
+    start = encoded[: _LONGEST_NAME - _ADDED - len(digest) - 1].decode("utf-8", "ignore")
+    return f"{start}~{digest}"
 
 
 @contextmanager
@@ -167,12 +180,12 @@ def _make_staging(target: Path) -> tuple[Path, int]:
 
 
 def _new_staging_path(target: Path) -> Path:
-    return target.with_name(f".{target.name}.partial-{secrets.token_hex(4)}")
+    return target.with_name(f".{_short(target.name)}.partial-{secrets.token_hex(4)}")
 
 
 def _stagings(target: Path) -> list[Path]:
     """Existing staging folders for ``target``, sorted."""
-    pattern = re.compile(re.escape(f".{target.name}.partial-") + "[0-9a-f]{8}")
+    pattern = re.compile(re.escape(f".{_short(target.name)}.partial-") + "[0-9a-f]{8}")
     try:
         with os.scandir(target.parent) as entries:
             found = [e.name for e in entries if pattern.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
@@ -233,6 +246,8 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise PackageError(f"cannot write {target}: no permission to write into {parent}")
     if not os.path.lexists(target):
         return
+    if os.path.isfile(target):
+        raise PackageError(f"{target} is a file, which is never overwritten; choose another name for the package")
     if not overwrite:
         raise PackageError(f"{target} exists; use --overwrite (overwrite=True) or choose another name")
     if not _is_package(target):

@@ -9,7 +9,8 @@ from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.errors import PlanError
 from mil_palettize.program.weight import Weight
 from mil_palettize.request.importance import Importance
-from mil_palettize.request.normalised import Requests, near_names
+from mil_palettize.request.near_names import near_names
+from mil_palettize.request.normalised import Requests
 
 
 def importance_of(weight: Weight, requests: Requests) -> tuple[str, Importance] | None:

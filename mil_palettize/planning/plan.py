@@ -15,8 +15,10 @@ from mil_palettize.program.forms import FORMS, Form, refusal
 from mil_palettize.program.roles import is_weight_input
 from mil_palettize.program.weight import Weight
 from mil_palettize.request.importance import Importance
-from mil_palettize.request.normalised import Requests, check_op_types, near_names
+from mil_palettize.request.near_names import near_names
+from mil_palettize.request.normalised import Requests, check_op_types
 from mil_palettize.request.precedence import Resolved, resolve
+from mil_palettize.text import format_count
 
 SELECTIONS = ("weights", "all")
 
@@ -89,10 +91,10 @@ def make_plan(
         plan.decisions.append(_weighed(decision, *found) if found else decision)
         for key in resolved.keys:
             named[key].append(plan.decisions[-1])
-    unmatched = _unmatched_names(requests, named, op_names, plan)
-    plan.notes += unmatched
+    idle = _unmatched_names(requests, named, op_names, plan) + requests.without_effect
+    plan.notes += idle
     if strict:
-        _refuse_unmet(plan, unmatched)
+        _refuse_unmet(plan, idle)
     return plan
 
 
@@ -205,8 +207,10 @@ def _reasons(decisions: list[Decision]) -> str:
     return ", ".join(f"{d.weight.key!r}: {d.reason}" for d in decisions)
 
 
-def _refuse_unmet(plan: Plan, unmatched: list[str]) -> None:
-    unmet = [f"{d.weight.key!r}: {d.reason or d.notes[-1]}" for d in plan.decisions if d.unmet] + unmatched
+def _refuse_unmet(plan: Plan, idle: list[str]) -> None:
+    unmet = [f"{d.weight.key!r}: {d.reason or d.notes[-1]}" for d in plan.decisions if d.unmet] + idle
     if unmet:
         more = f" (and {len(unmet) - 3} more)" if len(unmet) > 3 else ""
-        raise PlanError(f"strict: {len(unmet)} requests cannot be met as asked: {'; '.join(unmet[:3])}{more}")
+        raise PlanError(
+            f"strict: {format_count(len(unmet), 'request')} cannot be met as asked: {'; '.join(unmet[:3])}{more}"
+        )

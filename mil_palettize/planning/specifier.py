@@ -9,7 +9,7 @@ from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.program.forms import Form
 from mil_palettize.program.roles import is_weight_input
 from mil_palettize.program.weight import Weight
-from mil_palettize.request.normalised import PaletteRequest
+from mil_palettize.request.palette_request import PaletteRequest
 
 SCALE_WARNING = (
     "a scale for each channel, in an op after the table: loading such a package on the Neural Engine of macOS 26 has "

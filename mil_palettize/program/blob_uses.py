@@ -68,7 +68,9 @@ def _fields(kind: type[Message]) -> tuple[tuple[str, str], ...]:
 def _place(field: Any) -> str:
     if field.message_type.GetOptions().map_entry:
         return "map"
-    return "many" if field.is_repeated else "one"
+    # protobuf below 6.31 has the label alone, and protobuf 7 has it no longer.
+    repeated = field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
+    return "many" if repeated else "one"
 
 
 def _reached(descriptor: Any) -> set[str]:

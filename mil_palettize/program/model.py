@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from coremltools.proto import Model_pb2 as CoreML
-
 from mil_palettize.errors import PlanError
 from mil_palettize.package.mlpackage import Package
 from mil_palettize.program.blob_uses import BlobUse, blob_uses
+from mil_palettize.program.messages import CoreML
 from mil_palettize.program.opsets.move import Change, Opset, apply_move, opset_of, plan_move
-from mil_palettize.program.stages import Stage, parse_model, pipeline_models, stages
+from mil_palettize.program.stages import Stage, other_stages, parse_model, pipeline_models, stages
 from mil_palettize.program.store import Store
 from mil_palettize.program.survey import Survey, survey
 
@@ -63,6 +62,11 @@ class Model:
     @property
     def stages(self) -> list[Stage]:
         return stages(self.spec)
+
+    def remarks(self) -> list[str]:
+        """What a person should know of the package itself: links that were followed, stages that are left alone."""
+        followed = self.package.followed()
+        return ([followed] if followed else []) + other_stages(self.spec)
 
     def survey(self) -> Survey:
         """Constants, op types and names of all stages, as they were opened or moved."""

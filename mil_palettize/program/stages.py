@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coremltools.proto import Model_pb2 as CoreML
 from google.protobuf.message import DecodeError
 
 from mil_palettize.errors import PackageError
+from mil_palettize.program.messages import CoreML
 from mil_palettize.program.values import MIL
+from mil_palettize.text import format_bytes
 
 NEURAL_NETWORKS = ("neuralNetwork", "neuralNetworkClassifier", "neuralNetworkRegressor")  # as ``Model`` calls them
 _PIPELINES = ("pipeline", "pipelineClassifier", "pipelineRegressor")
@@ -72,3 +73,15 @@ def pipeline_models(model: CoreML.Model) -> list[tuple[str, CoreML.Model]]:
             label = f"{name or index} ({number})"
         found[label] = stage
     return list(found.items())
+
+
+def other_stages(model: CoreML.Model, label: str = "") -> list[str]:
+    """A sentence about every stage of a pipeline that is no ML Program, pipelines in it opened."""
+    kind = model.WhichOneof("Type")
+    if kind in _PIPELINES:
+        inner = pipeline_models(model)
+        return [told for name, stage in inner for told in other_stages(stage, f"{label}/{name}" if label else name)]
+    if kind == "mlProgram" or not label:
+        return []
+    size = format_bytes(model.ByteSize())
+    return [f"stage {label!r} of the pipeline is no ML Program but a {kind} of {size}, and stays as it is"]

@@ -9,9 +9,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from coremltools.proto import MIL_pb2 as MIL
 
 from mil_palettize.expressions.packed import can_hold
+from mil_palettize.program.messages import MIL
 
 DT = MIL.DataType
 

@@ -44,6 +44,7 @@ class Inspection:
     constants: list[ConstantInfo]
     constant_nbytes: int
     taken_nbytes: int
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     def to_json(self, indent: int | None = 2) -> str:
         return json.dumps(dataclasses.asdict(self), indent=indent, allow_nan=False)
@@ -68,6 +69,7 @@ class Inspection:
             "functions: " + ", ".join(f"{name} ({opset})" for name, opset in self.functions),
             f"{format_count(len(self.constants), 'constant')}, {format_bytes(self.constant_nbytes)} of values; "
             f"{taken} would be palettized, {format_bytes(self.taken_nbytes)}",
+            *self.notes,
         )
         return "\n".join([table, "", *map(printable, totals)]) + "\n"
 
@@ -87,6 +89,7 @@ def inspection(path: str, model: Model) -> Inspection:
         constants=[_constant(site, reasons[site.weight]) for site in sites],
         constant_nbytes=_data_nbytes(sites),
         taken_nbytes=_data_nbytes([site for site in sites if not reasons[site.weight]]),
+        notes=model.remarks(),
     )
 
 

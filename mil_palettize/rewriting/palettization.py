@@ -27,6 +27,7 @@ from mil_palettize.request.normalised import Requests
 from mil_palettize.rewriting.other_files import folder_nbytes
 from mil_palettize.rewriting.planned_palettes import PlannedPalettes
 from mil_palettize.rewriting.redo import Old, all_ops, as_if_dense, find_old, tell
+from mil_palettize.text import format_count
 
 
 @dataclass(frozen=True)
@@ -194,4 +195,6 @@ def refuse_declined(results: Mapping[WeightId, object]) -> None:
     """Raise PlanError for weights whose values rule out what was asked for."""
     unmet = [f"{w.key!r}: {r.reason}" for w, r in results.items() if isinstance(r, Declined) and r.unmet]
     if unmet:
-        raise PlanError(f"strict: {len(unmet)} weights cannot be palettized as asked: {'; '.join(unmet[:3])}")
+        raise PlanError(
+            f"strict: {format_count(len(unmet), 'weight')} cannot be palettized as asked: {'; '.join(unmet[:3])}"
+        )

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from coremltools.proto import FeatureTypes_pb2 as FeatureTypes
-from coremltools.proto import Model_pb2 as CoreML
 
 from mil_palettize.errors import ConfigError, EvaluationError
+from mil_palettize.program.messages import CoreML, FeatureTypes
 from mil_palettize.program.model import Model
 from mil_palettize.program.stages import Stage
 from mil_palettize.program.values import MIL

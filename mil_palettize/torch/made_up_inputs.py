@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from coremltools.proto import FeatureTypes_pb2 as FeatureTypes
 
 from mil_palettize.errors import ConfigError, EvaluationError
+from mil_palettize.program.messages import FeatureTypes
 from mil_palettize.program.values import MIL, type_name
 from mil_palettize.text import format_count
 from mil_palettize.torch.evaluator.memory import claim_bytes, one_line

@@ -91,7 +91,7 @@ def test_where_it_is_otherwise(case: str) -> None:
 
 def test_strict_and_select() -> None:
     model = converted(tied)
-    with pytest.raises(PlanError, match="strict: 1 requests cannot be met as asked"):
+    with pytest.raises(PlanError, match="strict: 1 request cannot be met as asked"):
         palettize_weights(model, config(granularity="per_grouped_channel", group_size=7), strict=True)
     with pytest.raises(ValueError, match="select is 'some', allowed are"):
         palettize_weights(model, config(), select="some")

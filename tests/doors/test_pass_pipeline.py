@@ -221,7 +221,7 @@ def test_strict_still_finds_names_that_mean_nothing() -> None:
     asked = config()
     asked.set_op_name("norm", cto.OpPalettizerConfig(mode="unique", weight_threshold=100))
     asked.set_op_name("nor", cto.OpPalettizerConfig(mode="unique"))
-    with pytest.raises(PlanError, match=r"strict: 1 requests .*op_name_configs\['nor'\] matches nothing"):
+    with pytest.raises(PlanError, match=r"strict: 1 request .*op_name_configs\['nor'\] matches nothing"):
         converted(network(IOS16), IOS16, pass_pipeline(asked, strict=True))
 
 

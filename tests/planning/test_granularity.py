@@ -90,7 +90,7 @@ def test_conflicting_axes_in_groups_give_one_palette_and_a_note() -> None:
         "the ops that read it want different channel axes (linear axis 0, matmul axis 1; give channel_axis): one "
         "palette per tensor instead of groups of 8",
     )
-    with pytest.raises(PlanError, match=r"^strict: 1 requests .*'main/w': the ops that read it want different channel"):
+    with pytest.raises(PlanError, match=r"^strict: 1 request .*'main/w': the ops that read it want different channel"):
         decide(*conflicting(), group_size=8, strict=True)
 
 

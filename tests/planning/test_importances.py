@@ -73,7 +73,7 @@ def test_palettes_that_are_made_without(options: dict[str, object], why: str) ->
     assert found["w"].specification == found["v"].specification
     assert (found["w"].unmet, found["w"].notes) == (True, (GIVEN + why,))
     assert (found["v"].unmet, found["v"].notes) == (False, ())
-    with pytest.raises(PlanError, match="strict: 1 requests cannot be met as asked.*" + why):
+    with pytest.raises(PlanError, match="strict: 1 request cannot be met as asked.*" + why):
         planned(two(), importance={"w": ONES}, strict=True, **options)
 
 

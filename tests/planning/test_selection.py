@@ -281,7 +281,7 @@ def test_select_all_takes_what_coremltools_takes(name: str, fixtures: Path, pale
     reasons = {w.name: w.reason for w in report.skipped}
     assert reasons.keys() == {"mask", "wide_bias", "int_table", "output_const"}
     assert "has 0 NaN and 1225 infinite values" in reasons["mask"]
-    with pytest.raises(PlanError, match="strict: 1 weights cannot be palettized as asked: 'main/mask': ") as error:
+    with pytest.raises(PlanError, match="strict: 1 weight cannot be palettized as asked: 'main/mask': ") as error:
         palettize(source, nbits=4, select="all", strict=True)
     assert "\n" not in str(error.value)
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from coremltools import target as _CoremltoolsTarget
-from coremltools.proto import MIL_pb2 as MIL
-
 from mil_palettize.errors import ConfigError, PlanError
+from mil_palettize.program.messages import MIL
 from mil_palettize.program.new_names import NameSource
 from mil_palettize.program.op_names import op_name
 from mil_palettize.program.opsets.known_ops import KNOWN_OPS
@@ -69,7 +67,9 @@ def parse_target(target: object) -> Opset:
     an :class:`Opset`. Raises :class:`ConfigError` for anything else, and for releases before ML programs."""
     if isinstance(target, Opset):
         return target
-    name = target.name if isinstance(target, _CoremltoolsTarget) else target
+    # Whoever has one of coremltools' targets has imported coremltools, which this file is light for not doing.
+    is_theirs = type(target).__module__.partition(".")[0] == "coremltools"
+    name = getattr(target, "name", target) if is_theirs else target
     if isinstance(name, str):
         for opset in OPSETS:
             if name.lower() in {known.lower() for known in (opset.name, opset.target, *opset.aliases)}:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from coremltools.proto import MIL_pb2 as MIL
 
+from mil_palettize.program.messages import MIL
 from mil_palettize.program.opsets.element_facts import is_unsigned, never_negative
 from mil_palettize.program.opsets.operands import NewOps, OpAtPlace, Operand, vector_type, with_data_type
 from mil_palettize.program.opsets.verdicts import Refusal, Rewrite, Verdict

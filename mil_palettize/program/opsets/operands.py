@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from coremltools.proto import MIL_pb2 as MIL
 
+from mil_palettize.program.messages import MIL
 from mil_palettize.program.new_names import NameSource
 from mil_palettize.program.op_names import result_name
 from mil_palettize.program.scopes import Read, Scope

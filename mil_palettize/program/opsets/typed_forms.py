@@ -12,9 +12,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from coremltools.proto import MIL_pb2 as MIL
 
 from mil_palettize.expressions.weight_expr import packed_nbytes
+from mil_palettize.program.messages import MIL
 from mil_palettize.program.opsets.operands import OpAtPlace
 from mil_palettize.program.opsets.verdicts import Refusal, Rewrite, Verdict
 from mil_palettize.program.values import (

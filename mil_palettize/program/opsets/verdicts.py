@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coremltools.proto import MIL_pb2 as MIL
+from mil_palettize.program.messages import MIL
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from coremltools.converters.mil.backend.mil.helper import create_file_value_tens
 from coremltools.converters.mil.backend.mil.load import MILProtoExporter
 from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import Operation, Program, Var, types
-from coremltools.proto import Model_pb2 as CoreML
 
 from mil_palettize.expressions.packed import Packed
 from mil_palettize.expressions.weight_expr import Const, Scale, Sparse, WeightExpr
 from mil_palettize.program.forms import Form
+from mil_palettize.program.messages import CoreML
 from mil_palettize.program.opsets.move import OPSETS
 from mil_palettize.program.pymil.ops import replace_integers, replace_nonzeros, replace_with_palette
 from mil_palettize.program.stages import Stage

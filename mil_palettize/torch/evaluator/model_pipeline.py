@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from coremltools.proto import Model_pb2 as CoreML
-from coremltools.proto import NonMaximumSuppression_pb2 as Suppression
 from torch import nn
 
 from mil_palettize.errors import ConfigError, EvaluationError, UnsupportedOpError
 from mil_palettize.package.mlpackage import Package
+from mil_palettize.program.messages import CoreML, Suppression
 from mil_palettize.program.model import Model
 from mil_palettize.program.stages import pipeline_models
 from mil_palettize.program.weight import WeightId

@@ -1,0 +1,149 @@
+"""Configs as nested mappings, of YAML files for one: every key known, every entry with its place. No coremltools.
+
+The form is that of coremltools' ``OptimizationConfig.from_dict``, with this library's options besides.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mil_palettize.errors import ConfigError, UnsupportedModeError
+from mil_palettize.request.near_names import near_names
+from mil_palettize.request.normalised import Requests
+from mil_palettize.request.palette_request import DEFAULTS, PaletteRequest, palette_request
+
+STANDARD_STREAM = "-"
+_TYPE = "config_type"
+_PALETTIZER = "OpPalettizerConfig"
+_LEVELS = ("op_type_configs", "op_name_configs")
+_KEYS = (_TYPE, "global_config", *_LEVELS)
+_OPTIONS = tuple(name for name in DEFAULTS if name != "lut_function")
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Options of each entry, None for "leave alone"; values are not checked yet. ``places``: of each entry by
+    (level, name), for errors."""
+
+    global_options: Options | None
+    by_type: Mapping[str, Options | None]
+    by_name: Mapping[str, Options | None]
+    places: Mapping[tuple[str, str], str]
+
+    def requests(self) -> Requests:
+        """Raises ConfigError naming the entry whose values are wrong, and UnsupportedModeError."""
+
+        def request(level: str, name: str, options: Options | None) -> PaletteRequest | None:
+            return None if options is None else palette_request(options, self.places[level, name])
+
+        return Requests(
+            request("global_config", "", self.global_options),
+            {name: request("op_type_configs", name, options) for name, options in self.by_type.items()},
+            {name: request("op_name_configs", name, options) for name, options in self.by_name.items()},
+        )
+
+
+def read_entries(mapping: Any) -> Entries:
+    """The entries of a nested mapping in the form of coremltools' ``OptimizationConfig.from_dict``, which stays as it
+    is. Raises ConfigError for what is no such mapping, and for keys that are not known, with near ones."""
+    if not isinstance(mapping, Mapping):
+        raise ConfigError("it must be a mapping with config_type and global_config, op_type_configs or op_name_configs")
+    for key in mapping:
+        if key not in _KEYS:
+            raise ConfigError(f"Invalid key {key}{_line(mapping, key)}. Supported keys are {_KEYS}{_near(key, _KEYS)}")
+    if not isinstance(mapping.get(_TYPE), str):
+        raise ConfigError(f"config_type must be provided with type of string, as in config_type: {_PALETTIZER}")
+    found: dict[tuple[str, str], Options | None] = {}
+    places: dict[tuple[str, str], str] = {}
+    for level, name, place, options in _raw_entries(mapping):
+        places[level, name] = place
+        found[level, name] = None if options is None else _known_options(options, mapping[_TYPE], place)
+    by_type, by_name = ({name: of for (level, name), of in found.items() if level == one} for one in _LEVELS)
+    return Entries(found["global_config", ""], by_type, by_name, places)
+
+
+def _raw_entries(mapping: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
+    """(level, name, place, options) of each."""
+    yield "global_config", "", f"global_config{_line(mapping, 'global_config')}", mapping.get("global_config")
+    for level in _LEVELS:
+        of_level = mapping.get(level)
+        if of_level is None:
+            continue
+        if not isinstance(of_level, Mapping):
+            kind = type(of_level).__name__
+            raise ConfigError(f"{level}{_line(mapping, level)} must be type of dict, of options by name; got {kind}")
+        for name, options in of_level.items():
+            yield level, str(name), f"{level}[{name!r}]{_line(of_level, name)}", options
+
+
+def _known_options(options: Any, config_type: str, place: str) -> Options:
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"{place} must be a mapping of options or null, got {options!r}")
+    kind = options.get(_TYPE, config_type)
+    if kind != _PALETTIZER:
+        raise ConfigError(f"{place}: unknown config_type {kind!r}, use {_PALETTIZER!r}")
+    for key in options:
+        if key == "lut_function":
+            raise ConfigError(f"{place}: a lut_function can only be given in Python, to {_PALETTIZER}")
+        if key not in (_TYPE, *_OPTIONS):
+            line = _line(options, key)
+            raise ConfigError(f"{place}: unknown option {key!r}{line}, allowed are {_OPTIONS}{_near(key, _OPTIONS)}")
+    return {key: value for key, value in options.items() if key != _TYPE}
+
+
+def _near(key: object, keys: tuple[str, ...]) -> str:
+    return near_names(str(key), keys)
+
+
+def _line(mapping: Mapping[Any, Any], key: object) -> str:
+    line = getattr(mapping, "lines", {}).get(key)
+    return "" if line is None else f" (line {line})"
+
+
+class _Located(dict[Any, Any]):
+    """A mapping of a file, with the line of each key."""
+
+    lines: Mapping[Any, int] = {}
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe, and a key given twice is an error: YAML would take the last one silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[Any, int] = {}
+        keys = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for key in keys:
+            name, line = self.construct_object(key, deep=True), key.start_mark.line + 1
+            if name in lines:
+                raise ConfigError(f"{name!r} is given twice, in lines {lines[name]} and {line}")
+            lines[name] = line
+        found = _Located(super().construct_mapping(node, deep=True))
+        found.lines = lines
+        return found
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_mapping)
+
+
+def load_config(path: str | Path) -> Requests:
+    """What a YAML file in coremltools' format asks for; ``-`` is standard input.
+
+    Raises ConfigError in one line for a missing file, bad YAML, or keys and values that are not known.
+    """
+    try:
+        text = (sys.stdin.buffer.read() if path == STANDARD_STREAM else Path(path).read_bytes()).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        return read_entries(yaml.load(text, _Loader)).requests()
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # TypeError: of a key that is a list
+        kind = UnsupportedModeError if isinstance(error, UnsupportedModeError) else ConfigError
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise kind(f"config {path} is not a coremltools OptimizationConfig: {told}") from error
