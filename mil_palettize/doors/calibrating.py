@@ -159,7 +159,7 @@ class _Run:
 
         def solve(found: Any) -> np.ndarray | None:
             moments = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
-            findings = Findings(moments, found.reads, found.trial, len(samples) - len(held))
+            findings = Findings(moments, found.reads, found.trial, len(samples) - len(held), found.sensitivity)
             result = self._solve(wanted[found.slot], findings)
             if isinstance(result, Declined):
                 return None

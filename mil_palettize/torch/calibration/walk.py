@@ -20,7 +20,7 @@ from mil_palettize.torch.calibration.readers import LOOKED_UP, inputs, matrices,
 from mil_palettize.torch.calibration.sources import Reader, Sources, sources_of
 from mil_palettize.torch.calibration.streams import Stream
 from mil_palettize.torch.calibration.sums import ReadMoments, Sums, is_whole
-from mil_palettize.torch.calibration.trials import Trial
+from mil_palettize.torch.calibration.trials import Behind, Trial, sensitivity
 from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.evaluator.program import OpInfo, Step
 
@@ -31,12 +31,14 @@ Sample = Mapping[str, Any]
 class Collected:
     """What is known where a weight is to be palettized. ``slot``: its name in the program; ``moments``: of each op that
     multiplies with it; ``reads``: how often look-ups read each of its elements, int64 of its shape, None without any;
-    ``trial``: the error of the op's output on held out samples with another array in the weight's place."""
+    ``trial``: the error of the op's output on held out samples with another array in the weight's place;
+    ``sensitivity``: how much that output depends on each element, float64 of its shape, None where moments say that."""
 
     slot: str
     moments: tuple[ReadMoments, ...]
     reads: np.ndarray | None
     trial: Trial | None
+    sensitivity: np.ndarray | None = None
 
 
 Solve = Callable[[Collected], "np.ndarray | None"]
@@ -210,11 +212,15 @@ class _Walk:
     def _palettize(self, slot: str, number: int, step: Step | None) -> None:
         readers = self.sources.readers[slot]
         moments = tuple(self.sums.pop(k).moments() for r in readers if (k := (slot, id(r))) in self.sums)
-        trial = None
+        trial, gradients = None, None
         if step is not None and len(readers) == 1 and self.options.held:
-            trial = Trial(self.float, self.other, step, readers[0].operand, readers[0].index, sorted(self.options.held),
-                          self.function.block.steps[number + 1 :])  # fmt: skip
-        found = self.solve(Collected(slot, moments, self.reads.pop(slot, None), trial))
+            behind = Behind(self.float, step, readers[0].operand, readers[0].index,
+                            self.function.block.steps[number + 1 :], self.function.block.outputs)  # fmt: skip
+            trial = Trial(self.float, self.other, behind, sorted(self.options.held))
+            if behind.saturates:
+                fit = [i for i in range(len(self.other)) if i not in self.options.held]
+                gradients = sensitivity(self.other, behind, self.float.constants[slot], fit, self.options.seed)
+        found = self.solve(Collected(slot, moments, self.reads.pop(slot, None), trial, gradients))
         if found is None:
             return
         self.apart = True
