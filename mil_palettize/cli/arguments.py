@@ -103,14 +103,16 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     how.add_argument("--joint", action="store_true", help="also what sparse and quantized weights hold (from iOS18)")
     how.add_argument(
         "--calibrate", type=_calibrated, metavar="WHAT",
-        help="for what ops give: on the samples of X.npz, on N made up ones (torch), or by the 'weights' alone",
+        help="for what ops give: on samples (as --inputs of run), on N made up ones (torch), or by the 'weights' alone",
     )  # fmt: skip
     how.add_argument("--sensitivity", type=_path, metavar="S.npz", help="what elements count, as sensitivity wrote it")
     how.add_argument("--redo", action="store_true", help="palettize weights that are palettes already again")
     how.add_argument("--select", choices=("weights", "all"), default="weights", help="[weights], or all constants")
     how.add_argument("--strict", action="store_true", help="what cannot be done as asked is an error")
     how.add_argument("--verify", action="store_true", help="decode what was written before it is put in place")
-    how.add_argument("--check", action="store_true", help="run both on made up inputs, figures in the report (torch)")
+    how.add_argument(
+        "--check", action="store_true", help="run both on held out or made up samples, for the report (torch)"
+    )
     how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
     how.add_argument("--dry-run", action="store_true", help="plan and report, write nothing")
     how.add_argument("--resume", type=_path, metavar="DIR", help="keep palettes there; what is there is not made again")
@@ -123,7 +125,11 @@ def _add_sensitivity(commands: argparse._SubParsersAction[Parser]) -> None:
     sub.add_argument("package", type=_path, metavar="IN.mlpackage")
     sub.add_argument("--out", type=_path, metavar="S.npz", required=True, help="for palettize --sensitivity")
     sub.add_argument(
-        "--calibrate", type=_calibrated, default=64, metavar="WHAT", help="X.npz, or N made up samples [64]"
+        "--calibrate",
+        type=_calibrated,
+        default=64,
+        metavar="WHAT",
+        help="samples (as --inputs of run), or N made up ones [64]",
     )
     sub.add_argument("--labels", type=_path, metavar="Y.npy", help="the right classes [drawn from the model's answers]")
     sub.add_argument("--damping", type=float, default=1.0, metavar="X", help="of the mean, added to all [1]")
@@ -174,7 +180,10 @@ def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _add_inputs(sub: Parser, random: int) -> None:
     which = sub.add_mutually_exclusive_group()
-    which.add_argument("--inputs", type=_path, metavar="X.npz", help="an array for each input, of one or more samples")
+    which.add_argument(
+        "--inputs", type=_path, metavar="X",
+        help="samples: .npz of arrays by input, .npy for one input, a folder of images, or FILE.py:NAME (a generator)",
+    )  # fmt: skip
     which.add_argument("--random", type=_count, default=random, metavar="N", help=f"make up N samples [{random}]")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="of made up samples [0]")
     sub.add_argument("--function", metavar="NAME", help="of a model with several [the default one]")

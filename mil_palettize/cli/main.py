@@ -160,7 +160,7 @@ def _diff(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     _check_written("--out", options.out, options.inputs, options.package)
     predictions = _load("torch.predictions")
-    outputs, samples = predictions.run_package(
+    outcome = predictions.run_package(
         options.package,
         options.inputs,
         random=options.random,
@@ -169,11 +169,11 @@ def _run(options: argparse.Namespace) -> int:
         precision=options.precision,
     )
     if options.out is not None:
-        output.write_report(options.out, predictions.packed_outputs(outputs))
+        output.write_report(options.out, predictions.packed_outputs(outcome.outputs))
     if options.json:
-        output.show(predictions.outputs_json(outputs, samples))
+        output.show(predictions.outputs_json(outcome))
     else:
-        output.show(predictions.outputs_text(outputs, samples, options.inputs, options.seed, output.width()))
+        output.show(predictions.outputs_text(outcome, options.inputs, options.seed, output.width()))
     return 0
 
 

@@ -35,17 +35,19 @@ Tell = Callable[[int, int, str], object]
 
 @dataclass
 class Calibrated:
-    """``palettes``: of planned weights, made already; ``notes``: for the report."""
+    """``palettes``: of planned weights, made already; ``notes``: for the report; ``held``: samples that were given and
+    palettes were not made of, where the model has one function."""
 
     palettes: dict[WeightId, Encoded | Declined] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    held: Sequence[Mapping[str, Any]] = ()
 
 
 def calibrated(model: Model, plan: Plan, calibration: Calibration, *, tell: Tell | None = None) -> Calibrated:
     """Palettes of all planned weights of ``model``. ``tell``: of each op (number, of how many, name).
 
-    Raises EvaluationError for samples that the model does
-    not take, UnsupportedOpError for ops that the evaluator does not know, AlgorithmError for a wrong ``lut_function``.
+    Raises EvaluationError for samples that the model does not take, UnsupportedOpError for ops that the evaluator does
+    not know, AlgorithmError for a wrong ``lut_function``.
     """
     run = _Run(model, calibration, _tasks(model, plan), tell)
     if calibration.method == "weights":
@@ -105,6 +107,8 @@ class _Run:
                 )
                 self._alone(whole)
                 continue
+            if len(functions) == 1 and self.calibration.sample_data is not None:
+                self.done.held = given[_HELD - 1 :: _HELD]
             samples = [whole.features.tensors(sample) for sample in given]
             if isinstance(whole, Pipeline):
                 self._through(whole, samples)
@@ -138,7 +142,9 @@ class _Run:
         if isinstance(given, str | os.PathLike):
             from mil_palettize.torch.samples import read_samples
 
-            given = read_samples(given, module)
+            read = read_samples(given, module)
+            self.done.notes += read.notes
+            given = read
         for number, sample in enumerate(given):
             for name, value in sample.items():
                 array = np.asarray(value)

@@ -56,8 +56,9 @@ def palettize_package(
     ``redo``: weights that are palettes already get a new one, of the values the old one stands for. ``select``:
     "weights", or "all" constants above the threshold as coremltools does. ``strict``: anything asked for that cannot be
     done as asked is an error. ``verify``: decode what was written before it takes its place. ``check``: run both
-    packages on inputs made up from the description, and put what became of the outputs into the report (needs torch).
-    ``progress``: True for a bar, or a function of :class:`ProgressEvent`. ``dry_run``: plan and report only.
+    packages on the samples that calibration held out, else on inputs made up from the description, and put what became
+    of the outputs into the report (needs torch). ``progress``: True for a bar, or a function of :class:`ProgressEvent`.
+    ``dry_run``: plan and report only.
 
     ``workers``: threads, None for all processors. ``executor``: any ``concurrent.futures.Executor`` instead, to which
     weights go by reference: its processes read the package's files themselves, this one writes. The result does not

@@ -28,11 +28,11 @@ def fisher_importance(
 ) -> dict[str, np.ndarray]:
     """Fisher information of a package's weights: float32 arrays by ``function/name``, as ``importance`` takes them.
 
-    ``samples``: as ``MLModel.predict`` takes them, a ``.npz`` file of them, or how many are made up. ``labels``: the
-    right class of each, else labels are drawn from the network's own answers; ``loss``: of the outputs of a sample
-    (tensors by name) and its number, to a tensor of one element. ``damping``: times the mean of each weight's
-    information is added to it: undamped it ruins palettes, and 1 is right for most networks. ``function``: of a model
-    with several.
+    ``samples``: as ``MLModel.predict`` takes them, where they lie (see ``Calibration``), or how many are made up.
+    ``labels``: the right class of each, else labels are drawn from the network's own answers; ``loss``: of the outputs
+    of a sample (tensors by name) and its number, to a tensor of one element. ``damping``: times the mean of each
+    weight's information is added to it: undamped it ruins palettes, and 1 is right for most networks. ``function``: of
+    a model with several.
 
     Raises ConfigError for labels of another number, a damping that is not positive, pipelines, and without torch;
     EvaluationError for samples that the model does not take and for a loss that is no finite number; PackageError;
