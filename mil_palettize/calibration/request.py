@@ -43,6 +43,9 @@ class Calibration:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"calibration {name} is {value!r}; give a whole number from {least} on")
+        memory = self.memory
+        if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int) or memory < 1):
+            raise ConfigError(f"calibration memory is {memory!r}; give a whole number of bytes, or None")
         if isinstance(self.sample_data, Sequence) and not len(self.sample_data):
             raise ConfigError("calibration sample_data is empty; give samples, or leave it out to have some made up")
 

@@ -105,6 +105,10 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
         "--calibrate", type=_calibrated, metavar="WHAT",
         help="for what ops give: on samples (as --inputs of run), on N made up ones (torch), or by the 'weights' alone",
     )  # fmt: skip
+    how.add_argument(
+        "--memory", type=_nbytes, metavar="SIZE",
+        help="of values while samples are run, such as 2GB; the rest goes to disk [a quarter of what is free]",
+    )  # fmt: skip
     how.add_argument("--sensitivity", type=_path, metavar="S.npz", help="what elements count, as sensitivity wrote it")
     how.add_argument("--redo", action="store_true", help="palettize weights that are palettes already again")
     how.add_argument("--select", choices=("weights", "all"), default="weights", help="[weights], or all constants")
@@ -206,11 +210,22 @@ def calibration_of(options: argparse.Namespace) -> Calibration | None:
     from mil_palettize.calibration.request import Calibration
 
     what = options.calibrate
+    if options.memory is not None and what in (None, "weights"):
+        raise ConfigError("--memory goes with --calibrate and samples, whose values it is for")
     if what is None:
         return None
     if isinstance(what, int):
-        return Calibration(samples=what)
-    return Calibration(method="weights") if what == "weights" else Calibration(what)
+        return Calibration(samples=what, memory=options.memory)
+    return Calibration(method="weights") if what == "weights" else Calibration(what, memory=options.memory)
+
+
+def _nbytes(text: str) -> int:
+    """Decimal units, as sizes are shown."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)b?", text.strip().lower())
+    nbytes = 0 if found is None else int(float(found[1]) * 1000 ** " kmgt".index(found[2] or " "))
+    if nbytes < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; give one like 500MB or 2GB")
+    return nbytes
 
 
 def _seed(text: str) -> int:

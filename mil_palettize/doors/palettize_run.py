@@ -16,7 +16,7 @@ from mil_palettize.errors import EvaluationError
 from mil_palettize.package.replacement import check_destination, replacing
 from mil_palettize.program.model import Model
 from mil_palettize.reports.model_comparison import ModelComparison
-from mil_palettize.reports.progress import ProgressEvent, make_progress
+from mil_palettize.reports.progress import Progress, ProgressEvent, make_progress
 from mil_palettize.reports.report import Report
 from mil_palettize.request.normalised import Requests
 from mil_palettize.rewriting.palettization import Prepared, carry_out, prepare
@@ -66,7 +66,7 @@ class PalettizeRun:
     def _write(self, destination: Path, prepared: Prepared, report: Report) -> None:
         progress = make_progress(self.progress)
         try:
-            done = self._calibrated(prepared, report)
+            done = self._calibrated(prepared, report, progress)
             with replacing(destination, overwrite=self.overwrite, needed_bytes=report.bytes_after) as staging:
                 carry_out(
                     prepared, staging, report, pool=self.pool, progress=progress, clustered=self.clustered,
@@ -80,10 +80,10 @@ class PalettizeRun:
         finally:
             progress.close()
 
-    def _calibrated(self, prepared: Prepared, report: Report) -> Calibrated | None:
+    def _calibrated(self, prepared: Prepared, report: Report, progress: Progress) -> Calibrated | None:
         if self.calibration is None:
             return None
-        done = calibrated(prepared.model, prepared.plan, self.calibration)
+        done = calibrated(prepared.model, prepared.plan, self.calibration, tell=progress.calibrate)
         report.notes += done.notes
         return done
 

@@ -41,6 +41,7 @@ class Collected:
     sensitivity: np.ndarray | None = None
 
 
+Progress = Callable[[int, int, str], object]
 Solve = Callable[[Collected], "np.ndarray | None"]
 
 
@@ -73,12 +74,13 @@ def walk(
     *,
     palettized: Sequence[Sample] | None = None,
     states: Sequence[Mapping[str, Any]] | None = None,
-    progress: Callable[[int, int, str], object] | None = None,
+    progress: Progress | None = None,
 ) -> Walked:
     """``samples``: tensors by input, as the program takes them; ``palettized``: the same as a palettized network before
     this one has them. ``weights``: slots of the constants that ``solve`` is asked for, in the order of the ops that
     read them last; it gives the array (of the weight's shape) to go on with, None for the weight as it is.
-    ``states``: of each sample at its beginning. ``progress``: told of each op (number, of how many, name).
+    ``states``: of each sample at its beginning. ``progress``: told how many runs of ops are done, of how many (one for
+    each sample), and the name of the op.
 
     Raises EvaluationError as :meth:`MILModule.run` does.
     """
@@ -141,18 +143,15 @@ class _Walk:
         for stream in (self.float, self.other):
             stream.derive(self.sources.derived.values())
 
-    def over(self, progress: Callable[[int, int, str], object] | None) -> Walked:
+    def over(self, progress: Progress | None) -> Walked:
         steps = self.function.block.steps
         with self.float, self.other:
             for number, step in enumerate(steps):
-                if progress is not None:
-                    progress(number, len(steps), step.info.name)
-                if number in self.sources.derived:
-                    continue
-                self._through(number, step)
+                if number not in self.sources.derived:
+                    self._through(number, step, progress)
             return Walked(self.float.outputs(), self.other.outputs())
 
-    def _through(self, number: int, step: Step) -> None:
+    def _through(self, number: int, step: Step, progress: Progress | None) -> None:
         own = [(slot, reader) for slot, reader in self.readers[number] if not reader.nested]
         inside = [(slot, reader) for slot, reader in self.readers[number] if reader.nested]
         if own:
@@ -161,9 +160,13 @@ class _Walk:
             self._run_listening(step, inside)
         for slot in self.last[number]:
             self._palettize(slot, number, step if own else None)
-        if not inside:
-            self.float.advance(step)
-        self.other.advance(step)
+        for sample in range(len(self.float)):
+            if not inside:
+                self.float.advance(step, sample)
+            self.other.advance(step, sample)
+            if progress is not None:
+                count, steps = len(self.float), len(self.function.block.steps)
+                progress(number * count + sample + 1, steps * count, step.info.name)
 
     def _collect(self, step: Step, readers: Sequence[tuple[str, Reader]]) -> None:
         for sample in range(len(self.float)):
