@@ -135,7 +135,12 @@ def _add_sensitivity(commands: argparse._SubParsersAction[Parser]) -> None:
         metavar="WHAT",
         help="samples (as --inputs of run), or N made up ones [64]",
     )
-    sub.add_argument("--labels", type=_path, metavar="Y.npy", help="the right classes [drawn from the model's answers]")
+    right = sub.add_mutually_exclusive_group()
+    right.add_argument("--labels", type=_path, metavar="Y.npy", help="right classes [drawn from the model's answers]")
+    right.add_argument(
+        "--loss", type=_path, metavar="FILE.py:FUNC",
+        help="a function of outputs (tensors by name) and the number of the sample, to a tensor of one element",
+    )  # fmt: skip
     sub.add_argument("--damping", type=float, default=1.0, metavar="X", help="of the mean, added to all [1]")
     sub.add_argument("--function", metavar="NAME", help="of a model with several [the default one]")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="of made up samples and drawn labels [0]")

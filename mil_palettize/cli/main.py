@@ -79,7 +79,7 @@ def _importance(options: argparse.Namespace) -> dict[str, np.ndarray] | None:
     """What ``--sensitivity`` holds."""
     if options.sensitivity is None:
         return None
-    found: dict[str, np.ndarray] = _load("doors.sensitivity").read_importance(options.sensitivity)
+    found: dict[str, np.ndarray] = _load("doors.sensitivity").read_importance(options.sensitivity, options.source)
     return found
 
 
@@ -90,11 +90,12 @@ def _sensitivity(options: argparse.Namespace) -> int:
         options.package,
         options.calibrate,
         labels=None if options.labels is None else door.read_labels(options.labels),
+        loss=None if options.loss is None else _load("torch.python_files").defined(options.loss),
         damping=options.damping,
         function=options.function,
         seed=options.seed,
     )
-    door.write_importance(options.out, found)
+    door.write_importance(options.out, found, options.package)
     output.show(sensitivity_json(found) if options.json else sensitivity_text(found, output.width()))
     return 0
 

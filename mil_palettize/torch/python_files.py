@@ -19,9 +19,11 @@ def is_defined(text: str) -> bool:
 def defined(text: str) -> Any:
     """What is called NAME in FILE.py (see :func:`is_defined`), which is run for that.
 
-    Raises PackageError for a file that is not there, EvaluationError for one that fails, ConfigError for a name that it
-    has not.
+    Raises ConfigError for what is no FILE.py:NAME and for a name that the file has not, PackageError for a file that is
+    not there, EvaluationError for one that fails.
     """
+    if not is_defined(text):
+        raise ConfigError(f"{text!r} names nothing in a Python file; give FILE.py:NAME")
     file, _, name = text.rpartition(":")
     path = Path(file).expanduser()
     if not path.is_file():
