@@ -15,10 +15,13 @@ from mil_palettize.expressions.weight_expr import WeightExpr
 
 PLAIN = "plain"
 IMPORTANCE = "importance"
+FISHER = "Fisher importance"
 SYMMETRIC = "compensated"
 ASYMMETRIC = "compensated, asymmetric"
 DAMPINGS = (0.01, 0.1, 0.3)
 _IMPORTANCES = (1.0, 0.1)
+# Where gates saturate, large weights hardly count and little damping is best; elsewhere it ruins palettes.
+_FISHERS = (1.0, 0.1, 0.01, 0.001)
 
 # A palette for these weights of the elements' errors (None: all alike).
 Make = Callable[["np.ndarray | None"], WeightExpr]
@@ -29,15 +32,17 @@ Judge = Callable[[np.ndarray], float]
 @dataclass(frozen=True, eq=False)
 class Knowledge:
     """What samples told of a weight (float64, of its shape). ``moments``: of the ops that multiply with it, together
-    covering every element once, () where they do not; ``given``: importance of the elements from elsewhere (Fisher,
-    look-ups), None without any; ``judge``: None where no samples are held out. ``made_up``: so that what layers before
-    lost tells nothing of what they lose on others; ``usual``: the damping where nothing tells which is best."""
+    covering every element once, () where they do not; ``reads``: how often look-ups read the elements, None without
+    any; ``judge``: None where no samples are held out. ``made_up``: so that what layers before lost tells nothing of
+    what they lose on others; ``sensitivity``: how much the op's output depends on each element, None where moments say
+    that; ``usual``: the damping where nothing tells which is best."""
 
     weight: np.ndarray
     moments: tuple[Moments, ...]
-    given: np.ndarray | None
+    reads: np.ndarray | None
     judge: Judge | None
     made_up: bool
+    sensitivity: np.ndarray | None = None
     usual: float = 0.1
 
     @property
@@ -102,15 +107,22 @@ def _judged(choice: Choice, judge: Judge) -> Choice:
 def _weighted(known: Knowledge, make: Make) -> list[Choice]:
     """Weighted optima, the last the usual one."""
     shape, found = known.weight.shape, []
+    if known.sensitivity is not None and known.judge is not None:
+        for damping in _FISHERS:
+            found.append(Choice(make(_damped(known.sensitivity, damping)), FISHER, damping))
     for damping in _IMPORTANCES if known.judge is not None else (known.usual,):
-        if known.given is not None:
-            weights = known.given + damping * float(known.given.mean() or 1.0)
+        if known.reads is not None:
+            weights = _damped(known.reads, damping)
         elif known.moments:
             weights = importance(known.moments, known.weight.size, damping)
         else:
             continue
         found.append(Choice(make(weights.reshape(shape)), IMPORTANCE, damping))
     return found
+
+
+def _damped(importance: np.ndarray, damping: float) -> np.ndarray:
+    return importance + damping * float(importance.mean() or 1.0)
 
 
 def _compensated(known: Knowledge, make: Make, tables: bool) -> list[Choice]:

@@ -16,13 +16,16 @@ METHODS = ("reconstruct", "importance", "weights")
 class Calibration:
     """How palettes are made for what ops give, not for what weights are.
 
-    ``sample_data``: samples as ``MLModel.predict`` takes them, as coremltools calls it, or a ``.npz`` file of them;
-    None for ``samples`` made up from the description of the model. ``method``: "reconstruct" chooses for each weight
-    among its plain palette, importance, and assignment with compensation, by the error of the op's output on samples
-    held out of the fit; "importance" keeps to the weighted optimum; "weights" looks at no sample at all.
-    ``positions``: of a convolution's output that are looked at in each sample. ``seed``: of these, of made-up samples,
-    and of which samples are held out. ``memory``: bytes of values kept in memory, above which they go to a temporary
-    folder; None for a quarter of what is free. ``rounds``: of tables and indices in turn, at most.
+    ``sample_data``: samples as ``MLModel.predict`` takes them, as coremltools calls it, or where they lie: a ``.npz``
+    file of arrays by input, of one sample, of several along an axis more in front, or along the first axis where the
+    model's own is 1; a ``.npy`` file for a model with one input; a folder of images for a model that takes one;
+    ``FILE.py:NAME``, a function that yields samples. None for ``samples`` made up from the description of the model.
+    ``method``: "reconstruct" chooses for each weight among its plain palette, importance, and assignment with
+    compensation, by the error of the op's output on samples held out of the fit; "importance" keeps to the weighted
+    optimum; "weights" looks at no sample at all. ``positions``: of a convolution's output that are looked at in each
+    sample. ``seed``: of these, of made-up samples, and of which samples are held out. ``memory``: bytes of values kept
+    in memory, above which they go to a temporary folder; None for a quarter of what is free. ``rounds``: of tables and
+    indices in turn, at most.
     """
 
     sample_data: Sequence[Mapping[str, Any]] | str | os.PathLike[str] | None = None
@@ -40,6 +43,9 @@ class Calibration:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"calibration {name} is {value!r}; give a whole number from {least} on")
+        memory = self.memory
+        if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int) or memory < 1):
+            raise ConfigError(f"calibration memory is {memory!r}; give a whole number of bytes, or None")
         if isinstance(self.sample_data, Sequence) and not len(self.sample_data):
             raise ConfigError("calibration sample_data is empty; give samples, or leave it out to have some made up")
 

@@ -22,12 +22,14 @@ from mil_palettize.request.importance import Importance
 class Findings:
     """What a walk found where a weight is read. ``moments``: of each op that multiplies with it; ``reads``: how often
     look-ups read each element, None without any; ``judge``: the error of the op's output with another array, None
-    where no samples are held out; ``samples``: how many were looked at, 0 for none."""
+    where no samples are held out; ``samples``: how many were looked at, 0 for none; ``sensitivity``: how much the op's
+    output, behind its non-linearity, depends on each element (Fisher information), None where ``moments`` say it."""
 
     moments: Sequence[Moments] = ()
     reads: np.ndarray | None = None
     judge: Judge | None = None
     samples: int = 0
+    sensitivity: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +46,10 @@ class _DeclinedError(Exception):
         self.declined = declined
 
 
-def solved(
-    task: Task, findings: Findings, calibration: Calibration, fisher: np.ndarray | None = None
-) -> Solved | Declined:
+def solved(task: Task, findings: Findings, calibration: Calibration) -> Solved | Declined:
     """The palette of ``task`` that is best for the op's output, as far as ``calibration`` allows.
 
-    ``fisher``: importance of its elements, None without. Modes that are lossless, and a user's own entries, are left as
-    they are. Raises what :class:`Task` does.
+    Modes that are lossless, and a user's own entries, are left as they are. Raises what :class:`Task` does.
     """
     started = time.perf_counter()
     plain = task()
@@ -61,20 +60,13 @@ def solved(
         return Solved(plain, plain)
     weight = (task.source.read() if task.held is None else task.held.decode()).astype(np.float64)
     try:
-        choice = _chosen(task, plain, weight, findings, calibration, fisher)
+        choice = _chosen(task, plain, weight, findings, calibration)
     except _DeclinedError as error:
         return error.declined
     return Solved(_encoded(plain, choice, weight, findings, time.perf_counter() - started), plain)
 
 
-def _chosen(
-    task: Task,
-    plain: Encoded,
-    weight: np.ndarray,
-    findings: Findings,
-    calibration: Calibration,
-    fisher: np.ndarray | None,
-) -> Choice:
+def _chosen(task: Task, plain: Encoded, weight: np.ndarray, findings: Findings, calibration: Calibration) -> Choice:
     def make(importance: np.ndarray | None) -> WeightExpr:
         if importance is None:
             return plain.expr
@@ -84,9 +76,12 @@ def _chosen(
         return made.expr
 
     moments = () if findings.reads is not None else covering(findings.moments, weight.size)
-    given = fisher if findings.reads is None else findings.reads.astype(np.float64)
+    reads = None if findings.reads is None else findings.reads.astype(np.float64)
     sampled = calibration.method != "weights"
-    known = Knowledge(weight, moments, given, findings.judge, calibration.made_up, usual=0.1 if sampled else 0.0)
+    known = Knowledge(
+        weight, moments, reads, findings.judge, calibration.made_up,
+        sensitivity=findings.sensitivity, usual=0.1 if sampled else 0.0,
+    )  # fmt: skip
     reconstruct = calibration.method != "importance" and weight.shape == plain.expr.shape
     return choose(
         known,

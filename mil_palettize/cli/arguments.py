@@ -140,14 +140,20 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     how.add_argument("--joint", action="store_true", help="also what sparse and quantized weights hold (from iOS18)")
     how.add_argument(
         "--calibrate", type=_calibrated, metavar="WHAT",
-        help="for what ops give: on the samples of X.npz, on N made up ones (torch), or by the 'weights' alone",
+        help="for what ops give: on samples (as --inputs of run), on N made up ones (torch), or by the 'weights' alone",
+    )  # fmt: skip
+    how.add_argument(
+        "--memory", type=_nbytes, metavar="SIZE",
+        help="of values while samples are run, such as 2GB; the rest goes to disk [a quarter of what is free]",
     )  # fmt: skip
     how.add_argument("--sensitivity", type=_path, metavar="S.npz", help="what elements count, as sensitivity wrote it")
     how.add_argument("--redo", action="store_true", help="palettize weights that are palettes already again")
     how.add_argument("--select", choices=("weights", "all"), default="weights", help="[weights], or all constants")
     how.add_argument("--strict", action="store_true", help="what cannot be done as asked is an error")
     how.add_argument("--verify", action="store_true", help="decode what was written before it is put in place")
-    how.add_argument("--check", action="store_true", help="run both on made up inputs, figures in the report (torch)")
+    how.add_argument(
+        "--check", action="store_true", help="run both on held out or made up samples, for the report (torch)"
+    )
     how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
     how.add_argument("--dry-run", action="store_true", help="plan and report, write nothing")
     how.add_argument("--resume", type=_path, metavar="DIR", help="keep palettes there; what is there is not made again")
@@ -160,9 +166,18 @@ def _add_sensitivity(commands: argparse._SubParsersAction[Parser]) -> None:
     sub.add_argument("package", type=_path, metavar="IN.mlpackage")
     sub.add_argument("--out", type=_path, metavar="S.npz", required=True, help="for palettize --sensitivity")
     sub.add_argument(
-        "--calibrate", type=_calibrated, default=64, metavar="WHAT", help="X.npz, or N made up samples [64]"
+        "--calibrate",
+        type=_calibrated,
+        default=64,
+        metavar="WHAT",
+        help="samples (as --inputs of run), or N made up ones [64]",
     )
-    sub.add_argument("--labels", type=_path, metavar="Y.npy", help="the right classes [drawn from the model's answers]")
+    right = sub.add_mutually_exclusive_group()
+    right.add_argument("--labels", type=_path, metavar="Y.npy", help="right classes [drawn from the model's answers]")
+    right.add_argument(
+        "--loss", type=_path, metavar="FILE.py:FUNC",
+        help="a function of outputs (tensors by name) and the number of the sample, to a tensor of one element",
+    )  # fmt: skip
     sub.add_argument("--damping", type=float, default=1.0, metavar="X", help="of the mean, added to all [1]")
     sub.add_argument("--function", metavar="NAME", help="of a model with several [the default one]")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="of made up samples and drawn labels [0]")
@@ -211,7 +226,10 @@ def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _add_inputs(sub: Parser, random: int) -> None:
     which = sub.add_mutually_exclusive_group()
-    which.add_argument("--inputs", type=_path, metavar="X.npz", help="an array for each input, of one or more samples")
+    which.add_argument(
+        "--inputs", type=_path, metavar="X",
+        help="samples: .npz of arrays by input, .npy for one input, a folder of images, or FILE.py:NAME (a generator)",
+    )  # fmt: skip
     which.add_argument("--random", type=_count, default=random, metavar="N", help=f"make up N samples [{random}]")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="of made up samples [0]")
     sub.add_argument("--function", metavar="NAME", help="of a model with several [the default one]")
@@ -234,11 +252,22 @@ def calibration_of(options: argparse.Namespace) -> Calibration | None:
     from mil_palettize.calibration.request import Calibration
 
     what = options.calibrate
+    if options.memory is not None and what in (None, "weights"):
+        raise ConfigError("--memory goes with --calibrate and samples, whose values it is for")
     if what is None:
         return None
     if isinstance(what, int):
-        return Calibration(samples=what)
-    return Calibration(method="weights") if what == "weights" else Calibration(what)
+        return Calibration(samples=what, memory=options.memory)
+    return Calibration(method="weights") if what == "weights" else Calibration(what, memory=options.memory)
+
+
+def _nbytes(text: str) -> int:
+    """Decimal units, as sizes are shown."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)b?", text.strip().lower())
+    nbytes = 0 if found is None else int(float(found[1]) * 1000 ** " kmgt".index(found[2] or " "))
+    if nbytes < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; give one like 500MB or 2GB")
+    return nbytes
 
 
 def _seed(text: str) -> int:

@@ -80,7 +80,7 @@ def _importance(options: argparse.Namespace) -> dict[str, np.ndarray] | None:
     """What ``--sensitivity`` holds."""
     if options.sensitivity is None:
         return None
-    found: dict[str, np.ndarray] = _load("doors.sensitivity").read_importance(options.sensitivity)
+    found: dict[str, np.ndarray] = _load("doors.sensitivity").read_importance(options.sensitivity, options.source)
     return found
 
 
@@ -91,11 +91,12 @@ def _sensitivity(options: argparse.Namespace) -> int:
         options.package,
         options.calibrate,
         labels=None if options.labels is None else door.read_labels(options.labels),
+        loss=None if options.loss is None else _load("torch.python_files").defined(options.loss),
         damping=options.damping,
         function=options.function,
         seed=options.seed,
     )
-    door.write_importance(options.out, found)
+    door.write_importance(options.out, found, options.package)
     output.show(sensitivity_json(found) if options.json else sensitivity_text(found, output.width()))
     return 0
 
@@ -165,7 +166,7 @@ def _diff(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     _check_written("--out", options.out, options.inputs, options.package)
     predictions = _load("torch.predictions")
-    outputs, samples = predictions.run_package(
+    outcome = predictions.run_package(
         options.package,
         options.inputs,
         random=options.random,
@@ -174,11 +175,11 @@ def _run(options: argparse.Namespace) -> int:
         precision=options.precision,
     )
     if options.out is not None:
-        output.write_report(options.out, predictions.packed_outputs(outputs))
+        output.write_report(options.out, predictions.packed_outputs(outcome.outputs))
     if options.json:
-        output.show(predictions.outputs_json(outputs, samples))
+        output.show(predictions.outputs_json(outcome))
     else:
-        output.show(predictions.outputs_text(outputs, samples, options.inputs, options.seed, output.width()))
+        output.show(predictions.outputs_text(outcome, options.inputs, options.seed, output.width()))
     return 0
 
 

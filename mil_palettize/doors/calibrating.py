@@ -28,24 +28,27 @@ from mil_palettize.text import format_count
 _HELD = 5  # every so many samples one is held out of the fit
 _GUARDS = 16  # samples that the whole model is looked at with
 _FEW = 32
-_MEMORY = 1 << 31
+_MEMORY = 4  # of what is free, one part is for values
 
 Tell = Callable[[int, int, str], object]
 
 
 @dataclass
 class Calibrated:
-    """``palettes``: of planned weights, made already; ``notes``: for the report."""
+    """``palettes``: of planned weights, made already; ``notes``: for the report; ``held``: samples that were given and
+    palettes were not made of, where the model has one function."""
 
     palettes: dict[WeightId, Encoded | Declined] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    held: Sequence[Mapping[str, Any]] = ()
 
 
 def calibrated(model: Model, plan: Plan, calibration: Calibration, *, tell: Tell | None = None) -> Calibrated:
-    """Palettes of all planned weights of ``model``. ``tell``: of each op (number, of how many, name).
+    """Palettes of all planned weights of ``model``. ``tell``: how many runs of ops are done (of weights,
+    where there are no samples), of how many, and the name of the op.
 
-    Raises EvaluationError for samples that the model does
-    not take, UnsupportedOpError for ops that the evaluator does not know, AlgorithmError for a wrong ``lut_function``.
+    Raises EvaluationError for samples that the model does not take, UnsupportedOpError for ops that the evaluator does
+    not know, AlgorithmError for a wrong ``lut_function``.
     """
     run = _Run(model, calibration, _tasks(model, plan), tell)
     if calibration.method == "weights":
@@ -85,8 +88,10 @@ class _Run:
         self.shared: dict[object, Solved | Declined] = {}  # of weights stored once, by record and specification
 
     def without_samples(self) -> None:
-        for one in self.planned.values():
+        for number, one in enumerate(self.planned.values(), 1):
             self._by_place(one)
+            if self.tell is not None:
+                self.tell(number, len(self.planned), one.weight.name)
 
     def _by_place(self, one: _Planned) -> None:
         self._solve(one, place_findings(one.weight))
@@ -105,6 +110,8 @@ class _Run:
                 )
                 self._alone(whole)
                 continue
+            if len(functions) == 1 and self.calibration.sample_data is not None:
+                self.done.held = given[_HELD - 1 :: _HELD]
             samples = [whole.features.tensors(sample) for sample in given]
             if isinstance(whole, Pipeline):
                 self._through(whole, samples)
@@ -138,7 +145,9 @@ class _Run:
         if isinstance(given, str | os.PathLike):
             from mil_palettize.torch.samples import read_samples
 
-            given = read_samples(given, module)
+            read = read_samples(given, module)
+            self.done.notes += read.notes
+            given = read
         for number, sample in enumerate(given):
             for name, value in sample.items():
                 array = np.asarray(value)
@@ -152,6 +161,7 @@ class _Run:
     def _walk(self, module: Any, samples: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> Any:
         """``others``: samples as the palettized network has them."""
         from mil_palettize.torch.calibration.walk import WalkOptions, walk
+        from mil_palettize.torch.evaluator.memory import free_bytes
 
         wanted = {slot: self.planned[w] for slot, w in module.weight_ids.items() if w in self.planned}
         held = frozenset(range(_HELD - 1, len(samples), _HELD))
@@ -159,26 +169,36 @@ class _Run:
 
         def solve(found: Any) -> np.ndarray | None:
             moments = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
-            findings = Findings(moments, found.reads, found.trial, len(samples) - len(held))
+            findings = Findings(moments, found.reads, found.trial, len(samples) - len(held), found.sensitivity)
             result = self._solve(wanted[found.slot], findings)
             if isinstance(result, Declined):
                 return None
             plain[found.slot] = result.plain.expr.decode()
             return result.encoded.expr.decode()
 
-        options = WalkOptions(
-            self.calibration.positions, self.calibration.seed, held, self.calibration.memory or _MEMORY
-        )
+        memory = self.calibration.memory or free_bytes() // _MEMORY
+        options = WalkOptions(self.calibration.positions, self.calibration.seed, held, memory)
         walked = walk(
             module, samples, list(wanted), solve, options, progress=self.tell,
             palettized=None if others is samples else others,
         )  # fmt: skip
+        self._tell_constants(module, walked.before)
         for one in wanted.values():  # that nothing reads as a matrix
             if one.weight.id not in self.done.palettes:
                 self._solve(one, Findings())
         if held:
             self._guard(module, others, sorted(held)[:_GUARDS], walked, plain, list(wanted.values()))
         return walked
+
+    def _tell_constants(self, module: Any, outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Of outputs that do not depend on the samples, which therefore tell nothing of what errors do to them."""
+        first = outputs[0]
+        same = [name for name in first if all(_equal(other[name], first[name]) for other in outputs[1:])]
+        if len(outputs) > 1 and same:
+            self.done.notes.append(
+                f"outputs of {module.function_name!r} that are the same for all samples: {', '.join(same)}; "
+                "give samples that differ as those of use do"
+            )
 
     def _guard(
         self,
@@ -238,6 +258,12 @@ def _noise(wanted: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any
         error = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
         total += error / power if power else error
     return total
+
+
+def _equal(one: Any, two: Any) -> bool:
+    if not hasattr(one, "is_floating_point"):
+        return bool(one == two)
+    return bool(one.shape == two.shape and (one == two).all())
 
 
 def _decibels(noise: float) -> str:

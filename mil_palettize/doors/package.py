@@ -52,15 +52,15 @@ def palettize_package(
 
     ``config``: an ``OptimizationConfig``, coremltools' own or ours, or the ``Requests`` that a file was read to.
     ``target``: opset to move up to (``"iOS18"`` or a ``coremltools.target``). ``joint_compression``: also what sparse
-    weights hold, and the integers of quantized ones (from iOS18). ``importance``: arrays of positive floats by name
-    of a constant, or ``function/name``, of its shape or with sizes that divide that: the sum of importance times
-    squared error is made small. ``calibration``: palettes are made for what ops give on samples, or by the weights
-    alone (see ``Calibration``). ``redo``: weights that are palettes already get a new one, of the values the old one
-    stands for. ``select``: "weights", or "all" constants above the threshold as coremltools does. ``strict``: anything
-    asked for that cannot be done as asked, or has no effect, is an error. ``verify``: decode what was written before it
-    takes its place. ``check``: run both packages on inputs made up from the description, and put what became of the
-    outputs into the report (needs torch). ``progress``: True for a bar, or a function of :class:`ProgressEvent`.
-    ``dry_run``: plan and report only.
+    weights hold, and the integers of quantized ones (from iOS18). ``importance``: arrays of positive floats by name of
+    a constant, or ``function/name``, of its shape or with sizes that divide that: the sum of importance times squared
+    error is made small. ``calibration``: palettes are made for what ops give on samples, or by the weights alone (see
+    ``Calibration``). ``redo``: weights that are palettes already get a new one, of the values the old one stands for.
+    ``select``: "weights", or "all" constants above the threshold as coremltools does. ``strict``: anything asked for
+    that cannot be done as asked, or has no effect, is an error. ``verify``: decode what was written before it takes its
+    place. ``check``: run both packages on the samples that calibration held out, else on inputs made up from the
+    description, and put what became of the outputs into the report (needs torch). ``progress``: True for a bar, or a
+    function of :class:`ProgressEvent`. ``dry_run``: plan and report only.
 
     ``workers``: threads, None for all processors. ``executor``: any ``concurrent.futures.Executor`` instead, to which
     weights go by reference: its processes read the package's files themselves, this one writes. The result does not

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mil_palettize.calibration.request import Calibration
-from mil_palettize.doors.calibrating import calibrated
+from mil_palettize.doors.calibrating import Calibrated, calibrated
 from mil_palettize.encoding.palette_cache import Clustered
-from mil_palettize.encoding.results import Declined, Encoded
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import EvaluationError, PackageError
 from mil_palettize.package.replacement import check_destination, replacing
 from mil_palettize.program.model import Model
-from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.model_comparison import ModelComparison
-from mil_palettize.reports.progress import ProgressEvent, make_progress
+from mil_palettize.reports.progress import Progress, ProgressEvent, make_progress
 from mil_palettize.reports.report import Report
 from mil_palettize.request.normalised import Requests
 from mil_palettize.rewriting.other_files import check_readable
@@ -25,7 +24,8 @@ from mil_palettize.rewriting.palettization import Prepared, carry_out, prepare
 from mil_palettize.rewriting.verification import verify_package
 
 PathLike = str | os.PathLike[str]
-Compare = Callable[[PathLike, PathLike], ModelComparison]
+# Both packages, and the samples to run them on, None for made up ones.
+Compare = Callable[[PathLike, PathLike, Sequence[Mapping[str, Any]] | None], ModelComparison]
 
 
 @dataclass(frozen=True)
@@ -78,32 +78,36 @@ class PalettizeRun:
     def _write(self, destination: Path, prepared: Prepared, report: Report) -> None:
         progress = make_progress(self.progress)
         try:
-            ready = self._calibrated(prepared, report)
+            done = self._calibrated(prepared, report, progress)
             with replacing(destination, overwrite=self.overwrite, needed_bytes=report.bytes_after) as staging:
                 carry_out(
-                    prepared, staging, report, pool=self.pool, progress=progress, clustered=self.clustered, ready=ready
-                )
+                    prepared, staging, report, pool=self.pool, progress=progress, clustered=self.clustered,
+                    ready=None if done is None else done.palettes,
+                )  # fmt: skip
                 if self.verify:
                     verify_package(prepared.model.package.path, staging, report, prepared.importance)
                     report.verified = True
                 else:
                     check_readable(staging, destination)
                 if self.check is not None:
-                    self._run_both(self.check, staging, report)
+                    self._run_both(self.check, staging, report, () if done is None else done.held)
         finally:
             progress.close()
 
-    def _calibrated(self, prepared: Prepared, report: Report) -> Mapping[WeightId, Encoded | Declined] | None:
+    def _calibrated(self, prepared: Prepared, report: Report, progress: Progress) -> Calibrated | None:
         if self.calibration is None:
             return None
-        done = calibrated(prepared.model, prepared.plan, self.calibration)
+        done = calibrated(prepared.model, prepared.plan, self.calibration, tell=progress.calibrate)
         report.notes += done.notes
-        return done.palettes
+        return done
 
-    def _run_both(self, compare: Compare, staging: Path, report: Report) -> None:
-        """Put what became of the outputs into the report, or why that could not be told."""
+    def _run_both(self, compare: Compare, staging: Path, report: Report, held: Sequence[Mapping[str, Any]]) -> None:
+        """Put what became of the outputs into the report, or why that could not be told. ``held``: samples that
+        calibration did not make palettes of, on which they are run where there are any."""
         try:
-            report.check = compare(self.source, staging)
+            report.check = compare(self.source, staging, held or None)
+            if held:
+                report.check.inputs = "samples held out of the calibration"
         except EvaluationError as error:
             report.notes.append(f"not checked: {error}")
             return

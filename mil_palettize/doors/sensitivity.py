@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mil_palettize.errors import ConfigError, PackageError
+from mil_palettize.program.model import Model
+from mil_palettize.program.site_values import dense
 
 PathLike = str | os.PathLike[str]
 _LEAST = 1e-12
+_FACTS = "weights.json"  # a name that no array has
 
 
 def fisher_importance(
@@ -28,15 +34,15 @@ def fisher_importance(
 ) -> dict[str, np.ndarray]:
     """Fisher information of a package's weights: float32 arrays by ``function/name``, as ``importance`` takes them.
 
-    ``samples``: as ``MLModel.predict`` takes them, a ``.npz`` file of them, or how many are made up. ``labels``: the
-    right class of each, else labels are drawn from the network's own answers; ``loss``: of the outputs of a sample
-    (tensors by name) and its number, to a tensor of one element. ``damping``: times the mean of each weight's
-    information is added to it: undamped it ruins palettes, and 1 is right for most networks. ``function``: of a model
-    with several.
+    ``samples``: as ``MLModel.predict`` takes them, where they lie (see ``Calibration``), or how many are made up.
+    ``labels``: the right class of each, else labels are drawn from the network's own answers; ``loss``: of the outputs
+    of a sample (tensors by name) and its number, to a tensor of one element. ``damping``: times the mean of each
+    weight's information is added to it: undamped it ruins palettes, and 1 is right for most networks. ``function``: of
+    a model with several.
 
-    Raises ConfigError for labels of another number, a damping that is not positive, pipelines, and without torch;
-    EvaluationError for samples that the model does not take and for a loss that is no finite number; PackageError;
-    UnsupportedOpError.
+    Raises ConfigError for labels of another number or with a loss, a damping that is not positive, pipelines, and
+    without torch; EvaluationError for samples that the model does not take and for a loss that is no finite number;
+    PackageError; UnsupportedOpError.
     """
     from mil_palettize.torch.calibration.fisher import fisher
     from mil_palettize.torch.calibration.made_up_samples import natural_samples
@@ -45,6 +51,8 @@ def fisher_importance(
 
     if not damping > 0.0:
         raise ConfigError(f"damping is {damping}; give a number above 0, such as 1")
+    if labels is not None and loss is not None:
+        raise ConfigError("labels and a loss exclude each other: the loss says what is right")
     module = MILModule.from_package(source, function)
     if isinstance(samples, int):
         given: Sequence[Mapping[str, Any]] = natural_samples(module, samples, seed)
@@ -62,10 +70,13 @@ def _damped(array: np.ndarray, damping: float) -> np.ndarray:
     return np.maximum(relative + damping, _LEAST).astype(np.float32)
 
 
-def write_importance(path: PathLike, importance: Mapping[str, np.ndarray]) -> None:
-    """As a ``.npz`` file. Raises PackageError where it cannot be written."""
+def write_importance(path: PathLike, importance: Mapping[str, np.ndarray], source: PathLike) -> None:
+    """As a ``.npz`` file, with shapes and a hash of the weights of ``source``, which it is of. Raises PackageError
+    where it cannot be written."""
+    facts = {name: found[0] for name, found in _facts(source, importance).items()}
     try:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr(zipfile.ZipInfo(_FACTS), json.dumps(facts, ensure_ascii=False))
             for name, array in importance.items():
                 with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
@@ -73,21 +84,62 @@ def write_importance(path: PathLike, importance: Mapping[str, np.ndarray]) -> No
         raise PackageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def read_importance(path: PathLike) -> dict[str, np.ndarray]:
-    """Of a ``.npz`` file. Raises PackageError for a file that is none."""
+def read_importance(path: PathLike, source: PathLike) -> dict[str, np.ndarray]:
+    """Of a ``.npz`` file, for the weights of ``source``.
+
+    Raises PackageError for a file that is none, ConfigError naming a weight that was another one when the file was
+    written; arrays that somebody else saved say nothing of that.
+    """
     try:
         with np.load(Path(path), allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            told = json.loads(file[_FACTS]) if _FACTS in file.files else {}
+            found = {name: file[name] for name in file.files if name != _FACTS}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        told = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise PackageError(f"cannot read {path}: {told}; it must be a .npz file of arrays by name") from error
+        text = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise PackageError(f"cannot read {path}: {text}; it must be a .npz file of arrays by name") from error
+    if told:
+        _check_same(path, told, _facts(source, found))
+    return found
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """By what a weight is known again. ``sha256``: of its values as float32."""
+
+    shape: list[int]
+    sha256: str
+
+
+def _facts(source: PathLike, names: Collection[str]) -> dict[str, list[dict[str, Any]]]:
+    """Of the weights of a package that are called so; a name may be that of several, in blocks."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    with Model.open(source) as model:
+        for site in model.survey().sites:
+            array = dense(site, model.store) if site.weight.key in names else None
+            if array is not None:
+                digest = hashlib.sha256(np.ascontiguousarray(array, "<f4").tobytes())
+                found.setdefault(site.weight.key, []).append(asdict(_Facts(list(array.shape), digest.hexdigest())))
+    return found
+
+
+def _check_same(path: PathLike, told: Mapping[str, Any], found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    for name, before in told.items():
+        if name not in found or before in found[name]:  # names that the model has not are refused with all others
+            continue
+        now = found[name][0]
+        other = "other values" if before["shape"] == now["shape"] else f"shape {before['shape']}, not {now['shape']},"
+        raise ConfigError(f"weight {name!r} had {other} when {path} was written; run sensitivity on this package")
 
 
 def read_labels(path: PathLike) -> list[int]:
-    """Of a ``.npy`` file of whole numbers. Raises PackageError for a file that is none."""
+    """Of a ``.npy`` file of whole numbers, or a ``.npz`` file of one such array. Raises PackageError for a file that is
+    none."""
     try:
         array = np.load(Path(path), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        if not isinstance(array, np.ndarray):
+            with array as file:
+                array = file[file.files[0]] if len(file.files) == 1 else None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         told = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise PackageError(f"cannot read {path}: {told}; it must be a .npy file of whole numbers") from error
     if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iu":

@@ -1,4 +1,4 @@
-"""What a person watching sees while weights are palettized: weights and bytes done."""
+"""What a person watching sees while weights are calibrated and palettized: ops, weights and bytes done."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from mil_palettize.text import printable, shorten
 
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}B/{total_fmt}B [{elapsed}<{remaining}{postfix}]"
+_CALIBRATING = "calibrating {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
 _NAME_WIDTH = 24
 _COMPILE = "numba:compile"
 _COMPILING = "compiling, once after installing"
@@ -16,16 +17,22 @@ _COMPILING = "compiling, once after installing"
 
 @dataclass(frozen=True)
 class ProgressEvent:
-    """State after a weight is done. ``name``: ``function/name`` of that weight, "" at the start."""
+    """State after a weight is done. ``name``: ``function/name`` of that weight, "" at the start. Before that, while
+    samples are run through ops to calibrate, ``name`` is that of the op, ``runs_done`` of ``runs_total`` are its runs
+    and those of the ops before it, one for each sample, and no weight is done; later both are 0."""
 
     name: str
     weights_done: int
     weights_total: int
     bytes_done: int
     bytes_total: int
+    runs_done: int = 0
+    runs_total: int = 0
 
 
 class Progress(Protocol):
+    def calibrate(self, done: int, total: int, name: str) -> None: ...
+
     def start(self, weights: int, nbytes: int) -> None: ...
 
     def advance(self, name: str, weights: int, nbytes: int) -> None: ...
@@ -45,6 +52,9 @@ class CallbackProgress:
         if self._callback is not None:
             self._callback(state)
 
+    def calibrate(self, done: int, total: int, name: str) -> None:
+        self._tell(ProgressEvent(name, 0, 0, 0, 0, done, total))
+
     def start(self, weights: int, nbytes: int) -> None:
         self._tell(ProgressEvent("", 0, weights, 0, nbytes))
 
@@ -60,13 +70,33 @@ class CallbackProgress:
 class BarProgress:
     """A tqdm bar over bytes that counts weights beside it, on standard error where that is a terminal.
 
-    The first palette after installing waits for loops to be compiled: the bar says so.
+    The first palette after installing waits for loops to be compiled: the bar says so. Calibration has a bar of its own
+    before it, over the runs of ops.
     """
+
+    def __init__(self) -> None:
+        self._runs: Any = None
+
+    def calibrate(self, done: int, total: int, name: str) -> None:
+        from tqdm import tqdm
+
+        if self._runs is None:
+            self._runs = tqdm(total=total, leave=False, dynamic_ncols=True, disable=None, bar_format=_CALIBRATING)
+        if self._runs.total != total or done < self._runs.n:  # the next function
+            self._runs.reset(total)
+        self._runs.set_postfix_str(shorten(printable(name), _NAME_WIDTH), refresh=False)
+        self._runs.update(done - self._runs.n)
+
+    def _end_runs(self) -> None:
+        if self._runs is not None:
+            self._runs.close()
+            self._runs = None
 
     def start(self, weights: int, nbytes: int) -> None:
         from numba.core import event
         from tqdm import tqdm
 
+        self._end_runs()
         self._done, self._total = 0, weights
         self._bar = tqdm(
             desc=f"0/{weights} weights",
@@ -91,6 +121,7 @@ class BarProgress:
     def close(self) -> None:
         from numba.core import event
 
+        self._end_runs()
         if hasattr(self, "_bar"):  # otherwise nothing was begun
             event.unregister(_COMPILE, self._listener)
             self._bar.close()

@@ -1,4 +1,4 @@
-"""``.npz`` files: arrays by name, and what is wrong with a file that holds none."""
+"""``.npz`` and ``.npy`` files: arrays by name or a single one, and what is wrong with a file that holds none."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Arrays = dict[str, np.ndarray]
 _UNREADABLE = (
     OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError,
 )  # fmt: skip
-_ADVICE = "save arrays by input names with numpy.savez"
+_ADVICE = "save arrays by input names with numpy.savez, or give a .npy file, a folder of images, or FILE.py:NAME"
+_SINGLE = b"\x93NUMPY"
 _KINDS = {
     b"\x89PNG": "is a PNG picture",
     b"\xff\xd8\xff": "is a JPEG picture",
-    b"\x93NUMPY": "holds a single array",
     b"\x80": "is a Python pickle",
     b"\x1f\x8b": "is a gzip file",
 }
 
 
-def load_arrays(path: Path) -> Arrays:
-    """The arrays of a ``.npz`` file by name, which hold at least one element each.
+def load_arrays(path: Path) -> Arrays | np.ndarray:
+    """The arrays of a ``.npz`` file by name, or the one of a ``.npy`` file; each holds at least one element.
 
     Raises PackageError for a file that cannot be read, EvaluationError for one that is another thing, or whose arrays
     are empty.
@@ -39,6 +39,8 @@ def load_arrays(path: Path) -> Arrays:
     try:
         with path.open("rb") as file:
             start = file.read(8)
+        if start.startswith(_SINGLE):
+            return _filled(path, "", np.load(path, allow_pickle=False))
         if not start.startswith(b"PK"):
             raise EvaluationError(f"{path} {_kind(start)}, and is no .npz file; {_ADVICE}")
         with np.load(path, allow_pickle=False) as archive:
@@ -47,11 +49,15 @@ def load_arrays(path: Path) -> Arrays:
         raise
     except _UNREADABLE as error:
         told = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise PackageError(f"cannot read {path}: {told}; it must be a .npz file of plain arrays") from error
-    for name, array in arrays.items():
-        if not array.size:
-            raise EvaluationError(f"{path} holds no sample of {name!r}: its shape is {list(array.shape)}")
-    return arrays
+        raise PackageError(f"cannot read {path}: {told}; it must be a .npz or .npy file of plain arrays") from error
+    return {name: _filled(path, f" of {name!r}", array) for name, array in arrays.items()}
+
+
+def _filled(path: Path, which: str, array: np.ndarray) -> np.ndarray:
+    """``array`` itself. Raises EvaluationError where it has no elements."""
+    if not array.size:
+        raise EvaluationError(f"{path} holds no sample{which}: its shape is {list(array.shape)}")
+    return array
 
 
 def _kind(start: bytes) -> str:

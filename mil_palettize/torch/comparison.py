@@ -76,11 +76,12 @@ def compare_models(
 def compare_packages(
     original: PathLike, palettized: PathLike, inputs: PathLike | None = None, **options: Any
 ) -> ModelComparison:
-    """``mil_palettize.compare`` with inputs of a ``.npz`` file; ``options``: all that it takes by name."""
+    """``mil_palettize.compare`` with ``inputs`` of :func:`read_samples`; ``options``: all that it takes by name."""
     samples = None if inputs is None else read_samples(inputs, open_model(original, options["function"]))
     comparison = compare_models(original, palettized, samples, **options)
     if inputs is not None:
         comparison.inputs = f"inputs of {os.fspath(inputs)}"
+        comparison.notes += [] if samples is None else samples.notes
     return comparison
 
 

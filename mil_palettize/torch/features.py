@@ -40,7 +40,11 @@ class Features:
         """Raise EvaluationError for an input that the model has not."""
         unknown = sorted(set(inputs) - set(self.inputs))
         if unknown and self.inputs:
-            raise EvaluationError(f"the model has no input {unknown[0]!r}; it takes {sorted(self.inputs)}")
+            raise EvaluationError(f"the model has no input {unknown[0]!r}; it takes {self.inputs_text()}")
+
+    def inputs_text(self) -> str:
+        """Names of all inputs, each with the shape or size that it takes."""
+        return ", ".join(f"{name!r} {_taken(feature.type)}".rstrip() for name, feature in sorted(self.inputs.items()))
 
     def missing_text(self, name: str, taken: Iterable[str]) -> str:
         """Why the input ``name`` cannot be left out; ``taken``: all that the model takes."""
@@ -158,6 +162,17 @@ def features_of(model: CoreML.Model, name: str, types: Iterable[str]) -> Feature
         described.predictedFeatureName,
         described.predictedProbabilitiesName,
     )
+
+
+def _taken(kind: FeatureTypes.FeatureType) -> str:
+    """What an input takes, "" where nothing says it."""
+    which = kind.WhichOneof("Type")
+    if which == "imageType":
+        return f"(image {size_refusal(-1, -1, kind.imageType) or 'of any size'})"
+    if which != "multiArrayType":
+        return ""
+    array = kind.multiArrayType
+    return shape_refusal((-1,), array) or str([int(size) for size in array.shape])
 
 
 def _default(feature: CoreML.FeatureDescription) -> torch.Tensor | None:

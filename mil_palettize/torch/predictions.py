@@ -6,7 +6,8 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
@@ -18,7 +19,16 @@ from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
 from mil_palettize.torch.evaluator.module import PathLike
 from mil_palettize.torch.evaluator.ops.random import drawing
 from mil_palettize.torch.made_up_inputs import plausible_inputs
-from mil_palettize.torch.samples import Arrays, read_samples
+from mil_palettize.torch.samples import Arrays, Samples, read_samples
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``outputs``: by name, of ``samples``, with several along a new first axis; ``notes``: on how these were read."""
+
+    outputs: Arrays
+    samples: int
+    notes: Sequence[str] = ()
 
 
 def run_package(
@@ -29,17 +39,14 @@ def run_package(
     seed: int = 0,
     function: str | None = None,
     precision: str = "fp32",
-) -> tuple[Arrays, int]:
-    """Outputs by name, and how many samples they are of: with several, along a new first axis.
-
-    ``inputs``: a ``.npz`` file (:func:`read_samples`), else ``random`` samples are made up. Probabilities of a
-    classifier come in the order of its classes.
-    """
+) -> Outcome:
+    """Run a package on ``inputs`` (:func:`read_samples`), else on ``random`` made up samples. Probabilities of a
+    classifier come in the order of its classes."""
     module = open_model(path, function, precision=precision)
-    samples = plausible_inputs(module, random, seed) if inputs is None else read_samples(inputs, module)
+    samples = Samples(plausible_inputs(module, random, seed)) if inputs is None else read_samples(inputs, module)
     found = [_predicted(module, sample, seed + number) for number, sample in enumerate(samples)]
     outputs = {name: [_array(result[name]) for result in found] for name in found[0]}
-    return {name: _joined(name, arrays) for name, arrays in outputs.items()}, len(samples)
+    return Outcome({name: _joined(name, arrays) for name, arrays in outputs.items()}, len(samples), samples.notes)
 
 
 def _predicted(module: Evaluated, sample: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -47,15 +54,13 @@ def _predicted(module: Evaluated, sample: Mapping[str, Any], seed: int) -> dict[
         return module.predict(sample)
 
 
-def outputs_text(outputs: Mapping[str, np.ndarray], samples: int, inputs: str | None, seed: int, width: int) -> str:
+def outputs_text(outcome: Outcome, inputs: str | None, seed: int, width: int) -> str:
     """Where the inputs came from, and a line for each output: shape, type, range and mean."""
-    told = f"{format_count(samples, 'sample')}: {inputs or f'random inputs from the description, seed {seed}'}"
-    return (
-        printable(told)
-        + "\n"
-        + format_table(("output", "shape", "type", "least", "greatest", "mean"), _rows(outputs), width, right=3)
-        + "\n"
-    )
+    source = inputs or f"random inputs from the description, seed {seed}"
+    told = [f"{format_count(outcome.samples, 'sample')}: {source}", *outcome.notes]
+    headers = ("output", "shape", "type", "least", "greatest", "mean")
+    table = format_table(headers, _rows(outcome.outputs), width, right=3)
+    return "\n".join([*map(printable, told), table]) + "\n"
 
 
 def _rows(outputs: Mapping[str, np.ndarray]) -> list[list[str]]:
@@ -71,10 +76,11 @@ def _rows(outputs: Mapping[str, np.ndarray]) -> list[list[str]]:
     return rows
 
 
-def outputs_json(outputs: Mapping[str, np.ndarray], samples: int) -> str:
+def outputs_json(outcome: Outcome) -> str:
     """Everything, NaN and infinities as null."""
-    arrays = {name: _plain(array.tolist()) for name, array in outputs.items()}
-    return json.dumps({"samples": samples, "outputs": arrays}, ensure_ascii=False, allow_nan=False) + "\n"
+    arrays = {name: _plain(array.tolist()) for name, array in outcome.outputs.items()}
+    whole = {"samples": outcome.samples, "outputs": arrays, "notes": list(outcome.notes)}
+    return json.dumps(whole, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _plain(value: Any) -> Any:

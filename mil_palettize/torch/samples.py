@@ -1,8 +1,12 @@
-"""Samples from files: inputs of a model as arrays by name."""
+"""Samples as people have them: inputs of a model as arrays by name, from files, folders and functions."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 
@@ -10,33 +14,124 @@ from mil_palettize.errors import EvaluationError
 from mil_palettize.torch.array_files import Arrays, load_arrays
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.module import PathLike
-from mil_palettize.torch.features import CHANNELS
+from mil_palettize.torch.features import CHANNELS, shape_refusal
+from mil_palettize.torch.image_folder import pictures
 from mil_palettize.torch.made_up_inputs import default_shape
+from mil_palettize.torch.python_files import defined, is_defined, told
 
 
-def read_samples(path: PathLike, module: Evaluated) -> list[Arrays]:
-    """Samples of a ``.npz`` file that has an array for each input of the model: one, or with an axis more in front,
-    several. Raises PackageError for a file that cannot be read, EvaluationError for one that does not fit."""
-    arrays = load_arrays(Path(path))
+@dataclass(frozen=True)
+class Samples(Sequence[Arrays]):
+    """``arrays``: inputs by name, of each sample; ``notes``: what was done to them on the way."""
+
+    arrays: Sequence[Arrays]
+    notes: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    @overload
+    def __getitem__(self, index: int) -> Arrays: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Arrays]: ...
+
+    def __getitem__(self, index: int | slice) -> Arrays | Sequence[Arrays]:
+        return self.arrays[index]
+
+
+def read_samples(source: PathLike, module: Evaluated) -> Samples:
+    """Samples for ``module.predict``, at least one.
+
+    ``source``: a ``.npz`` file that has an array for each input, of one sample, of several along an axis more in front,
+    or along the first axis where the model's own is 1; a ``.npy`` file of the same for a model with one input; a folder
+    of pictures for a model that takes one; or ``FILE.py:NAME``, a function without arguments that gives (or an iterable
+    of) samples: mappings as ``MLModel.predict`` takes them, or arrays for a model with one input.
+
+    Raises PackageError for a file that cannot be read, EvaluationError for one that does not fit, ConfigError without
+    Pillow and for a name that the file does not define.
+    """
+    if is_defined(os.fspath(source)):
+        return Samples(_given(os.fspath(source), module))
+    path = Path(source)
+    if path.is_dir():
+        return Samples(*pictures(path, module))
+    arrays = _loaded(path, module)
     module.features.check_names(arrays)
     lacking = sorted(module.features.inputs.keys() - arrays.keys() - module.features.defaults.keys())
     if lacking:
-        raise EvaluationError(f"{path} lacks the input {lacking[0]!r}; it has {sorted(arrays)}")
-    several = {name for name, array in arrays.items() if array.ndim == _rank(module, name, array) + 1}
-    if not several:
-        return [arrays]
-    counts = {name: len(arrays[name]) for name in several}
+        raise EvaluationError(
+            f"{path} lacks the input {lacking[0]!r}; it has {sorted(arrays)}, the model takes "
+            f"{module.features.inputs_text()}"
+        )
+    return Samples(_apart(path, {name: _split(module, name, array) for name, array in arrays.items()}))
+
+
+def _apart(path: Path, split: Mapping[str, np.ndarray | Sequence[np.ndarray]]) -> list[Arrays]:
+    """Inputs that are lists of samples, one by one; those that are not are the same for all."""
+    counts = {name: len(value) for name, value in split.items() if isinstance(value, list)}
+    if not counts:
+        return [{name: np.asarray(value) for name, value in split.items()}]
     if len(set(counts.values())) > 1 or min(counts.values()) < 1:
         raise EvaluationError(f"{path} has other numbers of samples for other inputs: {counts}")
     number = next(iter(counts.values()))
-    return [{n: a[i] if n in several else a for n, a in arrays.items()} for i in range(number)]
+    return [{n: np.asarray(v[i] if n in counts else v) for n, v in split.items()} for i in range(number)]
 
 
-def _rank(module: Evaluated, name: str, array: np.ndarray) -> int:
-    """Axes of one sample."""
+def _split(module: Evaluated, name: str, array: np.ndarray) -> np.ndarray | list[np.ndarray]:
+    """A list where the array is of several samples."""
     kind = module.features.inputs[name].type
-    if kind.WhichOneof("Type") == "imageType":
-        return 3 if array.ndim > 2 and array.shape[-1] in CHANNELS else 2
-    if kind.WhichOneof("Type") == "multiArrayType":
-        return len(default_shape(kind.multiArrayType))
-    return array.ndim
+    which = kind.WhichOneof("Type")
+    if which == "imageType":
+        rank = 3 if array.ndim > 2 and array.shape[-1] in CHANNELS else 2
+        return list(array) if array.ndim == rank + 1 else array
+    if which != "multiArrayType":
+        return array
+    usual = default_shape(kind.multiArrayType)
+    if array.ndim == len(usual) + 1:
+        return list(array)
+    if array.ndim == len(usual) > 0 and usual[0] == 1 and not _takes(kind.multiArrayType, array.shape):
+        single = (1, *array.shape[1:])
+        if _takes(kind.multiArrayType, single):
+            return [array[i : i + 1] for i in range(len(array))]
+    return array
+
+
+def _takes(kind: Any, shape: tuple[int, ...]) -> bool:
+    if kind.WhichOneof("ShapeFlexibility") is None:
+        return shape == default_shape(kind)
+    return not shape_refusal(shape, kind)
+
+
+def _only_input(what: object, module: Evaluated) -> str:
+    """The name of what is given without one."""
+    needed = [name for name in module.features.inputs if name not in module.features.defaults]
+    if len(needed) != 1:
+        raise EvaluationError(
+            f"{what} holds a single array, and the model takes {module.features.inputs_text()}; save arrays by these "
+            "names with numpy.savez"
+        )
+    return needed[0]
+
+
+def _given(text: str, module: Evaluated) -> list[Arrays]:
+    """Of ``FILE.py:NAME``."""
+    found = defined(text)
+    try:
+        samples: Iterable[Any] = found() if callable(found) else found
+        listed = list(samples)
+    except Exception as error:
+        raise EvaluationError(f"{text} gives no samples: {told(error)}") from error
+    if not listed:
+        raise EvaluationError(f"{text} gives no sample; yield at least one")
+    arrays = []
+    for number, sample in enumerate(listed):
+        named = sample if isinstance(sample, Mapping) else {_only_input(f"sample {number} of {text}", module): sample}
+        module.features.check_names(named)
+        arrays.append(dict(named))
+    return arrays
+
+
+def _loaded(path: Path, module: Evaluated) -> Arrays:
+    found = load_arrays(path)
+    return {_only_input(path, module): found} if isinstance(found, np.ndarray) else found

@@ -192,12 +192,16 @@ def test_values_are_dropped_after_their_last_reader(fixtures: Path) -> None:
     assert sorted(held) == sorted([*module.function.types, *module.function.block.outputs])
 
 
-def test_progress_names_every_op(fixtures: Path) -> None:
+def test_progress_names_every_op_and_counts_its_samples(fixtures: Path) -> None:
     module, samples = opened(fixtures, "conv_fp32_ios18")
     told: list[tuple[int, int, str]] = []
     walk(module, samples, (), lambda c: None, WalkOptions(), progress=lambda *event: told.append(event))
     steps = module.function.block.steps
-    assert told == [(i, len(steps), step.info.name) for i, step in enumerate(steps)]
+    names = [step.info.name for step in steps for _ in samples]
+    done = [number for number, _, _ in told]
+    assert done == sorted(set(done))
+    assert done[-1] == len(names)
+    assert all(total == len(names) and name == names[number - 1] for number, total, name in told)
 
 
 def test_the_number_of_threads_is_what_it_was(fixtures: Path) -> None:

@@ -42,3 +42,16 @@ def test_the_bar_says_that_it_compiles(stream: type[io.StringIO], monkeypatch: p
 
 def test_a_bar_that_was_never_begun_closes() -> None:
     make_progress(True).close()
+
+
+def test_calibration_has_a_bar_of_its_own_that_starts_anew_with_each_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = Terminal()
+    monkeypatch.setattr(sys, "stderr", output)
+    progress = make_progress(True)
+    for name in ("first", "second"):
+        for done in range(1, 5):
+            progress.calibrate(done, 4, name)
+    progress.start(1, 10)
+    progress.close()
+    assert "calibrating" in output.getvalue()
+    assert "weights" in output.getvalue().rpartition("calibrating")[2]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mil_palettize.algorithms.quantized_grid import Grid, proposed, ranked
+from mil_palettize.algorithms.quantized_grid import Grid, proposed, stored
 from mil_palettize.expressions.packed import Packed
 from mil_palettize.expressions.weight_expr import Lut, Scale, Sparse, WeightExpr, lut_of
 
@@ -62,33 +63,40 @@ def with_indices(expr: WeightExpr, indices: np.ndarray) -> WeightExpr:
     return replace(expr, indices=Packed.pack(indices.reshape(expr.indices.shape), expr.indices.nbits))
 
 
-def put_together(expr: WeightExpr, values: Values, grid: Grid | None) -> WeightExpr:
-    """``expr`` with other values, which its dtypes hold. ``grid``: of a quantized table."""
+def put_together(expr: WeightExpr, values: Values, grids: Sequence[Grid]) -> WeightExpr:
+    """``expr`` with other values, which its dtypes hold. ``grids``: one for each quantized table, else none."""
     if isinstance(expr, Sparse):
-        return replace(expr, data=put_together(expr.data, values, grid))
+        return replace(expr, data=put_together(expr.data, values, grids))
     if isinstance(expr, Scale):
         scales = values.scales.astype(expr.dtype).reshape(expr.scale.shape)
-        return replace(expr, data=put_together(expr.data, values, grid), scale=scales)
+        return replace(expr, data=put_together(expr.data, values, grids), scale=scales)
     chosen = with_indices(expr, values.indices)
     assert isinstance(chosen, Lut)
-    if grid is None:
+    if not grids:
         return replace(chosen, lut=values.tables.astype(chosen.dtype).reshape(chosen.lut.shape))
-    return replace(chosen, lut=grid.part(grid.nearest(values.tables).reshape(chosen.lut.shape)))
+    codes = np.stack([grid.nearest(table) for grid, table in zip(grids, values.tables, strict=True)])
+    return replace(chosen, lut=stored(grids, codes.reshape(chosen.lut.shape)))
 
 
-def rounded(expr: WeightExpr, values: Values) -> tuple[Values, Grid | None]:
-    """The same in numbers that ``expr`` can hold, and the grid of a quantized table."""
+def rounded(expr: WeightExpr, values: Values) -> tuple[Values, list[Grid]]:
+    """The same in numbers that ``expr`` can hold, and the grid of each quantized table."""
     lut, scale = lut_of(expr), _scale(expr)
     scales = values.scales if scale is None else _positive(values.scales, scale.dtype)
     if isinstance(lut.lut, np.ndarray):
         tables = _finite(values.tables, lut.lut.dtype)
-        return Values(tables, values.indices, scales), None
+        return Values(tables, values.indices, scales), []
     assert isinstance(lut.lut, Scale)
     kind, dtype = str(lut.lut.data.dtype), lut.lut.dtype
-    grids = proposed(kind, dtype, values.tables)
-    flat = values.tables.reshape(-1)
-    grid = ranked(grids, flat, np.ones(len(flat)))[0]
-    return Values(grid.decode(grid.nearest(values.tables)), values.indices, scales), grid
+    count = values.indices.size // len(values.tables)
+    grids = [_grid(kind, dtype, table, count) for table in values.tables]
+    tables = np.stack([grid.decode(grid.nearest(table)) for grid, table in zip(grids, values.tables, strict=True)])
+    return Values(tables, values.indices, scales), grids
+
+
+def _grid(kind: str, dtype: np.dtype, table: np.ndarray, count: int) -> Grid:
+    """That whose values are nearest to the entries of a table, which stands for ``count`` values."""
+    grids = proposed(kind, dtype, table, np.ones(table.size), count)
+    return min(grids, key=lambda grid: float(np.sum(np.square(table - grid.decode(grid.nearest(table))))))
 
 
 def _scale(expr: WeightExpr) -> np.ndarray | None:

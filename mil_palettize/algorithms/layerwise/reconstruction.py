@@ -137,7 +137,7 @@ class _Solver:
         """Rounded to what the expression holds, with the indices that are then best."""
         if not refit:
             return _Stored(with_indices(expr, self.values.indices), self.objective)
-        values, grid = rounded(expr, self.values)
+        values, grids = rounded(expr, self.values)
         self._put(values)
         self.descend()
-        return _Stored(put_together(expr, self.values, grid), self.objective)
+        return _Stored(put_together(expr, self.values, grids), self.objective)

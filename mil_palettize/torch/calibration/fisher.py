@@ -11,6 +11,7 @@ import torch
 
 from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.torch.evaluator.module import MILModule
+from mil_palettize.torch.python_files import told
 
 # Of one sample: its outputs by name, and its number, to one number.
 Loss = Callable[[Mapping[str, torch.Tensor], int], torch.Tensor]
@@ -43,7 +44,7 @@ def fisher(
             outputs = module.run(module.features.tensors(sample))
             floats = {n: o for n, o in outputs.items() if isinstance(o, torch.Tensor) and o.is_floating_point()}
             if loss is not None:
-                value = loss(floats, number)
+                value = _called(loss, floats, number)
             else:
                 value = _own_loss(floats, None if labels is None else int(labels[number]), random)
             _check(value, number)
@@ -54,6 +55,13 @@ def fisher(
             if gradient is not None:
                 total += gradient.double().square()
     return {name: (total / max(1, len(samples))).numpy() for name, total in sums.items()}
+
+
+def _called(loss: Loss, outputs: Mapping[str, torch.Tensor], number: int) -> torch.Tensor:
+    try:
+        return loss(outputs, number)
+    except Exception as error:
+        raise EvaluationError(f"the loss of sample {number} fails: {told(error)}") from error
 
 
 def _check(value: object, number: int) -> None:

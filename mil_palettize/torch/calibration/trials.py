@@ -1,14 +1,15 @@
-"""The error of an op's output, behind its non-linearity, on samples held out of the fit."""
+"""What an op gives with another array in a weight's place, behind its non-linearity: its error on samples held out of
+the fit, and how much it depends on each element."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from mil_palettize.torch.calibration.readers import Operand
+from mil_palettize.torch.calibration.readers import RECURRENT, Operand
 from mil_palettize.torch.calibration.streams import Stream
 from mil_palettize.torch.evaluator.program import Step
 
@@ -19,6 +20,48 @@ _ELEMENTWISE = frozenset({
     "tanh", "scaled_tanh", "thresholded_relu", "clip", "clamped_relu", "linear_activation", "batch_norm", "add", "mul",
     "sub",
 })  # fmt: skip
+# Where these saturate, errors before them do not matter, which moments of inputs cannot tell.
+_SATURATING = frozenset({"sigmoid", "sigmoid_hard", "softsign", "tanh", "scaled_tanh"})
+
+
+class Behind:
+    """An op that reads a weight once, and the ops that follow and act on each element of its output alone.
+    ``index``: as in :class:`Reader`; ``following``: the ops after it; ``outputs``: slots that the function gives."""
+
+    def __init__(
+        self, stream: Stream, step: Step, operand: Operand, index: np.ndarray,
+        following: Sequence[Step], outputs: Collection[str],
+    ) -> None:  # fmt: skip
+        self.step, self._operand, self._index = step, operand, torch.from_numpy(index)
+        self._tail = _tail(step, following, stream.constants) if not set(step.outputs) & set(outputs) else []
+        read = {slot for other in following for slot in other.slots_read()} | set(outputs)
+        self._counted = [slot in read for slot in step.outputs]
+
+    @property
+    def saturates(self) -> bool:
+        """Whether there are inputs for which the output hardly depends on the weight."""
+        return self.step.info.type in RECURRENT or any(s.info.type in _SATURATING for s, _ in self._tail)
+
+    def with_weight(self, arguments: Mapping[str, Any], flat: torch.Tensor) -> dict[str, Any]:
+        """``arguments`` with the elements of ``flat`` (of the weight, C order) in their places."""
+        old = self._operand.of(arguments)
+        new = torch.where(self._index >= 0, flat[self._index.clamp(min=0)], old.float())
+        if not isinstance(arguments[self._operand.parameter], list):
+            return {**arguments, self._operand.parameter: new}
+        several = list(arguments[self._operand.parameter])
+        several[self._operand.position] = new
+        return {**arguments, self._operand.parameter: several}
+
+    def results(self, stream: Stream, arguments: dict[str, Any]) -> list[torch.Tensor]:
+        """What comes out at the end and is read by anything, as far as it is floats."""
+        found = stream.results(self.step, arguments)
+        if any(self._counted):  # of recurrent layers there are outputs that nobody reads
+            found = tuple(result for result, counted in zip(found, self._counted, strict=True) if counted)
+        for step, slot in self._tail:
+            reading = next(r for r in step.readings if slot in r.slots)
+            constants = {r.name: stream.constants[r.slots[0]] for r in step.readings if slot not in r.slots}
+            found = stream.results(step, {**step.fixed, **constants, reading.name: found[0]})
+        return [result for result in found if isinstance(result, torch.Tensor) and result.is_floating_point()]
 
 
 class Trial:
@@ -26,50 +69,40 @@ class Trial:
     square, both summed over the held out samples, with the inputs of the palettized network on one side and those of
     the float network, and its weight, on the other."""
 
-    def __init__(
-        self,
-        float_stream: Stream,
-        other: Stream,
-        step: Step,
-        operand: Operand,
-        index: np.ndarray,
-        held: Sequence[int],
-        following: Sequence[Step],
-    ) -> None:
-        self._stream, self._step, self._operand, self._index = other, step, operand, index
-        self._tail = _tail(step, following, float_stream.constants)
+    def __init__(self, float_stream: Stream, other: Stream, behind: Behind, held: Sequence[int]) -> None:
+        self._stream, self._behind = other, behind
         chosen = held[:: max(1, -(-len(held) // _MOST))]
-        self._arguments = [other.arguments(sample, step) for sample in chosen]
-        floats = (float_stream.arguments(sample, step) for sample in chosen)
-        self._wanted = [self._results(float_stream, arguments) for arguments in floats]
+        self._arguments = [other.arguments(sample, behind.step) for sample in chosen]
+        floats = (float_stream.arguments(sample, behind.step) for sample in chosen)
+        self._wanted = [behind.results(float_stream, arguments) for arguments in floats]
         self._power = sum(float(out.double().square().sum()) for outs in self._wanted for out in outs)
 
     def __call__(self, weight: np.ndarray) -> float:
         flat = torch.from_numpy(np.array(weight, np.float32).reshape(-1))
         error = 0.0
         for arguments, wanted in zip(self._arguments, self._wanted, strict=True):
-            given = self._with(arguments, flat)
-            for one, two in zip(self._results(self._stream, given), wanted, strict=True):
+            given = self._behind.with_weight(arguments, flat)
+            for one, two in zip(self._behind.results(self._stream, given), wanted, strict=True):
                 error += float((one.double() - two.double()).square().sum())
         return error / self._power if self._power else error
 
-    def _with(self, arguments: Mapping[str, Any], flat: torch.Tensor) -> dict[str, Any]:
-        old = self._operand.of(arguments)
-        index = torch.from_numpy(self._index)
-        new = torch.where(index >= 0, flat[index.clamp(min=0)], old.float())
-        if not isinstance(arguments[self._operand.parameter], list):
-            return {**arguments, self._operand.parameter: new}
-        several = list(arguments[self._operand.parameter])
-        several[self._operand.position] = new
-        return {**arguments, self._operand.parameter: several}
 
-    def _results(self, stream: Stream, arguments: dict[str, Any]) -> list[torch.Tensor]:
-        results = stream.results(self._step, arguments)
-        for step, slot in self._tail:
-            reading = next(r for r in step.readings if slot in r.slots)
-            constants = {r.name: stream.constants[r.slots[0]] for r in step.readings if slot not in r.slots}
-            results = stream.results(step, {**step.fixed, **constants, reading.name: results[0]})
-        return [result for result in results if isinstance(result, torch.Tensor) and result.is_floating_point()]
+def sensitivity(stream: Stream, behind: Behind, weight: torch.Tensor, samples: Sequence[int], seed: int) -> np.ndarray:
+    """How much the output's squared error grows with that of each element of ``weight``: the mean over ``samples`` of
+    the squared gradient of the output's product with random signs, whose mean over all signs is the sum of squares of
+    the output's own gradients. float64 of the weight's shape."""
+    random = torch.Generator().manual_seed(seed)
+    total = torch.zeros(weight.numel(), dtype=torch.float64)
+    for sample in samples:
+        arguments = stream.arguments(sample, behind.step)
+        with torch.enable_grad():
+            flat = weight.detach().float().reshape(-1).requires_grad_()
+            outputs = behind.results(stream, behind.with_weight(arguments, flat))
+            signs = [torch.randint(0, 2, out.shape, generator=random) * 2.0 - 1.0 for out in outputs]
+            value = torch.stack([(out * sign).sum() for out, sign in zip(outputs, signs, strict=True)]).sum()
+            (gradient,) = torch.autograd.grad(value, [flat])
+        total += gradient.double().square()
+    return (total / max(1, len(samples))).numpy().reshape(tuple(weight.shape))
 
 
 def _tail(step: Step, following: Sequence[Step], constants: Mapping[str, Any]) -> list[tuple[Step, str]]:

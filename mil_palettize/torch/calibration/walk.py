@@ -20,7 +20,7 @@ from mil_palettize.torch.calibration.readers import LOOKED_UP, inputs, matrices,
 from mil_palettize.torch.calibration.sources import Reader, Sources, sources_of
 from mil_palettize.torch.calibration.streams import Stream
 from mil_palettize.torch.calibration.sums import ReadMoments, Sums, is_whole
-from mil_palettize.torch.calibration.trials import Trial
+from mil_palettize.torch.calibration.trials import Behind, Trial, sensitivity
 from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.evaluator.program import OpInfo, Step
 
@@ -31,14 +31,17 @@ Sample = Mapping[str, Any]
 class Collected:
     """What is known where a weight is to be palettized. ``slot``: its name in the program; ``moments``: of each op that
     multiplies with it; ``reads``: how often look-ups read each of its elements, int64 of its shape, None without any;
-    ``trial``: the error of the op's output on held out samples with another array in the weight's place."""
+    ``trial``: the error of the op's output on held out samples with another array in the weight's place;
+    ``sensitivity``: how much that output depends on each element, float64 of its shape, None where moments say that."""
 
     slot: str
     moments: tuple[ReadMoments, ...]
     reads: np.ndarray | None
     trial: Trial | None
+    sensitivity: np.ndarray | None = None
 
 
+Progress = Callable[[int, int, str], object]
 Solve = Callable[[Collected], "np.ndarray | None"]
 
 
@@ -71,12 +74,13 @@ def walk(
     *,
     palettized: Sequence[Sample] | None = None,
     states: Sequence[Mapping[str, Any]] | None = None,
-    progress: Callable[[int, int, str], object] | None = None,
+    progress: Progress | None = None,
 ) -> Walked:
     """``samples``: tensors by input, as the program takes them; ``palettized``: the same as a palettized network before
     this one has them. ``weights``: slots of the constants that ``solve`` is asked for, in the order of the ops that
     read them last; it gives the array (of the weight's shape) to go on with, None for the weight as it is.
-    ``states``: of each sample at its beginning. ``progress``: told of each op (number, of how many, name).
+    ``states``: of each sample at its beginning. ``progress``: told how many runs of ops are done, of how many (one for
+    each sample), and the name of the op.
 
     Raises EvaluationError as :meth:`MILModule.run` does.
     """
@@ -139,18 +143,15 @@ class _Walk:
         for stream in (self.float, self.other):
             stream.derive(self.sources.derived.values())
 
-    def over(self, progress: Callable[[int, int, str], object] | None) -> Walked:
+    def over(self, progress: Progress | None) -> Walked:
         steps = self.function.block.steps
         with self.float, self.other:
             for number, step in enumerate(steps):
-                if progress is not None:
-                    progress(number, len(steps), step.info.name)
-                if number in self.sources.derived:
-                    continue
-                self._through(number, step)
+                if number not in self.sources.derived:
+                    self._through(number, step, progress)
             return Walked(self.float.outputs(), self.other.outputs())
 
-    def _through(self, number: int, step: Step) -> None:
+    def _through(self, number: int, step: Step, progress: Progress | None) -> None:
         own = [(slot, reader) for slot, reader in self.readers[number] if not reader.nested]
         inside = [(slot, reader) for slot, reader in self.readers[number] if reader.nested]
         if own:
@@ -159,9 +160,13 @@ class _Walk:
             self._run_listening(step, inside)
         for slot in self.last[number]:
             self._palettize(slot, number, step if own else None)
-        if not inside:
-            self.float.advance(step)
-        self.other.advance(step)
+        for sample in range(len(self.float)):
+            if not inside:
+                self.float.advance(step, sample)
+            self.other.advance(step, sample)
+            if progress is not None:
+                count, steps = len(self.float), len(self.function.block.steps)
+                progress(number * count + sample + 1, steps * count, step.info.name)
 
     def _collect(self, step: Step, readers: Sequence[tuple[str, Reader]]) -> None:
         for sample in range(len(self.float)):
@@ -210,11 +215,15 @@ class _Walk:
     def _palettize(self, slot: str, number: int, step: Step | None) -> None:
         readers = self.sources.readers[slot]
         moments = tuple(self.sums.pop(k).moments() for r in readers if (k := (slot, id(r))) in self.sums)
-        trial = None
+        trial, gradients = None, None
         if step is not None and len(readers) == 1 and self.options.held:
-            trial = Trial(self.float, self.other, step, readers[0].operand, readers[0].index, sorted(self.options.held),
-                          self.function.block.steps[number + 1 :])  # fmt: skip
-        found = self.solve(Collected(slot, moments, self.reads.pop(slot, None), trial))
+            behind = Behind(self.float, step, readers[0].operand, readers[0].index,
+                            self.function.block.steps[number + 1 :], self.function.block.outputs)  # fmt: skip
+            trial = Trial(self.float, self.other, behind, sorted(self.options.held))
+            if behind.saturates:
+                fit = [i for i in range(len(self.other)) if i not in self.options.held]
+                gradients = sensitivity(self.other, behind, self.float.constants[slot], fit, self.options.seed)
+        found = self.solve(Collected(slot, moments, self.reads.pop(slot, None), trial, gradients))
         if found is None:
             return
         self.apart = True
