@@ -63,7 +63,7 @@ def solved(task: Task, findings: Findings, calibration: Calibration) -> Solved |
         choice = _chosen(task, plain, weight, findings, calibration)
     except _DeclinedError as error:
         return error.declined
-    return Solved(_encoded(plain, choice, weight, findings, time.perf_counter() - started), plain)
+    return Solved(_encoded(task, plain, choice, weight, findings, time.perf_counter() - started), plain)
 
 
 def _chosen(task: Task, plain: Encoded, weight: np.ndarray, findings: Findings, calibration: Calibration) -> Choice:
@@ -92,8 +92,13 @@ def _chosen(task: Task, plain: Encoded, weight: np.ndarray, findings: Findings, 
     )
 
 
-def _encoded(plain: Encoded, choice: Choice, weight: np.ndarray, findings: Findings, seconds: float) -> Encoded:
+def _encoded(
+    task: Task, plain: Encoded, choice: Choice, weight: np.ndarray, findings: Findings, seconds: float
+) -> Encoded:
     difference = weight - choice.expr.decode()
+    weighted = plain.weighted_error
+    if choice.method != PLAIN and task.importance is not None:
+        weighted = float(np.vdot(task.importance.spread(weight.shape) * difference, difference))
     decibels = choice.decibels
     figures = CalibrationFigures(
         choice.method,
@@ -108,7 +113,7 @@ def _encoded(plain: Encoded, choice: Choice, weight: np.ndarray, findings: Findi
         sse=float(np.vdot(difference, difference)),
         note="; ".join(part for part in (plain.note, _told(figures)) if part),
         seconds=seconds,
-        weighted_error=None if choice.method != PLAIN else plain.weighted_error,
+        weighted_error=weighted,
         calibration=figures,
     )
 

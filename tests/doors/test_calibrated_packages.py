@@ -63,6 +63,21 @@ def test_outputs_are_nearer_with_calibration_at_the_same_bytes(
     assert math.isfinite(text["weights"][0]["calibration"]["after_db"] or 0.0)
 
 
+def test_calibration_beside_importance_is_verified(
+    fixtures: Path, tmp_path: Path, data: list[dict[str, np.ndarray]]
+) -> None:
+    weights = palettize_package(fixtures / NAME, None, config(), dry_run=True).palettized
+    importance = {w.name: np.full(w.shape, 2.0, np.float32) for w in weights}
+    report = palettize_package(
+        fixtures / NAME, tmp_path / "made.mlpackage", config(), calibration=Calibration(data), importance=importance,
+        verify=True,
+    )  # fmt: skip
+    assert report.verified
+    weighted = [w for w in report.palettized if w.weighted_error is not None]
+    assert weighted
+    assert [w.weighted_error for w in weighted] == pytest.approx([2 * (w.squared_error or 0) for w in weighted])
+
+
 def test_nothing_else_moves(fixtures: Path, tmp_path: Path, data: list[dict[str, np.ndarray]]) -> None:
     plain, made = tmp_path / "plain.mlpackage", tmp_path / "made.mlpackage"
     palettize_package(fixtures / NAME, plain, config())
