@@ -10,7 +10,6 @@ import numpy as np
 
 from mil_palettize.algorithms.compiled.jit import compiled, inlined
 from mil_palettize.algorithms.layerwise.form import Values
-from mil_palettize.algorithms.layerwise.products import unit_upper
 from mil_palettize.algorithms.layerwise.work import Work
 
 _BLOCK = 128  # columns whose errors are handed on one by one; those behind them get the sum
@@ -58,10 +57,7 @@ def compensated(work: Work, values: Values) -> None:
     good the errors of the columns before."""
     count, rows, vector, columns = work.target.shape
     for g in range(count):
-        hessian = work.hessian[g]
-        order = np.argsort(-np.diagonal(hessian), kind="stable")
-        upper = unit_upper(np.ascontiguousarray(hessian[np.ix_(order, order)]))
-        assert upper is not None  # damped until it is positive definite
+        order, upper = work.damped.compensation[g]
         feedback = np.zeros((rows, vector, columns))
         for start in range(0, columns, _BLOCK):
             stop = min(start + _BLOCK, columns)

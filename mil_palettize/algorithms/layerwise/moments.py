@@ -4,13 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from mil_palettize.algorithms.layerwise.products import cholesky, solved
+from mil_palettize.algorithms.layerwise.products import cholesky, solved, unit_upper
 
 _FLOOR = 0.01  # of the mean over all matrices: depthwise convolutions have inputs that are always zero
 _DOUBLINGS = 60
+_KEPT = 1 << 26  # bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Damped:
+    """``hessian``: (matrices, columns, columns), moments made positive definite; ``lower``: their Cholesky factors;
+    ``damping``: what was added to each diagonal, relative to its mean, the largest."""
+
+    hessian: np.ndarray
+    lower: tuple[np.ndarray, ...]
+    damping: float
+
+    @cached_property
+    def compensation(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each matrix the order of its columns, the largest diagonal first, and the factor U that says how errors
+        are made good in that order (see :func:`unit_upper`)."""
+        found = []
+        for own in self.hessian:
+            order = np.argsort(-np.diagonal(own), kind="stable")
+            upper = unit_upper(np.ascontiguousarray(own[np.ix_(order, order)]))
+            assert upper is not None  # positive definite
+            found.append((order, upper))
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +52,19 @@ class Moments:
     cross: np.ndarray | None = None
     count: int = 0
 
+    def damped(self, damping: float) -> Damped:
+        """With ``damping`` added; kept for the next who asks, unless it is large."""
+        if damping in self._kept:
+            return self._kept[damping]
+        made = _damped(self, damping)
+        if self.square.nbytes <= _KEPT:
+            self._kept[damping] = made
+        return made
+
+    @cached_property
+    def _kept(self) -> dict[float, Damped]:
+        return {}
+
     @property
     def mean_diagonal(self) -> float:
         return float(np.einsum("gjj->gj", self.square).mean())
@@ -35,14 +72,20 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """The sum over all matrices of tr((W_q − W*) H (W_q − W*)ᵀ). ``where``: as in :class:`Moments`; ``hessian``:
-    (matrices, columns, columns), the damped moments H, positive definite; ``target``: float64 (matrices, rows,
-    columns), W*; ``damping``: what was added to each diagonal, relative to its mean, the largest."""
+    """The sum over all matrices of tr((W_q − W*) H (W_q − W*)ᵀ). ``where``: as in :class:`Moments`; ``damped``: H;
+    ``target``: float64 (matrices, rows, columns), W*."""
 
     where: np.ndarray
-    hessian: np.ndarray
+    damped: Damped
     target: np.ndarray
-    damping: float
+
+    @property
+    def hessian(self) -> np.ndarray:
+        return self.damped.hessian
+
+    @property
+    def damping(self) -> float:
+        return self.damped.damping
 
 
 def objective(moments: Moments, weight: np.ndarray, damping: float, *, asymmetric: bool) -> Objective:
@@ -52,10 +95,17 @@ def objective(moments: Moments, weight: np.ndarray, damping: float, *, asymmetri
     (arXiv 2504.02692); else W* is W. λ: ``damping`` times the mean diagonal of a matrix' moments, doubled until they
     are positive definite.
     """
+    damped, target = moments.damped(damping), weight[moments.where]
+    if asymmetric and moments.cross is not None:
+        for g, lower in enumerate(damped.lower):
+            change = (moments.cross[g] - moments.square[g]).T @ target[g].T
+            target[g] += solved(lower, change).T
+    return Objective(moments.where, damped, target)
+
+
+def _damped(moments: Moments, damping: float) -> Damped:
     whole = moments.mean_diagonal or 1.0
-    hessian = np.array(moments.square, np.float64)
-    target = weight[moments.where]
-    largest = damping
+    hessian, factors, largest = np.array(moments.square, np.float64), [], damping
     for g, own in enumerate(hessian):
         mean = float(np.diagonal(own).mean())
         added_here = damping * max(mean, _FLOOR * whole)
@@ -68,11 +118,9 @@ def objective(moments: Moments, weight: np.ndarray, damping: float, *, asymmetri
             added_here = max(2.0 * added_here, 1e-12 * whole)
         assert lower is not None  # a diagonal that large
         hessian[g] = damped
+        factors.append(lower)
         largest = max(largest, added_here / max(mean, _FLOOR * whole))
-        if asymmetric and moments.cross is not None:
-            change = (moments.cross[g] - moments.square[g]).T @ target[g].T
-            target[g] += solved(lower, change).T
-    return Objective(moments.where, hessian, target, largest)
+    return Damped(hessian, tuple(factors), largest)
 
 
 def importance(moments: Sequence[Moments], size: int, damping: float) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mil_palettize.algorithms.compiled.jit import compiled
 from mil_palettize.algorithms.layerwise.form import Form, Values
-from mil_palettize.algorithms.layerwise.moments import Objective
+from mil_palettize.algorithms.layerwise.moments import Damped, Objective
 
 
 class UnsupportedLayoutError(Exception):
@@ -21,7 +21,7 @@ class Work:
     whether it counts; ``places``, ``scale``, ``target``, ``error`` (W_q − W*) and ``gradient`` (``error`` times H) of
     elements: (matrices, rows, vector, columns). ``spread``: the scale of each element."""
 
-    hessian: np.ndarray
+    damped: Damped
     places: np.ndarray
     slot: np.ndarray
     table: np.ndarray
@@ -39,6 +39,10 @@ class Work:
         self.spread = np.ascontiguousarray(values.scales[self.scale])
         self.error = decoded(values.tables, self.indices, self.table, self.spread, self.kept) - self.target
         self.gradient = product(self.error, self.hessian)
+
+    @property
+    def hessian(self) -> np.ndarray:
+        return self.damped.hessian
 
     @property
     def objective(self) -> float:
@@ -60,7 +64,7 @@ def arranged(objective: Objective, form: Form, vector: int) -> Work:
     scale = np.zeros(places.shape, np.int32) if form.scale is None else form.scale[places]
     kept = np.ones(first.shape, bool) if form.kept is None else form.kept[first]
     whole = np.ascontiguousarray(target.reshape(places.shape))
-    return Work(objective.hessian, places, form.slot[first], form.table[first], scale, kept, whole)
+    return Work(objective.damped, places, form.slot[first], form.table[first], scale, kept, whole)
 
 
 def product(elements: np.ndarray, hessian: np.ndarray) -> np.ndarray:
