@@ -20,7 +20,6 @@ SYMMETRIC = "compensated"
 ASYMMETRIC = "compensated, asymmetric"
 DAMPINGS = (0.01, 0.1, 0.3)
 _IMPORTANCES = (1.0, 0.1)
-_CLEARLY = 0.8  # of the plain palette's error, below which weighted optima do not win over compensation
 # Where gates saturate, large weights hardly count and little damping is best; elsewhere it ruins palettes.
 _FISHERS = (1.0, 0.1, 0.01, 0.001)
 
@@ -78,22 +77,18 @@ def _decibels(error: float) -> float:
 def choose(known: Knowledge, make: Make, *, reconstruct: bool, tables: bool, rounds: int) -> Choice:
     """The palette with the least error of the op's output; the plain one where that is as good.
 
-    ``reconstruct``: also with compensation; weighted optima are then only tried where that hardly helps, or where the
-    output saturates. ``tables``: whether entries may change. Without a judge: compensation at the usual damping, or
-    where it cannot be the weighted optimum.
+    ``reconstruct``: also with compensation. ``tables``: whether entries may change. Without a judge: compensation at
+    the usual damping, or where it cannot be the weighted optimum.
     """
-    plain = Choice(make(None), PLAIN, 0.0)
-    compensates = reconstruct and bool(known.moments)
+    found = [Choice(make(None), PLAIN, 0.0)]
+    found += _weighted(known, make)
+    compensated = _compensated(known, make, tables) if reconstruct and known.moments else []
     if known.judge is None:
-        compensated = _compensated(known, make, tables, (known.usual,)) if compensates else []
-        if compensated:
-            return _alternated(known, compensated[-1], tables, rounds)
-        return [plain, *_weighted(known, make)][-1]
-    plain = best = _judged(plain, known.judge)
-    if compensates:
-        best = min([plain, *_compensations(known, make, tables, known.judge)], key=_error)
-    if known.sensitivity is not None or not _error(best) < _CLEARLY * _error(plain):
-        best = min([best, *(_judged(choice, known.judge) for choice in _weighted(known, make))], key=_error)
+        best = (compensated or found)[-1]
+        return _alternated(known, best, tables, rounds) if compensated else best
+    judged = [_judged(choice, known.judge) for choice in (*found, *compensated)]
+    plain = judged[0]
+    best = min(judged, key=_error)
     if best.method in (SYMMETRIC, ASYMMETRIC):
         again = _judged(_alternated(known, best, tables, rounds), known.judge)
         best = min(best, again, key=_error)
@@ -130,30 +125,12 @@ def _damped(importance: np.ndarray, damping: float) -> np.ndarray:
     return importance + damping * float(importance.mean() or 1.0)
 
 
-def _compensations(known: Knowledge, make: Make, tables: bool, judge: Judge) -> list[Choice]:
-    """Assignments with compensation, judged: of every kind at the usual damping, of the better kind at the others."""
-    found = [_judged(choice, judge) for choice in _compensated(known, make, tables, (known.usual,))]
-    if not found or known.large:
-        return found
-    kind = min(found, key=_error).method
-    others = tuple(damping for damping in DAMPINGS if damping != known.usual)
-    return found + [_judged(choice, judge) for choice in _compensated(known, make, tables, others, kind)]
-
-
-def _compensated(
-    known: Knowledge, make: Make, tables: bool, dampings: Sequence[float], kind: str | None = None
-) -> list[Choice]:
-    """Assignments with compensation, of one kind or both."""
-    kinds = [SYMMETRIC]
-    if not known.made_up and any(m.cross is not None for m in known.moments):
-        kinds.append(ASYMMETRIC)
+def _compensated(known: Knowledge, make: Make, tables: bool) -> list[Choice]:
+    """Assignments with compensation, the last the usual one."""
+    kinds = [False] if known.made_up or all(m.cross is None for m in known.moments) else [False, True]
+    dampings = DAMPINGS if known.judge is not None and not known.large else (known.usual,)
     try:
-        return [
-            _assigned(known, make, damping, one == ASYMMETRIC, tables)
-            for damping in dampings
-            for one in kinds
-            if kind in (None, one)
-        ]
+        return [_assigned(known, make, damping, asymmetric, tables) for damping in dampings for asymmetric in kinds]
     except UnsupportedLayoutError:
         return []
 
