@@ -8,17 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from mil_palettize import OpPalettizerConfig, OptimizationConfig
-from mil_palettize.calibration.request import Calibration
-from mil_palettize.doors.calibrating import Calibrated, calibrated
-from mil_palettize.encoding.results import Encoded
-from mil_palettize.errors import ConfigError, EvaluationError
-from mil_palettize.expressions.digest import expression_digest
-from mil_palettize.program.model import Model
-from mil_palettize.request.normalised import normalise
-from mil_palettize.rewriting.palettization import prepare
+torch = pytest.importorskip("torch")
+
+from mil_palettize import OpPalettizerConfig, OptimizationConfig  # noqa: E402
+from mil_palettize.calibration.request import Calibration  # noqa: E402
+from mil_palettize.doors.calibrating import Calibrated, calibrated  # noqa: E402
+from mil_palettize.encoding.results import Encoded  # noqa: E402
+from mil_palettize.errors import ConfigError, EvaluationError  # noqa: E402
+from mil_palettize.expressions.digest import expression_digest  # noqa: E402
+from mil_palettize.program.model import Model  # noqa: E402
+from mil_palettize.request.normalised import normalise  # noqa: E402
+from mil_palettize.rewriting.palettization import prepare  # noqa: E402
 
 CONV = "conv_fp32_ios18"
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+pytest.importorskip("torch")
 
 from mil_palettize.torch.calibration.dead_leaves import dead_leaves
 from mil_palettize.torch.calibration.made_up_samples import natural_samples

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from coremltools.converters.mil.mil import Builder as mb
-from evaluator import program_of, saved
 
-from mil_palettize.errors import ConfigError, EvaluationError
-from mil_palettize.torch import MILModule
-from mil_palettize.torch.calibration.fisher import fisher
+torch = pytest.importorskip("torch")
+
+from evaluator import program_of, saved  # noqa: E402
+
+from mil_palettize.errors import ConfigError, EvaluationError  # noqa: E402
+from mil_palettize.torch import MILModule  # noqa: E402
+from mil_palettize.torch.calibration.fisher import fisher  # noqa: E402
 
 WEIGHT = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 

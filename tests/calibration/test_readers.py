@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from mil_palettize.torch.calibration.readers import Operand, inputs, matrices, rows_read
-from mil_palettize.torch.calibration.sums import Sums
-from mil_palettize.torch.evaluator.ops import OPS
-from mil_palettize.torch.evaluator.program import OpInfo, Step
+torch = pytest.importorskip("torch")
+
+from mil_palettize.torch.calibration.readers import Operand, inputs, matrices, rows_read  # noqa: E402
+from mil_palettize.torch.calibration.sums import Sums  # noqa: E402
+from mil_palettize.torch.evaluator.ops import OPS  # noqa: E402
+from mil_palettize.torch.evaluator.program import OpInfo, Step  # noqa: E402
 
 EVERY = 10**6  # positions
 

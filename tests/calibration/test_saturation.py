@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
+import pytest
 from coremltools.converters.mil.mil import Builder as mb
-from evaluator import program_of, saved
 
-from mil_palettize import Calibration, OpPalettizerConfig, OptimizationConfig, compare, palettize_package
-from mil_palettize.calibration.choice import FISHER
-from mil_palettize.torch import MILModule
-from mil_palettize.torch.calibration.walk import Collected, WalkOptions, walk
+torch = pytest.importorskip("torch")
+
+from evaluator import program_of, saved  # noqa: E402
+
+from mil_palettize import Calibration, OpPalettizerConfig, OptimizationConfig, compare, palettize_package  # noqa: E402
+from mil_palettize.calibration.choice import FISHER  # noqa: E402
+from mil_palettize.torch import MILModule  # noqa: E402
+from mil_palettize.torch.calibration.walk import Collected, WalkOptions, walk  # noqa: E402
 
 STEPS, INPUTS, UNITS = 24, 32, 48
 

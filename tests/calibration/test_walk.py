@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from mil_palettize.torch.calibration.streams import Stream
-from mil_palettize.torch.calibration.walk import Collected, WalkOptions, one_thread, outputs_with, walk
-from mil_palettize.torch.evaluator.module import MILModule
-from mil_palettize.torch.made_up_inputs import plausible_inputs
+torch = pytest.importorskip("torch")
+
+from mil_palettize.torch.calibration.streams import Stream  # noqa: E402
+from mil_palettize.torch.calibration.walk import Collected, WalkOptions, one_thread, outputs_with, walk  # noqa: E402
+from mil_palettize.torch.evaluator.module import MILModule  # noqa: E402
+from mil_palettize.torch.made_up_inputs import plausible_inputs  # noqa: E402
 
 PROGRAMS = [
     "branches_ios16", "const_chains_ios16", "conv_fp16_ios18", "conv_fp32_ios16", "embedding_linear_ios16",

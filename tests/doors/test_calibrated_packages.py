@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from importlib.util import find_spec
 from pathlib import Path
 
 import coremltools as ct
@@ -24,6 +25,7 @@ from mil_palettize import (
 from mil_palettize.cli.main import main
 
 NAME = "conv_fp32_ios18.mlpackage"
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="needs torch")
 
 
 def config(nbits: int = 2) -> OptimizationConfig:
@@ -46,6 +48,7 @@ def data(fixtures: Path) -> list[dict[str, np.ndarray]]:
     return [{"image": random.normal(size=shape).astype(np.float32)} for _ in range(50)]
 
 
+@needs_torch
 def test_outputs_are_nearer_with_calibration_at_the_same_bytes(
     fixtures: Path, tmp_path: Path, data: list[dict[str, np.ndarray]]
 ) -> None:
@@ -63,6 +66,7 @@ def test_outputs_are_nearer_with_calibration_at_the_same_bytes(
     assert math.isfinite(text["weights"][0]["calibration"]["after_db"] or 0.0)
 
 
+@needs_torch
 def test_calibration_beside_importance_is_verified(
     fixtures: Path, tmp_path: Path, data: list[dict[str, np.ndarray]]
 ) -> None:
@@ -78,6 +82,7 @@ def test_calibration_beside_importance_is_verified(
     assert [w.weighted_error for w in weighted] == pytest.approx([2 * (w.squared_error or 0) for w in weighted])
 
 
+@needs_torch
 def test_nothing_else_moves(fixtures: Path, tmp_path: Path, data: list[dict[str, np.ndarray]]) -> None:
     plain, made = tmp_path / "plain.mlpackage", tmp_path / "made.mlpackage"
     palettize_package(fixtures / NAME, plain, config())
@@ -88,6 +93,7 @@ def test_nothing_else_moves(fixtures: Path, tmp_path: Path, data: list[dict[str,
     assert {line.partition(":")[0].rpartition("/")[2] for line in changed} == names
 
 
+@needs_torch
 def test_the_model_door_makes_the_same_palettes(fixtures: Path, tmp_path: Path) -> None:
     """Of the weights alone, and of samples."""
     for calibration in (Calibration(method="weights"), Calibration(samples=10)):
@@ -102,6 +108,7 @@ def test_the_model_door_makes_the_same_palettes(fixtures: Path, tmp_path: Path) 
         assert by_package
 
 
+@needs_torch
 def test_the_command_line(
     fixtures: Path, tmp_path: Path, data: list[dict[str, np.ndarray]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,6 +136,7 @@ def test_what_cannot_be_calibrated_with_is_one_line(
     assert not out.exists()
 
 
+@needs_torch
 def test_bad_samples_write_nothing(fixtures: Path, tmp_path: Path, data: list[dict[str, np.ndarray]]) -> None:
     out = tmp_path / "out.mlpackage"
     shape = sample_shape(fixtures)
@@ -146,6 +154,7 @@ def test_bad_samples_write_nothing(fixtures: Path, tmp_path: Path, data: list[di
     assert not list(tmp_path.iterdir())
 
 
+@needs_torch
 def test_the_same_samples_give_the_same_bytes(
     fixtures: Path, tmp_path: Path, data: list[dict[str, np.ndarray]]
 ) -> None:

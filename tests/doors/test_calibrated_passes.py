@@ -7,10 +7,11 @@ from pathlib import Path
 import coremltools as ct
 import numpy as np
 import pytest
-import torch
 from packages import constants
 
-from mil_palettize import (
+torch = pytest.importorskip("torch")
+
+from mil_palettize import (  # noqa: E402
     Calibration,
     ConfigError,
     OpPalettizerConfig,

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from coremltools.converters.mil.mil import Builder as mb
+
+pytest.importorskip("torch")
+
 from evaluator import program_of, saved
 
 from mil_palettize import Calibration, ConfigError, OpPalettizerConfig, OptimizationConfig, palettize_package

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from coremltools.converters.mil.mil import Builder as mb
+
+pytest.importorskip("torch")
+
 from evaluator import program_of, saved
 
 from mil_palettize import (
