@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from mil_palettize.errors import ConfigError, PackageError
+from mil_palettize.package.array_files import read_members
 from mil_palettize.program.model import Model
 from mil_palettize.program.site_values import dense
 
 PathLike = str | os.PathLike[str]
 _LEAST = 1e-12
 _FACTS = "weights.json"  # a name that no array has
+_IMPORTANCE = "a .npz file of arrays by name"
 
 
 def fisher_importance(
@@ -90,16 +92,34 @@ def read_importance(path: PathLike, source: PathLike) -> dict[str, np.ndarray]:
     Raises PackageError for a file that is none, ConfigError naming a weight that was another one when the file was
     written; arrays that somebody else saved say nothing of that.
     """
-    try:
-        with np.load(Path(path), allow_pickle=False) as file:
-            told = json.loads(file[_FACTS]) if _FACTS in file.files else {}
-            found = {name: file[name] for name in file.files if name != _FACTS}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        text = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise PackageError(f"cannot read {path}: {text}; it must be a .npz file of arrays by name") from error
+    members = read_members(Path(path), _IMPORTANCE)
+    if isinstance(members, np.ndarray):
+        raise PackageError(f"{path} is a single array; it must be {_IMPORTANCE}")
+    told = _told(path, members.pop(_FACTS)) if _FACTS in members else {}
+    found = {name: array for name, array in members.items() if isinstance(array, np.ndarray)}
+    for name in members.keys() - found.keys():
+        raise PackageError(f"{path} has a member {name!r} that is no array; it must be {_IMPORTANCE}")
     if told:
         _check_same(path, told, _facts(source, found))
     return found
+
+
+def _told(path: PathLike, text: object) -> dict[str, dict[str, Any]]:
+    """What the file says of the weights it was written for. Raises PackageError for what nobody wrote."""
+    try:
+        told = json.loads(text if isinstance(text, bytes) else b"")
+    except (ValueError, RecursionError):
+        told = None
+    if not isinstance(told, dict) or not all(_is_facts(facts) for facts in told.values()):
+        raise PackageError(f"cannot read {path}: its {_FACTS} is damaged; run sensitivity again")
+    return told
+
+
+def _is_facts(facts: object) -> bool:
+    if not isinstance(facts, dict) or facts.keys() != _Facts.__annotations__.keys():
+        return False
+    shape = facts["shape"]
+    return isinstance(facts["sha256"], str) and isinstance(shape, list) and all(type(size) is int for size in shape)
 
 
 @dataclass(frozen=True)
@@ -134,14 +154,8 @@ def _check_same(path: PathLike, told: Mapping[str, Any], found: Mapping[str, Seq
 def read_labels(path: PathLike) -> list[int]:
     """Of a ``.npy`` file of whole numbers, or a ``.npz`` file of one such array. Raises PackageError for a file that is
     none."""
-    try:
-        array = np.load(Path(path), allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            with array as file:
-                array = file[file.files[0]] if len(file.files) == 1 else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        told = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise PackageError(f"cannot read {path}: {told}; it must be a .npy file of whole numbers") from error
+    found = read_members(Path(path), "a .npy file of whole numbers")
+    array = found if isinstance(found, np.ndarray) else next(iter(found.values())) if len(found) == 1 else None
     if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iu":
         raise PackageError(f"{path} is no list of whole numbers, one for each sample, saved with numpy.save")
     return [int(label) for label in array]
