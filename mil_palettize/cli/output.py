@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -11,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mil_palettize.errors import ConfigError, PackageError
+from mil_palettize.package.whole_files import replacing_file
 from mil_palettize.text import python_name
 
 STANDARD_STREAM = "-"
@@ -104,22 +104,5 @@ def _check_apart(option: str, report: str, other: str, source: str) -> None:
 
 def write_report(report: str, content: str | bytes) -> None:
     """Replace the file at ``report`` at once, or write to the pipe or device there. Raises PackageError."""
-    path = Path(os.path.realpath(report))
-    whole = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        if _is_stream(report) or not os.access(path.parent, os.W_OK):
-            Path(report).write_bytes(data)
-            return
-        try:
-            whole.write_bytes(data)
-            whole.replace(path)
-        finally:
-            whole.unlink(missing_ok=True)
-    except OSError as error:
-        raise PackageError(f"cannot write {report}: {error.strerror}") from error
-
-
-def _is_stream(path: str) -> bool:
-    # /dev/stdout leads to the file that the shell has opened: that is to be written to, not replaced by another.
-    return path.startswith(("/dev/", "/proc/")) or (os.path.exists(path) and not os.path.isfile(path))
+    with replacing_file(report) as file:
+        file.write(content.encode() if isinstance(content, str) else content)

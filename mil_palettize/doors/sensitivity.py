@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 
 from mil_palettize.errors import ConfigError, PackageError
 from mil_palettize.package.array_files import read_members
+from mil_palettize.package.whole_files import replacing_file
 from mil_palettize.program.model import Model
 from mil_palettize.program.site_values import dense
 
@@ -42,17 +44,19 @@ def fisher_importance(
     weight's information is added to it: undamped it ruins palettes, and 1 is right for most networks. ``function``: of
     a model with several.
 
-    Raises ConfigError for labels of another number or with a loss, a damping that is not positive, pipelines, and
-    without torch; EvaluationError for samples that the model does not take and for a loss that is no finite number;
-    PackageError; UnsupportedOpError.
+    Raises ConfigError for labels of another number or with a loss, a damping that is not finite and positive, samples
+    fewer than 1, pipelines, and without torch; EvaluationError for samples that the model does not take and for a loss
+    that is no finite number; PackageError; UnsupportedOpError.
     """
     from mil_palettize.torch.calibration.fisher import fisher
     from mil_palettize.torch.calibration.made_up_samples import natural_samples
     from mil_palettize.torch.evaluator.module import MILModule
     from mil_palettize.torch.samples import read_samples
 
-    if not damping > 0.0:
-        raise ConfigError(f"damping is {damping}; give a number above 0, such as 1")
+    if not (damping > 0.0 and math.isfinite(damping)):
+        raise ConfigError(f"damping is {damping}; give a finite number above 0, such as 1")
+    if isinstance(samples, int) and samples < 1:
+        raise ConfigError(f"samples is {samples}; give samples, or how many are to be made up, 1 or more")
     if labels is not None and loss is not None:
         raise ConfigError("labels and a loss exclude each other: the loss says what is right")
     module = MILModule.from_package(source, function)
@@ -73,17 +77,14 @@ def _damped(array: np.ndarray, damping: float) -> np.ndarray:
 
 
 def write_importance(path: PathLike, importance: Mapping[str, np.ndarray], source: PathLike) -> None:
-    """As a ``.npz`` file, with shapes and a hash of the weights of ``source``, which it is of. Raises PackageError
-    where it cannot be written."""
+    """As a ``.npz`` file, with shapes and a hash of the weights of ``source``, which it is of; one that was there is
+    replaced when all is written. Raises PackageError where it cannot be written."""
     facts = {name: found[0] for name, found in _facts(source, importance).items()}
-    try:
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-            archive.writestr(zipfile.ZipInfo(_FACTS), json.dumps(facts, ensure_ascii=False))
-            for name, array in importance.items():
-                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
-    except OSError as error:
-        raise PackageError(f"cannot write {path}: {error.strerror or error}") from error
+    with replacing_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(zipfile.ZipInfo(_FACTS), json.dumps(facts, ensure_ascii=False))
+        for name, array in importance.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
 
 
 def read_importance(path: PathLike, source: PathLike) -> dict[str, np.ndarray]:

@@ -14,9 +14,9 @@ import numpy as np
 from mil_palettize.errors import PackageError
 from mil_palettize.package.links import refuse_pointer
 
-# What zipfile, numpy and json raise for files that are damaged, encrypted, of unknown compression (RuntimeError), nested
-# too deep (also one) or of shapes that no memory has (OverflowError).
-UNREADABLE = (
+# What zipfile and numpy raise for files that are damaged, encrypted or of unknown compression (both RuntimeError), or
+# that say sizes no memory has (OverflowError).
+_UNREADABLE = (
     OSError, ValueError, EOFError, RuntimeError, OverflowError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
     struct.error, tokenize.TokenError,
 )  # fmt: skip
@@ -35,7 +35,7 @@ def read_members(path: Path, what: str) -> np.ndarray | dict[str, np.ndarray | b
             return found
         with found as archive:
             return {name: archive[name] for name in archive.files}
-    except UNREADABLE as error:
+    except _UNREADABLE as error:
         raise unreadable(path, error, what) from error
 
 

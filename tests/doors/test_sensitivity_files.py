@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mil_palettize import PackageError
-from mil_palettize.doors.sensitivity import read_importance, read_labels
+from mil_palettize import ConfigError, PackageError, fisher_importance
+from mil_palettize.doors.sensitivity import read_importance, read_labels, write_importance
 
 NAME = "conv_fp32_ios18.mlpackage"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
@@ -108,3 +108,33 @@ def test_members_that_are_no_arrays(fixtures: Path, tmp_path: Path) -> None:
         read_importance(tmp_path / "s.npz", fixtures / NAME)
     with pytest.raises(PackageError, match="is no list of whole numbers"):
         read_labels(tmp_path / "s.npz")
+
+
+def test_an_old_file_stays_until_the_new_one_is_whole(
+    fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s.npz"
+    write_importance(path, {"a": np.ones(3, np.float32)}, fixtures / NAME)
+    before = path.read_bytes()
+
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np.lib.format, "write_array", full)
+        with pytest.raises(PackageError, match=r"cannot write .*s\.npz: No space left on device"):
+            write_importance(path, {"b": np.zeros(3, np.float32)}, fixtures / NAME)
+    assert [item.name for item in tmp_path.iterdir()] == ["s.npz"]
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("damping", [0.0, -1.0, float("nan"), float("inf")])
+def test_damping_is_finite_and_positive(damping: float, fixtures: Path) -> None:
+    with pytest.raises(ConfigError, match="give a finite number above 0"):
+        fisher_importance(fixtures / NAME, 4, damping=damping)
+
+
+@pytest.mark.parametrize("samples", [0, -1, False])
+def test_at_least_one_sample_is_made_up(samples: int, fixtures: Path) -> None:
+    with pytest.raises(ConfigError, match=f"samples is {samples}; give samples, or how many are to be made up"):
+        fisher_importance(fixtures / NAME, samples)
