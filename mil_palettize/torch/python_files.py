@@ -37,7 +37,7 @@ def defined(text: str) -> Any:
     sys.modules[module_name] = module  # where dataclasses look for the types of their fields
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends itself must not end the run as if it were done
         raise EvaluationError(f"{path} fails: {told(error)}") from error
     if not hasattr(module, name):
         names = sorted(n for n, value in vars(module).items() if not n.startswith("_") and callable(value))

@@ -141,6 +141,9 @@ def test_a_generator_of_ones_own(linear: Path, tmp_path: Path, text: str) -> Non
         ),
         ("1 / 0", "fails: ZeroDivisionError: division by zero"),
         ("def samples(:", "fails: SyntaxError"),
+        ("raise SystemExit(0)", "fails: SystemExit: 0"),
+        ("def samples():\n    import sys\n    sys.exit()", "gives no samples: SystemExit"),
+        ("def samples():\n    yield np.zeros((1, 4))\n    exit(0)", "gives no samples: SystemExit: 0"),
     ],
 )
 def test_a_file_that_gives_none(linear: Path, tmp_path: Path, text: str, message: str) -> None:
