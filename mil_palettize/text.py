@@ -45,3 +45,9 @@ def _start(text: str, width: int) -> str:
     while columns(cut) > width:
         cut = cut[:-1]
     return cut
+
+
+def python_name(text: str) -> tuple[str, str] | None:
+    """FILE.py and NAME of ``FILE.py:NAME``; None for what is no such thing."""
+    file, _, name = text.rpartition(":")
+    return (file, name) if file.endswith(".py") and name.isidentifier() else None

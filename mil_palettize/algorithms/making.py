@@ -60,8 +60,8 @@ def make_palette(
     - ``mask``: 1 bit, of the weight's shape. Only elements where it is set count; the others decode to 0.
     - ``scale_axis`` of the specification: entries are multiplied by a scale for each channel along this axis, of the
       weight's dtype. The weight is float.
-    - ``lut_dtype`` of the specification: all tables are stored in it, with one scale (and for uint8 one zero point).
-      The weight is float.
+    - ``lut_dtype`` of the specification: all tables are stored in it, each with a scale (and for uint8 a zero point) of
+      its own. The weight is float.
     - ``importance``: positive floats of the weight's rank; each size divides the weight's, an element holds for a
       block. The sum of importance times squared error is made small, and ``sse`` and ``signal`` are weighted.
 

@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
@@ -50,7 +50,10 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 def _palettize(options: argparse.Namespace) -> int:
     if options.destination is None and not options.dry_run:
         raise ConfigError("OUT.mlpackage is missing; only --dry-run goes without it")
-    _check_report_path(options)
+    read = {"--config": options.config, "--sensitivity": options.sensitivity}
+    if options.calibrate != "weights":
+        read["--calibrate"] = options.calibrate
+    _check_report_path(options, read)
     api = _load("doors.package")
     return _make(
         options,
@@ -85,7 +88,8 @@ def _importance(options: argparse.Namespace) -> dict[str, np.ndarray] | None:
 
 
 def _sensitivity(options: argparse.Namespace) -> int:
-    _check_written("--out", options.out, options.labels, options.package)
+    read = {"--calibrate": options.calibrate, "--labels": options.labels, "--loss": options.loss}
+    output.check_report_path(options.out, [options.package], read, "--out")
     door = _load("doors.sensitivity")
     found = door.fisher_importance(
         options.package,
@@ -117,13 +121,14 @@ def _decompress(options: argparse.Namespace) -> int:
     )
 
 
-def _check_report_path(options: argparse.Namespace) -> None:
+def _check_report_path(options: argparse.Namespace, read: Mapping[str, object] | None = None) -> None:
+    """Raise ConfigError, before anything runs, where --report would replace what is read, or cannot be written."""
     if options.report == output.STANDARD_STREAM:
         if options.quiet:
             raise ConfigError("--report - writes to standard output, which --quiet leaves empty; leave one out")
         options.report, options.json = None, True
     if options.report is not None:
-        output.check_report_path(options.report, options.config, (options.source, options.destination))
+        output.check_report_path(options.report, (options.source, options.destination), read)
 
 
 def _make(options: argparse.Namespace, make: Callable[[], Report]) -> int:
@@ -164,7 +169,8 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    _check_written("--out", options.out, options.inputs, options.package)
+    if options.out is not None:
+        output.check_report_path(options.out, [options.package], {"--inputs": options.inputs}, "--out")
     predictions = _load("torch.predictions")
     outcome = predictions.run_package(
         options.package,
@@ -186,7 +192,8 @@ def _run(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     if options.allow_degenerate and options.fail_below is None:
         raise ConfigError("--allow-degenerate goes with --fail-below, which says what is to pass")
-    _check_written("--html", options.html, options.inputs, options.first, options.second)
+    if options.html is not None:
+        output.check_report_path(options.html, [options.first, options.second], {"--inputs": options.inputs}, "--html")
     comparison = _load("torch.comparison").compare_packages(
         options.first,
         options.second,
@@ -215,15 +222,6 @@ def _failures_text(failures: Sequence[str]) -> str:
         " (--allow-degenerate lets that pass)" if any("nothing to compare" in failure for failure in failures) else ""
     )
     return "; ".join(failures[:_FAILURES]) + more + hint
-
-
-def _check_written(option: str, path: str | None, inputs: str | None, *packages: str) -> None:
-    """Raise ConfigError, before anything runs, where what is read would be written over."""
-    if path is None:
-        return
-    output.check_report_path(path, None, packages, option)
-    if inputs is not None and output.identity(path) is not None and output.identity(path) == output.identity(inputs):
-        raise ConfigError(f"{option} {path} is the file of --inputs; choose another")
 
 
 COMMANDS = {

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from mil_palettize.errors import ConfigError, PackageError
+from mil_palettize.package.whole_files import replacing_file
+from mil_palettize.text import python_name
 
 STANDARD_STREAM = "-"
 WIDTH_OF_FILES = 1000  # where no terminal limits it: wide enough that no name is cut and a weight takes one line
@@ -66,16 +67,20 @@ def identity(path: str | None) -> tuple[int, int] | None:
 
 
 def check_report_path(
-    report: str, config: str | None, packages: Iterable[str | None], option: str = "--report"
+    report: str, packages: Iterable[str | None], read: Mapping[str, object] | None = None, option: str = "--report"
 ) -> None:
-    """Refuse a place that cannot be written to, or where the file would spoil a package or the config, before any work
-    is done. Raises ConfigError saying what to choose instead."""
+    """Refuse a place that cannot be written to, or where the file would spoil a package or what is read, before any
+    work is done. ``read``: what other options were given, by option; what is no path (a number, None) is of no file.
+
+    Raises ConfigError saying what to choose instead.
+    """
     path = Path(os.path.realpath(report))
     for package in packages:
         if package and path.is_relative_to(os.path.realpath(os.path.expanduser(package))):
             raise ConfigError(f"{option} {report} is inside the package {package}; choose a place outside it")
-    if config and path == Path(os.path.realpath(config)):
-        raise ConfigError(f"{option} {report} is the file of --config; choose another")
+    for other, source in (read or {}).items():
+        if isinstance(source, str):
+            _check_apart(option, report, other, source)
     if path.is_dir():
         raise ConfigError(f"{option} {report} is a folder; give the name of a file")
     if not path.parent.is_dir():
@@ -84,24 +89,20 @@ def check_report_path(
         raise ConfigError(f"no permission to write {option} {report}; choose another place")
 
 
+def _check_apart(option: str, report: str, other: str, source: str) -> None:
+    """Raise ConfigError where ``report`` is the file of ``source``, FILE.py:NAME too, or in the folder that it is."""
+    named = python_name(source)
+    file = os.path.expanduser(source if named is None else named[0])
+    if os.path.isdir(file):
+        if Path(os.path.realpath(report)).is_relative_to(os.path.realpath(file)):
+            raise ConfigError(f"{option} {report} is in the folder of {other}; choose a place outside it")
+        return
+    linked = os.path.isfile(file) and identity(report) == identity(file)  # by whatever name
+    if linked or os.path.realpath(report) == os.path.realpath(file):
+        raise ConfigError(f"{option} {report} is the file of {other}; choose another")
+
+
 def write_report(report: str, content: str | bytes) -> None:
     """Replace the file at ``report`` at once, or write to the pipe or device there. Raises PackageError."""
-    path = Path(os.path.realpath(report))
-    whole = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        if _is_stream(report) or not os.access(path.parent, os.W_OK):
-            Path(report).write_bytes(data)
-            return
-        try:
-            whole.write_bytes(data)
-            whole.replace(path)
-        finally:
-            whole.unlink(missing_ok=True)
-    except OSError as error:
-        raise PackageError(f"cannot write {report}: {error.strerror}") from error
-
-
-def _is_stream(path: str) -> bool:
-    # /dev/stdout leads to the file that the shell has opened: that is to be written to, not replaced by another.
-    return path.startswith(("/dev/", "/proc/")) or (os.path.exists(path) and not os.path.isfile(path))
+    with replacing_file(report) as file:
+        file.write(content.encode() if isinstance(content, str) else content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,12 +15,15 @@ from typing import Any
 import numpy as np
 
 from mil_palettize.errors import ConfigError, PackageError
+from mil_palettize.package.array_files import read_members
+from mil_palettize.package.whole_files import replacing_file
 from mil_palettize.program.model import Model
 from mil_palettize.program.site_values import dense
 
 PathLike = str | os.PathLike[str]
 _LEAST = 1e-12
 _FACTS = "weights.json"  # a name that no array has
+_IMPORTANCE = "a .npz file of arrays by name"
 
 
 def fisher_importance(
@@ -40,17 +44,19 @@ def fisher_importance(
     weight's information is added to it: undamped it ruins palettes, and 1 is right for most networks. ``function``: of
     a model with several.
 
-    Raises ConfigError for labels of another number or with a loss, a damping that is not positive, pipelines, and
-    without torch; EvaluationError for samples that the model does not take and for a loss that is no finite number;
-    PackageError; UnsupportedOpError.
+    Raises ConfigError for labels of another number or with a loss, a damping that is not finite and positive, samples
+    fewer than 1, pipelines, and without torch; EvaluationError for samples that the model does not take and for a loss
+    that is no finite number; PackageError; UnsupportedOpError.
     """
     from mil_palettize.torch.calibration.fisher import fisher
     from mil_palettize.torch.calibration.made_up_samples import natural_samples
     from mil_palettize.torch.evaluator.module import MILModule
     from mil_palettize.torch.samples import read_samples
 
-    if not damping > 0.0:
-        raise ConfigError(f"damping is {damping}; give a number above 0, such as 1")
+    if not (damping > 0.0 and math.isfinite(damping)):
+        raise ConfigError(f"damping is {damping}; give a finite number above 0, such as 1")
+    if isinstance(samples, int) and samples < 1:
+        raise ConfigError(f"samples is {samples}; give samples, or how many are to be made up, 1 or more")
     if labels is not None and loss is not None:
         raise ConfigError("labels and a loss exclude each other: the loss says what is right")
     module = MILModule.from_package(source, function)
@@ -71,17 +77,14 @@ def _damped(array: np.ndarray, damping: float) -> np.ndarray:
 
 
 def write_importance(path: PathLike, importance: Mapping[str, np.ndarray], source: PathLike) -> None:
-    """As a ``.npz`` file, with shapes and a hash of the weights of ``source``, which it is of. Raises PackageError
-    where it cannot be written."""
+    """As a ``.npz`` file, with shapes and a hash of the weights of ``source``, which it is of; one that was there is
+    replaced when all is written. Raises PackageError where it cannot be written."""
     facts = {name: found[0] for name, found in _facts(source, importance).items()}
-    try:
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-            archive.writestr(zipfile.ZipInfo(_FACTS), json.dumps(facts, ensure_ascii=False))
-            for name, array in importance.items():
-                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
-    except OSError as error:
-        raise PackageError(f"cannot write {path}: {error.strerror or error}") from error
+    with replacing_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(zipfile.ZipInfo(_FACTS), json.dumps(facts, ensure_ascii=False))
+        for name, array in importance.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
 
 
 def read_importance(path: PathLike, source: PathLike) -> dict[str, np.ndarray]:
@@ -90,16 +93,34 @@ def read_importance(path: PathLike, source: PathLike) -> dict[str, np.ndarray]:
     Raises PackageError for a file that is none, ConfigError naming a weight that was another one when the file was
     written; arrays that somebody else saved say nothing of that.
     """
-    try:
-        with np.load(Path(path), allow_pickle=False) as file:
-            told = json.loads(file[_FACTS]) if _FACTS in file.files else {}
-            found = {name: file[name] for name in file.files if name != _FACTS}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        text = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise PackageError(f"cannot read {path}: {text}; it must be a .npz file of arrays by name") from error
+    members = read_members(Path(path), _IMPORTANCE)
+    if isinstance(members, np.ndarray):
+        raise PackageError(f"{path} is a single array; it must be {_IMPORTANCE}")
+    told = _told(path, members.pop(_FACTS)) if _FACTS in members else {}
+    found = {name: array for name, array in members.items() if isinstance(array, np.ndarray)}
+    for name in members.keys() - found.keys():
+        raise PackageError(f"{path} has a member {name!r} that is no array; it must be {_IMPORTANCE}")
     if told:
         _check_same(path, told, _facts(source, found))
     return found
+
+
+def _told(path: PathLike, text: object) -> dict[str, dict[str, Any]]:
+    """What the file says of the weights it was written for. Raises PackageError for what nobody wrote."""
+    try:
+        told = json.loads(text if isinstance(text, bytes) else b"")
+    except (ValueError, RecursionError):
+        told = None
+    if not isinstance(told, dict) or not all(_is_facts(facts) for facts in told.values()):
+        raise PackageError(f"cannot read {path}: its {_FACTS} is damaged; run sensitivity again")
+    return told
+
+
+def _is_facts(facts: object) -> bool:
+    if not isinstance(facts, dict) or facts.keys() != _Facts.__annotations__.keys():
+        return False
+    shape = facts["shape"]
+    return isinstance(facts["sha256"], str) and isinstance(shape, list) and all(type(size) is int for size in shape)
 
 
 @dataclass(frozen=True)
@@ -134,14 +155,8 @@ def _check_same(path: PathLike, told: Mapping[str, Any], found: Mapping[str, Seq
 def read_labels(path: PathLike) -> list[int]:
     """Of a ``.npy`` file of whole numbers, or a ``.npz`` file of one such array. Raises PackageError for a file that is
     none."""
-    try:
-        array = np.load(Path(path), allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            with array as file:
-                array = file[file.files[0]] if len(file.files) == 1 else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        told = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise PackageError(f"cannot read {path}: {told}; it must be a .npy file of whole numbers") from error
+    found = read_members(Path(path), "a .npy file of whole numbers")
+    array = found if isinstance(found, np.ndarray) else next(iter(found.values())) if len(found) == 1 else None
     if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iu":
         raise PackageError(f"{path} is no list of whole numbers, one for each sample, saved with numpy.save")
     return [int(label) for label in array]

@@ -11,7 +11,7 @@ from coremltools.optimize import coreml
 from mil_palettize.algorithms.options import LUT_DTYPES, SCALES
 from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.request.entries import Options, read_entries
-from mil_palettize.request.palette_request import DEFAULT_GROUP_SIZE, implied_granularity
+from mil_palettize.request.palette_request import DEFAULT_GROUP_SIZE, LEFT_OUT_BY_NONE, implied_granularity
 
 _define: Any = attrs.define  # known as such, type checkers would miss the fields of coremltools' untyped classes
 
@@ -24,7 +24,7 @@ def _left_out(cls: type, fields: list[Any]) -> list[Any]:
             converter=field.converter and attrs.converters.optional(field.converter),
             validator=field.validator and attrs.validators.optional(field.validator),
         )
-        if field.name in ("granularity", "group_size")
+        if field.name in LEFT_OUT_BY_NONE
         else field
         for field in fields
     ]
@@ -57,10 +57,9 @@ class OpPalettizerConfig(coreml.OpPalettizerConfig):
             must = "must NOT be provided" if chooses else "must be provided"
             raise ValueError(f'"nbits" {must} for {self.mode} mode')
         options: dict[str, Any] = {name: getattr(self, name) for name in ("group_size", "channel_axis", "cluster_dim")}
-        given = {name: value for name, value in options.items() if value is not None}
         if getattr(self, "granularity", None) is None:
-            self.granularity = implied_granularity(given)
-        self.group_size = given.get("group_size", DEFAULT_GROUP_SIZE)
+            self.granularity = implied_granularity(options)
+        self.group_size = DEFAULT_GROUP_SIZE if options["group_size"] is None else options["group_size"]
 
 
 class OptimizationConfig(coreml.OptimizationConfig):

@@ -112,7 +112,8 @@ def _request(config: Any, where: str) -> PaletteRequest | None:
         )
     # Attributes can be set after construction, to what coremltools' own validators would refuse.
     options = {name: getattr(config, name) for name in DEFAULTS if hasattr(config, name)}
-    options["granularity"] = getattr(config.granularity, "name", str(config.granularity)).lower()
+    if config.granularity is not None:
+        options["granularity"] = getattr(config.granularity, "name", str(config.granularity)).lower()
     if options["group_size"] == DEFAULT_GROUP_SIZE:  # which nobody has to have asked for
         del options["group_size"]
     return palette_request(options, where)

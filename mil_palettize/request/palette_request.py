@@ -31,6 +31,8 @@ DEFAULTS: dict[str, Any] = {
     "scale": None,
     "lut_dtype": None,
 }
+# Where None is no value of its own: what it means follows from the other options.
+LEFT_OUT_BY_NONE = ("granularity", "group_size", "channel_axis")
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,27 @@ class PaletteRequest:
         return f"{self.mode}{bits}{groups}{vectors}{scale}{table}"
 
 
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Without those that say None where that means left out, as coremltools' ``channel_axis`` has it."""
+    return {name: value for name, value in options.items() if name not in LEFT_OUT_BY_NONE or value is not None}
+
+
 def implied_granularity(options: Mapping[str, Any]) -> str:
     """What ``options`` without a granularity mean: groups where they say how many channels a group has, or along which
     axis. Beside ``cluster_dim`` the axis is that of the vectors."""
-    grouped = "group_size" in options or ("channel_axis" in options and options.get("cluster_dim", 1) == 1)
+    given = _given(options)
+    grouped = "group_size" in given or ("channel_axis" in given and given.get("cluster_dim", 1) == 1)
     return GRANULARITIES[grouped]
 
 
 def palette_request(options: Mapping[str, Any], where: str = "") -> PaletteRequest:
-    """``options``: values of those in :data:`DEFAULTS` that are given. ``where``: the entry they are of, for errors.
+    """``options``: values of those in :data:`DEFAULTS` that are given; a group's (:data:`LEFT_OUT_BY_NONE`) may be
+    None, which is as if they were not. ``where``: the entry they are of, for errors.
 
     Raises ConfigError naming the option, its value and what is allowed; UnsupportedModeError for vectors of a mode that
     has none.
     """
+    options = _given(options)
     problem = _problem({**DEFAULTS, **options})
     if problem:
         raise ConfigError(f"{where}: {problem}" if where else problem)

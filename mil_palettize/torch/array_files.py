@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import lzma
-import tokenize
-import zipfile
-import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from mil_palettize.errors import EvaluationError, PackageError
+from mil_palettize.errors import EvaluationError
+from mil_palettize.package.array_files import read_members, unreadable
 from mil_palettize.package.links import refuse_pointer
 
 Arrays = dict[str, np.ndarray]
-# What zipfile and numpy raise for files that are damaged, encrypted (RuntimeError) or of unknown compression.
-_UNREADABLE = (
-    OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError,
-)  # fmt: skip
 _ADVICE = "save arrays by input names with numpy.savez, or give a .npy file, a folder of images, or FILE.py:NAME"
+_WHAT = "a .npz or .npy file of plain arrays"
 _SINGLE = b"\x93NUMPY"
 _KINDS = {
     b"\x89PNG": "is a PNG picture",
@@ -39,17 +32,16 @@ def load_arrays(path: Path) -> Arrays | np.ndarray:
     try:
         with path.open("rb") as file:
             start = file.read(8)
-        if start.startswith(_SINGLE):
-            return _filled(path, "", np.load(path, allow_pickle=False))
-        if not start.startswith(b"PK"):
-            raise EvaluationError(f"{path} {_kind(start)}, and is no .npz file; {_ADVICE}")
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: _member(archive, name) for name in archive.files}
-    except EvaluationError:
-        raise
-    except _UNREADABLE as error:
-        told = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise PackageError(f"cannot read {path}: {told}; it must be a .npz or .npy file of plain arrays") from error
+    except (OSError, ValueError) as error:  # the latter of a path with a NUL
+        raise unreadable(path, error, _WHAT) from error
+    if not start.startswith((_SINGLE, b"PK")):
+        raise EvaluationError(f"{path} {_kind(start)}, and is no .npz file; {_ADVICE}")
+    found = read_members(path, _WHAT)
+    if isinstance(found, np.ndarray):
+        return _filled(path, "", found)
+    arrays = {name: array for name, array in found.items() if isinstance(array, np.ndarray)}
+    for name in found.keys() - arrays.keys():
+        raise unreadable(path, ValueError(f"its member {name!r} is no array"), _WHAT)
     return {name: _filled(path, f" of {name!r}", array) for name, array in arrays.items()}
 
 
@@ -66,11 +58,3 @@ def _kind(start: bytes) -> str:
     if known or not start:
         return known[0] if known else "is empty"
     return "is text" if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start) else "is another file"
-
-
-def _member(archive: Any, name: str) -> np.ndarray:
-    """Raises ValueError for a member that is no array, which numpy gives as bytes."""
-    array = archive[name]
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"its member {name!r} is no array")
-    return array

@@ -37,7 +37,7 @@ def pictures(folder: Path, module: Evaluated) -> tuple[list[dict[str, np.ndarray
         try:
             with image_class.open(path) as opened:
                 picture = ops.exif_transpose(opened).convert("L" if kind.colorSpace in GRAYSCALES else "RGB")
-        except (OSError, ValueError, SyntaxError):  # the last for damaged PNG files
+        except Exception:  # whatever Pillow's many readers raise: SyntaxError, zlib.error, DecompressionBombError, …
             refused.append(path)
             continue
         if size_refusal(picture.height, picture.width, kind):

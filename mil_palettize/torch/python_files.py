@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mil_palettize.errors import ConfigError, EvaluationError, PackageError
+from mil_palettize.text import python_name
 
 
 def is_defined(text: str) -> bool:
     """Whether this is ``FILE.py:NAME``."""
-    file, _, name = text.rpartition(":")
-    return file.endswith(".py") and name.isidentifier()
+    return python_name(text) is not None
 
 
 def defined(text: str) -> Any:
@@ -22,9 +22,10 @@ def defined(text: str) -> Any:
     Raises ConfigError for what is no FILE.py:NAME and for a name that the file has not, PackageError for a file that is
     not there, EvaluationError for one that fails.
     """
-    if not is_defined(text):
+    named = python_name(text)
+    if named is None:
         raise ConfigError(f"{text!r} names nothing in a Python file; give FILE.py:NAME")
-    file, _, name = text.rpartition(":")
+    file, name = named
     path = Path(file).expanduser()
     if not path.is_file():
         raise PackageError(f"cannot read {path}: there is no such file; give FILE.py:NAME")
@@ -36,7 +37,7 @@ def defined(text: str) -> Any:
     sys.modules[module_name] = module  # where dataclasses look for the types of their fields
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends itself must not end the run as if it were done
         raise EvaluationError(f"{path} fails: {told(error)}") from error
     if not hasattr(module, name):
         names = sorted(n for n, value in vars(module).items() if not n.startswith("_") and callable(value))

@@ -120,7 +120,7 @@ def _given(text: str, module: Evaluated) -> list[Arrays]:
     try:
         samples: Iterable[Any] = found() if callable(found) else found
         listed = list(samples)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # see ``defined``
         raise EvaluationError(f"{text} gives no samples: {told(error)}") from error
     if not listed:
         raise EvaluationError(f"{text} gives no sample; yield at least one")

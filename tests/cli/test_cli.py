@@ -295,7 +295,7 @@ def test_report_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     # Tests may run as root, who may write anywhere.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(ConfigError, match="no permission to write --report"):
-        output.check_report_path(str(tmp_path / "r.json"), None, [])
+        output.check_report_path(str(tmp_path / "r.json"), [])
 
 
 def test_report_that_fails_leaves_the_package_and_says_so(run: Run, tmp_path: Path) -> None:

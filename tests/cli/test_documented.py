@@ -10,6 +10,7 @@ import pytest
 
 from mil_palettize.cli import main as cli
 from mil_palettize.cli.arguments import build_parser
+from mil_palettize.doors.graph_passes import palettize_weights
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 PARSER = build_parser(cli.COMMANDS)
@@ -24,8 +25,20 @@ def test_exit_codes() -> None:
     assert {int(code) for code in re.findall(r"\b\d+\b", PARSER.epilog or "")} == CODES
 
 
-@pytest.mark.parametrize("command", ["palettize", "decompress", "inspect", "diff", "run", "compare"])
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
 def test_options_of(command: str) -> None:
     options = [name for name in PARSER.commands[command].options() if name.startswith("--") and name != "--help"]
     for option in options:
         assert f"`{option}" in README or f" {option} " in README, option
+
+
+def test_the_table_of_palettize_has_every_option() -> None:
+    table = README.partition("`palettize` takes:")[2].partition("| exit code |")[0]
+    options = {name for name in PARSER.commands["palettize"].options() if name.startswith("--")} - {"--help"}
+    assert set(re.findall(r"`(--[a-z-]+)", table)) == options
+
+
+def test_options_of_the_pass_are_those_that_readme_names() -> None:
+    named = README.partition("registers the passes, options are ")[2].partition(". Names")[0]
+    setters = {n for n, value in vars(palettize_weights).items() if isinstance(value, property) and value.fset}
+    assert set(re.findall(r"`(\w+)`", named)) == setters

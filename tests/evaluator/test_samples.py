@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import struct
+import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,7 @@ from evaluator import mb, program_of, saved  # noqa: E402
 from mil_palettize import Calibration, OpPalettizerConfig, OptimizationConfig, palettize_package  # noqa: E402
 from mil_palettize.cli.main import main  # noqa: E402
 from mil_palettize.errors import ConfigError, EvaluationError, PackageError  # noqa: E402
-from mil_palettize.torch import open_model  # noqa: E402
+from mil_palettize.torch import image_folder, open_model  # noqa: E402
 from mil_palettize.torch.predictions import run_package  # noqa: E402
 from mil_palettize.torch.samples import read_samples  # noqa: E402
 
@@ -141,6 +144,9 @@ def test_a_generator_of_ones_own(linear: Path, tmp_path: Path, text: str) -> Non
         ),
         ("1 / 0", "fails: ZeroDivisionError: division by zero"),
         ("def samples(:", "fails: SyntaxError"),
+        ("raise SystemExit(0)", "fails: SystemExit: 0"),
+        ("def samples():\n    import sys\n    sys.exit()", "gives no samples: SystemExit"),
+        ("def samples():\n    yield np.zeros((1, 4))\n    exit(0)", "gives no samples: SystemExit: 0"),
     ],
 )
 def test_a_file_that_gives_none(linear: Path, tmp_path: Path, text: str, message: str) -> None:
@@ -192,6 +198,57 @@ def test_a_folder_of_pictures(classifier: Path, tmp_path: Path, capsys: pytest.C
     assert samples.notes[2].startswith("1 file in")
     assert main(["run", str(classifier), "--inputs", str(tmp_path)]) == 0
     assert all(note in capsys.readouterr().out for note in samples.notes[:1])
+
+
+def test_pictures_that_fail_in_any_way_are_counted_and_named(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What readers of pictures raise is of many kinds; here it comes from a reader that is not Pillow."""
+    name, height, width = size_of(classifier)
+    errors = {"a": struct.error("short"), "b": zlib.error("bad"), "c": EOFError(), "d": RuntimeError("a bomb")}
+    for stem in (*errors, "e"):
+        (tmp_path / f"{stem}.png").write_bytes(b"")
+
+    class Picture:
+        def __init__(self, path: Path) -> None:
+            self.stem, self.height, self.width = path.stem, height, width
+
+        def __enter__(self) -> Picture:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def convert(self, mode: str) -> np.ndarray:
+            if self.stem in errors:
+                raise errors[self.stem]
+            found = np.full((height, width, 3), 7, np.uint8).view(Pixels)
+            found.height, found.width = height, width
+            return found
+
+    class Pixels(np.ndarray):
+        height: int
+        width: int
+
+    reader = SimpleNamespace(registered_extensions=lambda: {".png": "PNG"}, open=Picture)
+    monkeypatch.setattr(
+        image_folder, "_pillow", lambda: (reader, SimpleNamespace(exif_transpose=lambda picture: picture))
+    )
+    samples = read_samples(tmp_path, open_model(classifier))
+    assert len(samples) == 1
+    assert (samples[0][name] == 7).all()
+    assert samples.notes == [f"4 images of {tmp_path} left out, cannot be read: a.png, b.png, c.png, …"]
+
+
+def test_a_picture_that_is_a_bomb(classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = pytest.importorskip("PIL.Image")
+    _, height, width = size_of(classifier)
+    for stem, size in (("bomb", (64, 64)), ("small", (width, height))):
+        image.new("RGB", size).save(tmp_path / f"{stem}.png")
+    monkeypatch.setattr(image, "MAX_IMAGE_PIXELS", 1100)  # twice that is refused
+    samples = read_samples(tmp_path, open_model(classifier))
+    assert len(samples) == 1
+    assert samples.notes[0].endswith("left out, cannot be read: bomb.png")
 
 
 def test_a_folder_without_pictures(classifier: Path, linear: Path, tmp_path: Path) -> None:

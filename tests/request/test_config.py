@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,32 @@ def test_setters_give_the_same_config() -> None:
     )
 
 
+GROUPED = PaletteRequest("kmeans", 4, "per_grouped_channel", 32, None, 2048)
+
+
+@pytest.mark.parametrize(
+    ("options", "granularity"),
+    [
+        ({"channel_axis": None}, "per_tensor"),
+        ({"granularity": None}, "per_tensor"),
+        ({"group_size": None}, "per_tensor"),
+        ({"granularity": None, "group_size": 32, "channel_axis": None}, "per_grouped_channel"),
+        ({"granularity": "per_grouped_channel", "group_size": None}, "per_grouped_channel"),
+    ],
+)
+def test_none_means_left_out_at_every_door(options: dict, granularity: str, tmp_path: Path) -> None:
+    """In a class, in a dict and in a file, without a word on options that have no effect."""
+    wanted = replace(GROUPED, granularity=granularity)
+    entry = {"nbits": 4, **options}
+    mapping = {"config_type": "OpPalettizerConfig", "global_config": entry}
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps(mapping))
+    built = normalise(OptimizationConfig(global_config=OpPalettizerConfig(**entry)))
+    for requests in (built, normalise(OptimizationConfig.from_dict(mapping)), load_config(path)):
+        assert requests.global_request == wanted
+        assert requests.global_request.without_effect == ()
+
+
 def after(config: OpPalettizerConfig, **attributes: object) -> OpPalettizerConfig:
     """``config`` with attributes that no validator of coremltools looks at."""
     for name, content in attributes.items():
@@ -128,10 +156,6 @@ def after(config: OpPalettizerConfig, **attributes: object) -> OpPalettizerConfi
         (after(bits(4), nbits=None), "nbits is None, allowed are"),
         (bits(4, group_size=-1), "group_size is -1, it must be a whole number of channels, 0 for all of them"),
         (after(bits(4), group_size=2.5), "group_size is 2.5, it must be a whole number"),
-        (
-            after(bits(4, granularity="per_grouped_channel"), group_size=None),
-            "group_size is None, it must be",
-        ),
         (after(bits(4), channel_axis="0"), "channel_axis is '0', it must be a whole number or None"),
         (bits(4, weight_threshold=None), "weight_threshold cannot be None, it is a number of elements"),
         (after(bits(4), weight_threshold=-1), "weight_threshold cannot be -1"),
