@@ -60,7 +60,7 @@ def fisher(
 def _called(loss: Loss, outputs: Mapping[str, torch.Tensor], number: int) -> torch.Tensor:
     try:
         return loss(outputs, number)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise EvaluationError(f"the loss of sample {number} fails: {told(error)}") from error
 
 
