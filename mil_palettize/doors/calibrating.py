@@ -230,7 +230,9 @@ class _Run:
         )
 
     def _key(self, one: _Planned) -> object:
-        return one.weight.storage or one.weight, one.task.specification, one.task.importance, one.weight.joint
+        """Equal for weights that share one stored palette: a record may be read in several shapes and opsets."""
+        task, weight = one.task, one.weight
+        return weight.storage or weight, weight.shape, task.form, task.specification, task.importance, weight.joint
 
     def _solve(self, one: _Planned, findings: Findings) -> Solved | Declined:
         """Of weights that are stored once the first that is read decides."""

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import coremltools as ct
 import numpy as np
 import pytest
-from packages import constants, differences
+from coremltools.converters.mil.mil import Builder as mb
+from coremltools.proto import Model_pb2
+from evaluator import program_of, saved
+from packages import blob_values, blocks, constants, differences
 
 from mil_palettize import (
     Calibration,
@@ -17,11 +22,14 @@ from mil_palettize import (
     EvaluationError,
     OpPalettizerConfig,
     OptimizationConfig,
+    PlanError,
     compare,
     palettize_package,
     palettize_weights,
 )
 from mil_palettize.cli.main import main
+from mil_palettize.doors import palettize_run
+from mil_palettize.doors.calibrating import Calibrated, calibrated
 
 NAME = "conv_fp32_ios18.mlpackage"
 
@@ -155,3 +163,52 @@ def test_the_same_samples_give_the_same_bytes(
         palettize_package(fixtures / NAME, out, config(), calibration=Calibration(data[:10]), workers=workers)
         found.append({file.name: file.read_bytes() for file in out.rglob("*") if file.suffix in (".bin", ".mlmodel")})
     assert found[0] == found[1]
+
+
+def two_shapes_of_one_record(folder: Path) -> Path:
+    """Two layers whose weights, of other shapes, are the same bytes of the file."""
+    weight = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
+    folder.mkdir()
+
+    def network(x: Any) -> Any:
+        hidden = mb.relu(x=mb.linear(x=x, weight=weight, name="one"))
+        return mb.linear(x=hidden, weight=weight.reshape(8, 16) + np.float32(0), name="two")
+
+    path = saved(program_of(network, [((1, 8), np.float32)]), folder)
+    file = path / "Data" / "com.apple.CoreML" / "model.mlmodel"
+    spec = Model_pb2.Model.FromString(file.read_bytes())
+    held = [v for placed in blocks(spec) for v in blob_values(placed.block) if len(v.type.tensorType.dimensions) == 2]
+    for value in held:
+        value.blobFileValue.offset = held[0].blobFileValue.offset
+    file.write_bytes(spec.SerializeToString())
+    assert len({str(value.type) for value in held}) == 2
+    return path
+
+
+@pytest.mark.parametrize("method", ["weights", "reconstruct"])
+def test_one_record_in_two_shapes_gets_a_palette_for_each(tmp_path: Path, method: str) -> None:
+    source, out = two_shapes_of_one_record(tmp_path / "in"), tmp_path / "o.mlpackage"
+    request = OptimizationConfig(global_config=OpPalettizerConfig(nbits=2, weight_threshold=4))
+    report = palettize_package(source, out, request, calibration=Calibration(method=method, samples=10), verify=True)
+    assert report.verified
+    shapes = sorted(decode().shape for op, decode in constants(out).values() if "lut" in op.type)
+    assert shapes == [(8, 16), (16, 8)]
+    assert np.isfinite(least_snr(source, out, [{"x0": np.ones((1, 8), np.float32)}]))
+
+
+def test_an_expression_that_does_not_fit_is_never_written(
+    fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever calibration hands over."""
+
+    def of_another_shape(*given: Any, **options: Any) -> Calibrated:
+        done = calibrated(*given, **options)
+        first = next(iter(done.palettes.values()))
+        return replace(done, palettes=dict.fromkeys(done.palettes, first))
+
+    monkeypatch.setattr(palettize_run, "calibrated", of_another_shape)
+    with pytest.raises(PlanError, match="both have to be the same"):
+        palettize_package(
+            fixtures / NAME, tmp_path / "o.mlpackage", config(), calibration=Calibration(method="weights")
+        )
+    assert not list(tmp_path.iterdir())
