@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mil_palettize.errors import ConfigError
 
+_EMPTY = "is empty; give samples, or leave it out to have some made up"
+_WANTED = "give mappings of input names to arrays, a list of them, or the path of a file or folder of samples"
 METHODS = ("reconstruct", "importance", "weights")
 
 
@@ -16,19 +19,20 @@ METHODS = ("reconstruct", "importance", "weights")
 class Calibration:
     """How palettes are made for what ops give, not for what weights are.
 
-    ``sample_data``: samples as ``MLModel.predict`` takes them, as coremltools calls it, or where they lie: a ``.npz``
-    file of arrays by input, of one sample, of several along an axis more in front, or along the first axis where the
-    model's own is 1; a ``.npy`` file for a model with one input; a folder of images for a model that takes one;
-    ``FILE.py:NAME``, a function that yields samples. None for ``samples`` made up from the description of the model.
-    ``method``: "reconstruct" chooses for each weight among its plain palette, importance, and assignment with
-    compensation, by the error of the op's output on samples held out of the fit; "importance" keeps to the weighted
-    optimum; "weights" looks at no sample at all. ``positions``: of a convolution's output that are looked at in each
-    sample. ``seed``: of these, of made-up samples, and of which samples are held out. ``memory``: bytes of values kept
-    in memory, above which they go to a temporary folder; None for a quarter of what is free. ``rounds``: of tables and
-    indices in turn, at most.
+    ``sample_data``: samples as ``MLModel.predict`` takes them, as coremltools calls it: a mapping of names to arrays,
+    or any iterable of these (which is gone through once, here); or where they lie: a ``.npz`` file of arrays by input,
+    of one sample, of several along an axis more in front, or along the first axis where the model's own is 1; a
+    ``.npy`` file for a model with one input; a folder of images for a model that takes one; ``FILE.py:NAME``, a
+    function that yields samples. None for ``samples`` made up from the description of the model. ``method``:
+    "reconstruct" chooses for each weight among its plain palette, importance, and assignment with compensation, by the
+    error of the op's output on samples held out of the fit; "importance" keeps to the weighted optimum; "weights"
+    looks at no sample at all. ``positions``: of a convolution's output that are looked at in each sample. ``seed``: of
+    these, of made-up samples, and of which samples are held out. ``memory``: bytes of values kept in memory, above
+    which they go to a temporary folder; None for a quarter of what is free. ``rounds``: of tables and indices in turn,
+    at most.
     """
 
-    sample_data: Sequence[Mapping[str, Any]] | str | os.PathLike[str] | None = None
+    sample_data: Iterable[Mapping[str, Any]] | Mapping[str, Any] | str | os.PathLike[str] | None = None
     method: str = "reconstruct"
     samples: int = 64
     positions: int = 64
@@ -46,9 +50,36 @@ class Calibration:
         memory = self.memory
         if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int) or memory < 1):
             raise ConfigError(f"calibration memory is {memory!r}; give a whole number of bytes, or None")
-        if isinstance(self.sample_data, Sequence) and not len(self.sample_data):
-            raise ConfigError("calibration sample_data is empty; give samples, or leave it out to have some made up")
+        if self.sample_data is not None and not isinstance(self.sample_data, str | os.PathLike):
+            object.__setattr__(self, "sample_data", _listed(self.sample_data))
+        elif self.sample_data == "":
+            raise ConfigError(f"calibration sample_data {_EMPTY}")
 
     @property
     def made_up(self) -> bool:
         return self.sample_data is None
+
+
+def checked_calibration(given: object) -> Calibration | None:
+    """``given`` as the argument of a door. Raises ConfigError for what is no calibration."""
+    if given is None or isinstance(given, Calibration):
+        return given
+    raise ConfigError(
+        f"calibration is {reprlib.repr(given)}, it must be a mil_palettize.Calibration or None: of samples "
+        "Calibration(samples), without any Calibration(method='weights')"
+    )
+
+
+def _listed(given: object) -> list[Mapping[str, Any]]:
+    """Samples given as such, one by one."""
+    if isinstance(given, Mapping):
+        return [given]
+    if isinstance(given, bytes) or not isinstance(given, Iterable):
+        raise ConfigError(f"calibration sample_data is {reprlib.repr(given)}; {_WANTED}")
+    samples = list(given)
+    if not samples:
+        raise ConfigError(f"calibration sample_data {_EMPTY}")
+    for number, sample in enumerate(samples):
+        if not isinstance(sample, Mapping) or not all(isinstance(name, str) for name in sample):
+            raise ConfigError(f"sample {number} of calibration sample_data is {reprlib.repr(sample)}; {_WANTED}")
+    return samples

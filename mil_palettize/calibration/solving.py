@@ -10,9 +10,10 @@ import numpy as np
 
 from mil_palettize.algorithms.layerwise.moments import Moments
 from mil_palettize.algorithms.registry import ALGORITHMS
+from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.calibration.choice import PLAIN, Choice, Judge, Knowledge, choose, covering
 from mil_palettize.calibration.request import Calibration
-from mil_palettize.encoding.encoder import Task
+from mil_palettize.encoding.encoder import PMap, Task
 from mil_palettize.encoding.results import CalibrationFigures, Declined, Encoded
 from mil_palettize.expressions.weight_expr import WeightExpr
 from mil_palettize.request.importance import Importance
@@ -46,31 +47,36 @@ class _DeclinedError(Exception):
         self.declined = declined
 
 
-def solved(task: Task, findings: Findings, calibration: Calibration) -> Solved | Declined:
-    """The palette of ``task`` that is best for the op's output, as far as ``calibration`` allows.
+def is_left_alone(specification: PaletteSpecification) -> bool:
+    """Whether its palettes are what they are: lossless ones, and a user's own entries."""
+    return ALGORITHMS[specification.mode].lossless or specification.lut_function is not None
 
-    Modes that are lossless, and a user's own entries, are left as they are. Raises what :class:`Task` does.
+
+def solved(task: Task, findings: Findings, calibration: Calibration, pmap: PMap = map) -> Solved | Declined:
+    """The palette of ``task`` that is best for the op's output, as far as ``calibration`` allows. ``pmap``: like
+    ``map``, for pieces of the weight. Raises what :class:`Task` does.
     """
     started = time.perf_counter()
-    plain = task()
+    plain = task(pmap)
     if isinstance(plain, Declined):
         return plain
-    facts = ALGORITHMS[task.specification.mode]
-    if facts.lossless or task.specification.lut_function is not None:
+    if is_left_alone(task.specification):
         return Solved(plain, plain)
     weight = (task.source.read() if task.held is None else task.held.decode()).astype(np.float64)
     try:
-        choice = _chosen(task, plain, weight, findings, calibration)
+        choice = _chosen(task, plain, weight, findings, calibration, pmap)
     except _DeclinedError as error:
         return error.declined
     return Solved(_encoded(task, plain, choice, weight, findings, time.perf_counter() - started), plain)
 
 
-def _chosen(task: Task, plain: Encoded, weight: np.ndarray, findings: Findings, calibration: Calibration) -> Choice:
+def _chosen(
+    task: Task, plain: Encoded, weight: np.ndarray, findings: Findings, calibration: Calibration, pmap: PMap
+) -> Choice:
     def make(importance: np.ndarray | None) -> WeightExpr:
         if importance is None:
             return plain.expr
-        made = replace(task, clustered=None, importance=Importance(importance, ""))()
+        made = replace(task, clustered=None, importance=Importance(importance, ""))(pmap)
         if isinstance(made, Declined):
             raise _DeclinedError(made)
         return made.expr

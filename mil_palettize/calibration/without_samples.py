@@ -11,7 +11,7 @@ from mil_palettize.algorithms.layerwise.moments import Moments
 from mil_palettize.algorithms.layerwise.structured import structured_square
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.calibration.solving import Findings, solved
-from mil_palettize.encoding.encoder import Task
+from mil_palettize.encoding.encoder import PMap, Task
 from mil_palettize.encoding.results import Declined, Encoded
 from mil_palettize.program.roles import is_weight_input
 from mil_palettize.program.weight import Weight
@@ -62,7 +62,7 @@ def place_findings(weight: Weight) -> Findings:
     return Findings(() if read is None else (structured_moments(weight.shape, read),))
 
 
-def solved_alone(weight: Weight, task: Task, calibration: Calibration) -> Encoded | Declined:
-    """The palette of ``task`` by the weight alone."""
-    result = solved(task, place_findings(weight), calibration)
+def solved_alone(weight: Weight, task: Task, calibration: Calibration, pmap: PMap = map) -> Encoded | Declined:
+    """The palette of ``task`` by the weight alone. ``pmap``: as for :func:`solved`."""
+    result = solved(task, place_findings(weight), calibration, pmap)
     return result if isinstance(result, Declined) else result.encoded

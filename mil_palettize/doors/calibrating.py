@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,8 @@ from mil_palettize.algorithms.layerwise.moments import Moments
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.calibration.solving import Findings, Solved, solved
 from mil_palettize.calibration.without_samples import place_findings
-from mil_palettize.encoding.encoder import Task
+from mil_palettize.encoding.encoder import PMap, Task
+from mil_palettize.encoding.palette_cache import Clustered
 from mil_palettize.encoding.results import Declined, Encoded
 from mil_palettize.errors import EvaluationError
 from mil_palettize.planning.plan import Plan
@@ -43,19 +44,36 @@ class Calibrated:
     held: Sequence[Mapping[str, Any]] = ()
 
 
-def calibrated(model: Model, plan: Plan, calibration: Calibration, *, tell: Tell | None = None) -> Calibrated:
+def calibrated(
+    model: Model,
+    plan: Plan,
+    calibration: Calibration,
+    *,
+    tell: Tell | None = None,
+    pmap: PMap = map,
+    clustered: Clustered | None = None,
+) -> Calibrated:
     """Palettes of all planned weights of ``model``. ``tell``: how many runs of ops are done (of weights,
-    where there are no samples), of how many, and the name of the op.
+    where there are no samples), of how many, and the name of the op. ``pmap``: like ``map``, for pieces of a weight.
+    ``clustered``: where the palettes are kept that calibration begins with.
 
     Raises EvaluationError for samples that the model does not take, UnsupportedOpError for ops that the evaluator does
     not know, AlgorithmError for a wrong ``lut_function``.
     """
-    run = _Run(model, calibration, _tasks(model, plan), tell)
+    run = _Run(model, calibration, _tasks(model, plan, clustered), tell, pmap)
     if calibration.method == "weights":
         run.without_samples()
     else:
         run.with_samples()
     return run.done
+
+
+def check_samples(model: Model, calibration: Calibration) -> None:
+    """Raise what :func:`calibrated` does of samples and of ops, and ConfigError without torch, before it works."""
+    if calibration.method != "weights":
+        for whole, given in _Run(model, calibration, {}).functions():
+            for sample in given or ():
+                whole.features.tensors(sample)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +84,7 @@ class _Planned:
     task: Task
 
 
-def _tasks(model: Model, plan: Plan) -> dict[WeightId, _Planned]:
+def _tasks(model: Model, plan: Plan, clustered: Clustered | None) -> dict[WeightId, _Planned]:
     """By what tells the constants apart."""
     decisions = {d.weight.id: d for d in plan.decisions if d.specification is not None}
     found = {}
@@ -75,15 +93,20 @@ def _tasks(model: Model, plan: Plan) -> dict[WeightId, _Planned]:
         if decision is not None:
             form = FORMS[decision.weight.opset]
             assert form is not None
-            found[site.weight.id] = _Planned(decision.weight, planned_task(model, site, decision, form))
+            found[site.weight.id] = _Planned(decision.weight, planned_task(model, site, decision, form, clustered))
     return found
 
 
 class _Run:
     def __init__(
-        self, model: Model, calibration: Calibration, planned: Mapping[WeightId, _Planned], tell: Tell | None
+        self,
+        model: Model,
+        calibration: Calibration,
+        planned: Mapping[WeightId, _Planned],
+        tell: Tell | None = None,
+        pmap: PMap = map,
     ) -> None:
-        self.model, self.calibration, self.planned, self.tell = model, calibration, planned, tell
+        self.model, self.calibration, self.planned, self.tell, self.pmap = model, calibration, planned, tell, pmap
         self.done = Calibrated()
         self.shared: dict[object, Solved | Declined] = {}  # of weights stored once, by record and specification
 
@@ -97,7 +120,21 @@ class _Run:
         self._solve(one, place_findings(one.weight))
 
     def with_samples(self) -> None:
-        from mil_palettize.torch.evaluator.model_pipeline import Pipeline, evaluated
+        from mil_palettize.torch.evaluator.model_pipeline import Pipeline
+
+        for whole, given in self.functions():
+            if given is None:
+                self._alone(whole)
+                continue
+            samples = [whole.features.tensors(sample) for sample in given]
+            if isinstance(whole, Pipeline):
+                self._through(whole, samples)
+            else:
+                self._walk(whole, samples, samples)
+
+    def functions(self) -> Iterator[tuple[Any, Sequence[Mapping[str, Any]] | None]]:
+        """Each of them, or the pipeline, with its samples; None where those that were given are not for it."""
+        from mil_palettize.torch.evaluator.model_pipeline import evaluated
 
         pipeline = bool(pipeline_models(self.model.spec))
         functions = [None] if pipeline else sorted(self.model.stages[0].program.functions)
@@ -108,15 +145,11 @@ class _Run:
                 self.done.notes.append(
                     f"function {name!r} takes other inputs than the samples have: by its weights alone"
                 )
-                self._alone(whole)
+                yield whole, None
                 continue
             if len(functions) == 1 and self.calibration.sample_data is not None:
                 self.done.held = given[_HELD - 1 :: _HELD]
-            samples = [whole.features.tensors(sample) for sample in given]
-            if isinstance(whole, Pipeline):
-                self._through(whole, samples)
-            else:
-                self._walk(whole, samples, samples)
+            yield whole, given
 
     def _alone(self, module: Any) -> None:
         for weight in module.weight_ids.values():
@@ -136,6 +169,8 @@ class _Run:
                 after[i].update(walked.after[i])
 
     def _samples(self, module: Any) -> Sequence[Mapping[str, Any]]:
+        from mil_palettize.torch.samples import Samples, read_samples
+
         given = self.calibration.sample_data
         if given is None:
             from mil_palettize.torch.calibration.made_up_samples import natural_samples
@@ -143,11 +178,10 @@ class _Run:
             self.done.notes.append(f"calibrated on {format_count(self.calibration.samples, 'made-up sample')}")
             return natural_samples(module, self.calibration.samples, self.calibration.seed)
         if isinstance(given, str | os.PathLike):
-            from mil_palettize.torch.samples import read_samples
-
             read = read_samples(given, module)
             self.done.notes += read.notes
             given = read
+        assert isinstance(given, list | Samples)  # a calibration keeps a list of what it is given
         for number, sample in enumerate(given):
             for name, value in sample.items():
                 array = np.asarray(value)
@@ -221,8 +255,10 @@ class _Run:
             return
         given_up = {self._key(one) for one in planned}
         for one in self.planned.values():  # of other functions too, with which they are stored once
-            found = self.shared.get(self._key(one))
-            if self._key(one) in given_up and isinstance(found, Solved):
+            key = self._key(one)
+            found = self.shared.get(key)
+            if key in given_up and isinstance(found, Solved):
+                self.shared[key] = Solved(found.plain, found.plain)  # also for functions that are still to come
                 self.done.palettes[one.weight.id] = found.plain
         self.done.notes.append(
             f"{told}: {_decibels(before)} dB with plain palettes, {_decibels(after)} with calibrated ones, which were "
@@ -230,13 +266,15 @@ class _Run:
         )
 
     def _key(self, one: _Planned) -> object:
-        return one.weight.storage or one.weight, one.task.specification, one.task.importance, one.weight.joint
+        """Equal for weights that share one stored palette: a record may be read in several shapes and opsets."""
+        task, weight = one.task, one.weight
+        return weight.storage or weight, weight.shape, task.form, task.specification, task.importance, weight.joint
 
     def _solve(self, one: _Planned, findings: Findings) -> Solved | Declined:
         """Of weights that are stored once the first that is read decides."""
         key = self._key(one)
         if key not in self.shared:
-            self.shared[key] = solved(one.task, findings, self.calibration)
+            self.shared[key] = solved(one.task, findings, self.calibration, self.pmap)
         result = self.shared[key]
         self.done.palettes[one.weight.id] = result if isinstance(result, Declined) else result.encoded
         return result

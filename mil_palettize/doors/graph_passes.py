@@ -20,8 +20,9 @@ from coremltools.optimize.coreml import OptimizationConfig
 from mil_palettize.algorithms.making import ArraySource
 from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.algorithms.specification import PaletteSpecification
-from mil_palettize.calibration.request import Calibration
+from mil_palettize.calibration.request import Calibration, checked_calibration
 from mil_palettize.calibration.without_samples import solved_alone
+from mil_palettize.doors.calibration_remarks import calibration_remarks
 from mil_palettize.doors.fusions import before_fusions, fused_into, named_before
 from mil_palettize.doors.report_log import log_report
 from mil_palettize.encoding.encoder import Task
@@ -131,8 +132,7 @@ class palettize_weights(AbstractGraphPass):
 
     @calibration.setter
     def calibration(self, value: Calibration | None) -> None:
-        if value is not None and not isinstance(value, Calibration):
-            raise ConfigError(f"calibration is {value!r}, it must be a mil_palettize.Calibration or None")
+        value = checked_calibration(value)
         if value is not None and value.method != "weights":
             raise ConfigError(
                 f"calibration by samples (method {value.method!r}) needs a whole model, which a pass does not have; "
@@ -153,12 +153,14 @@ class palettize_weights(AbstractGraphPass):
         program = PymilProgram(prog)
         requests = _still_unmet(requests, program, _MET.get(prog, frozenset()))
         plan = self._plan(program, requests)
+        remarks = calibration_remarks(plan, self._calibration, strict=self._strict)
         results = _encode(program, plan, self._calibration)
         self._refuse(results)
         for decision, result in results:
             if isinstance(result, Encoded):
                 self._replace(program, decision, result)
         self.report = _report(program, plan, results, time.perf_counter() - started)
+        self.report.notes += remarks
         self._log(self.report)
 
     def _plan(self, program: PymilProgram, requests: Requests) -> Plan:
@@ -304,7 +306,7 @@ def _encode(program: PymilProgram, plan: Plan, calibration: Calibration | None =
             assert form is not None
             source, held = ArraySource(weight.key, program.constant(weight).outputs[0].val), program.held(weight)
             task = Task(source, specification, form, held, importance=decision.importance)
-            return task(pool.pmap) if calibration is None else solved_alone(weight, task, calibration)
+            return task(pool.pmap) if calibration is None else solved_alone(weight, task, calibration, pool.pmap)
 
         tasks = ((d.weight.nbytes, lambda d=d, s=s: task(d, s)) for d, s in planned)
         return list(zip((d for d, _ in planned), pool.ordered(tasks), strict=True))

@@ -13,8 +13,9 @@ from coremltools.converters.mil.frontend.milproto import load as milproto
 from coremltools.models import MLModel
 from coremltools.optimize.coreml import OptimizationConfig
 
-from mil_palettize.calibration.request import Calibration
+from mil_palettize.calibration.request import Calibration, checked_calibration
 from mil_palettize.doors.calibrating import Calibrated, calibrated
+from mil_palettize.doors.calibration_remarks import calibration_remarks
 from mil_palettize.doors.report_log import log_report, logger
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ModelTypeError
@@ -51,12 +52,13 @@ def palettize_weights(
     that are wrong or that this model cannot meet, PackageError when its weights cannot be read.
     """
     started = time.perf_counter()
-    requests = normalise(config, joint_compression, importance)
+    requests, calibration = normalise(config, joint_compression, importance), checked_calibration(calibration)
 
     def write(model: Model, folder: Path, pool: Workers) -> Report:
         prepared = prepare(model, requests, target=None, select=select, strict=strict)
         report = prepared.report(_IN_MEMORY, None)
-        done = Calibrated() if calibration is None else calibrated(model, prepared.plan, calibration)
+        report.notes += calibration_remarks(prepared.plan, calibration, strict=strict)
+        done = Calibrated() if calibration is None else calibrated(model, prepared.plan, calibration, pmap=pool.pmap)
         report.notes += done.notes
         carry_out(prepared, folder, report, pool=pool, progress=make_progress(None), rename=True, ready=done.palettes)
         report.seconds = time.perf_counter() - started

@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mil_palettize.calibration.request import Calibration
+from mil_palettize.calibration.request import Calibration, checked_calibration
 from mil_palettize.doors.palettize_run import PalettizeRun, check_can_run
 from mil_palettize.encoding.palette_cache import clustered_in
 from mil_palettize.encoding.workers import Workers
@@ -64,8 +64,9 @@ def palettize_package(
 
     ``workers``: threads, None for all processors. ``executor``: any ``concurrent.futures.Executor`` instead, to which
     weights go by reference: its processes read the package's files themselves, this one writes. The result does not
-    depend on either. ``resume``: a folder where palettes are kept by content and plan, so that a run after one that was
-    interrupted, or one like it, takes them from there.
+    depend on either. Calibration takes threads for the groups of a weight, and no executor. ``resume``: a folder where
+    palettes are kept by content and plan, so that a run after one that was interrupted, or one like it, takes them from
+    there; of calibration those that it begins with.
 
     ``destination`` may be ``source`` with ``overwrite``. Raises ConfigError for a wrong request, PackageError
     (BlobError) for a package that cannot be read or written, PlanError for what the model or target does not
@@ -75,7 +76,7 @@ def palettize_package(
     started = time.perf_counter()
     if check:
         check_can_run(source)
-    requests = normalise(config, joint_compression, importance)
+    requests, calibration = normalise(config, joint_compression, importance), checked_calibration(calibration)
     if target is not None:
         target = parse_target(target)  # what is wrong with the request itself comes before what is wrong with places
     if destination is None and not dry_run:

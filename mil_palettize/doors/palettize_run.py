@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mil_palettize.calibration.request import Calibration
-from mil_palettize.doors.calibrating import Calibrated, calibrated
+from mil_palettize.doors.calibrating import Calibrated, calibrated, check_samples
+from mil_palettize.doors.calibration_remarks import calibration_remarks
 from mil_palettize.encoding.palette_cache import Clustered
 from mil_palettize.encoding.workers import Workers
-from mil_palettize.errors import EvaluationError, PackageError
+from mil_palettize.errors import EvaluationError, PalettizeError
 from mil_palettize.package.replacement import check_destination, replacing
 from mil_palettize.program.model import Model
 from mil_palettize.reports.model_comparison import ModelComparison
@@ -60,20 +61,31 @@ class PalettizeRun:
             )
             goal = None if self.destination is None else os.fspath(self.destination)
             report = prepared.report(os.fspath(self.source), goal, dry_run=self.dry_run)
-            report.notes += model.remarks() + self._refusal(model)
+            report.notes += model.remarks()
+            report.notes += calibration_remarks(
+                prepared.plan, self.calibration, strict=self.strict, executor=self.pool.executor
+            )
+            report.notes += self._refusals(model)
             if self.destination is not None and not self.dry_run:
                 self._write(Path(self.destination), prepared, report)
         return report
 
-    def _refusal(self, model: Model) -> list[str]:
+    def _refusals(self, model: Model) -> list[str]:
         """Why a dry run would be refused if it was none."""
-        if not self.dry_run or self.destination is None:
-            return []
-        try:
-            check_destination(model.package.path, Path(self.destination), self.overwrite)
-        except PackageError as error:
-            return [f"without the dry run, this would be refused: {error}"]
-        return []
+        checks: list[Callable[[], None]] = []
+        if self.dry_run and self.destination is not None:
+            destination = Path(self.destination)
+            checks.append(lambda: check_destination(model.package.path, destination, self.overwrite))
+        if self.dry_run and self.calibration is not None:
+            calibration = self.calibration
+            checks.append(lambda: check_samples(model, calibration))
+        refused = []
+        for check in checks:
+            try:
+                check()
+            except PalettizeError as error:
+                refused.append(f"without the dry run, this would be refused: {error}")
+        return refused
 
     def _write(self, destination: Path, prepared: Prepared, report: Report) -> None:
         progress = make_progress(self.progress)
@@ -97,7 +109,10 @@ class PalettizeRun:
     def _calibrated(self, prepared: Prepared, report: Report, progress: Progress) -> Calibrated | None:
         if self.calibration is None:
             return None
-        done = calibrated(prepared.model, prepared.plan, self.calibration, tell=progress.calibrate)
+        done = calibrated(
+            prepared.model, prepared.plan, self.calibration,
+            tell=progress.calibrate, pmap=self.pool.pmap, clustered=self.clustered,
+        )  # fmt: skip
         report.notes += done.notes
         return done
 

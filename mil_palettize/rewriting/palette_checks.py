@@ -37,9 +37,14 @@ def check_palettes(model: Model, palettes: Mapping[Site, WeightExpr]) -> None:
         form = FORMS.get(site.weight.opset)
         if form is None:
             raise PlanError(f"{key!r} is of opset {site.weight.opset}, which can hold no palettes: move the model up")
-        _check_kind(site, expr, form)
-        if site.weight.joint:
-            _check_kept_parts(site, expr, model)
+        check_expression(model, site, expr, form)
+
+
+def check_expression(model: Model, site: Site, expr: WeightExpr, form: Form) -> None:
+    """Raise PlanError where ``expr`` is not of the kind, shape and dtype that the constant can be stored as."""
+    _check_kind(site, expr, form)
+    if site.weight.joint:
+        _check_kept_parts(site, expr, model)
 
 
 def _obstacle(site: Site, chains: Mapping[Site, str]) -> str:

@@ -18,7 +18,7 @@ from mil_palettize.encoding.workers import Workers
 from mil_palettize.expressions.weight_expr import WeightExpr
 from mil_palettize.planning.plan import Decision, Plan
 from mil_palettize.program.chains import chain_key
-from mil_palettize.program.forms import Form
+from mil_palettize.program.forms import FORMS, Form
 from mil_palettize.program.model import Model
 from mil_palettize.program.site_values import expression
 from mil_palettize.program.sites import Site
@@ -26,6 +26,7 @@ from mil_palettize.program.store import StoredWeight
 from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.progress import Progress
 from mil_palettize.rewriting.decoded_weight import DecodedWeight
+from mil_palettize.rewriting.palette_checks import check_expression
 from mil_palettize.rewriting.palette_writer import PaletteJob, PaletteWriter
 
 
@@ -33,7 +34,8 @@ class PlannedPalettes:
     """Makes the palettes of ``plan`` on ``pool`` and writes ``model``, which it changes, with them.
 
     A weight that turns out to have none keeps its constant. ``clustered``: where palettes are kept. ``rename``: as for
-    ``write_palettes``. ``ready``: palettes of weights that were made before, by calibration.
+    ``write_palettes``. ``ready``: palettes of weights that were made before, by calibration. Raises PlanError for one
+    of these that cannot be written in the place of its constant.
     """
 
     def __init__(
@@ -61,7 +63,15 @@ class PlannedPalettes:
             for site, decision in self._decisions.items()
         }
         self._writer = PaletteWriter(model, wanted, rename=rename)
+        self._check_ready()
         progress.start(len(self._decisions), sum(d.weight.nbytes for d in self._decisions.values()))
+
+    def _check_ready(self) -> None:
+        for site in self._decisions:
+            ready, form = self._ready.get(site.weight.id), FORMS[site.weight.opset]
+            if isinstance(ready, Encoded):
+                assert form is not None
+                check_expression(self._model, site, ready.expr, form)
 
     def write(self, folder: Path) -> Rewritten:
         """Write every file of the new package into the empty ``folder``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,6 +80,28 @@ def test_moments_say_it_where_nothing_saturates(tmp_path: Path) -> None:
     walk(module, [{"x0": torch.ones(1, 4)}] * 5, list(module.weights), given.append, WalkOptions(held=frozenset({4})))
     assert given[0].sensitivity is None
     assert given[0].moments
+
+
+def test_what_the_function_gives_counts_as_it_is(tmp_path: Path) -> None:
+    """Also where an op that saturates is all else that reads it: the errors before that one are seen."""
+    weight = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+
+    def network(x: Any) -> Any:
+        shown = mb.relu(x=mb.linear(x=x, weight=weight))
+        return shown, mb.tanh(x=shown)
+
+    module = MILModule.from_package(saved(program_of(network, [((1, 4), np.float32)]), tmp_path))
+    given: list[Collected] = []
+    samples = [{"x0": torch.full((1, 4), float(i))} for i in range(5)]
+    walk(module, samples, list(module.weights), given.append, WalkOptions(held=frozenset({4})))
+    assert given[0].sensitivity is None
+    assert given[0].trial is not None
+    with torch.no_grad():
+        outputs = [next(iter(module.run(samples[4]).values()))]
+        module.weights[given[0].slot].mul_(1.5)
+        outputs.append(next(iter(module.run(samples[4]).values())))
+    error, power = (float(x.double().square().sum()) for x in (outputs[1] - outputs[0], outputs[0]))
+    assert given[0].trial(weight * np.float32(1.5)) == pytest.approx(error / power)
 
 
 def test_outputs_that_nothing_reads_do_not_count(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from mil_palettize.errors import PackageError  # noqa: E402
 from mil_palettize.torch.calibration.streams import Stream  # noqa: E402
 from mil_palettize.torch.calibration.walk import Collected, WalkOptions, one_thread, outputs_with, walk  # noqa: E402
 from mil_palettize.torch.evaluator.module import MILModule  # noqa: E402
@@ -173,6 +174,20 @@ def test_what_memory_cannot_hold_lies_on_disk_meanwhile(fixtures: Path, temporar
     assert not list(temporary.iterdir())
 
 
+def test_values_that_the_disk_cannot_take_are_one_line(fixtures: Path, temporary: Path) -> None:
+    """Files may not become larger than so much, as on a disk that is full."""
+    resource = pytest.importorskip("resource")
+    module, samples = opened(fixtures, "conv_fp32_ios18")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, limits[1]))
+    try:
+        with pytest.raises(PackageError, match=r"calibration cannot put values on disk in .*--memory.*TMPDIR"):
+            walk(module, samples, list(module.weights), coarse(module), WalkOptions(memory=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(temporary.iterdir())
+
+
 def test_an_interrupted_walk_leaves_nothing(fixtures: Path, temporary: Path) -> None:
     module, samples = opened(fixtures, "conv_fp32_ios18")
 
@@ -186,7 +201,7 @@ def test_an_interrupted_walk_leaves_nothing(fixtures: Path, temporary: Path) -> 
 
 def test_values_are_dropped_after_their_last_reader(fixtures: Path) -> None:
     module, samples = opened(fixtures, "conv_fp32_ios18")
-    with torch.no_grad(), Stream(module, samples[:1], None, 1 << 30) as stream:
+    with torch.no_grad(), Stream(module, samples[:1], 1 << 30) as stream:
         for step in module.function.block.steps:
             stream.advance(step)
         held = [slot for slot in stream._runs[0].values if slot not in stream.constants]

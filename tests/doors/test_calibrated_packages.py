@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import coremltools as ct
 import numpy as np
 import pytest
-from packages import constants, differences
+from coremltools.converters.mil.mil import Builder as mb
+from coremltools.proto import Model_pb2
+from evaluator import program_of, saved
+from packages import blob_values, blocks, constants, differences
 
 from mil_palettize import (
     Calibration,
@@ -18,11 +24,15 @@ from mil_palettize import (
     EvaluationError,
     OpPalettizerConfig,
     OptimizationConfig,
+    PalettizeError,
+    PlanError,
     compare,
     palettize_package,
     palettize_weights,
 )
 from mil_palettize.cli.main import main
+from mil_palettize.doors import palettize_run
+from mil_palettize.doors.calibrating import Calibrated, calibrated
 
 NAME = "conv_fp32_ios18.mlpackage"
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="needs torch")
@@ -164,3 +174,146 @@ def test_the_same_samples_give_the_same_bytes(
         palettize_package(fixtures / NAME, out, config(), calibration=Calibration(data[:10]), workers=workers)
         found.append({file.name: file.read_bytes() for file in out.rglob("*") if file.suffix in (".bin", ".mlmodel")})
     assert found[0] == found[1]
+
+
+def two_shapes_of_one_record(folder: Path) -> Path:
+    """Two layers whose weights, of other shapes, are the same bytes of the file."""
+    weight = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
+    folder.mkdir()
+
+    def network(x: Any) -> Any:
+        hidden = mb.relu(x=mb.linear(x=x, weight=weight, name="one"))
+        return mb.linear(x=hidden, weight=weight.reshape(8, 16) + np.float32(0), name="two")
+
+    path = saved(program_of(network, [((1, 8), np.float32)]), folder)
+    file = path / "Data" / "com.apple.CoreML" / "model.mlmodel"
+    spec = Model_pb2.Model.FromString(file.read_bytes())
+    held = [v for placed in blocks(spec) for v in blob_values(placed.block) if len(v.type.tensorType.dimensions) == 2]
+    for value in held:
+        value.blobFileValue.offset = held[0].blobFileValue.offset
+    file.write_bytes(spec.SerializeToString())
+    assert len({str(value.type) for value in held}) == 2
+    return path
+
+
+@pytest.mark.parametrize("method", ["weights", "reconstruct"])
+def test_one_record_in_two_shapes_gets_a_palette_for_each(tmp_path: Path, method: str) -> None:
+    source, out = two_shapes_of_one_record(tmp_path / "in"), tmp_path / "o.mlpackage"
+    request = OptimizationConfig(global_config=OpPalettizerConfig(nbits=2, weight_threshold=4))
+    report = palettize_package(source, out, request, calibration=Calibration(method=method, samples=10), verify=True)
+    assert report.verified
+    shapes = sorted(decode().shape for op, decode in constants(out).values() if "lut" in op.type)
+    assert shapes == [(8, 16), (16, 8)]
+    assert np.isfinite(least_snr(source, out, [{"x0": np.ones((1, 8), np.float32)}]))
+
+
+def test_an_expression_that_does_not_fit_is_never_written(
+    fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever calibration hands over."""
+
+    def of_another_shape(*given: Any, **options: Any) -> Calibrated:
+        done = calibrated(*given, **options)
+        first = next(iter(done.palettes.values()))
+        return replace(done, palettes=dict.fromkeys(done.palettes, first))
+
+    monkeypatch.setattr(palettize_run, "calibrated", of_another_shape)
+    with pytest.raises(PlanError, match="both have to be the same"):
+        palettize_package(
+            fixtures / NAME, tmp_path / "o.mlpackage", config(), calibration=Calibration(method="weights")
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [("weights", "calibration is 'weights', it must be a mil_palettize.Calibration"),
+     ([{"image": 1}], r"calibration is \[\{'image': 1\}\], it must be")],
+)  # fmt: skip
+def test_what_is_no_calibration_is_refused_at_every_door(fixtures: Path, given: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        palettize_package(fixtures / NAME, None, config(), calibration=given, dry_run=True)
+    model = ct.models.MLModel(str(fixtures / NAME), skip_model_load=True)
+    with pytest.raises(ConfigError, match=message):
+        palettize_weights(model, config(), calibration=given)
+
+
+@pytest.mark.parametrize(
+    "given", [5, np.zeros((2, 3)), [np.zeros(3)], [{"x": 1}, "x"], [{1: np.zeros(3)}], b"x.npz", iter([]), {}.values()]
+)
+def test_samples_that_are_none_are_refused_where_they_are_given(given: Any) -> None:
+    with pytest.raises(ConfigError, match="calibration sample_data") as caught:
+        Calibration(given)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_sample_and_iterators_are_lists_of_samples() -> None:
+    one, two = {"x": np.zeros(2)}, {"x": np.ones(2)}
+    assert Calibration(one).sample_data == [one]
+    assert Calibration(iter([one, two])).sample_data == [one, two]
+    assert Calibration(sample for sample in (one, two)).sample_data == [one, two]
+    assert Calibration("x.npz").sample_data == "x.npz"
+
+
+def test_what_has_no_effect_beside_calibration_is_told(fixtures: Path, tmp_path: Path) -> None:
+    """And refused under strict, before anything is written."""
+    alone, out = Calibration(method="weights"), tmp_path / "o.mlpackage"
+    found = palettize_package(fixtures / NAME, None, config(), dry_run=True).palettized
+    importance = {w.name: np.ones(w.shape, np.float32) for w in found}
+    lossless = OptimizationConfig(global_config=OpPalettizerConfig(mode="unique", weight_threshold=0))
+    odd = fixtures / "odd_values_ios18.mlpackage"
+    with ThreadPoolExecutor(1) as pool:
+        cases: list[tuple[Path, OptimizationConfig, dict[str, Any], str]] = [
+            (fixtures / NAME, config(), {"importance": importance}, "importance does not decide on"),
+            (odd, lossless, {}, "calibration has no effect on"),
+            (fixtures / NAME, config(), {"executor": pool}, "executor has no effect beside calibration"),
+        ]
+        for source, request, options, told in cases:
+            report = palettize_package(source, out, request, calibration=alone, overwrite=True, **options)
+            assert [note for note in report.notes if note.startswith(told)]
+            before = out.stat().st_mtime_ns
+            with pytest.raises(PlanError, match=f"strict: .*{told}"):
+                palettize_package(source, out, request, calibration=alone, strict=True, overwrite=True, **options)
+            assert out.stat().st_mtime_ns == before
+    model = ct.models.MLModel(str(fixtures / NAME), skip_model_load=True)
+    with pytest.raises(PlanError, match="importance does not decide on"):
+        palettize_weights(model, config(), calibration=alone, importance=importance, strict=True)
+
+
+def test_nothing_is_told_where_everything_has_its_effect(fixtures: Path, tmp_path: Path) -> None:
+    report = palettize_package(
+        fixtures / NAME, tmp_path / "o.mlpackage", config(), calibration=Calibration(method="weights"), strict=True
+    )
+    assert not any("effect" in note or "decide" in note for note in report.notes)
+
+
+def test_palettes_that_calibration_begins_with_are_kept(fixtures: Path, tmp_path: Path) -> None:
+    kept, found = tmp_path / "kept", []
+    for number, resume in enumerate((None, kept, kept)):
+        out = tmp_path / f"{number}.mlpackage"
+        palettize_package(fixtures / NAME, out, config(), calibration=Calibration(method="weights"), resume=resume)
+        found.append({file.name: file.read_bytes() for file in out.rglob("*") if file.suffix in (".bin", ".mlmodel")})
+    assert found[0] == found[1] == found[2]
+    assert list(kept.rglob("*.npz"))
+
+
+@needs_torch
+def test_a_dry_run_looks_at_the_samples(fixtures: Path, tmp_path: Path, data: list[dict[str, np.ndarray]]) -> None:
+    """And at the ops: what it says would be refused is refused."""
+    out, odd = tmp_path / "o.mlpackage", fixtures / "future_op_ios17.mlpackage"
+    cases: list[tuple[Path, Any]] = [
+        (fixtures / NAME, [{"other": np.zeros(2, np.float32)}]),
+        (fixtures / NAME, [{"image": np.full(sample_shape(fixtures), np.nan, np.float32)}]),
+        (fixtures / NAME, tmp_path / "nothing.npz"),
+        (odd, None),
+    ]
+    for source, given in cases:
+        calibration = Calibration(given)
+        with pytest.raises(PalettizeError) as caught:
+            palettize_package(source, out, config(), calibration=calibration)
+        report = palettize_package(source, out, config(), calibration=calibration, dry_run=True)
+        assert f"without the dry run, this would be refused: {caught.value}" in report.notes
+    for calibration in (Calibration(data[:2]), Calibration(samples=2), Calibration(method="weights")):
+        report = palettize_package(fixtures / NAME, out, config(), calibration=calibration, dry_run=True)
+        assert not any("refused" in note for note in report.notes)
+    assert not list(tmp_path.iterdir())

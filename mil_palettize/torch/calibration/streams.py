@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mil_palettize.errors import PackageError
 from mil_palettize.torch.evaluator.execution import Execution, Listener
 from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.evaluator.program import Step
@@ -18,21 +19,17 @@ _PARKED = ".pt"
 
 class Stream:
     """One run of a function for each sample. ``memory``: bytes of values above which those of samples that are not
-    looked at lie in a temporary folder; use as a context manager."""
+    looked at lie in a temporary folder; use as a context manager. Raises PackageError where that cannot take them."""
 
     def __init__(
         self,
         module: MILModule,
         samples: Sequence[Mapping[str, Any]],
-        states: Sequence[Mapping[str, Any]] | None,
         memory: int,
     ) -> None:
         self.memory = memory
         self.constants = module.constants()
-        self._runs = [
-            Execution(module.function, module.values_of(sample, None if states is None else states[i]), module.half, [])
-            for i, sample in enumerate(samples)
-        ]
+        self._runs = [Execution(module.function, module.values_of(sample), module.half, []) for sample in samples]
         self._live = [self._nbytes(run.values) for run in self._runs]
         self._parked: dict[int, Path] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -112,19 +109,30 @@ class Stream:
 
     def _park(self, sample: int) -> None:
         run = self._runs[sample]
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="mil-palettize-")
         own = {
             slot: value.clone()
             for slot, value in run.values.items()
             if isinstance(value, torch.Tensor) and slot not in self.constants
         }
-        path = Path(self._folder.name) / f"{sample}{_PARKED}"
-        torch.save(own, path)
+        self._parked[sample] = self._saved(own, f"{sample}{_PARKED}")
         for slot in own:
             del run.values[slot]
-        self._parked[sample] = path
         self._live[sample] = 0
+
+    def _saved(self, values: Mapping[str, torch.Tensor], name: str) -> Path:
+        """Raises PackageError where the temporary folder cannot take them."""
+        try:
+            if self._folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="mil-palettize-")
+            path = Path(self._folder.name) / name
+            with path.open("wb") as file:  # Python's: torch's own says nothing of a full disk
+                torch.save(values, file)
+        except OSError as error:
+            raise PackageError(
+                f"calibration cannot put values on disk in {tempfile.gettempdir()}: {error.strerror or error}; give "
+                "more memory (--memory), or set TMPDIR to a folder with more room"
+            ) from error
+        return path
 
     def _nbytes(self, values: Mapping[str, Any]) -> int:
         return sum(

@@ -33,7 +33,7 @@ class Behind:
         following: Sequence[Step], outputs: Collection[str],
     ) -> None:  # fmt: skip
         self.step, self._operand, self._index = step, operand, torch.from_numpy(index)
-        self._tail = _tail(step, following, stream.constants) if not set(step.outputs) & set(outputs) else []
+        self._tail = _tail(step, following, stream.constants, outputs)
         read = {slot for other in following for slot in other.slots_read()} | set(outputs)
         self._counted = [slot in read for slot in step.outputs]
 
@@ -105,11 +105,14 @@ def sensitivity(stream: Stream, behind: Behind, weight: torch.Tensor, samples: S
     return (total / max(1, len(samples))).numpy().reshape(tuple(weight.shape))
 
 
-def _tail(step: Step, following: Sequence[Step], constants: Mapping[str, Any]) -> list[tuple[Step, str]]:
-    """Ops that act on each element of the output alone, as long as nothing else reads it, and what they read."""
+def _tail(
+    step: Step, following: Sequence[Step], constants: Mapping[str, Any], given: Collection[str]
+) -> list[tuple[Step, str]]:
+    """Ops that act on each element of the output alone, as long as nothing else reads it and the function does not give
+    it, and what they read."""
     found: list[tuple[Step, str]] = []
     outputs = step.outputs
-    while len(outputs) == 1:
+    while len(outputs) == 1 and outputs[0] not in given:
         slot = outputs[0]
         reading = [other for other in following if slot in set(other.slots_read())]
         if len(reading) != 1 or reading[0].info.type not in _ELEMENTWISE:

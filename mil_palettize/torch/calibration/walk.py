@@ -73,19 +73,18 @@ def walk(
     options: WalkOptions,
     *,
     palettized: Sequence[Sample] | None = None,
-    states: Sequence[Mapping[str, Any]] | None = None,
     progress: Progress | None = None,
 ) -> Walked:
     """``samples``: tensors by input, as the program takes them; ``palettized``: the same as a palettized network before
     this one has them. ``weights``: slots of the constants that ``solve`` is asked for, in the order of the ops that
     read them last; it gives the array (of the weight's shape) to go on with, None for the weight as it is.
-    ``states``: of each sample at its beginning. ``progress``: told how many runs of ops are done, of how many (one for
-    each sample), and the name of the op.
+    ``progress``: told how many runs of ops are done, of how many (one for each sample), and the name of the op.
 
-    Raises EvaluationError as :meth:`MILModule.run` does.
+    Raises EvaluationError as :meth:`MILModule.run` does, PackageError where the temporary folder cannot take the values
+    that are more than ``memory``.
     """
     with torch.no_grad(), one_thread():
-        run = _Walk(module, samples, palettized, states, weights, solve, options)
+        run = _Walk(module, samples, palettized, weights, solve, options)
         return run.over(progress)
 
 
@@ -94,7 +93,7 @@ def outputs_with(
 ) -> list[dict[str, Any]]:
     """Outputs of every sample with other arrays in the place of constants, by slot."""
     derived = sources_of(module.function, ()).derived
-    with torch.no_grad(), one_thread(), Stream(module, samples, None, 1 << 40) as stream:
+    with torch.no_grad(), one_thread(), Stream(module, samples, 1 << 40) as stream:
         for slot, array in arrays.items():
             stream.replace(slot, torch.from_numpy(np.array(array, np.float32)), ())
         stream.derive(derived.values())
@@ -121,7 +120,6 @@ class _Walk:
         module: MILModule,
         samples: Sequence[Sample],
         palettized: Sequence[Sample] | None,
-        states: Sequence[Mapping[str, Any]] | None,
         weights: Collection[str],
         solve: Solve,
         options: WalkOptions,
@@ -137,8 +135,8 @@ class _Walk:
                 self.last[readers[-1].number].append(slot)
         self.sums: dict[tuple[str, int], Sums] = {}
         self.reads: dict[str, np.ndarray] = {}
-        self.float = Stream(module, samples, states, options.memory // 2)
-        self.other = Stream(module, palettized or samples, states, options.memory // 2)
+        self.float = Stream(module, samples, options.memory // 2)
+        self.other = Stream(module, palettized or samples, options.memory // 2)
         self.apart = palettized is not None  # whether the streams differ yet
         for stream in (self.float, self.other):
             stream.derive(self.sources.derived.values())
