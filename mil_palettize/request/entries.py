@@ -59,7 +59,9 @@ def read_entries(mapping: Any) -> Entries:
         if key not in _KEYS:
             raise ConfigError(f"Invalid key {key}{_line(mapping, key)}. Supported keys are {_KEYS}{_near(key, _KEYS)}")
     if not isinstance(mapping.get(_TYPE), str):
-        raise ConfigError(f"config_type must be provided with type of string, as in config_type: {_PALETTIZER}")
+        raise ConfigError(
+            f"config_type must be provided with type of string at the top of the file, as in config_type: {_PALETTIZER}"
+        )
     found: dict[tuple[str, str], Options | None] = {}
     places: dict[tuple[str, str], str] = {}
     for level, name, place, options in _raw_entries(mapping):
