@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from mil_palettize.algorithms import distribution
 from mil_palettize.algorithms.compiled.assignment import encode_single
-from mil_palettize.algorithms.distribution import describe
 from mil_palettize.algorithms.source import WINDOW, ArraySource, WatchedSource
 from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.encoding.encoder import Task
@@ -18,7 +18,8 @@ from mil_palettize.program.forms import FORMS
 
 TYPED = FORMS["CoreML8"]
 assert TYPED is not None
-LARGE = (1 << 20) + 64  # float32 elements that are described in cells, in two passes
+LARGE = (1 << 20) + 64  # elements
+FEW = 256  # different float32 values up to which they are counted; more are described in cells, in two passes
 
 
 class ChangingSource(ArraySource):
@@ -52,7 +53,9 @@ def anything(size: int, dtype: type) -> np.ndarray:
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("size", [5000, LARGE])
 @pytest.mark.parametrize("nbits", [1, 8])
-def test_other_bytes_in_a_later_pass(dtype: type, size: int, nbits: int) -> None:
+def test_other_bytes_in_a_later_pass(dtype: type, size: int, nbits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if size == LARGE:
+        monkeypatch.setattr(distribution, "DISTINCT", FEW)
     specification = PaletteSpecification("kmeans", nbits, (nbits,))
     found = 0
     for steady in (1, 2, 3):
@@ -64,13 +67,14 @@ def test_other_bytes_in_a_later_pass(dtype: type, size: int, nbits: int) -> None
     assert found >= 1 + (dtype is np.float32 and size == LARGE)
 
 
-def test_cells_of_values_that_were_not_counted() -> None:
+def test_cells_of_values_that_were_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Buckets that were empty have no cells: what falls into them later must not be written anywhere."""
+    monkeypatch.setattr(distribution, "DISTINCT", FEW)
     array = np.full((1, LARGE), 1e-3, np.float32)
     array[0, :600] = np.linspace(1e-3, 2e-3, 600)
     source = ChangingSource(array, np.full((1, LARGE), 3e38, np.float32), 2)  # few values, counting, then the cells
     with pytest.raises(BlobError, match="changed while it was read"):
-        describe(WatchedSource(source))
+        distribution.describe(WatchedSource(source))
     assert source.__dict__["passes"] == 3
 
 

@@ -22,7 +22,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "mil_palettize.algorithms.distribution:_describe_half",
         "mil_palettize.algorithms.distribution:_describe_few_halves",
         "mil_palettize.algorithms.distribution:_describe_sorted",
-        "mil_palettize.algorithms.distribution:_describe_few",
+        "mil_palettize.algorithms.distribution:_describe_distinct",
         "mil_palettize.algorithms.distribution:_describe_cells",
         "mil_palettize.algorithms.scalar.grouped:_sample_half",
         "mil_palettize.algorithms.scalar.grouped:_sample_single",
