@@ -93,6 +93,7 @@ SCALED = Known(
     "for every scale (canonicalize_quantized_lut_pattern)",
     1.2,
 )
+SCALES = Known({"ops"}, "coremltools scales the tables of all groups by one number, not each by its own")
 ZERO = Known({"ops"}, "coremltools counts zero among the values, which a sparse weight does not store")
 NEGATIVE = Known({"refused"}, "coremltools takes a negative channel_axis for blocks along several axes")
 INT4 = Known({"refused"}, "coremltools makes an int4 table, which constexpr_lut_to_dense cannot have; ours is int8")
@@ -100,7 +101,8 @@ KNOWN = {
     **dict.fromkeys((f"uniform fp16 {t}" for t in ("iOS16", "iOS18")), LUCK),
     **dict.fromkeys((f"groups uniform along {a}" for a in (None, 1)), LUCK),
     **dict.fromkeys(("sparse uniform", "sparse uniform groups", "int8 tensor uniform"), LUCK),
-    **dict.fromkeys((f"{b} uniform table" for b in BYTES), LUCK),
+    "int8 uniform table": LUCK,
+    **dict.fromkeys((f"{b} tables along {a}" for b, a in product(BYTES, (None, 1))), SCALES),
     **dict.fromkeys(("scaled", "scaled groups", "scaled iOS26"), SCALED),
     **dict.fromkeys(("sparse unique", "sparse unique groups"), ZERO),
     "groups along -1": NEGATIVE,
