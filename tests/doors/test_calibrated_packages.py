@@ -6,7 +6,6 @@ import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,11 @@ import numpy as np
 import pytest
 from coremltools.converters.mil.mil import Builder as mb
 from coremltools.proto import Model_pb2
-from evaluator import program_of, saved
 from packages import blob_values, blocks, constants, differences
+
+pytest.importorskip("torch")
+
+from evaluator import program_of, saved
 
 from mil_palettize import (
     Calibration,
@@ -35,7 +37,6 @@ from mil_palettize.doors import palettize_run
 from mil_palettize.doors.calibrating import Calibrated, calibrated
 
 NAME = "conv_fp32_ios18.mlpackage"
-needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="needs torch")
 
 
 def config(nbits: int = 2) -> OptimizationConfig:
@@ -58,7 +59,6 @@ def data(fixtures: Path) -> list[dict[str, np.ndarray]]:
     return [{"image": random.normal(size=shape).astype(np.float32)} for _ in range(50)]
 
 
-@needs_torch
 def test_outputs_are_nearer_with_calibration_at_the_same_bytes(
     fixtures: Path, tmp_path: Path, data: list[dict[str, np.ndarray]]
 ) -> None:
@@ -76,7 +76,6 @@ def test_outputs_are_nearer_with_calibration_at_the_same_bytes(
     assert math.isfinite(text["weights"][0]["calibration"]["after_db"] or 0.0)
 
 
-@needs_torch
 def test_calibration_beside_importance_is_verified(
     fixtures: Path, tmp_path: Path, data: list[dict[str, np.ndarray]]
 ) -> None:
@@ -92,7 +91,6 @@ def test_calibration_beside_importance_is_verified(
     assert [w.weighted_error for w in weighted] == pytest.approx([2 * (w.squared_error or 0) for w in weighted])
 
 
-@needs_torch
 def test_nothing_else_moves(fixtures: Path, tmp_path: Path, data: list[dict[str, np.ndarray]]) -> None:
     plain, made = tmp_path / "plain.mlpackage", tmp_path / "made.mlpackage"
     palettize_package(fixtures / NAME, plain, config())
@@ -103,7 +101,6 @@ def test_nothing_else_moves(fixtures: Path, tmp_path: Path, data: list[dict[str,
     assert {line.partition(":")[0].rpartition("/")[2] for line in changed} == names
 
 
-@needs_torch
 def test_the_model_door_makes_the_same_palettes(fixtures: Path, tmp_path: Path) -> None:
     """Of the weights alone, and of samples."""
     for calibration in (Calibration(method="weights"), Calibration(samples=10)):
@@ -118,7 +115,6 @@ def test_the_model_door_makes_the_same_palettes(fixtures: Path, tmp_path: Path) 
         assert by_package
 
 
-@needs_torch
 def test_the_command_line(
     fixtures: Path, tmp_path: Path, data: list[dict[str, np.ndarray]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,7 +142,6 @@ def test_what_cannot_be_calibrated_with_is_one_line(
     assert not out.exists()
 
 
-@needs_torch
 def test_bad_samples_write_nothing(fixtures: Path, tmp_path: Path, data: list[dict[str, np.ndarray]]) -> None:
     out = tmp_path / "out.mlpackage"
     shape = sample_shape(fixtures)
@@ -164,7 +159,6 @@ def test_bad_samples_write_nothing(fixtures: Path, tmp_path: Path, data: list[di
     assert not list(tmp_path.iterdir())
 
 
-@needs_torch
 def test_the_same_samples_give_the_same_bytes(
     fixtures: Path, tmp_path: Path, data: list[dict[str, np.ndarray]]
 ) -> None:
@@ -297,7 +291,6 @@ def test_palettes_that_calibration_begins_with_are_kept(fixtures: Path, tmp_path
     assert list(kept.rglob("*.npz"))
 
 
-@needs_torch
 def test_a_dry_run_looks_at_the_samples(fixtures: Path, tmp_path: Path, data: list[dict[str, np.ndarray]]) -> None:
     """And at the ops: what it says would be refused is refused."""
     out, odd = tmp_path / "o.mlpackage", fixtures / "future_op_ios17.mlpackage"
