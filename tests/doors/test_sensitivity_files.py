@@ -130,11 +130,13 @@ def test_an_old_file_stays_until_the_new_one_is_whole(
 
 @pytest.mark.parametrize("damping", [0.0, -1.0, float("nan"), float("inf")])
 def test_damping_is_finite_and_positive(damping: float, fixtures: Path) -> None:
+    pytest.importorskip("torch")
     with pytest.raises(ConfigError, match="give a finite number above 0"):
         fisher_importance(fixtures / NAME, 4, damping=damping)
 
 
 @pytest.mark.parametrize("samples", [0, -1, False])
 def test_at_least_one_sample_is_made_up(samples: int, fixtures: Path) -> None:
+    pytest.importorskip("torch")
     with pytest.raises(ConfigError, match=f"samples is {samples}; give samples, or how many are to be made up"):
         fisher_importance(fixtures / NAME, samples)
