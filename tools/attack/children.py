@@ -7,6 +7,7 @@ and of time for each case.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -59,7 +60,7 @@ class Pool:
         while True:
             while len(self._children) < self.jobs and time.monotonic() < until:
                 batch = [again.popleft() for _ in range(min(len(again), BATCH))]
-                batch += [case for case, _ in zip(cases, range(BATCH - len(batch)), strict=False)]
+                batch += itertools.islice(cases, BATCH - len(batch))
                 if not batch:
                     break
                 self._children.append(self._begin(batch))
