@@ -104,6 +104,8 @@ def place_obstacle(node: Node) -> str:
     """What in the constant's place rules a palette out."""
     if node.level > DEEPEST_LEVEL:
         return f"stands {node.level} blocks deep, where readers would not take a palette's op"
+    if node.repeated:
+        return "shares its name with another value of its block, so that it cannot be told which of them is meant"
     if node.is_block_output:
         return "is an output of its block, which a compressed constant cannot be"
     feeds = next((use.op.type for use in node.uses if use.op.type.startswith("constexpr_")), None)
