@@ -202,7 +202,9 @@ def palette(seed: int = 0) -> Encoded:
     draw = np.random.default_rng(seed)
     indices = Packed.pack(draw.integers(0, 16, (6, 8)).astype(np.uint8), 4)
     lut = np.sort(draw.standard_normal(16)).astype(np.float16).reshape(1, 1, 16, 1)
-    return Encoded(Lut(indices, lut), 0.1 + seed, 1e300, PLAN, "a note")
+    expr = Lut(indices, lut)
+    decoded = expr.decode().astype(np.float64)
+    return Encoded(expr, float(np.vdot(decoded, decoded)), 0.0, PLAN, "a note")
 
 
 WEIGHT = ArraySource("w", np.zeros((6, 8), np.float16))  # which palette() could be of
@@ -248,9 +250,10 @@ def test_every_part_of_a_plan_and_form_tells_palettes_apart(tmp_path: Path, monk
 
 
 def test_weighted_error_is_kept(tmp_path: Path) -> None:
-    weighed, folder = dataclasses.replace(palette(), weighted_error=0.1), Clustered(str(tmp_path))
+    importance, folder = checked(np.full((1, 1), 2.0)), Clustered(str(tmp_path))
+    weighed = dataclasses.replace(palette(), weighted_error=2 * palette().sse)
     folder.keep_palette(key("content"), weighed)
-    assert same(folder.palette(key("content"), PLAN, WEIGHT, weighted=True), weighed)
+    assert same(folder.palette(key("content"), PLAN, WEIGHT, importance=importance), weighed)
     assert folder.palette(key("content"), PLAN, WEIGHT) is None  # of another run, whatever its file is called
 
 
