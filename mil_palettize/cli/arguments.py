@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -37,6 +38,7 @@ _PALETTE_OPTIONS = (
 
 
 _FAIL_BELOW = "--fail-below"
+_WEIGHTS = "weights"  # of --calibrate: by these alone
 _SEED_DIGITS = 18  # torch takes integers of 64 bits, which any of 18 digits fits into
 
 
@@ -244,7 +246,11 @@ def _count(text: str) -> int:
 
 def _calibrated(text: str) -> str | int:
     """A path, "weights", or a number of samples."""
-    return _count(text) if _is_whole(text) else _path(text)
+    if _is_whole(text):
+        return _count(text)
+    if not os.path.exists(text) and text != _WEIGHTS and (near := _near(text, [_WEIGHTS])):
+        raise argparse.ArgumentTypeError(f"there is no file or folder {text!r}{near}")
+    return _path(text)
 
 
 def calibration_of(options: argparse.Namespace) -> Calibration | None:
@@ -252,13 +258,13 @@ def calibration_of(options: argparse.Namespace) -> Calibration | None:
     from mil_palettize.calibration.request import Calibration
 
     what = options.calibrate
-    if options.memory is not None and what in (None, "weights"):
+    if options.memory is not None and what in (None, _WEIGHTS):
         raise ConfigError("--memory goes with --calibrate and samples, whose values it is for")
     if what is None:
         return None
     if isinstance(what, int):
         return Calibration(samples=what, memory=options.memory)
-    return Calibration(method="weights") if what == "weights" else Calibration(what, memory=options.memory)
+    return Calibration(method="weights") if what == _WEIGHTS else Calibration(what, memory=options.memory)
 
 
 def _nbytes(text: str) -> int:

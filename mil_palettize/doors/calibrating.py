@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mil_palettize.algorithms.layerwise.moments import Moments
+from mil_palettize.calibration.choice import PLAIN
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.calibration.solving import Findings, Solved, solved
 from mil_palettize.calibration.without_samples import place_findings
@@ -30,6 +31,10 @@ _HELD = 5  # every so many samples one is held out of the fit
 _GUARDS = 16  # samples that the whole model is looked at with
 _FEW = 32
 _MEMORY = 4  # of what is free, one part is for values
+_LOWER = (
+    "a lower SNR of a calibrated weight is meant: the plain palette has the least error of the weight, the calibrated "
+    "one was chosen for a small error of what its op gives"
+)
 
 Tell = Callable[[int, int, str], object]
 
@@ -65,7 +70,14 @@ def calibrated(
         run.without_samples()
     else:
         run.with_samples()
+    if any(isinstance(made, Encoded) and _is_chosen(made) for made in run.done.palettes.values()):
+        run.done.notes.append(_LOWER)
     return run.done
+
+
+def _is_chosen(made: Encoded) -> bool:
+    """Whether it is another palette than the plain one."""
+    return made.calibration is not None and made.calibration.method != PLAIN
 
 
 def check_samples(model: Model, calibration: Calibration) -> None:
@@ -175,7 +187,7 @@ class _Run:
         if given is None:
             from mil_palettize.torch.calibration.made_up_samples import natural_samples
 
-            self.done.notes.append(f"calibrated on {format_count(self.calibration.samples, 'made-up sample')}")
+            self._tell_count(self.calibration.samples, "made-up sample")
             return natural_samples(module, self.calibration.samples, self.calibration.seed)
         if isinstance(given, str | os.PathLike):
             read = read_samples(given, module)
@@ -187,10 +199,21 @@ class _Run:
                 array = np.asarray(value)
                 if array.dtype.kind == "f" and not np.isfinite(array).all():
                     raise EvaluationError(f"sample {number} has NaN or infinite values in input {name!r}")
-        if len(given) < _FEW:
-            told = format_count(len(given), "sample")
-            self.done.notes.append(f"calibrated on {told} only; {_FEW} or more give better palettes")
+        self._tell_count(len(given), "sample")
         return given
+
+    def _tell_count(self, count: int, kind: str) -> None:
+        """That samples are made up, and where there are few of them what that means."""
+        told = f"calibrated on {format_count(count, kind)}"
+        if count < _HELD:
+            self.done.notes.append(
+                f"{told} only: none is held out (a fifth is, from {_HELD} on), so that nothing tells which palettes "
+                f"are better on others; give {_FEW} or more"
+            )
+        elif count < _FEW:
+            self.done.notes.append(f"{told} only; {_FEW} or more give better palettes")
+        elif self.calibration.made_up:
+            self.done.notes.append(told)
 
     def _walk(self, module: Any, samples: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> Any:
         """``others``: samples as the palettized network has them."""

@@ -59,6 +59,8 @@ class PalettizeRun:
             prepared = prepare(
                 model, self.requests, target=self.target, select=self.select, strict=self.strict, redo=self.redo
             )
+            if self.check is not None:
+                _check_can_run(self.source)
             goal = None if self.destination is None else os.fspath(self.destination)
             report = prepared.report(os.fspath(self.source), goal, dry_run=self.dry_run)
             report.notes += model.remarks()
@@ -129,7 +131,7 @@ class PalettizeRun:
         report.check.palettized = report.destination or ""
 
 
-def check_can_run(source: PathLike) -> None:
+def _check_can_run(source: PathLike) -> None:
     """A finished package is not to be refused for that. Raises what ``compare`` does."""
     from mil_palettize.torch.evaluator.model_pipeline import open_model
 

@@ -112,9 +112,8 @@ class Task:
             spread = replace(asked, axis=asked.spread_axis, group_size=1)
             if asked.spread_axis is None or spread == asked:
                 raise
-            note = (
-                f"{error.found} or more distinct values: a table for each channel of axis {spread.axis} instead of one"
-            )
+            instead = f"a table for each channel of axis {spread.axis} instead of one"
+            note = f"more than {error.limit} distinct values: {instead}"
             with suppress(TooManyValuesError):
                 encoded = self._finished(self._palette(spread, pmap, distinct), spread, note)
                 if encoded.expr.nbytes < self.nbytes:

@@ -76,7 +76,7 @@ class Clustered:
             expr = _built(header["expr"], arrays)
             sse, signal, error = float(header["sse"]), float(header["signal"]), header["weighted_error"]
             error = None if error is None else float(error)
-            found = Encoded(expr, sse, signal, made, str(header["note"]), weighted_error=error)
+            found = Encoded(expr, sse, signal, made, str(header["note"]), weighted_error=error, kept=True)
             check_palette(found, specification, source, held, weighted=importance is not None)
             check_errors(found, source, held, importance)
             return found
