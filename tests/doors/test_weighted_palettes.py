@@ -63,7 +63,14 @@ def test_the_optimum_by_brute_force(tmp_path: Path) -> None:
 
 
 FORMS = ["packed", "packed unique", "typed fp32", "grouped", "scaled", "uint8 tables", "sparse groups", "vectors"]
-FORMS += ["vectors, scaled", "vectors in groups, scaled, int8", "sparse vectors", "tables scaled", "tables scaled by block", "data scaled with offset"]
+FORMS += [
+    "vectors, scaled",
+    "vectors in groups, scaled, int8",
+    "sparse vectors",
+    "tables scaled",
+    "tables scaled by block",
+    "data scaled with offset",
+]
 
 
 @pytest.mark.parametrize("name", FORMS)
