@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -130,7 +130,7 @@ def _compensated(known: Knowledge, make: Make, tables: bool) -> list[Choice]:
     kinds = [False] if known.made_up or all(m.cross is None for m in known.moments) else [False, True]
     dampings = DAMPINGS if known.judge is not None and not known.large else (known.usual,)
     try:
-        return [_assigned(known, make, damping, asymmetric, tables) for damping in dampings for asymmetric in kinds]
+        return [found for damping in dampings for found in _assigned(known, make, damping, kinds, tables)]
     except UnsupportedLayoutError:
         return []
 
@@ -143,10 +143,14 @@ def _alternated(known: Knowledge, choice: Choice, tables: bool, rounds: int) -> 
     return replace(choice, expr=made.expr)
 
 
-def _assigned(known: Knowledge, make: Make, damping: float, asymmetric: bool, tables: bool) -> Choice:
-    weights = importance(known.moments, known.weight.size, damping).reshape(known.weight.shape)
-    made = reconstructed(make(weights), _objectives(known, damping, asymmetric), rounds=0, tables=tables)
-    return Choice(made.expr, ASYMMETRIC if asymmetric else SYMMETRIC, damping)
+def _assigned(
+    known: Knowledge, make: Make, damping: float, kinds: Sequence[bool], tables: bool
+) -> Iterator[Choice]:
+    """From the weighted optimum, for each of ``kinds``: whether the target is the asymmetric one."""
+    start = make(importance(known.moments, known.weight.size, damping).reshape(known.weight.shape))
+    for asymmetric in kinds:
+        made = reconstructed(start, _objectives(known, damping, asymmetric), rounds=0, tables=tables)
+        yield Choice(made.expr, ASYMMETRIC if asymmetric else SYMMETRIC, damping)
 
 
 def _objectives(known: Knowledge, damping: float, asymmetric: bool) -> list[Objective]:

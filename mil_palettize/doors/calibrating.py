@@ -234,7 +234,8 @@ class _Run:
             return result.encoded.expr.decode()
 
         memory = self.calibration.memory or free_bytes() // _MEMORY
-        options = WalkOptions(self.calibration.positions, self.calibration.seed, held, memory)
+        crossed = not self.calibration.made_up  # what made-up samples lose tells nothing of others
+        options = WalkOptions(self.calibration.positions, self.calibration.seed, held, memory, crossed)
         walked = walk(
             module, samples, list(wanted), solve, options, progress=self.tell,
             palettized=None if others is samples else others,

@@ -49,12 +49,13 @@ Solve = Callable[[Collected], "np.ndarray | None"]
 class WalkOptions:
     """``positions``: of a convolution that are looked at in each sample; ``seed``: of which these are; ``held``:
     samples, by number, that moments are not made of and errors are measured on; ``memory``: bytes of values that are
-    kept in memory."""
+    kept in memory; ``crossed``: whether moments are also made of the inputs that the float network has."""
 
     positions: int = 64
     seed: int = 0
     held: frozenset[int] = frozenset()
     memory: int = 1 << 31
+    crossed: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +172,7 @@ class _Walk:
             if sample in self.options.held:
                 continue
             palettized = self.other.arguments(sample, step)
-            float_arguments = self.float.arguments(sample, step) if self.apart else None
+            float_arguments = self.float.arguments(sample, step) if self.apart and self.options.crossed else None
             for slot, reader in readers:
                 self._add(slot, reader, sample, palettized, float_arguments)
 
