@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,10 +13,10 @@ from mil_palettize.algorithms.layerwise.moments import Moments
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.calibration.solving import Findings, Solved, solved
 from mil_palettize.calibration.without_samples import place_findings
+from mil_palettize.doors.calibration_samples import Calls, calls_of, fits
 from mil_palettize.encoding.encoder import PMap, Task
 from mil_palettize.encoding.palette_cache import Clustered
 from mil_palettize.encoding.results import Declined, Encoded
-from mil_palettize.errors import EvaluationError
 from mil_palettize.planning.plan import Plan
 from mil_palettize.program.forms import FORMS
 from mil_palettize.program.model import Model
@@ -26,9 +25,7 @@ from mil_palettize.program.weight import Weight, WeightId
 from mil_palettize.rewriting.planned_palettes import planned_task
 from mil_palettize.text import format_count
 
-_HELD = 5  # every so many samples one is held out of the fit
 _GUARDS = 16  # samples that the whole model is looked at with
-_FEW = 32
 _MEMORY = 4  # of what is free, one part is for values
 
 Tell = Callable[[int, int, str], object]
@@ -72,8 +69,8 @@ def check_samples(model: Model, calibration: Calibration) -> None:
     """Raise what :func:`calibrated` does of samples and of ops, and ConfigError without torch, before it works."""
     if calibration.method != "weights":
         for whole, given in _Run(model, calibration, {}).functions():
-            for sample in given or ():
-                whole.features.tensors(sample)
+            for call in () if given is None else given.arrays:
+                whole.features.tensors(call)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,29 +123,31 @@ class _Run:
             if given is None:
                 self._alone(whole)
                 continue
-            samples = [whole.features.tensors(sample) for sample in given]
+            samples = [whole.features.tensors(call) for call in given.arrays]
             if isinstance(whole, Pipeline):
-                self._through(whole, samples)
+                self._through(whole, samples, given)
             else:
-                self._walk(whole, samples, samples)
+                self._walk(whole, samples, samples, given)
 
-    def functions(self) -> Iterator[tuple[Any, Sequence[Mapping[str, Any]] | None]]:
+    def functions(self) -> Iterator[tuple[Any, Calls | None]]:
         """Each of them, or the pipeline, with its samples; None where those that were given are not for it."""
+        from mil_palettize.torch.devices import check_device
         from mil_palettize.torch.evaluator.model_pipeline import evaluated
 
+        check_device(self.calibration.device)
         pipeline = bool(pipeline_models(self.model.spec))
         functions = [None] if pipeline else sorted(self.model.stages[0].program.functions)
         for name in functions:
             whole = evaluated(self.model, name)
-            given = self._samples(whole)
-            if len(functions) > 1 and self.calibration.sample_data is not None and not _fits(whole, given[0]):
+            given = calls_of(self.calibration, whole, self.done.notes)
+            if len(functions) > 1 and self.calibration.sample_data is not None and not fits(whole, given.arrays[0]):
                 self.done.notes.append(
                     f"function {name!r} takes other inputs than the samples have: by its weights alone"
                 )
                 yield whole, None
                 continue
             if len(functions) == 1 and self.calibration.sample_data is not None:
-                self.done.held = given[_HELD - 1 :: _HELD]
+                self.done.held = [given.arrays[number] for number in sorted(given.held)]
             yield whole, given
 
     def _alone(self, module: Any) -> None:
@@ -156,49 +155,28 @@ class _Run:
             if weight in self.planned:
                 self._by_place(self.planned[weight])
 
-    def _through(self, whole: Any, samples: Sequence[Mapping[str, Any]]) -> None:
+    def _through(self, whole: Any, samples: Sequence[Mapping[str, Any]], given: Calls) -> None:
         """ML Programs one after another: what one gives, the next ones take."""
         before = [{**whole.features.defaults, **sample} for sample in samples]
         after = [dict(values) for values in before]
         for module in whole.programs:
             names = module.features.inputs
             own, other = ([{n: v for n, v in values.items() if n in names} for values in x] for x in (before, after))
-            walked = self._walk(module, own, other)
+            walked = self._walk(module, own, other, given)
             for i in range(len(samples)):
                 before[i].update(walked.before[i])
                 after[i].update(walked.after[i])
 
-    def _samples(self, module: Any) -> Sequence[Mapping[str, Any]]:
-        from mil_palettize.torch.samples import Samples, read_samples
-
-        given = self.calibration.sample_data
-        if given is None:
-            from mil_palettize.torch.calibration.made_up_samples import natural_samples
-
-            self.done.notes.append(f"calibrated on {format_count(self.calibration.samples, 'made-up sample')}")
-            return natural_samples(module, self.calibration.samples, self.calibration.seed)
-        if isinstance(given, str | os.PathLike):
-            read = read_samples(given, module)
-            self.done.notes += read.notes
-            given = read
-        assert isinstance(given, list | Samples)  # a calibration keeps a list of what it is given
-        for number, sample in enumerate(given):
-            for name, value in sample.items():
-                array = np.asarray(value)
-                if array.dtype.kind == "f" and not np.isfinite(array).all():
-                    raise EvaluationError(f"sample {number} has NaN or infinite values in input {name!r}")
-        if len(given) < _FEW:
-            told = format_count(len(given), "sample")
-            self.done.notes.append(f"calibrated on {told} only; {_FEW} or more give better palettes")
-        return given
-
-    def _walk(self, module: Any, samples: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> Any:
+    def _walk(
+        self, module: Any, samples: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], given: Calls
+    ) -> Any:
         """``others``: samples as the palettized network has them."""
-        from mil_palettize.torch.calibration.walk import WalkOptions, walk
+        from mil_palettize.torch.calibration.sequences import states_before
+        from mil_palettize.torch.calibration.walk import WalkOptions, outputs_with, walk
         from mil_palettize.torch.evaluator.memory import free_bytes
 
         wanted = {slot: self.planned[w] for slot, w in module.weight_ids.items() if w in self.planned}
-        held = frozenset(range(_HELD - 1, len(samples), _HELD))
+        held, states = given.held, states_before(module, samples, given.begins)
         plain: dict[str, np.ndarray] = {}
 
         def solve(found: Any) -> np.ndarray | None:
@@ -211,9 +189,10 @@ class _Run:
             return result.encoded.expr.decode()
 
         memory = self.calibration.memory or free_bytes() // _MEMORY
-        options = WalkOptions(self.calibration.positions, self.calibration.seed, held, memory)
+        asked = self.calibration
+        options = WalkOptions(asked.positions, asked.seed, held, memory, asked.device)
         walked = walk(
-            module, samples, list(wanted), solve, options, progress=self.tell,
+            module, samples, list(wanted), solve, options, progress=self.tell, states=states,
             palettized=None if others is samples else others,
         )  # fmt: skip
         self._tell_constants(module, walked.before)
@@ -221,7 +200,12 @@ class _Run:
             if one.weight.id not in self.done.palettes:
                 self._solve(one, Findings())
         if held:
-            self._guard(module, others, sorted(held)[:_GUARDS], walked, plain, list(wanted.values()))
+            guards = sorted(held)[:_GUARDS]
+            without = outputs_with(
+                module, [others[i] for i in guards], plain, device=asked.device,
+                states=None if states is None else [states[i] for i in guards],
+            )  # fmt: skip
+            self._guard(module, guards, walked, without, list(wanted.values()))
         return walked
 
     def _tell_constants(self, module: Any, outputs: Sequence[Mapping[str, Any]]) -> None:
@@ -237,16 +221,13 @@ class _Run:
     def _guard(
         self,
         module: Any,
-        others: Sequence[Mapping[str, Any]],
         held: Sequence[int],
         walked: Any,
-        plain: Mapping[str, np.ndarray],
+        without: Sequence[Mapping[str, Any]],
         planned: Sequence[_Planned],
     ) -> None:
-        """Plain palettes for the whole function where these are better on samples held out."""
-        from mil_palettize.torch.calibration.walk import outputs_with
-
-        without = outputs_with(module, [others[i] for i in held], plain)
+        """Plain palettes for the whole function where these are better on samples held out. ``without``: outputs with
+        them."""
         before = _noise([walked.before[i] for i in held], without)
         after = _noise([walked.before[i] for i in held], [walked.after[i] for i in held])
         told = f"outputs of {module.function_name!r} on {format_count(len(held), 'sample')} held out"
@@ -278,12 +259,6 @@ class _Run:
         result = self.shared[key]
         self.done.palettes[one.weight.id] = result if isinstance(result, Declined) else result.encoded
         return result
-
-
-def _fits(module: Any, sample: Mapping[str, Any]) -> bool:
-    """Whether a sample has the inputs that a function takes."""
-    names = module.features.inputs.keys()
-    return set(sample) <= names and names - module.features.defaults.keys() <= set(sample)
 
 
 def _noise(wanted: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> float:
