@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mil_palettize.algorithms.layerwise.moments import Moments
+from mil_palettize.calibration.kept import KeptRun, run_digest
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.calibration.solving import Findings, Solved, solved
-from mil_palettize.calibration.without_samples import place_findings
+from mil_palettize.calibration.without_samples import place_findings, solved_alone
 from mil_palettize.doors.calibration_samples import Calls, calls_of, fits
 from mil_palettize.encoding.encoder import PMap, Task
 from mil_palettize.encoding.palette_cache import Clustered
 from mil_palettize.encoding.results import Declined, Encoded
+from mil_palettize.encoding.workers import Workers
 from mil_palettize.planning.plan import Plan
+from mil_palettize.program.fingerprints import fingerprint
 from mil_palettize.program.forms import FORMS
 from mil_palettize.program.model import Model
 from mil_palettize.program.stages import pipeline_models
@@ -47,17 +51,19 @@ def calibrated(
     calibration: Calibration,
     *,
     tell: Tell | None = None,
-    pmap: PMap = map,
+    pool: Workers | None = None,
     clustered: Clustered | None = None,
 ) -> Calibrated:
     """Palettes of all planned weights of ``model``. ``tell``: how many runs of ops are done (of weights,
-    where there are no samples), of how many, and the name of the op. ``pmap``: like ``map``, for pieces of a weight.
-    ``clustered``: where the palettes are kept that calibration begins with.
+    where there are no samples), of how many, and the name of the op. ``pool``: whose threads take pieces of a weight,
+    and whose executor takes samples (without samples, weights). ``clustered``: where the palettes are kept that
+    calibration begins with.
 
     Raises EvaluationError for samples that the model does not take, UnsupportedOpError for ops that the evaluator does
     not know, AlgorithmError for a wrong ``lut_function``.
     """
-    run = _Run(model, calibration, _tasks(model, plan, clustered), tell, pmap)
+    sent = pool is not None and pool.executor is not None and calibration.method == "weights"
+    run = _Run(model, calibration, _tasks(model, plan, clustered, sent=sent), tell, pool, clustered)
     if calibration.method == "weights":
         run.without_samples()
     else:
@@ -81,8 +87,8 @@ class _Planned:
     task: Task
 
 
-def _tasks(model: Model, plan: Plan, clustered: Clustered | None) -> dict[WeightId, _Planned]:
-    """By what tells the constants apart."""
+def _tasks(model: Model, plan: Plan, clustered: Clustered | None, *, sent: bool) -> dict[WeightId, _Planned]:
+    """By what tells the constants apart. ``sent``: to other processes."""
     decisions = {d.weight.id: d for d in plan.decisions if d.specification is not None}
     found = {}
     for site in model.survey().sites:
@@ -90,7 +96,8 @@ def _tasks(model: Model, plan: Plan, clustered: Clustered | None) -> dict[Weight
         if decision is not None:
             form = FORMS[decision.weight.opset]
             assert form is not None
-            found[site.weight.id] = _Planned(decision.weight, planned_task(model, site, decision, form, clustered))
+            task = planned_task(model, site, decision, form, clustered, sent=sent)
+            found[site.weight.id] = _Planned(decision.weight, task)
     return found
 
 
@@ -101,17 +108,30 @@ class _Run:
         calibration: Calibration,
         planned: Mapping[WeightId, _Planned],
         tell: Tell | None = None,
-        pmap: PMap = map,
+        pool: Workers | None = None,
+        clustered: Clustered | None = None,
     ) -> None:
-        self.model, self.calibration, self.planned, self.tell, self.pmap = model, calibration, planned, tell, pmap
+        self.clustered = clustered
+        self.model, self.calibration, self.planned, self.tell, self.pool = model, calibration, planned, tell, pool
+        self.pmap: PMap = map if pool is None else pool.pmap
         self.done = Calibrated()
         self.shared: dict[object, Solved | Declined] = {}  # of weights stored once, by record and specification
 
     def without_samples(self) -> None:
-        for number, one in enumerate(self.planned.values(), 1):
-            self._by_place(one)
+        """Weights that are stored once are solved once, all at a time as far as the pool allows."""
+        alone: dict[object, _Planned] = {}
+        for one in self.planned.values():
+            alone.setdefault(self._key(one), one)
+        pmap: PMap = map if self.pool is not None and self.pool.executor is not None else self.pmap
+        solve = partial(solved_alone, calibration=self.calibration, pmap=pmap)
+        tasks = ((one.weight.nbytes, partial(solve, one.weight, one.task)) for one in alone.values())
+        results = (task() for _, task in tasks) if self.pool is None else self.pool.ordered(tasks)
+        for number, (key, one) in enumerate(alone.items(), 1):
+            self.shared[key] = next(results)
             if self.tell is not None:
-                self.tell(number, len(self.planned), one.weight.name)
+                self.tell(number, len(alone), one.weight.name)
+        for one in self.planned.values():
+            self._solve(one, Findings())
 
     def _by_place(self, one: _Planned) -> None:
         self._solve(one, place_findings(one.weight))
@@ -177,14 +197,19 @@ class _Run:
 
         wanted = {slot: self.planned[w] for slot, w in module.weight_ids.items() if w in self.planned}
         held, states = given.held, states_before(module, samples, given.begins)
-        plain: dict[str, np.ndarray] = {}
+        kept = self._kept(module, samples, given)
+        made = {slot: found for slot, one in wanted.items() if (found := self._made_before(slot, one, kept))}
+        plain = {slot: solution.plain.expr.decode() for slot, solution in made.items()}
 
         def solve(found: Any) -> np.ndarray | None:
             moments = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
-            findings = Findings(moments, found.reads, found.trial, len(samples) - len(held), found.sensitivity)
+            count = len(samples) - len(held)
+            findings = Findings(moments, found.reads, found.trial, count, found.sensitivity, found.spread)
             result = self._solve(wanted[found.slot], findings)
             if isinstance(result, Declined):
                 return None
+            if kept is not None:
+                kept.keep(found.slot, result.encoded)
             plain[found.slot] = result.plain.expr.decode()
             return result.encoded.expr.decode()
 
@@ -194,6 +219,8 @@ class _Run:
         walked = walk(
             module, samples, list(wanted), solve, options, progress=self.tell, states=states,
             palettized=None if others is samples else others,
+            executor=None if self.pool is None else self.pool.executor,
+            known={slot: solution.encoded.expr.decode() for slot, solution in made.items()},
         )  # fmt: skip
         self._tell_constants(module, walked.before)
         for one in wanted.values():  # that nothing reads as a matrix
@@ -207,6 +234,30 @@ class _Run:
             )  # fmt: skip
             self._guard(module, guards, walked, without, list(wanted.values()))
         return walked
+
+    def _kept(self, module: Any, samples: Sequence[Mapping[str, Any]], given: Calls) -> KeptRun | None:
+        """Where palettes of this walk are kept; None without a folder, and beside a ``lut_function``: nobody knows what
+        that does."""
+        tasks = {weight: one.task for weight, one in self.planned.items()}
+        if self.clustered is None or any(task.specification.lut_function is not None for task in tasks.values()):
+            return None
+        place = repr((module.reference.stage, module.function_name, list(given.begins), sorted(given.held)))
+        model = fingerprint(self.model.spec, self.model.store)
+        return KeptRun(self.clustered, run_digest(model, self.calibration, tasks, samples, place))
+
+    def _made_before(self, slot: str, one: _Planned, kept: KeptRun | None) -> Solved | None:
+        """What an earlier function, or an earlier run, made of a weight."""
+        key = self._key(one)
+        if key not in self.shared and kept is not None:
+            found = kept.found(slot, one.task)
+            plain = None if found is None else one.task(self.pmap)
+            if found is not None and isinstance(plain, Encoded):
+                self.shared[key] = Solved(found, plain)
+        result = self.shared.get(key)
+        if isinstance(result, Solved):
+            self.done.palettes[one.weight.id] = result.encoded
+            return result
+        return None
 
     def _tell_constants(self, module: Any, outputs: Sequence[Mapping[str, Any]]) -> None:
         """Of outputs that do not depend on the samples, which therefore tell nothing of what errors do to them."""

@@ -8,7 +8,8 @@ same samples give the same bytes, also where workers of an executor take some of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,8 @@ from mil_palettize.torch.calibration.part import Given, Key, Part, PartOptions, 
 from mil_palettize.torch.calibration.sources import sources_of
 from mil_palettize.torch.calibration.streams import Stream
 from mil_palettize.torch.calibration.sums import ReadMoments, added
-from mil_palettize.torch.calibration.trials import Behind, Trial
+from mil_palettize.torch.calibration.trials import Trial
+from mil_palettize.torch.calibration.workers import workers_of
 from mil_palettize.torch.evaluator.module import MILModule
 
 
@@ -28,13 +30,15 @@ class Collected:
     """What is known where a weight is to be palettized. ``slot``: its name in the program; ``moments``: of each op that
     multiplies with it; ``reads``: how often look-ups read each of its elements, int64 of its shape, None without any;
     ``trial``: the error of the op's output on held out samples with another array in the weight's place;
-    ``sensitivity``: how much that output depends on each element, float64 of its shape, None where moments say that."""
+    ``sensitivity``: how much that output depends on each element, float64 of its shape, None where moments say that;
+    ``spread``: like ``map``, on the workers of an executor where there is one."""
 
     slot: str
     moments: tuple[ReadMoments, ...]
     reads: np.ndarray | None
     trial: Trial | None
     sensitivity: np.ndarray | None = None
+    spread: Callable[..., Iterable[Any]] = map
 
 
 Progress = Callable[[int, int, str], object]
@@ -72,12 +76,15 @@ def walk(
     palettized: Sequence[Sample] | None = None,
     states: Sequence[Mapping[str, torch.Tensor]] | None = None,
     progress: Progress | None = None,
+    executor: Executor | None = None,
+    known: Mapping[str, np.ndarray] | None = None,
 ) -> Walked:
     """``samples``: tensors by input, as the program takes them; ``palettized``: the same as a palettized network before
     this one has them; ``states``: what states hold before each, zeros without. ``weights``: slots of the constants that
     ``solve`` is asked for, in the order of the ops that read them last; it gives the array (of the weight's shape) to
     go on with, None for the weight as it is. ``progress``: told how many runs of ops are done, of how many (one for
-    each sample), and the name of the op.
+    each sample), and the name of the op. ``executor``: whose workers take samples of their own, and keep the values of
+    these; what they fail at is done here. ``known``: arrays for some of ``weights`` that ``solve`` is not asked for.
 
     Raises EvaluationError as :meth:`MILModule.run` does, PackageError where the temporary folder cannot take the values
     that are more than ``memory``.
@@ -92,7 +99,7 @@ def walk(
         for number, sample in enumerate(samples)
     ]
     with torch.no_grad(), one_thread():
-        return _Walk(module, given, weights, solve, options).over(progress)
+        return _Walk(module, given, weights, solve, options, executor, known or {}).over(progress)
 
 
 def outputs_with(
@@ -116,46 +123,95 @@ def outputs_with(
 
 
 class _Walk:
+    """``parts``: in this process, the first of samples held out and whatever no worker has; then what was taken back
+    from workers that were lost."""
+
     def __init__(
-        self, module: MILModule, given: Sequence[Given], weights: Collection[str], solve: Solve, options: WalkOptions
+        self,
+        module: MILModule,
+        given: Sequence[Given],
+        weights: Collection[str],
+        solve: Solve,
+        options: WalkOptions,
+        executor: Executor | None,
+        known: Mapping[str, np.ndarray],
     ) -> None:
-        self.given, self.solve, self.options = given, solve, options
+        self.known = known
+        self.module, self.given, self.solve, self.options = module, given, solve, options
         self.route = Route(module.function, weights)
         fit = [one.number for one in given if one.number not in options.held]
         blocks = dict(enumerate(blocks_of(fit)))
         wanted = PartOptions(options.positions, options.seed, options.memory, options.device)
-        self.part = Part(module, self.route, given, blocks, wanted)
+        self.workers = workers_of(executor, module, list(weights), given, blocks, wanted)
+        away = {number for worker in self.workers.workers for block in worker.share.blocks.values() for number in block}
+        own = {block: numbers for block, numbers in blocks.items() if block not in self.workers.blocks}
+        here = [one for one in given if one.number not in away]
+        self.parts = [Part(module, self.route, here, own, wanted)]
+        self.done: list[tuple[str, tuple[Any, ...]]] = []  # what changed the parts, for those that are taken back
         self.moments: dict[Key, ReadMoments] = {}
         self.reads: dict[str, np.ndarray] = {}
         self.fit = len(fit)
 
     def over(self, progress: Progress | None) -> Walked:
-        done, total = 0, len(self.given) * len(self.route.function.block.steps)
-        with self.part:
+        total = len(self.given) * len(self.route.function.block.steps)
+        try:
             for number, step in self.route.steps:
                 self._collect(number)
                 for slot in self.route.last[number]:
                     self._palettize(slot)
-                done, name = number * len(self.given), step.info.name
-
-                def ran() -> None:
-                    nonlocal done
-                    done += 1
-                    if progress is not None:
-                        progress(done, total, name)  # noqa: B023  called before the next op only
-
-                self.part.advance(number, ran)
-            outputs = self.part.outputs()
+                self._advance(number, step.info.name, total, progress)
+            outputs = self._everywhere("outputs")
+        finally:
+            self.workers.close()
+            for part in self.parts:
+                part.__exit__()
         both = [outputs[one.number] for one in self.given]
         return Walked([before for before, _ in both], [after for _, after in both])
+
+    def _advance(self, number: int, name: str, total: int, progress: Progress | None) -> None:
+        done = number * len(self.given)
+
+        def ran(count: int = 1) -> None:
+            nonlocal done
+            done += count
+            if progress is not None:
+                progress(done, total, name)
+
+        away = self.workers.samples
+        self._everywhere("advance", number, last=(ran,), changes=True)
+        if away:
+            ran(away)
+
+    def _everywhere(self, command: str, *arguments: Any, last: tuple[Any, ...] = (), changes: bool = False) -> Any:
+        """A method of all parts, and of those that workers have: results by block or sample, together. ``last``: for
+        the parts here only; ``changes``: it changes them."""
+        self.workers.ask(command, *arguments)
+        found = [getattr(part, command)(*arguments, *last) for part in self.parts]
+        answers, lost = self.workers.answers()
+        found += answers
+        for share in lost:
+            part = Part(self.module, self.route, share.given, share.blocks, share.options)
+            self.parts.append(part)
+            for before, given in self.done:
+                getattr(part, before)(*given)
+            found.append(getattr(part, command)(*arguments))
+        if changes:
+            self.done.append((command, arguments))
+            return None
+        return {name: value for one in found for name, value in one.items()}
 
     def _collect(self, number: int) -> None:
         """What the op tells of the weights that it, or one in its blocks, reads; block by block in order."""
         found = []
-        if self.route.own[number]:
-            found.append(self.part.collect(number, self.route.own[number]))
+        own, nested = (
+            [key for key in keys if key[0] not in self.known]
+            for keys in (self.route.own[number], self.route.nested[number])
+        )
+        if own:
+            found.append(self._everywhere("collect", number, own))
         if self.route.nested[number]:
-            found.append(self.part.listen(number, self.route.nested[number]))
+            found.append(self._everywhere("listen", number, nested))
+            self.done.append(("listen", (number, nested)))
         for told in (blocks[block] for blocks in found for block in sorted(blocks)):
             for key, moments in told.moments.items():
                 self.moments[key] = added(self.moments[key], moments) if key in self.moments else moments
@@ -163,24 +219,25 @@ class _Walk:
                 self.reads[slot] = self.reads[slot] + reads if slot in self.reads else reads
 
     def _palettize(self, slot: str) -> None:
+        found = self.known[slot] if slot in self.known else self._solved(slot)
+        if found is not None:
+            self._everywhere("replace", slot, found, changes=True)
+
+    def _solved(self, slot: str) -> np.ndarray | None:
         readers = self.route.sources.readers[slot]
         keys = [(slot, position) for position in range(len(readers))]
         moments = tuple(self.moments.pop(key) for key in keys if key in self.moments)
         trial, gradients = None, None
         if len(readers) == 1 and not readers[0].nested and self.options.held:
-            behind = self.route.behind(self.part.float, keys[0])
-            trial = self._trial(behind)
+            first = self.parts[0]
+            behind = self.route.behind(first.float, keys[0])
+            trial = Trial(first.float, first.other, behind, [first.places[n] for n in sorted(self.options.held)])
             if behind.saturates:
                 gradients = self._sensitivity(keys[0])
-        found = self.solve(Collected(slot, moments, self.reads.pop(slot, None), trial, gradients))
-        if found is not None:
-            self.part.replace(slot, found)
-
-    def _trial(self, behind: Behind) -> Trial:
-        held = [self.part.places[number] for number in sorted(self.options.held)]
-        return Trial(self.part.float, self.part.other, behind, held)
+        spread = self.workers.spread if self.workers.workers else map
+        return self.solve(Collected(slot, moments, self.reads.pop(slot, None), trial, gradients, spread))
 
     def _sensitivity(self, key: Key) -> np.ndarray:
-        blocks = self.part.sensitivity(key)
+        blocks = self._everywhere("sensitivity", key)
         total = np.sum([blocks[block] for block in sorted(blocks)], axis=0)
         return np.asarray(total / max(1, self.fit))
