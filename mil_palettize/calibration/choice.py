@@ -32,10 +32,11 @@ Judge = Callable[[np.ndarray], float]
 @dataclass(frozen=True, eq=False)
 class Knowledge:
     """What samples told of a weight (float64, of its shape). ``moments``: of the ops that multiply with it, together
-    covering every element once, () where they do not; ``reads``: how often look-ups read the elements, None without
-    any; ``judge``: None where no samples are held out. ``made_up``: so that what layers before lost tells nothing of
-    what they lose on others; ``sensitivity``: how much the op's output depends on each element, None where moments say
-    that; ``usual``: the damping where nothing tells which is best."""
+    covering every element once, () where they do not; ``reads``: how often look-ups read the elements, None without any
+    (``moments`` are then of how the outputs change with the rows that are read); ``judge``: None where no samples are
+    held out. ``made_up``: so that what layers before lost tells nothing of what they lose on others; ``sensitivity``:
+    how much the op's output depends on each element, None where moments say that; ``usual``: the damping where nothing
+    tells which is best."""
 
     weight: np.ndarray
     moments: tuple[Moments, ...]
@@ -85,11 +86,11 @@ def choose(known: Knowledge, make: Make, *, reconstruct: bool, tables: bool, rou
     compensated = _compensated(known, make, tables) if reconstruct and known.moments else []
     if known.judge is None:
         best = (compensated or found)[-1]
-        return _alternated(known, best, tables, rounds) if compensated else best
+        return _alternated(known, best, tables, rounds) if compensated and known.reads is None else best
     judged = [_judged(choice, known.judge) for choice in (*found, *compensated)]
     plain = judged[0]
     best = min(judged, key=_error)
-    if best.method in (SYMMETRIC, ASYMMETRIC):
+    if best.method in (SYMMETRIC, ASYMMETRIC) and known.reads is None:  # rows do not count in the alternation
         again = _judged(_alternated(known, best, tables, rounds), known.judge)
         best = min(best, again, key=_error)
     return replace(best, before=plain.after)
@@ -111,14 +112,17 @@ def _weighted(known: Knowledge, make: Make) -> list[Choice]:
         for damping in _FISHERS:
             found.append(Choice(make(_damped(known.sensitivity, damping)), FISHER, damping))
     for damping in _IMPORTANCES if known.judge is not None else (known.usual,):
-        if known.reads is not None:
-            weights = _damped(known.reads, damping)
-        elif known.moments:
-            weights = importance(known.moments, known.weight.size, damping)
-        else:
-            continue
-        found.append(Choice(make(weights.reshape(shape)), IMPORTANCE, damping))
+        if known.reads is not None or known.moments:
+            found.append(Choice(make(_importance(known, damping).reshape(shape)), IMPORTANCE, damping))
     return found
+
+
+def _importance(known: Knowledge, damping: float) -> np.ndarray:
+    """Of each element by itself: how often its row is read, times what errors in its column do."""
+    if known.reads is None:
+        return importance(known.moments, known.weight.size, damping)
+    read = _damped(known.reads, damping).reshape(-1)
+    return read * importance(known.moments, known.weight.size, damping) if known.moments else read
 
 
 def _damped(importance: np.ndarray, damping: float) -> np.ndarray:
@@ -144,7 +148,8 @@ def _alternated(known: Knowledge, choice: Choice, tables: bool, rounds: int) -> 
 
 
 def _assigned(known: Knowledge, make: Make, damping: float, asymmetric: bool, tables: bool) -> Choice:
-    weights = importance(known.moments, known.weight.size, damping).reshape(known.weight.shape)
+    # Most rows of a table are read by other samples only: these count as much as the average one.
+    weights = _importance(known, damping if known.reads is None else 1.0).reshape(known.weight.shape)
     made = reconstructed(make(weights), _objectives(known, damping, asymmetric), rounds=0, tables=tables)
     return Choice(made.expr, ASYMMETRIC if asymmetric else SYMMETRIC, damping)
 

@@ -81,7 +81,7 @@ def _chosen(
             raise _DeclinedError(made)
         return made.expr
 
-    moments = () if findings.reads is not None else covering(findings.moments, weight.size)
+    moments = covering(findings.moments, weight.size)
     reads = None if findings.reads is None else findings.reads.astype(np.float64)
     sampled = calibration.method != "weights"
     known = Knowledge(

@@ -29,6 +29,7 @@ class Stream:
     ) -> None:
         self.memory = memory
         self.constants = module.constants()
+        self.half = module.half
         self._runs = [Execution(module.function, module.values_of(sample), module.half, []) for sample in samples]
         self._live = [self._nbytes(run.values) for run in self._runs]
         self._parked: dict[int, Path] = {}
@@ -47,6 +48,12 @@ class Stream:
     def arguments(self, sample: int, step: Step) -> dict[str, Any]:
         """What the op gets in this sample."""
         found = self._run(sample).arguments(step)
+        self._settle(sample)
+        return found
+
+    def values(self, sample: int) -> dict[str, Any]:
+        """All that is known of this sample so far, by slot; the caller's own."""
+        found = dict(self._run(sample).values)
         self._settle(sample)
         return found
 

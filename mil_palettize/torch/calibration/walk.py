@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from mil_palettize.torch.calibration.lookups import Later, OutputTrial
+from mil_palettize.torch.calibration.masks import counted_arguments, kept_positions
 from mil_palettize.torch.calibration.readers import LOOKED_UP, inputs, matrices, rows_read
 from mil_palettize.torch.calibration.sources import Reader, Sources, sources_of
 from mil_palettize.torch.calibration.streams import Stream
@@ -30,14 +32,15 @@ Sample = Mapping[str, Any]
 @dataclass(frozen=True, eq=False)
 class Collected:
     """What is known where a weight is to be palettized. ``slot``: its name in the program; ``moments``: of each op that
-    multiplies with it; ``reads``: how often look-ups read each of its elements, int64 of its shape, None without any;
-    ``trial``: the error of the op's output on held out samples with another array in the weight's place;
+    multiplies with it, and for tables of how much the outputs change with the rows that are read; ``reads``: how often
+    look-ups read each of its elements, int64 of its shape, None without any; ``trial``: the error of the op's output
+    (of a table: of the function's) on held out samples with another array in the weight's place;
     ``sensitivity``: how much that output depends on each element, float64 of its shape, None where moments say that."""
 
     slot: str
     moments: tuple[ReadMoments, ...]
     reads: np.ndarray | None
-    trial: Trial | None
+    trial: Trial | OutputTrial | None
     sensitivity: np.ndarray | None = None
 
 
@@ -138,6 +141,7 @@ class _Walk:
         self.float = Stream(module, samples, options.memory // 2)
         self.other = Stream(module, palettized or samples, options.memory // 2)
         self.apart = palettized is not None  # whether the streams differ yet
+        self.kept = kept_positions(module, samples)
         for stream in (self.float, self.other):
             stream.derive(self.sources.derived.values())
 
@@ -185,6 +189,10 @@ class _Walk:
     ) -> None:
         """Add what one sample tells of a reader."""
         step, operand, index = reader.step, reader.operand, reader.index
+        kept = self.kept[sample]
+        arguments = counted_arguments(step.info.type, operand.parameter, arguments, kept)
+        if float_arguments is not None:
+            float_arguments = counted_arguments(step.info.type, operand.parameter, float_arguments, kept)
         if step.info.type in LOOKED_UP:
             counts = self.reads.setdefault(slot, np.zeros(self.function.constants[slot].shape, np.int64))
             places = rows_read(step, arguments, index)
@@ -213,19 +221,45 @@ class _Walk:
     def _palettize(self, slot: str, number: int, step: Step | None) -> None:
         readers = self.sources.readers[slot]
         moments = tuple(self.sums.pop(k).moments() for r in readers if (k := (slot, id(r))) in self.sums)
-        trial, gradients = None, None
-        if step is not None and len(readers) == 1 and self.options.held:
-            behind = Behind(self.float, step, readers[0].operand, readers[0].index,
-                            self.function.block.steps[number + 1 :], self.function.block.outputs)  # fmt: skip
-            trial = Trial(self.float, self.other, behind, sorted(self.options.held))
-            if behind.saturates:
-                fit = [i for i in range(len(self.other)) if i not in self.options.held]
-                gradients = sensitivity(self.other, behind, self.float.constants[slot], fit, self.options.seed)
-        found = self.solve(Collected(slot, moments, self.reads.pop(slot, None), trial, gradients))
-        if found is None:
+        reads = self.reads.pop(slot, None)
+        alone = readers[0] if step is not None and len(readers) == 1 and self.options.held else None
+        if alone is None:
+            found = Collected(slot, moments if reads is None else (), reads, None)
+        elif reads is None:
+            found = self._multiplied(slot, alone, moments)
+        else:
+            found = self._looked_up(slot, alone, reads)
+        made = self.solve(found)
+        if made is None:
             return
         self.apart = True
-        self.other.replace(slot, torch.from_numpy(np.array(found, np.float32)), self.sources.derived.values())
+        self.other.replace(slot, torch.from_numpy(np.array(made, np.float32)), self.sources.derived.values())
+
+    def _fit(self) -> list[int]:
+        return [sample for sample in range(len(self.other)) if sample not in self.options.held]
+
+    def _multiplied(self, slot: str, reader: Reader, moments: tuple[ReadMoments, ...]) -> Collected:
+        """A weight with one reader, judged by what this gives."""
+        block, held = self.function.block, sorted(self.options.held)
+        following = block.steps[reader.number + 1 :]
+        behind = Behind(self.float, reader.step, reader.operand, reader.index, following, block.outputs)
+        trial = Trial(self.float, self.other, behind, held, self.kept)
+        if not behind.saturates:
+            return Collected(slot, moments, None, trial)
+        weight = self.float.constants[slot]
+        gradients = sensitivity(self.other, behind, weight, self._fit(), self.options.seed, self.kept)
+        return Collected(slot, moments, None, trial, gradients)
+
+    def _looked_up(self, slot: str, reader: Reader, reads: np.ndarray) -> Collected:
+        """A table with one reader, judged by the outputs of the function where its rows are looked up as a whole."""
+        block, held = self.function.block, sorted(self.options.held)
+        later = Later.of(self.float, self.function, reader, self.sources.derived)
+        if later is None:
+            following = block.steps[reader.number + 1 :]
+            behind = Behind(self.float, reader.step, reader.operand, reader.index, following, block.outputs)
+            return Collected(slot, (), reads, Trial(self.float, self.other, behind, held, self.kept))
+        moments = later.moments(self._fit(), self.kept, self.options.seed)
+        return Collected(slot, (moments,), reads, OutputTrial(later, held))
 
 
 class _Inside:
