@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from mil_palettize.algorithms.layerwise.moments import Moments, Objective, importance, objective
 from mil_palettize.algorithms.layerwise.reconstruction import LARGE, reconstructed
 from mil_palettize.algorithms.layerwise.work import UnsupportedLayoutError
+from mil_palettize.encoding.encoder import PMap
 from mil_palettize.expressions.weight_expr import WeightExpr
 
 PLAIN = "plain"
@@ -32,11 +34,10 @@ Judge = Callable[[np.ndarray], float]
 @dataclass(frozen=True, eq=False)
 class Knowledge:
     """What samples told of a weight (float64, of its shape). ``moments``: of the ops that multiply with it, together
-    covering every element once, () where they do not; ``reads``: how often look-ups read the elements, None without any
-    (``moments`` are then of how the outputs change with the rows that are read); ``judge``: None where no samples are
-    held out. ``made_up``: so that what layers before lost tells nothing of what they lose on others; ``sensitivity``:
-    how much the op's output depends on each element, None where moments say that; ``usual``: the damping where nothing
-    tells which is best."""
+    covering every element once, () where they do not; ``reads``: how often look-ups read the elements, None without
+    any; ``judge``: None where no samples are held out. ``made_up``: so that what layers before lost tells nothing of
+    what they lose on others; ``sensitivity``: how much the op's output depends on each element, None where moments say
+    that; ``usual``: the damping where nothing tells which is best."""
 
     weight: np.ndarray
     moments: tuple[Moments, ...]
@@ -75,22 +76,22 @@ def _decibels(error: float) -> float:
     return math.inf if error == 0.0 else -10.0 * math.log10(error)
 
 
-def choose(known: Knowledge, make: Make, *, reconstruct: bool, tables: bool, rounds: int) -> Choice:
+def choose(known: Knowledge, make: Make, *, reconstruct: bool, tables: bool, rounds: int, spread: PMap = map) -> Choice:
     """The palette with the least error of the op's output; the plain one where that is as good.
 
-    ``reconstruct``: also with compensation. ``tables``: whether entries may change. Without a judge: compensation at
-    the usual damping, or where it cannot be the weighted optimum.
+    ``reconstruct``: also with compensation. ``tables``: whether entries may change. ``spread``: like ``map``, for
+    palettes. Without a judge: compensation at the usual damping, or where it cannot be the weighted optimum.
     """
     found = [Choice(make(None), PLAIN, 0.0)]
     found += _weighted(known, make)
-    compensated = _compensated(known, make, tables) if reconstruct and known.moments else []
+    compensated = _compensated(known, make, tables, spread) if reconstruct and known.moments else []
     if known.judge is None:
         best = (compensated or found)[-1]
-        return _alternated(known, best, tables, rounds) if compensated and known.reads is None else best
+        return _alternated(known, best, tables, rounds) if compensated else best
     judged = [_judged(choice, known.judge) for choice in (*found, *compensated)]
     plain = judged[0]
     best = min(judged, key=_error)
-    if best.method in (SYMMETRIC, ASYMMETRIC) and known.reads is None:  # rows do not count in the alternation
+    if best.method in (SYMMETRIC, ASYMMETRIC):
         again = _judged(_alternated(known, best, tables, rounds), known.judge)
         best = min(best, again, key=_error)
     return replace(best, before=plain.after)
@@ -112,29 +113,28 @@ def _weighted(known: Knowledge, make: Make) -> list[Choice]:
         for damping in _FISHERS:
             found.append(Choice(make(_damped(known.sensitivity, damping)), FISHER, damping))
     for damping in _IMPORTANCES if known.judge is not None else (known.usual,):
-        if known.reads is not None or known.moments:
-            found.append(Choice(make(_importance(known, damping).reshape(shape)), IMPORTANCE, damping))
+        if known.reads is not None:
+            weights = _damped(known.reads, damping)
+        elif known.moments:
+            weights = importance(known.moments, known.weight.size, damping)
+        else:
+            continue
+        found.append(Choice(make(weights.reshape(shape)), IMPORTANCE, damping))
     return found
-
-
-def _importance(known: Knowledge, damping: float) -> np.ndarray:
-    """Of each element by itself: how often its row is read, times what errors in its column do."""
-    if known.reads is None:
-        return importance(known.moments, known.weight.size, damping)
-    read = _damped(known.reads, damping).reshape(-1)
-    return read * importance(known.moments, known.weight.size, damping) if known.moments else read
 
 
 def _damped(importance: np.ndarray, damping: float) -> np.ndarray:
     return importance + damping * float(importance.mean() or 1.0)
 
 
-def _compensated(known: Knowledge, make: Make, tables: bool) -> list[Choice]:
+def _compensated(known: Knowledge, make: Make, tables: bool, spread: PMap) -> list[Choice]:
     """Assignments with compensation, the last the usual one."""
     kinds = [False] if known.made_up or all(m.cross is None for m in known.moments) else [False, True]
     dampings = DAMPINGS if known.judge is not None and not known.large else (known.usual,)
+    assign = partial(_assigned, known.moments, known.weight, tables)
+    wanted = ((_weighed(known, make, damping), damping, asymmetric) for damping in dampings for asymmetric in kinds)
     try:
-        return [_assigned(known, make, damping, asymmetric, tables) for damping in dampings for asymmetric in kinds]
+        return list(spread(assign, wanted))
     except UnsupportedLayoutError:
         return []
 
@@ -142,21 +142,29 @@ def _compensated(known: Knowledge, make: Make, tables: bool) -> list[Choice]:
 def _alternated(known: Knowledge, choice: Choice, tables: bool, rounds: int) -> Choice:
     """What was assigned with compensation, tables and indices in turn."""
     asymmetric = choice.method == ASYMMETRIC
-    objectives = _objectives(known, choice.damping, asymmetric)
+    objectives = _objectives(known.moments, known.weight, choice.damping, asymmetric)
     made = reconstructed(choice.expr, objectives, rounds=rounds, tables=tables, assigned=True)
     return replace(choice, expr=made.expr)
 
 
-def _assigned(known: Knowledge, make: Make, damping: float, asymmetric: bool, tables: bool) -> Choice:
-    # Most rows of a table are read by other samples only: these count as much as the average one.
-    weights = _importance(known, damping if known.reads is None else 1.0).reshape(known.weight.shape)
-    made = reconstructed(make(weights), _objectives(known, damping, asymmetric), rounds=0, tables=tables)
+def _weighed(known: Knowledge, make: Make, damping: float) -> WeightExpr:
+    weights = importance(known.moments, known.weight.size, damping)
+    return make(weights.reshape(known.weight.shape))
+
+
+def _assigned(
+    moments: Sequence[Moments], weight: np.ndarray, tables: bool, wanted: tuple[WeightExpr, float, bool]
+) -> Choice:
+    """``wanted``: the palette to begin with, the damping, and whether the target is asymmetric."""
+    expr, damping, asymmetric = wanted
+    aims = _objectives(moments, weight, damping, asymmetric)
+    made = reconstructed(expr, aims, rounds=0, tables=tables)
     return Choice(made.expr, ASYMMETRIC if asymmetric else SYMMETRIC, damping)
 
 
-def _objectives(known: Knowledge, damping: float, asymmetric: bool) -> list[Objective]:
-    flat = known.weight.reshape(-1)
-    return [objective(m, flat, damping, asymmetric=asymmetric) for m in known.moments]
+def _objectives(moments: Sequence[Moments], weight: np.ndarray, damping: float, asymmetric: bool) -> list[Objective]:
+    flat = weight.reshape(-1)
+    return [objective(m, flat, damping, asymmetric=asymmetric) for m in moments]
 
 
 def covering(parts: Sequence[Moments], size: int) -> tuple[Moments, ...]:
