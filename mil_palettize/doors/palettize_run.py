@@ -67,9 +67,7 @@ class PalettizeRun:
             goal = None if self.destination is None else os.fspath(self.destination)
             report = prepared.report(os.fspath(self.source), goal, dry_run=self.dry_run)
             report.notes += model.remarks()
-            report.notes += calibration_remarks(
-                prepared.plan, self.calibration, strict=self.strict, executor=self.pool.executor
-            )
+            report.notes += calibration_remarks(prepared.plan, self.calibration, strict=self.strict)
             report.notes += self._refusals(model)
             if self.destination is not None and not self.dry_run:
                 self._write(Path(self.destination), prepared, report)
@@ -118,7 +116,7 @@ class PalettizeRun:
             return None
         done = calibrated(
             prepared.model, prepared.plan, self.calibration,
-            tell=progress.calibrate, pmap=self.pool.pmap, clustered=self.clustered,
+            tell=progress.calibrate, pool=self.pool, clustered=self.clustered,
         )  # fmt: skip
         report.notes += done.notes
         return done
