@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -122,7 +122,7 @@ def workers_of(
         _tell(LostError(why or "no worker called back"))
         return Workers([])
     by_number = {one.number: one for one in given}
-    own = PartOptions(options.positions, options.seed, options.memory // (len(links) + 1), options.device)
+    own = replace(options, memory=options.memory // (len(links) + 1))
     reference, workers = module.reference, []
     for place, link in enumerate(links):
         taken = {block: blocks[block] for block in sorted(blocks)[place :: len(links)]}
