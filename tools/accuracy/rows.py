@@ -8,12 +8,20 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from mil_palettize import Calibration, OpPalettizerConfig, OptimizationConfig, palettize_package
+from mil_palettize import (
+    Calibration,
+    OpPalettizerConfig,
+    OptimizationConfig,
+    fisher_importance,
+    palettize_package,
+)
 from tools.accuracy.network import Network
 
 MADE_UP = "made-up"
 _MADE_UP_SAMPLES = 128
+FISHER = "fisher-"
 _WITHOUT_SEED = ("none", "weights")
 
 
@@ -34,13 +42,18 @@ class Row:
         return [figures[number] for figures in self.figures]
 
 
-def calibration_of(network: Network, kind: str, seed: int) -> Calibration | None:
-    """``none``, ``weights``, ``made-up`` (``made-up-192``: so many), or a number of the network's own samples."""
+def keywords_of(network: Network, kind: str, seed: int) -> dict[str, Any]:
+    """Of ``palettize_package``. ``kind``: ``none``, ``weights``, ``made-up`` (``made-up-192``: so many), a number of
+    the network's own samples, or ``fisher-`` and that number, for sensitive k-means alone."""
     if kind in _WITHOUT_SEED:
-        return None if kind == "none" else Calibration(method="weights")
+        return {} if kind == "none" else {"calibration": Calibration(method="weights")}
     if kind.startswith(MADE_UP):
-        return Calibration(samples=int(kind[len(MADE_UP) + 1 :] or _MADE_UP_SAMPLES), seed=seed)
-    return Calibration(network.samples(int(kind), seed), seed=seed)
+        samples = int(kind[len(MADE_UP) + 1 :] or _MADE_UP_SAMPLES)
+        return {"calibration": Calibration(samples=samples, seed=seed)}
+    samples = network.samples(int(kind.removeprefix(FISHER)), seed)
+    if kind.startswith(FISHER):
+        return {"importance": fisher_importance(network.source, samples, seed=seed)}
+    return {"calibration": Calibration(samples, seed=seed)}
 
 
 def rows(name: str, network: Network, options: argparse.Namespace, out: Path) -> Iterator[Row]:
@@ -52,9 +65,9 @@ def rows(name: str, network: Network, options: argparse.Namespace, out: Path) ->
         for kind in options.calibrations:
             found, seconds = [], []
             for seed in range(options.seeds if kind not in _WITHOUT_SEED else 1):
-                calibration = calibration_of(network, kind, seed)
                 started = time.process_time()
-                palettize_package(network.source, out, config, calibration=calibration, overwrite=True, workers=1)
+                keywords = keywords_of(network, kind, seed)
+                palettize_package(network.source, out, config, overwrite=True, workers=1, **keywords)
                 seconds.append(time.process_time() - started)
                 found.append(network.measured(out))
             yield Row(name, first, nbits, kind, found, weight_nbytes(out), min(seconds))
