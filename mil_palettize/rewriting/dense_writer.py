@@ -79,9 +79,10 @@ class DenseWriter:
 
     def _add_jobs(self, chains: list[Chain]) -> None:
         jobs: dict[tuple[bytes, int], _Job] = {}
+        keys: dict[int, bytes] = {}
         for chain in chains:
             place = self._files.place_of(chain_uses(chain.node), chain.site.weight.function)
-            key = chain_key(chain.node), id(place)
+            key = chain_key(chain.node, keys), id(place)
             if key not in jobs:
                 jobs[key] = _Job()
                 place.append(jobs[key])
