@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mil_palettize.errors import ConfigError, PackageError
+from mil_palettize.errors import ConfigError, PackageError, memory_told
 from mil_palettize.package.array_files import read_members
 from mil_palettize.package.whole_files import replacing_file
 from mil_palettize.program.model import Model
@@ -26,6 +26,7 @@ _FACTS = "weights.json"  # a name that no array has
 _IMPORTANCE = "a .npz file of arrays by name"
 
 
+@memory_told()
 def fisher_importance(
     source: PathLike,
     samples: Sequence[Mapping[str, Any]] | PathLike | int = 64,

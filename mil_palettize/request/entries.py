@@ -138,8 +138,8 @@ class _Loader(yaml.SafeLoader):
         found.lines = lines
         return found
 
-    def construct_scalar(self, node: yaml.Node) -> Any:
-        if len(node.value) > _LONGEST_SCALAR:
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        if isinstance(node, yaml.ScalarNode) and len(node.value) > _LONGEST_SCALAR:
             raise ConfigError(f"line {node.start_mark.line + 1} holds a value of {len(node.value)} characters")
         return super().construct_scalar(node)
 
