@@ -123,9 +123,7 @@ def main() -> int:
     started = time.monotonic()
     Pool(plays, 1 if options.replay else options.jobs, tally.add).play(_chosen(options), until)
     print(tally.table())
-    print(
-        "Kills at system calls." if can_trace() else "Kills at Python's operations: system calls cannot be seen here."
-    )
+    print(f"kills at {'system calls' if can_trace() else 'operations of Python: system calls cannot be seen here'}")
     print(f"{tally.violations} violations, {time.monotonic() - started:.0f} seconds on {options.jobs} processes")
     return 1 if tally.violations else 0
 

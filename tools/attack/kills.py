@@ -111,9 +111,8 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Whole:
-    """What an uninterrupted run does. ``places``: where it can be killed, "call" (system call), "operation" (Python's)
-    or "torn" (write), and a number;
-    ``seconds``; and what it leaves."""
+    """What an uninterrupted run does. ``places``: where it can be killed, each a number of a "call" (system call), an
+    "operation" (Python's) or a "torn" write; how many ``seconds`` it takes; and what it leaves."""
 
     places: tuple[tuple[str, int], ...]
     seconds: float

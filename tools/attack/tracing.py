@@ -24,15 +24,17 @@ _ANY = -1
 # Number -> name, and which argument holds the flags of one that opens a file.
 _CALLS = {
     "x86_64": {
-        1: "write", 18: "pwrite64", 20: "writev", 296: "pwritev", 328: "pwritev2", 40: "sendfile", 326: "copy_file_range",
-        76: "truncate", 77: "ftruncate", 285: "fallocate", 82: "rename", 264: "renameat", 316: "renameat2", 83: "mkdir",
+        1: "write", 18: "pwrite64", 20: "writev", 296: "pwritev", 328: "pwritev2", 40: "sendfile",
+        326: "copy_file_range", 76: "truncate", 77: "ftruncate", 285: "fallocate",
+        82: "rename", 264: "renameat", 316: "renameat2", 83: "mkdir",
         258: "mkdirat", 84: "rmdir", 86: "link", 265: "linkat", 88: "symlink", 266: "symlinkat", 87: "unlink",
         263: "unlinkat", 90: "chmod", 91: "fchmod", 268: "fchmodat", 452: "fchmodat2", 74: "fsync", 75: "fdatasync",
         277: "sync_file_range", 280: "utimensat", 2: "open", 85: "creat", 257: "openat", 16: "ioctl",
     },
     "aarch64": {
-        64: "write", 68: "pwrite64", 66: "writev", 70: "pwritev", 287: "pwritev2", 71: "sendfile", 285: "copy_file_range",
-        45: "truncate", 46: "ftruncate", 47: "fallocate", 38: "renameat", 276: "renameat2", 34: "mkdirat", 37: "linkat",
+        64: "write", 68: "pwrite64", 66: "writev", 70: "pwritev", 287: "pwritev2", 71: "sendfile",
+        285: "copy_file_range", 45: "truncate", 46: "ftruncate", 47: "fallocate",
+        38: "renameat", 276: "renameat2", 34: "mkdirat", 37: "linkat",
         36: "symlinkat", 35: "unlinkat", 52: "fchmod", 53: "fchmodat", 452: "fchmodat2", 82: "fsync", 83: "fdatasync",
         84: "sync_file_range", 88: "utimensat", 56: "openat", 29: "ioctl",
     },
