@@ -13,7 +13,7 @@ from mil_palettize.calibration.request import Calibration, checked_calibration
 from mil_palettize.doors.palettize_run import PalettizeRun
 from mil_palettize.encoding.palette_cache import clustered_in
 from mil_palettize.encoding.workers import Workers
-from mil_palettize.errors import ConfigError
+from mil_palettize.errors import ConfigError, memory_told
 from mil_palettize.package.given_files import check_samples_exist
 from mil_palettize.package.mlpackage import Package
 from mil_palettize.package.replacement import recover
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 
 
+@memory_told()
 def palettize_package(
     source: PathLike,
     destination: PathLike | None,
@@ -108,6 +109,7 @@ def palettize_package(
     return report
 
 
+@memory_told()
 def compare(
     original: PathLike,
     palettized: PathLike,
