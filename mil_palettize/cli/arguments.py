@@ -148,6 +148,7 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
         "--memory", type=_nbytes, metavar="SIZE",
         help="of values while samples are run, such as 2GB; the rest goes to disk [a quarter of what is free]",
     )  # fmt: skip
+    how.add_argument("--device", choices=("cpu", "cuda", "mps"), help="what samples are run on with torch [cpu]")
     how.add_argument("--sensitivity", type=_path, metavar="S.npz", help="what elements count, as sensitivity wrote it")
     how.add_argument("--redo", action="store_true", help="palettize weights that are palettes already again")
     how.add_argument("--select", choices=("weights", "all"), default="weights", help="[weights], or all constants")
@@ -258,13 +259,14 @@ def calibration_of(options: argparse.Namespace) -> Calibration | None:
     from mil_palettize.calibration.request import Calibration
 
     what = options.calibrate
-    if options.memory is not None and what in (None, _WEIGHTS):
-        raise ConfigError("--memory goes with --calibrate and samples, whose values it is for")
+    given = {name: value for name in ("memory", "device") if (value := getattr(options, name)) is not None}
+    if given and what in (None, _WEIGHTS):
+        raise ConfigError(f"--{next(iter(given))} goes with --calibrate and samples, which are run with it")
     if what is None:
         return None
     if isinstance(what, int):
-        return Calibration(samples=what, memory=options.memory)
-    return Calibration(method="weights") if what == _WEIGHTS else Calibration(what, memory=options.memory)
+        return Calibration(samples=what, **given)
+    return Calibration(method="weights") if what == _WEIGHTS else Calibration(what, **given)
 
 
 def _nbytes(text: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mil_palettize.algorithms.distribution import Distribution
-from mil_palettize.algorithms.vector.vectors import Vectors
+from mil_palettize.algorithms.vector.vectors import VectorSet
 from mil_palettize.errors import AlgorithmError
 
 
@@ -35,7 +35,7 @@ def entries(distribution: Distribution, nbits: int) -> np.ndarray:
     return distribution.values
 
 
-def vector_entries(vectors: Vectors, nbits: int) -> np.ndarray:
+def vector_entries(vectors: VectorSet, nbits: int) -> np.ndarray:
     """The distinct vectors, float64 (k, dim); ``nbits`` is the most that may be used. Raises ``TooManyValuesError``."""
     found = vectors.distinct(1 << nbits)
     if found is None:
