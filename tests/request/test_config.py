@@ -244,7 +244,7 @@ def palettizer(text: str) -> str:
     [
         ("", "it must be a mapping with config_type and global_config, op_type_configs or op_name_configs"),
         ("- conv\n", "it must be a mapping with config_type"),
-        ("a: [", "while parsing a flow node expected the node content.* line 1, column 5"),
+        ("a: [", "line 1, column 5: expected the node content, but found .* while parsing a flow node"),
         ("\tconv: 1", "found character '.t' that cannot start any token"),
         ("global_config: {nbits: 4}", "config_type must be provided with type of string"),
         ("config_type: 3", "config_type must be provided with type of string"),
