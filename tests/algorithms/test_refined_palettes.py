@@ -141,9 +141,6 @@ WRONG: list[tuple[type, dict[str, Any], str]] = [
     (np.float16, {"mask": Packed(np.zeros(2, np.uint8), 1, (16,))}, r"has a mask of 1 bits and shape \[16\]"),
     (np.float16, {"mask": Packed(np.zeros(4, np.uint8), 2, (4, 4))}, "has a mask of 2 bits"),
     (np.int8, {"cluster_dim": 2, "axis": 0}, "int8 needs scalars, but cluster_dim is 2"),
-    (np.float16, {"cluster_dim": 2, "axis": 0, "scale_axis": 0}, "scale_axis needs scalars, but cluster_dim is 2"),
-    (np.float16, {"cluster_dim": 2, "axis": 0, "importance": np.ones((1, 1))}, "importance needs scalars"),
-    (np.float16, {"cluster_dim": 2, "axis": 0, "mask": Packed(np.zeros(2, np.uint8), 1, (4, 4))}, "mask needs scalars"),
 ]
 
 

@@ -51,9 +51,10 @@ def test_every_part_of_a_plan_and_form_tells_palettes_apart(tmp_path: Path, monk
 
 
 def test_weighted_error_is_kept(tmp_path: Path) -> None:
-    weighed, folder = dataclasses.replace(palette(), weighted_error=0.1), Clustered(str(tmp_path))
+    importance, folder = checked(np.full((1, 1), 2.0)), Clustered(str(tmp_path))
+    weighed = dataclasses.replace(palette(), weighted_error=2 * palette().sse)
     folder.keep_palette(key("content"), weighed)
-    assert same(folder.palette(key("content"), PLAN, WEIGHT, weighted=True), weighed)
+    assert same(folder.palette(key("content"), PLAN, WEIGHT, importance=importance), weighed)
     assert folder.palette(key("content"), PLAN, WEIGHT) is None  # of another run, whatever its file is called
 
 

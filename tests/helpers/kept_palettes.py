@@ -41,7 +41,9 @@ def palette(seed: int = 0) -> Encoded:
     draw = np.random.default_rng(seed)
     indices = Packed.pack(draw.integers(0, 16, (6, 8)).astype(np.uint8), 4)
     lut = np.sort(draw.standard_normal(16)).astype(np.float16).reshape(1, 1, 16, 1)
-    return Encoded(Lut(indices, lut), 0.1 + seed, 1e300, PLAN, "a note")
+    expr = Lut(indices, lut)
+    decoded = expr.decode().astype(np.float64)
+    return Encoded(expr, float(np.vdot(decoded, decoded)), 0.0, PLAN, "a note")
 
 
 WEIGHT = ArraySource("w", np.zeros((6, 8), np.float16))  # which palette() could be of
