@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +15,7 @@ from mil_palettize.calibration.kept import KeptRun, run_digest
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.calibration.solving import Findings, Solved, solved
 from mil_palettize.calibration.without_samples import place_findings, solved_alone
+from mil_palettize.doors.calibration_outputs import constant_outputs, decibels, noise
 from mil_palettize.doors.calibration_samples import Calls, calls_of, fits
 from mil_palettize.encoding.encoder import PMap, Task
 from mil_palettize.encoding.palette_cache import Clustered
@@ -116,6 +117,7 @@ class _Run:
         self.pmap: PMap = map if pool is None else pool.pmap
         self.done = Calibrated()
         self.shared: dict[object, Solved | Declined] = {}  # of weights stored once, by record and specification
+        self.elsewhere: defaultdict[object, list[tuple[list[Moments], np.ndarray | None]]] = defaultdict(list)
 
     def without_samples(self) -> None:
         """Weights that are stored once are solved once, all at a time as far as the pool allows."""
@@ -139,7 +141,9 @@ class _Run:
     def with_samples(self) -> None:
         from mil_palettize.torch.evaluator.model_pipeline import Pipeline
 
-        for whole, given in self.functions():
+        functions = list(self.functions())
+        self._look_elsewhere(functions)
+        for whole, given in functions:
             if given is None:
                 self._alone(whole)
                 continue
@@ -148,6 +152,40 @@ class _Run:
                 self._through(whole, samples, given)
             else:
                 self._walk(whole, samples, samples, given)
+
+    def _look_elsewhere(self, functions: Sequence[tuple[Any, Calls | None]]) -> None:
+        """What samples tell of weights that a function before has too, which decides on them: as the network has their
+        inputs with its weights as they are."""
+        seen: set[object] = set()
+        for whole, given in functions:
+            keys = {slot: self._key(self.planned[w]) for slot, w in whole.weight_ids.items() if w in self.planned}
+            again = {slot: key for slot, key in keys.items() if key in seen}
+            if given is not None and again:
+                self._listen(whole, given, again)
+            if given is not None:
+                seen |= set(keys.values())
+
+    def _listen(self, module: Any, given: Calls, keys: Mapping[str, object]) -> None:
+        from mil_palettize.torch.calibration.sequences import states_before
+        from mil_palettize.torch.calibration.walk import walk
+
+        samples = [module.features.tensors(call) for call in given.arrays]
+
+        def note(found: Any) -> None:
+            moments = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
+            self.elsewhere[keys[found.slot]].append((moments, found.reads))
+
+        states = states_before(module, samples, given.begins)
+        executor = None if self.pool is None else self.pool.executor
+        walk(module, samples, list(keys), note, self._options(given.held), states=states, executor=executor)
+
+    def _options(self, held: frozenset[int]) -> Any:
+        from mil_palettize.torch.calibration.walk import WalkOptions
+        from mil_palettize.torch.evaluator.memory import free_bytes
+
+        asked = self.calibration
+        memory = asked.memory or free_bytes() // _MEMORY
+        return WalkOptions(asked.positions, asked.seed, held, memory, asked.device)
 
     def functions(self) -> Iterator[tuple[Any, Calls | None]]:
         """Each of them, or the pipeline, with its samples; None where those that were given are not for it."""
@@ -192,8 +230,7 @@ class _Run:
     ) -> Any:
         """``others``: samples as the palettized network has them."""
         from mil_palettize.torch.calibration.sequences import states_before
-        from mil_palettize.torch.calibration.walk import WalkOptions, outputs_with, walk
-        from mil_palettize.torch.evaluator.memory import free_bytes
+        from mil_palettize.torch.calibration.walk import outputs_with, walk
 
         wanted = {slot: self.planned[w] for slot, w in module.weight_ids.items() if w in self.planned}
         held, states = given.held, states_before(module, samples, given.begins)
@@ -202,9 +239,12 @@ class _Run:
         plain = {slot: solution.plain.expr.decode() for slot, solution in made.items()}
 
         def solve(found: Any) -> np.ndarray | None:
-            moments = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
+            moments, reads = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments], found.reads
+            for others, read in self.elsewhere.pop(self._key(wanted[found.slot]), ()):
+                moments += others
+                reads = read if reads is None else reads if read is None else reads + read
             count = len(samples) - len(held)
-            findings = Findings(moments, found.reads, found.trial, count, found.sensitivity, found.spread)
+            findings = Findings(moments, reads, found.trial, count, found.sensitivity, found.spread)
             result = self._solve(wanted[found.slot], findings)
             if isinstance(result, Declined):
                 return None
@@ -213,23 +253,25 @@ class _Run:
             plain[found.slot] = result.plain.expr.decode()
             return result.encoded.expr.decode()
 
-        memory = self.calibration.memory or free_bytes() // _MEMORY
-        asked = self.calibration
-        options = WalkOptions(asked.positions, asked.seed, held, memory, asked.device)
         walked = walk(
-            module, samples, list(wanted), solve, options, progress=self.tell, states=states,
+            module, samples, list(wanted), solve, self._options(held), progress=self.tell, states=states,
             palettized=None if others is samples else others,
             executor=None if self.pool is None else self.pool.executor,
             known={slot: solution.encoded.expr.decode() for slot, solution in made.items()},
         )  # fmt: skip
-        self._tell_constants(module, walked.before)
+        same = constant_outputs(walked.before)
+        if same:
+            self.done.notes.append(
+                f"outputs of {module.function_name!r} that are the same for all samples: {', '.join(same)}; "
+                "give samples that differ as those of use do"
+            )
         for one in wanted.values():  # that nothing reads as a matrix
             if one.weight.id not in self.done.palettes:
                 self._solve(one, Findings())
         if held:
             guards = sorted(held)[:_GUARDS]
             without = outputs_with(
-                module, [others[i] for i in guards], plain, device=asked.device,
+                module, [others[i] for i in guards], plain, device=self.calibration.device,
                 states=None if states is None else [states[i] for i in guards],
             )  # fmt: skip
             self._guard(module, guards, walked, without, list(wanted.values()))
@@ -259,16 +301,6 @@ class _Run:
             return result
         return None
 
-    def _tell_constants(self, module: Any, outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Of outputs that do not depend on the samples, which therefore tell nothing of what errors do to them."""
-        first = outputs[0]
-        same = [name for name in first if all(_equal(other[name], first[name]) for other in outputs[1:])]
-        if len(outputs) > 1 and same:
-            self.done.notes.append(
-                f"outputs of {module.function_name!r} that are the same for all samples: {', '.join(same)}; "
-                "give samples that differ as those of use do"
-            )
-
     def _guard(
         self,
         module: Any,
@@ -279,11 +311,11 @@ class _Run:
     ) -> None:
         """Plain palettes for the whole function where these are better on samples held out. ``without``: outputs with
         them."""
-        before = _noise([walked.before[i] for i in held], without)
-        after = _noise([walked.before[i] for i in held], [walked.after[i] for i in held])
+        before = noise([walked.before[i] for i in held], without)
+        after = noise([walked.before[i] for i in held], [walked.after[i] for i in held])
         told = f"outputs of {module.function_name!r} on {format_count(len(held), 'sample')} held out"
         if after <= before:
-            self.done.notes.append(f"{told}: {_decibels(before)} → {_decibels(after)} dB by calibration")
+            self.done.notes.append(f"{told}: {decibels(before)} → {decibels(after)} dB by calibration")
             return
         given_up = {self._key(one) for one in planned}
         for one in self.planned.values():  # of other functions too, with which they are stored once
@@ -293,7 +325,7 @@ class _Run:
                 self.shared[key] = Solved(found.plain, found.plain)  # also for functions that are still to come
                 self.done.palettes[one.weight.id] = found.plain
         self.done.notes.append(
-            f"{told}: {_decibels(before)} dB with plain palettes, {_decibels(after)} with calibrated ones, which were "
+            f"{told}: {decibels(before)} dB with plain palettes, {decibels(after)} with calibrated ones, which were "
             "given up"
         )
 
@@ -310,25 +342,3 @@ class _Run:
         result = self.shared[key]
         self.done.palettes[one.weight.id] = result if isinstance(result, Declined) else result.encoded
         return result
-
-
-def _noise(wanted: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> float:
-    """Squared error of all outputs of floats, each relative to its power."""
-    total = 0.0
-    for name in wanted[0] if wanted else ():
-        pairs = [(one[name], two[name]) for one, two in zip(wanted, found, strict=True)]
-        pairs = [(a, b) for a, b in pairs if hasattr(a, "is_floating_point") and a.is_floating_point()]
-        power = sum(float(a.double().square().sum()) for a, _ in pairs)
-        error = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
-        total += error / power if power else error
-    return total
-
-
-def _equal(one: Any, two: Any) -> bool:
-    if not hasattr(one, "is_floating_point"):
-        return bool(one == two)
-    return bool(one.shape == two.shape and (one == two).all())
-
-
-def _decibels(noise: float) -> str:
-    return "exact" if noise == 0.0 else f"{-10.0 * math.log10(noise):.1f}"
