@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mil_palettize.torch.calibration.masks import counted_arguments, kept_positions
 from mil_palettize.torch.calibration.readers import LOOKED_UP, inputs, matrices, rows_read
 from mil_palettize.torch.calibration.sources import Reader, Sources, sources_of
 from mil_palettize.torch.calibration.streams import Stream
@@ -115,6 +116,7 @@ class Part:
         self.float = Stream(module, [one.inputs for one in given], memory, states=states, device=device)
         others = [one.inputs if one.palettized is None else one.palettized for one in given]
         self.other = Stream(module, others, memory, states=states, device=device)
+        self.kept = kept_positions(module, [one.inputs for one in given])
         self.apart = any(one.palettized is not None for one in given)  # whether the streams differ yet
         for stream in (self.float, self.other):
             stream.derive(route.sources.derived.values())
@@ -137,7 +139,7 @@ class Part:
             palettized = self.other.arguments(place, step)
             float_arguments = self.float.arguments(place, step) if self.apart else None
             for key in keys:
-                block.add(key, sample, palettized, float_arguments)
+                block.add(key, sample, palettized, float_arguments, self.kept[place])
         return block.told()
 
     def listen(self, number: int, keys: Sequence[Key]) -> dict[int, Told]:
@@ -160,7 +162,7 @@ class Part:
         return {
             block: sensitivity(
                 self.other, behind, self.float.constants[key[0]], {s: self.places[s] for s in samples},
-                self.options.seed,
+                self.options.seed, self.kept,
             )
             for block, samples in self.blocks.items()
         }  # fmt: skip
@@ -196,11 +198,15 @@ class _Block:
         self.reads: dict[str, np.ndarray] = {}
 
     def add(
-        self, key: Key, sample: int, arguments: Mapping[str, Any], float_arguments: Mapping[str, Any] | None
-    ) -> None:
-        """What one sample tells of a reader."""
+        self, key: Key, sample: int, arguments: Mapping[str, Any], float_arguments: Mapping[str, Any] | None,
+        kept: torch.Tensor | None = None,
+    ) -> None:  # fmt: skip
+        """What one sample tells of a reader. ``kept``: positions that count, None for all."""
         reader = self.route.reader(key)
         step, operand, index = reader.step, reader.operand, reader.index
+        arguments = counted_arguments(step.info.type, operand.parameter, arguments, kept)
+        if float_arguments is not None:
+            float_arguments = counted_arguments(step.info.type, operand.parameter, float_arguments, kept)
         if step.info.type in LOOKED_UP:
             counts = self.reads.setdefault(key[0], np.zeros(self.route.function.constants[key[0]].shape, np.int64))
             places = rows_read(step, arguments, index)

@@ -237,7 +237,8 @@ class _Walk:
         if len(readers) == 1 and not readers[0].nested and self.options.held:
             first = self.parts[0]
             behind = self.route.behind(first.float, keys[0])
-            trial = Trial(first.float, first.other, behind, [first.places[n] for n in sorted(self.options.held)])
+            held = [first.places[number] for number in sorted(self.options.held)]
+            trial = Trial(first.float, first.other, behind, held, first.kept)
             if behind.saturates:
                 gradients = self._sensitivity(keys[0])
         spread = self.workers.spread if self.workers.workers else map
