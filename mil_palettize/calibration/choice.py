@@ -135,7 +135,8 @@ def _compensated(known: Knowledge, make: Make, tables: bool, spread: PMap) -> li
     kinds = [False] if known.made_up or all(m.cross is None for m in known.moments) else [False, True]
     dampings = DAMPINGS if known.judge is not None and not known.large else (known.usual,)
     assign = partial(_assigned, known.moments, known.weight, tables)
-    wanted = ((_weighed(known, make, damping), damping, asymmetric) for damping in dampings for asymmetric in kinds)
+    begun = ((_weighed(known, make, damping), damping) for damping in dampings)
+    wanted = ((start, damping, asymmetric) for start, damping in begun for asymmetric in kinds)
     try:
         return list(spread(assign, wanted))
     except UnsupportedLayoutError:

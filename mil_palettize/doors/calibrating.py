@@ -197,7 +197,8 @@ class _Run:
 
         asked = self.calibration
         memory = asked.memory or free_bytes() // _MEMORY
-        return WalkOptions(asked.positions, asked.seed, held, memory, asked.device)
+        crossed = not asked.made_up  # what made-up samples lose tells nothing of others
+        return WalkOptions(asked.positions, asked.seed, held, memory, asked.device, crossed)
 
     def functions(self) -> Iterator[tuple[Any, Calls | None]]:
         """Each of them, or the pipeline, with its samples; None where those that were given are not for it."""

@@ -49,13 +49,15 @@ Solve = Callable[[Collected], "np.ndarray | None"]
 class WalkOptions:
     """``positions``: of a convolution that are looked at in each sample; ``seed``: of which these are; ``held``:
     samples, by number, that moments are not made of and errors are measured on; ``memory``: bytes of values that are
-    kept in memory; ``device``: what torch computes on."""
+    kept in memory; ``device``: what torch computes on; ``crossed``: whether moments are also made of the inputs that the
+    float network has."""
 
     positions: int = 64
     seed: int = 0
     held: frozenset[int] = frozenset()
     memory: int = 1 << 31
     device: str = "cpu"
+    crossed: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +167,8 @@ class _Walk:
         return Walked([before for before, _ in both], [after for _, after in both])
 
     def _begin(self) -> None:
-        options = PartOptions(self.options.positions, self.options.seed, self.options.memory, self.options.device)
+        asked = self.options
+        options = PartOptions(asked.positions, asked.seed, asked.memory, asked.device, asked.crossed)
         call_workers(self.workers, self.executor, self.module, self.weights, self.given, self.blocks, options)
         shared = [worker.share.blocks for worker in self.workers.workers]
         options = replace(options, memory=options.memory // (len(shared) + 1))
