@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +14,7 @@ from mil_palettize.calibration.kept import KeptRun, run_digest
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.calibration.solving import Findings, Solved, solved
 from mil_palettize.calibration.without_samples import place_findings, solved_alone
+from mil_palettize.doors.calibration_guard import GUARDS, Comparison, on_another_kind, on_held
 from mil_palettize.doors.calibration_samples import Calls, calls_of, fits
 from mil_palettize.encoding.encoder import PMap, Task
 from mil_palettize.encoding.palette_cache import Clustered
@@ -27,9 +27,7 @@ from mil_palettize.program.model import Model
 from mil_palettize.program.stages import pipeline_models
 from mil_palettize.program.weight import Weight, WeightId
 from mil_palettize.rewriting.planned_palettes import planned_task
-from mil_palettize.text import format_count
 
-_GUARDS = 16  # samples that the whole model is looked at with
 _MEMORY = 4  # of what is free, one part is for values
 
 Tell = Callable[[int, int, str], object]
@@ -227,12 +225,17 @@ class _Run:
             if one.weight.id not in self.done.palettes:
                 self._solve(one, Findings())
         if held:
-            guards = sorted(held)[:_GUARDS]
+            guards = sorted(held)[:GUARDS]
             without = outputs_with(
                 module, [others[i] for i in guards], plain, device=asked.device,
                 states=None if states is None else [states[i] for i in guards],
             )  # fmt: skip
-            self._guard(module, guards, walked, without, list(wanted.values()))
+            comparisons = [on_held(module, guards, walked, without)]
+            if asked.made_up and others is samples:
+                palettes = {slot: self.done.palettes[one.weight.id] for slot, one in wanted.items()}
+                calibrated = {slot: p.expr.decode() for slot, p in palettes.items() if isinstance(p, Encoded)}
+                comparisons.append(on_another_kind(module, plain, calibrated, seed=asked.seed, device=asked.device))
+            self._guard(comparisons, list(wanted.values()))
         return walked
 
     def _kept(self, module: Any, samples: Sequence[Mapping[str, Any]], given: Calls) -> KeptRun | None:
@@ -269,22 +272,12 @@ class _Run:
                 "give samples that differ as those of use do"
             )
 
-    def _guard(
-        self,
-        module: Any,
-        held: Sequence[int],
-        walked: Any,
-        without: Sequence[Mapping[str, Any]],
-        planned: Sequence[_Planned],
-    ) -> None:
-        """Plain palettes for the whole function where these are better on samples held out. ``without``: outputs with
-        them."""
-        before = _noise([walked.before[i] for i in held], without)
-        after = _noise([walked.before[i] for i in held], [walked.after[i] for i in held])
-        told = f"outputs of {module.function_name!r} on {format_count(len(held), 'sample')} held out"
-        if after <= before:
-            self.done.notes.append(f"{told}: {_decibels(before)} → {_decibels(after)} dB by calibration")
+    def _guard(self, comparisons: Sequence[Comparison], planned: Sequence[_Planned]) -> None:
+        """Plain palettes for the whole function where these are better in one of the comparisons."""
+        if all(comparison.holds for comparison in comparisons):
+            self.done.notes += [comparison.sentence for comparison in comparisons]
             return
+        self.done.notes += [comparison.sentence for comparison in comparisons if not comparison.holds]
         given_up = {self._key(one) for one in planned}
         for one in self.planned.values():  # of other functions too, with which they are stored once
             key = self._key(one)
@@ -292,10 +285,6 @@ class _Run:
             if key in given_up and isinstance(found, Solved):
                 self.shared[key] = Solved(found.plain, found.plain)  # also for functions that are still to come
                 self.done.palettes[one.weight.id] = found.plain
-        self.done.notes.append(
-            f"{told}: {_decibels(before)} dB with plain palettes, {_decibels(after)} with calibrated ones, which were "
-            "given up"
-        )
 
     def _key(self, one: _Planned) -> object:
         """Equal for weights that share one stored palette: a record may be read in several shapes and opsets."""
@@ -312,23 +301,7 @@ class _Run:
         return result
 
 
-def _noise(wanted: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> float:
-    """Squared error of all outputs of floats, each relative to its power."""
-    total = 0.0
-    for name in wanted[0] if wanted else ():
-        pairs = [(one[name], two[name]) for one, two in zip(wanted, found, strict=True)]
-        pairs = [(a, b) for a, b in pairs if hasattr(a, "is_floating_point") and a.is_floating_point()]
-        power = sum(float(a.double().square().sum()) for a, _ in pairs)
-        error = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
-        total += error / power if power else error
-    return total
-
-
 def _equal(one: Any, two: Any) -> bool:
     if not hasattr(one, "is_floating_point"):
         return bool(one == two)
     return bool(one.shape == two.shape and (one == two).all())
-
-
-def _decibels(noise: float) -> str:
-    return "exact" if noise == 0.0 else f"{-10.0 * math.log10(noise):.1f}"
