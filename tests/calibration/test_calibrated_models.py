@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 from mil_palettize import OpPalettizerConfig, OptimizationConfig  # noqa: E402
 from mil_palettize.calibration.request import Calibration  # noqa: E402
+from mil_palettize.doors import calibration_guard  # noqa: E402
 from mil_palettize.doors.calibrating import Calibrated, calibrated  # noqa: E402
 from mil_palettize.encoding.results import Encoded  # noqa: E402
 from mil_palettize.errors import ConfigError, EvaluationError  # noqa: E402
