@@ -16,7 +16,8 @@ from mil_palettize.calibration.kept import KeptRun, run_digest
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.calibration.solving import Findings, Solved, solved
 from mil_palettize.calibration.without_samples import place_findings, solved_alone
-from mil_palettize.doors.calibration_outputs import constant_outputs, decibels, noise
+from mil_palettize.doors.calibration_guard import GUARDS, Comparison, on_another_kind, on_held
+from mil_palettize.doors.calibration_outputs import constant_outputs
 from mil_palettize.doors.calibration_samples import Calls, calls_of, fits
 from mil_palettize.encoding.encoder import PMap, Task
 from mil_palettize.encoding.palette_cache import Clustered
@@ -29,9 +30,7 @@ from mil_palettize.program.model import Model
 from mil_palettize.program.stages import pipeline_models
 from mil_palettize.program.weight import Weight, WeightId
 from mil_palettize.rewriting.planned_palettes import planned_task
-from mil_palettize.text import format_count
 
-_GUARDS = 16  # samples that the whole model is looked at with
 _MEMORY = 4  # of what is free, one part is for values
 _LOWER = (
     "a lower SNR of a calibrated weight is meant: the plain palette has the least error of the weight, the calibrated "
@@ -282,12 +281,17 @@ class _Run:
             if one.weight.id not in self.done.palettes:
                 self._solve(one, Findings())
         if held:
-            guards = sorted(held)[:_GUARDS]
+            asked, guards = self.calibration, sorted(held)[:GUARDS]
             without = outputs_with(
-                module, [others[i] for i in guards], plain, device=self.calibration.device,
+                module, [others[i] for i in guards], plain, device=asked.device,
                 states=None if states is None else [states[i] for i in guards],
             )  # fmt: skip
-            self._guard(module, guards, walked, without, list(wanted.values()))
+            comparisons = [on_held(module, guards, walked, without)]
+            if asked.made_up and others is samples:
+                palettes = {slot: self.done.palettes[one.weight.id] for slot, one in wanted.items()}
+                calibrated = {slot: p.expr.decode() for slot, p in palettes.items() if isinstance(p, Encoded)}
+                comparisons.append(on_another_kind(module, plain, calibrated, seed=asked.seed, device=asked.device))
+            self._guard(comparisons, list(wanted.values()))
         return walked
 
     def _kept(self, module: Any, samples: Sequence[Mapping[str, Any]], given: Calls) -> KeptRun | None:
@@ -314,22 +318,12 @@ class _Run:
             return result
         return None
 
-    def _guard(
-        self,
-        module: Any,
-        held: Sequence[int],
-        walked: Any,
-        without: Sequence[Mapping[str, Any]],
-        planned: Sequence[_Planned],
-    ) -> None:
-        """Plain palettes for the whole function where these are better on samples held out. ``without``: outputs with
-        them."""
-        before = noise([walked.before[i] for i in held], without)
-        after = noise([walked.before[i] for i in held], [walked.after[i] for i in held])
-        told = f"outputs of {module.function_name!r} on {format_count(len(held), 'sample')} held out"
-        if after <= before:
-            self.done.notes.append(f"{told}: {decibels(before)} → {decibels(after)} dB by calibration")
+    def _guard(self, comparisons: Sequence[Comparison], planned: Sequence[_Planned]) -> None:
+        """Plain palettes for the whole function where these are better in one of the comparisons."""
+        if all(comparison.holds for comparison in comparisons):
+            self.done.notes += [comparison.sentence for comparison in comparisons]
             return
+        self.done.notes += [comparison.sentence for comparison in comparisons if not comparison.holds]
         given_up = {self._key(one) for one in planned}
         for one in self.planned.values():  # of other functions too, with which they are stored once
             key = self._key(one)
@@ -337,10 +331,6 @@ class _Run:
             if key in given_up and isinstance(found, Solved):
                 self.shared[key] = Solved(found.plain, found.plain)  # also for functions that are still to come
                 self.done.palettes[one.weight.id] = found.plain
-        self.done.notes.append(
-            f"{told}: {decibels(before)} dB with plain palettes, {decibels(after)} with calibrated ones, which were "
-            "given up"
-        )
 
     def _key(self, one: _Planned) -> object:
         """Equal for weights that share one stored palette: a record may be read in several shapes and opsets."""

@@ -49,8 +49,8 @@ Solve = Callable[[Collected], "np.ndarray | None"]
 class WalkOptions:
     """``positions``: of a convolution that are looked at in each sample; ``seed``: of which these are; ``held``:
     samples, by number, that moments are not made of and errors are measured on; ``memory``: bytes of values that are
-    kept in memory; ``device``: what torch computes on; ``crossed``: whether moments are also made of the inputs that the
-    float network has."""
+    kept in memory; ``device``: what torch computes on; ``crossed``: whether moments are also made of the inputs that
+    the float network has."""
 
     positions: int = 64
     seed: int = 0
