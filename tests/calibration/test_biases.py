@@ -140,6 +140,6 @@ def test_bias_that_cannot_be(source: Path, tmp_path: Path, capsys: pytest.Captur
     assert main(["palettize", str(source), str(out), "--nbits", "2", "--bias"]) == 2
     assert (
         capsys.readouterr().err.strip()
-        == "mil-palettize: --bias goes with --calibrate and samples, which are run with it"
+        == "mil-palettize: error: --bias goes with --calibrate and samples, which are run with it"
     )
     assert not out.exists()
