@@ -43,8 +43,8 @@ class Calls:
 
 
 def calls_of(calibration: Calibration, module: Any, notes: list[str]) -> Calls:
-    """For ``module``, an evaluator's; ``notes`` are added to. Raises EvaluationError for samples with NaN or no numbers, and what
-    ``read_samples`` does."""
+    """For ``module``, an evaluator's; ``notes`` are added to. Raises EvaluationError for samples with NaN or no
+    numbers, and what ``read_samples`` does."""
     from mil_palettize.torch.samples import Samples, read_samples
 
     given = calibration.sample_data
