@@ -102,7 +102,8 @@ def sensitivity(
 ) -> np.ndarray:  # fmt: skip
     """How much the output's squared error grows with that of each element of ``weight``: the sum over ``samples``
     (number -> place in ``stream``) of the squared gradient of the output's product with random signs, whose mean over
-    all signs is the sum of squares of the output's own gradients. ``kept``: as in :class:`Trial`. float64 of the weight's shape."""
+    all signs is the sum of squares of the output's own gradients. ``kept``: as in :class:`Trial`. float64 of the
+    weight's shape."""
     total = torch.zeros(weight.numel(), dtype=torch.float64)
     for number, place in samples.items():
         random = torch.Generator().manual_seed(int(np.random.default_rng([seed, number]).integers(1 << 62)))
