@@ -14,7 +14,7 @@ from mil_palettize.calibration.kept import KeptRun, run_digest
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.calibration.solving import Findings, Solved, solved
 from mil_palettize.calibration.without_samples import place_findings, solved_alone
-from mil_palettize.doors.calibration_guard import GUARDS, Comparison, on_another_kind, on_held
+from mil_palettize.doors.calibration_guard import GUARDS, Comparison, Guard, on_noise
 from mil_palettize.doors.calibration_samples import Calls, calls_of, fits
 from mil_palettize.encoding.encoder import PMap, Task
 from mil_palettize.encoding.palette_cache import Clustered
@@ -190,7 +190,7 @@ class _Run:
     ) -> Any:
         """``others``: samples as the palettized network has them."""
         from mil_palettize.torch.calibration.sequences import states_before
-        from mil_palettize.torch.calibration.walk import WalkOptions, outputs_with, walk
+        from mil_palettize.torch.calibration.walk import WalkOptions, walk
         from mil_palettize.torch.evaluator.memory import free_bytes
 
         wanted = {slot: self.planned[w] for slot, w in module.weight_ids.items() if w in self.planned}
@@ -199,7 +199,11 @@ class _Run:
         made = {slot: found for slot, one in wanted.items() if (found := self._made_before(slot, one, kept))}
         plain = {slot: solution.plain.expr.decode() for slot, solution in made.items()}
 
+        tables: list[str] = []
+
         def solve(found: Any) -> np.ndarray | None:
+            if found.reads is not None:
+                tables.append(found.slot)
             moments = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
             count = len(samples) - len(held)
             findings = Findings(moments, found.reads, found.trial, count, found.sensitivity, found.spread)
@@ -225,18 +229,30 @@ class _Run:
             if one.weight.id not in self.done.palettes:
                 self._solve(one, Findings())
         if held:
-            guards = sorted(held)[:GUARDS]
-            without = outputs_with(
-                module, [others[i] for i in guards], plain, device=asked.device,
-                states=None if states is None else [states[i] for i in guards],
+            looked_at = sorted(held)[:GUARDS]
+            guard = Guard(
+                module, [others[i] for i in looked_at], None if states is None else [states[i] for i in looked_at],
+                [walked.before[i] for i in looked_at], asked.device,
             )  # fmt: skip
-            comparisons = [on_held(module, guards, walked, without)]
+            comparisons = [guard.held(plain, [walked.after[i] for i in looked_at])]
             if asked.made_up and others is samples:
-                palettes = {slot: self.done.palettes[one.weight.id] for slot, one in wanted.items()}
-                calibrated = {slot: p.expr.decode() for slot, p in palettes.items() if isinstance(p, Encoded)}
-                comparisons.append(on_another_kind(module, plain, calibrated, seed=asked.seed, device=asked.device))
-            self._guard(comparisons, list(wanted.values()))
+                calibrated = self._decoded(wanted)
+                comparisons.append(on_noise(module, plain, calibrated, seed=asked.seed, device=asked.device))
+            self._give_up(comparisons, list(wanted.values()))
+            self._tell_tables(guard, tables, wanted, comparisons[0])
         return walked
+
+    def _tell_tables(
+        self, guard: Guard, tables: Sequence[str], wanted: Mapping[str, _Planned], found: Comparison
+    ) -> None:
+        arrays = {slot: array for slot, array in self._decoded(wanted).items() if slot in tables}
+        told = guard.tables_told(arrays, min(found.plain, found.calibrated)) if arrays else None
+        self.done.notes += [] if told is None else [told]
+
+    def _decoded(self, wanted: Mapping[str, _Planned]) -> dict[str, np.ndarray]:
+        """What palettes hold, by slot."""
+        palettes = {slot: self.done.palettes[one.weight.id] for slot, one in wanted.items()}
+        return {slot: p.expr.decode() for slot, p in palettes.items() if isinstance(p, Encoded)}
 
     def _kept(self, module: Any, samples: Sequence[Mapping[str, Any]], given: Calls) -> KeptRun | None:
         """Where palettes of this walk are kept; None without a folder, and beside a ``lut_function``: nobody knows what
@@ -272,7 +288,7 @@ class _Run:
                 "give samples that differ as those of use do"
             )
 
-    def _guard(self, comparisons: Sequence[Comparison], planned: Sequence[_Planned]) -> None:
+    def _give_up(self, comparisons: Sequence[Comparison], planned: Sequence[_Planned]) -> None:
         """Plain palettes for the whole function where these are better in one of the comparisons."""
         if all(comparison.holds for comparison in comparisons):
             self.done.notes += [comparison.sentence for comparison in comparisons]
