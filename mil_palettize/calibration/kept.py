@@ -33,8 +33,7 @@ class KeptRun:
 
     def found(self, name: str, task: Task) -> Encoded | None:
         """The palette that was made for the weight of this name, None where there is none."""
-        weighted = task.importance is not None
-        return self.clustered.palette(self._key(name), task.specification, task.source, task.held, weighted=weighted)
+        return self.clustered.palette(self._key(name), task.specification, task.source, task.held, task.importance)
 
     def keep(self, name: str, made: Encoded) -> None:
         """Raises PackageError when the folder cannot be written to; a full disk is a warning."""

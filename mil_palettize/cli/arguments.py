@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -37,6 +38,7 @@ _PALETTE_OPTIONS = (
 
 
 _FAIL_BELOW = "--fail-below"
+_WEIGHTS = "weights"  # of --calibrate: by these alone
 _SEED_DIGITS = 18  # torch takes integers of 64 bits, which any of 18 digits fits into
 
 
@@ -245,7 +247,11 @@ def _count(text: str) -> int:
 
 def _calibrated(text: str) -> str | int:
     """A path, "weights", or a number of samples."""
-    return _count(text) if _is_whole(text) else _path(text)
+    if _is_whole(text):
+        return _count(text)
+    if not os.path.exists(text) and text != _WEIGHTS and (near := _near(text, [_WEIGHTS])):
+        raise argparse.ArgumentTypeError(f"there is no file or folder {text!r}{near}")
+    return _path(text)
 
 
 def calibration_of(options: argparse.Namespace) -> Calibration | None:
@@ -254,13 +260,13 @@ def calibration_of(options: argparse.Namespace) -> Calibration | None:
 
     what = options.calibrate
     given = {name: value for name in ("memory", "device") if (value := getattr(options, name)) is not None}
-    if given and what in (None, "weights"):
+    if given and what in (None, _WEIGHTS):
         raise ConfigError(f"--{next(iter(given))} goes with --calibrate and samples, which are run with it")
     if what is None:
         return None
     if isinstance(what, int):
         return Calibration(samples=what, **given)
-    return Calibration(method="weights") if what == "weights" else Calibration(what, **given)
+    return Calibration(method="weights") if what == _WEIGHTS else Calibration(what, **given)
 
 
 def _nbytes(text: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mil_palettize.algorithms.layerwise.moments import Moments
+from mil_palettize.calibration.choice import PLAIN
 from mil_palettize.calibration.kept import KeptRun, run_digest
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.calibration.solving import Findings, Solved, solved
@@ -29,6 +30,10 @@ from mil_palettize.program.weight import Weight, WeightId
 from mil_palettize.rewriting.planned_palettes import planned_task
 
 _MEMORY = 4  # of what is free, one part is for values
+_LOWER = (
+    "a lower SNR of a calibrated weight is meant: the plain palette has the least error of the weight, the calibrated "
+    "one was chosen for a small error of what its op gives"
+)
 
 Tell = Callable[[int, int, str], object]
 
@@ -66,7 +71,14 @@ def calibrated(
         run.without_samples()
     else:
         run.with_samples()
+    if any(isinstance(made, Encoded) and _is_chosen(made) for made in run.done.palettes.values()):
+        run.done.notes.append(_LOWER)
     return run.done
+
+
+def _is_chosen(made: Encoded) -> bool:
+    """Whether it is another palette than the plain one."""
+    return made.calibration is not None and made.calibration.method != PLAIN
 
 
 def check_samples(model: Model, calibration: Calibration) -> None:

@@ -51,8 +51,10 @@ def calls_of(calibration: Calibration, module: Any, notes: list[str]) -> Calls:
     if given is None:
         from mil_palettize.torch.calibration.made_up_samples import natural_samples
 
-        notes.append(f"calibrated on {format_count(calibration.samples, 'made-up sample')}")
         made = natural_samples(module, calibration.samples, calibration.seed)
+        notes += _count_notes(len(made), "made-up sample") or [
+            f"calibrated on {format_count(len(made), 'made-up sample')}"
+        ]
         return Calls(made, [True] * len(made))
     if isinstance(given, str | os.PathLike):
         read = read_samples(given, module, sequences=True)
@@ -61,10 +63,19 @@ def calls_of(calibration: Calibration, module: Any, notes: list[str]) -> Calls:
     assert isinstance(given, list | Samples)  # a calibration keeps a list of what it is given
     calls = _called(given)
     _check_finite(given)
-    if len(calls) < _FEW:
-        told = format_count(len(calls), "sample" if all(calls.begins) else "call")
-        notes.append(f"calibrated on {told} only; {_FEW} or more give better palettes")
+    notes += _count_notes(len(calls), "sample" if all(calls.begins) else "call")
     return calls
+
+
+def _count_notes(count: int, kind: str) -> list[str]:
+    """What it means that there are few of them."""
+    told = f"calibrated on {format_count(count, kind)} only"
+    if count < _HELD:
+        return [
+            f"{told}: none is held out (a fifth is, from {_HELD} on), so that nothing tells which palettes are better "
+            f"on others; give {_FEW} or more"
+        ]
+    return [f"{told}; {_FEW} or more give better palettes"] if count < _FEW else []
 
 
 def _called(samples: Sequence[Any]) -> Calls:

@@ -23,7 +23,7 @@ import numpy as np
 
 from mil_palettize.algorithms.making import Distribution, Source
 from mil_palettize.algorithms.specification import PaletteSpecification
-from mil_palettize.encoding.kept_checks import check_distribution, check_palette
+from mil_palettize.encoding.kept_checks import check_distribution, check_errors, check_palette
 from mil_palettize.encoding.kept_files import Arrays, DamagedError, packed_file, read_kept
 from mil_palettize.encoding.results import CalibrationFigures, Encoded
 from mil_palettize.errors import ConfigError, PackageError
@@ -66,11 +66,10 @@ class Clustered:
         specification: PaletteSpecification,
         source: Source,
         held: WeightExpr | None = None,
-        *,
-        weighted: bool = False,
+        importance: Importance | None = None,
     ) -> Encoded | None:
-        """What was kept under a :func:`palette_key` of ``specification`` for ``source`` (``held``: as of
-        :class:`Task`; ``weighted``: with importance), None when nothing was that can be used."""
+        """What was kept under a :func:`palette_key` of ``specification`` for ``source`` (``held`` and ``importance``:
+        as of :class:`Task`), None when nothing was that can be used. Raises PackageError where ``source`` does."""
 
         def built(header: dict[str, Any], arrays: Arrays) -> Encoded:
             made = dataclasses.replace(specification, **header["made"])
@@ -78,8 +77,11 @@ class Clustered:
             sse, signal, error = float(header["sse"]), float(header["signal"]), header["weighted_error"]
             error = None if error is None else float(error)
             figures = None if header["calibration"] is None else CalibrationFigures(**header["calibration"])
-            found = Encoded(expr, sse, signal, made, str(header["note"]), weighted_error=error, calibration=figures)
-            check_palette(found, specification, source, held, weighted=weighted)
+            found = Encoded(
+                expr, sse, signal, made, str(header["note"]), weighted_error=error, calibration=figures, kept=True
+            )
+            check_palette(found, specification, source, held, weighted=importance is not None)
+            check_errors(found, source, held, importance)
             return found
 
         return self._found(key, f"the palette of {source.name!r}", built)
@@ -130,6 +132,8 @@ class Clustered:
             if (header["version"], header["key"]) != (VERSION, key):
                 raise DamagedError("it is of another version or belongs to something else")
             return built(header, arrays)
+        except PackageError:  # of the weight, which is read as well
+            raise
         except DamagedError as error:
             reason = str(error)
         except Exception as error:  # parts that are missing, of other types, or do not fit together

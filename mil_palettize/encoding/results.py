@@ -29,8 +29,8 @@ class Figures:
     error and sum of squares of the weight; ``seconds``: of computing it; ``digest``: of the expression;
     ``specification``: as carried out, and ``note`` why it is not the one asked for; ``weighted_error``: the squared
     error with every element's times its importance, None where none was given; ``calibration``: None without one;
-    ``bulk_db``: signal to noise of most elements, see :func:`bulk_db`, None where it is not known, and beside
-    calibration, which looks at what ops give."""
+    ``kept``: from an earlier run, and not made by this one; ``bulk_db``: signal to noise of most elements, see
+    :func:`bulk_db`, None where it is not known, and beside calibration, which looks at what ops give."""
 
     nbits: int
     nbytes: int
@@ -42,6 +42,7 @@ class Figures:
     note: str
     weighted_error: float | None
     calibration: CalibrationFigures | None = None
+    kept: bool = False
     bulk_db: float | None = None
 
 
@@ -57,6 +58,7 @@ class Encoded:
     seconds: float = 0.0
     weighted_error: float | None = None
     calibration: CalibrationFigures | None = None
+    kept: bool = False
 
     @cached_property
     def figures(self) -> Figures:
@@ -72,6 +74,7 @@ class Encoded:
             self.note,
             self.weighted_error,
             self.calibration,
+            self.kept,
             bulk_db(self.expr) if self.calibration is None else None,
         )
 

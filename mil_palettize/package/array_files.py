@@ -14,6 +14,14 @@ import numpy as np
 from mil_palettize.errors import PackageError
 from mil_palettize.package.links import refuse_pointer
 
+_SINGLE = b"\x93NUMPY"
+_ARCHIVE = b"PK"
+_KINDS = {
+    b"\x89PNG": "is a PNG picture",
+    b"\xff\xd8\xff": "is a JPEG picture",
+    b"\x80": "is a Python pickle",
+    b"\x1f\x8b": "is a gzip file",
+}
 # What zipfile and numpy raise for files that are damaged, encrypted or of unknown compression (both RuntimeError), or
 # that say sizes no memory has (OverflowError).
 _UNREADABLE = (
@@ -22,13 +30,21 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
-def read_members(path: Path, what: str) -> np.ndarray | dict[str, np.ndarray | bytes]:
+def read_members(path: Path, what: str, advice: str) -> np.ndarray | dict[str, np.ndarray | bytes]:
     """The array of a ``.npy`` file, or what a ``.npz`` file holds by name: arrays, and bytes of members that are none.
     Nothing in it is executed.
 
-    Raises PackageError for a file that cannot be read; ``what`` it must be ends the line.
+    Raises PackageError for a file that cannot be read, where ``what`` it must be ends the line, and for one that is
+    another thing, where ``advice`` does.
     """
     refuse_pointer(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except (OSError, ValueError) as error:  # the latter of a path with a NUL
+        raise unreadable(path, error, what) from error
+    if not start.startswith((_SINGLE, _ARCHIVE)):
+        raise PackageError(f"{path} {_kind(start)}, and is no .npz file; {advice}")
     try:
         found = np.load(path, allow_pickle=False)
         if isinstance(found, np.ndarray):
@@ -43,3 +59,11 @@ def unreadable(path: Path, error: Exception, what: str) -> PackageError:
     """The line that says so; ``what`` it must be ends it."""
     told = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
     return PackageError(f"cannot read {path}: {told}; it must be {what}")
+
+
+def _kind(start: bytes) -> str:
+    """What a file that begins with these bytes is, in words."""
+    known = [kind for magic, kind in _KINDS.items() if start.startswith(magic)]
+    if known or not start:
+        return known[0] if known else "is empty"
+    return "is text" if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start) else "is another file"

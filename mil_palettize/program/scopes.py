@@ -30,7 +30,8 @@ class Node:
 
     Of a constant op: ``sources``, what its inputs bound by name read (one value each), and ``results``, all its
     outputs, this one included. ``parts``: itself and all it is made from, what is read twice counted twice, up to
-    ``MOST_PARTS`` + 1. ``level``: blocks it stands in, nested in its function's.
+    ``MOST_PARTS`` + 1. ``level``: blocks it stands in, nested in its function's. ``repeated``: whether other values are
+    declared under the same name and path, so that the two do not say which one is meant.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Node:
     results: list[Node] = field(default_factory=list)
     parts: int = 1
     level: int = 0
+    repeated: bool = False
 
     @cached_property
     def shape(self) -> tuple[int, ...] | None:
@@ -90,6 +92,13 @@ class Scope:
 
     nodes: list[Node] = field(default_factory=list)
     ops: list[ScopedOp] = field(default_factory=list)
+    _first: dict[tuple[str, str], Node] = field(default_factory=dict)  # of each path and name
+
+    def declare(self, node: Node) -> None:
+        """Add a value."""
+        self.nodes.append(node)
+        first = self._first.setdefault((node.block, node.name), node)
+        first.repeated = node.repeated = first is not node or first.repeated
 
     @property
     def constants(self) -> Iterator[Node]:
@@ -122,7 +131,7 @@ def build_scope(function: MIL.Function, block: MIL.Block, path: str = "") -> Sco
 def _declare(scope: Scope, names: ChainMap[str, Node], node: Node) -> Node:
     names[node.name] = node
     node.level = len(names.maps) - 1
-    scope.nodes.append(node)
+    scope.declare(node)
     return node
 
 

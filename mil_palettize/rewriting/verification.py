@@ -127,15 +127,8 @@ class _Palettes:
 
 def _redone(sites: list[Site], report: Report) -> list[Chain]:
     """The compressed constants that ``report`` has palettes for in their whole place."""
-    told: dict[tuple[object, ...], deque[WeightReport]] = defaultdict(deque)
-    for weight in report.weights:
-        told[weight.function, weight.name, weight.shape].append(weight)
-    palettized: set[Site] = set()
-    for site in sites:  # in program order, as the report is: names may repeat in sibling blocks
-        of_name = told[site.weight.function, site.weight.name, site.weight.shape]
-        if of_name and of_name.popleft().status == PALETTIZED:
-            palettized.add(site)
-    chains = (chain for chain in find_chains(sites) if chain.site in palettized and not chain.site.weight.joint)
+    palettized = {weight.id for weight in report.weights if weight.status == PALETTIZED}
+    chains = (c for c in find_chains(sites) if c.site.weight.id in palettized and not c.site.weight.joint)
     return [chain for chain in chains if not palette_obstacle(chain)]
 
 

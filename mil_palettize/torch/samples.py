@@ -11,6 +11,7 @@ from typing import Any, overload
 import numpy as np
 
 from mil_palettize.errors import EvaluationError
+from mil_palettize.package.given_files import check_samples_exist
 from mil_palettize.torch.array_files import Arrays, load_arrays
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.module import PathLike
@@ -52,6 +53,7 @@ def read_samples(source: PathLike, module: Evaluated, *, sequences: bool = False
     Raises PackageError for a file that cannot be read, EvaluationError for one that does not fit, ConfigError without
     Pillow and for a name that the file does not define.
     """
+    check_samples_exist(source)
     if is_defined(os.fspath(source)):
         return Samples(_given(os.fspath(source), module, sequences))
     path = Path(source)
