@@ -9,9 +9,9 @@ from functools import partial
 
 import numpy as np
 
+from mil_palettize.algorithms.layerwise.form import UnsupportedLayoutError
 from mil_palettize.algorithms.layerwise.moments import Moments, Objective, importance, objective
 from mil_palettize.algorithms.layerwise.reconstruction import LARGE, reconstructed
-from mil_palettize.algorithms.layerwise.work import UnsupportedLayoutError
 from mil_palettize.encoding.encoder import PMap
 from mil_palettize.expressions.weight_expr import WeightExpr
 
@@ -56,13 +56,15 @@ class Knowledge:
 @dataclass(frozen=True, eq=False)
 class Choice:
     """``method`` and ``damping``: of what was chosen; ``before`` and ``after``: errors of the output, relative to its
-    power, with the plain palette and with this one, None where they were not measured."""
+    power, with the plain palette and with this one, None where they were not measured; ``restricted``: its form, or the
+    ops that read it, rule compensation out."""
 
     expr: WeightExpr
     method: str
     damping: float
     before: float | None = None
     after: float | None = None
+    restricted: bool = False
 
     @property
     def decibels(self) -> tuple[float, float] | None:
@@ -85,16 +87,17 @@ def choose(known: Knowledge, make: Make, *, reconstruct: bool, tables: bool, rou
     found = [Choice(make(None), PLAIN, 0.0)]
     found += _weighted(known, make)
     compensated = _compensated(known, make, tables, spread) if reconstruct and known.moments else []
+    restricted = reconstruct and known.reads is None and not compensated
     if known.judge is None:
         best = (compensated or found)[-1]
-        return _alternated(known, best, tables, rounds) if compensated else best
+        return _alternated(known, best, tables, rounds) if compensated else replace(best, restricted=restricted)
     judged = [_judged(choice, known.judge) for choice in (*found, *compensated)]
     plain = judged[0]
     best = min(judged, key=_error)
     if best.method in (SYMMETRIC, ASYMMETRIC):
         again = _judged(_alternated(known, best, tables, rounds), known.judge)
         best = min(best, again, key=_error)
-    return replace(best, before=plain.after)
+    return replace(best, before=plain.after, restricted=restricted)
 
 
 def _error(choice: Choice) -> float:
@@ -132,7 +135,8 @@ def _compensated(known: Knowledge, make: Make, tables: bool, spread: PMap) -> li
     kinds = [False] if known.made_up or all(m.cross is None for m in known.moments) else [False, True]
     dampings = DAMPINGS if known.judge is not None and not known.large else (known.usual,)
     assign = partial(_assigned, known.moments, known.weight, tables)
-    wanted = ((_weighed(known, make, damping), damping, asymmetric) for damping in dampings for asymmetric in kinds)
+    begun = ((_weighed(known, make, damping), damping) for damping in dampings)
+    wanted = ((start, damping, asymmetric) for start, damping in begun for asymmetric in kinds)
     try:
         return list(spread(assign, wanted))
     except UnsupportedLayoutError:

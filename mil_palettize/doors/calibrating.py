@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +17,7 @@ from mil_palettize.calibration.request import Calibration
 from mil_palettize.calibration.solving import Findings, Solved, solved
 from mil_palettize.calibration.without_samples import place_findings, solved_alone
 from mil_palettize.doors.calibration_guard import GUARDS, Comparison, Guard, on_noise
+from mil_palettize.doors.calibration_outputs import constant_outputs
 from mil_palettize.doors.calibration_samples import Calls, calls_of, fits
 from mil_palettize.encoding.encoder import PMap, Task
 from mil_palettize.encoding.palette_cache import Clustered
@@ -126,6 +128,7 @@ class _Run:
         self.pmap: PMap = map if pool is None else pool.pmap
         self.done = Calibrated()
         self.shared: dict[object, Solved | Declined] = {}  # of weights stored once, by record and specification
+        self.elsewhere: defaultdict[object, list[tuple[list[Moments], np.ndarray | None]]] = defaultdict(list)
 
     def without_samples(self) -> None:
         """Weights that are stored once are solved once, all at a time as far as the pool allows."""
@@ -149,7 +152,9 @@ class _Run:
     def with_samples(self) -> None:
         from mil_palettize.torch.evaluator.model_pipeline import Pipeline
 
-        for whole, given in self.functions():
+        functions = list(self.functions())
+        self._look_elsewhere(functions)
+        for whole, given in functions:
             if given is None:
                 self._alone(whole)
                 continue
@@ -158,6 +163,41 @@ class _Run:
                 self._through(whole, samples, given)
             else:
                 self._walk(whole, samples, samples, given)
+
+    def _look_elsewhere(self, functions: Sequence[tuple[Any, Calls | None]]) -> None:
+        """What samples tell of weights that a function before has too, which decides on them: as the network has their
+        inputs with its weights as they are."""
+        seen: set[object] = set()
+        for whole, given in functions:
+            keys = {slot: self._key(self.planned[w]) for slot, w in whole.weight_ids.items() if w in self.planned}
+            again = {slot: key for slot, key in keys.items() if key in seen}
+            if given is not None and again:
+                self._listen(whole, given, again)
+            if given is not None:
+                seen |= set(keys.values())
+
+    def _listen(self, module: Any, given: Calls, keys: Mapping[str, object]) -> None:
+        from mil_palettize.torch.calibration.sequences import states_before
+        from mil_palettize.torch.calibration.walk import walk
+
+        samples = [module.features.tensors(call) for call in given.arrays]
+
+        def note(found: Any) -> None:
+            moments = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
+            self.elsewhere[keys[found.slot]].append((moments, found.reads))
+
+        states = states_before(module, samples, given.begins)
+        executor = None if self.pool is None else self.pool.executor
+        walk(module, samples, list(keys), note, self._options(given.held), states=states, executor=executor)
+
+    def _options(self, held: frozenset[int]) -> Any:
+        from mil_palettize.torch.calibration.walk import WalkOptions
+        from mil_palettize.torch.evaluator.memory import free_bytes
+
+        asked = self.calibration
+        memory = asked.memory or free_bytes() // _MEMORY
+        crossed = not asked.made_up  # what made-up samples lose tells nothing of others
+        return WalkOptions(asked.positions, asked.seed, held, memory, asked.device, crossed)
 
     def functions(self) -> Iterator[tuple[Any, Calls | None]]:
         """Each of them, or the pipeline, with its samples; None where those that were given are not for it."""
@@ -202,8 +242,7 @@ class _Run:
     ) -> Any:
         """``others``: samples as the palettized network has them."""
         from mil_palettize.torch.calibration.sequences import states_before
-        from mil_palettize.torch.calibration.walk import WalkOptions, walk
-        from mil_palettize.torch.evaluator.memory import free_bytes
+        from mil_palettize.torch.calibration.walk import walk
 
         wanted = {slot: self.planned[w] for slot, w in module.weight_ids.items() if w in self.planned}
         held, states = given.held, states_before(module, samples, given.begins)
@@ -216,9 +255,12 @@ class _Run:
         def solve(found: Any) -> np.ndarray | None:
             if found.reads is not None:
                 tables.append(found.slot)
-            moments = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
+            moments, reads = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments], found.reads
+            for others, read in self.elsewhere.pop(self._key(wanted[found.slot]), ()):
+                moments += others
+                reads = read if reads is None else reads if read is None else reads + read
             count = len(samples) - len(held)
-            findings = Findings(moments, found.reads, found.trial, count, found.sensitivity, found.spread)
+            findings = Findings(moments, reads, found.trial, count, found.sensitivity, found.spread)
             result = self._solve(wanted[found.slot], findings)
             if isinstance(result, Declined):
                 return None
@@ -227,21 +269,23 @@ class _Run:
             plain[found.slot] = result.plain.expr.decode()
             return result.encoded.expr.decode()
 
-        memory = self.calibration.memory or free_bytes() // _MEMORY
-        asked = self.calibration
-        options = WalkOptions(asked.positions, asked.seed, held, memory, asked.device)
         walked = walk(
-            module, samples, list(wanted), solve, options, progress=self.tell, states=states,
+            module, samples, list(wanted), solve, self._options(held), progress=self.tell, states=states,
             palettized=None if others is samples else others,
             executor=None if self.pool is None else self.pool.executor,
             known={slot: solution.encoded.expr.decode() for slot, solution in made.items()},
         )  # fmt: skip
-        self._tell_constants(module, walked.before)
+        same = constant_outputs(walked.before)
+        if same:
+            self.done.notes.append(
+                f"outputs of {module.function_name!r} that are the same for all samples: {', '.join(same)}; "
+                "give samples that differ as those of use do"
+            )
         for one in wanted.values():  # that nothing reads as a matrix
             if one.weight.id not in self.done.palettes:
                 self._solve(one, Findings())
         if held:
-            looked_at = sorted(held)[:GUARDS]
+            asked, looked_at = self.calibration, sorted(held)[:GUARDS]
             guard = Guard(
                 module, [others[i] for i in looked_at], None if states is None else [states[i] for i in looked_at],
                 [walked.before[i] for i in looked_at], asked.device,
@@ -290,16 +334,6 @@ class _Run:
             return result
         return None
 
-    def _tell_constants(self, module: Any, outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Of outputs that do not depend on the samples, which therefore tell nothing of what errors do to them."""
-        first = outputs[0]
-        same = [name for name in first if all(_equal(other[name], first[name]) for other in outputs[1:])]
-        if len(outputs) > 1 and same:
-            self.done.notes.append(
-                f"outputs of {module.function_name!r} that are the same for all samples: {', '.join(same)}; "
-                "give samples that differ as those of use do"
-            )
-
     def _give_up(self, comparisons: Sequence[Comparison], planned: Sequence[_Planned]) -> None:
         """Plain palettes for the whole function where these are better in one of the comparisons."""
         if all(comparison.holds for comparison in comparisons):
@@ -327,9 +361,3 @@ class _Run:
         result = self.shared[key]
         self.done.palettes[one.weight.id] = result if isinstance(result, Declined) else result.encoded
         return result
-
-
-def _equal(one: Any, two: Any) -> bool:
-    if not hasattr(one, "is_floating_point"):
-        return bool(one == two)
-    return bool(one.shape == two.shape and (one == two).all())

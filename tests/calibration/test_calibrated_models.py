@@ -12,9 +12,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from mil_palettize import OpPalettizerConfig, OptimizationConfig  # noqa: E402
+from mil_palettize.calibration.choice import covering  # noqa: E402
 from mil_palettize.calibration.request import Calibration  # noqa: E402
-from mil_palettize.doors import calibration_guard  # noqa: E402
+from mil_palettize.calibration.solving import Findings  # noqa: E402
+from mil_palettize.doors import calibrating, calibration_guard  # noqa: E402
 from mil_palettize.doors.calibrating import Calibrated, calibrated  # noqa: E402
+from mil_palettize.encoding.encoder import Task  # noqa: E402
 from mil_palettize.encoding.results import Encoded  # noqa: E402
 from mil_palettize.errors import ConfigError, EvaluationError  # noqa: E402
 from mil_palettize.expressions.digest import expression_digest  # noqa: E402
@@ -174,3 +177,27 @@ def test_what_one_function_gave_up_stays_given_up(fixtures: Path, monkeypatch: p
     digest = {key: expression_digest(encoded.expr) for key, encoded in made.items()}
     assert digest["decode/base_weight"] == digest["prefill/base_weight"]
     assert [key for key, encoded in made.items() if encoded.calibration is not None] == ["prefill/adapter_weight"]
+
+
+def test_a_weight_that_functions_share_is_made_for_the_sum_of_their_moments(
+    fixtures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each function's own are those of a model that has this one function only."""
+    asked: dict[str, list[Findings]] = {}
+    solve = calibrating.solved
+
+    def listened(task: Task, findings: Findings, *options: object) -> object:
+        asked.setdefault(task.source.name, []).append(findings)
+        return solve(task, findings, *options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(calibrating, "solved", listened)
+    run(fixtures, "multifunction_ios18", Calibration(samples=10))
+    assert all(len(found) == 1 for found in asked.values())
+    (both,) = next(found for name, found in asked.items() if "base" in name)
+    assert len(both.moments) == 2
+    summed = covering(both.moments, both.moments[0].where.size)
+    assert len(summed) == 1
+    np.testing.assert_array_equal(summed[0].square, both.moments[0].square + both.moments[1].square)
+    assert summed[0].count == sum(m.count for m in both.moments)
+    (alone,) = next(found for name, found in asked.items() if "adapter" in name)
+    assert len(alone.moments) == 1

@@ -40,13 +40,14 @@ class Given:
 
 @dataclass(frozen=True)
 class PartOptions:
-    """``positions``, ``seed``: as in :class:`WalkOptions`; ``memory``: bytes of values kept in memory; ``device``: that
-    they are computed on."""
+    """``positions``, ``seed``, ``crossed``: as in :class:`WalkOptions`; ``memory``: bytes of values kept in memory;
+    ``device``: that they are computed on."""
 
     positions: int
     seed: int
     memory: int
     device: str
+    crossed: bool
 
 
 class Route:
@@ -137,7 +138,7 @@ class Part:
         for sample in samples:
             place = self.places[sample]
             palettized = self.other.arguments(place, step)
-            float_arguments = self.float.arguments(place, step) if self.apart else None
+            float_arguments = self.float.arguments(place, step) if self.apart and self.options.crossed else None
             for key in keys:
                 block.add(key, sample, palettized, float_arguments, self.kept[place])
         return block.told()

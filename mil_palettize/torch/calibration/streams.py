@@ -34,6 +34,7 @@ class Stream:
         device: str = "cpu",
     ) -> None:
         self.memory, self.device = memory, device
+        self._function, self._half = module.function, module.half
         self.constants = {slot: _placed(value, device) for slot, value in module.constants().items()}
         begun = states or [{} for _ in samples]
         self._runs = [
@@ -70,7 +71,11 @@ class Stream:
 
     def results(self, step: Step, arguments: dict[str, Any]) -> tuple[Any, ...]:
         """What the op gives for these arguments."""
-        return self._runs[0].results(step, arguments)
+        return self._apart().results(step, arguments)
+
+    def _apart(self) -> Execution:
+        """Of constants alone."""
+        return Execution(self._function, self.constants, self._half, [])
 
     def advance(self, step: Step, sample: int | None = None, listener: Listener | None = None) -> None:
         """Run the op for all samples, or for one, which ``listener`` is told of."""
@@ -83,7 +88,7 @@ class Stream:
 
     def derive(self, steps: Iterable[Step]) -> None:
         """Run ops that compute with constants only, once for all samples."""
-        run = Execution(self._runs[0].function, self.constants, self._runs[0].half, [])
+        run = self._apart()
         for step in steps:
             results = run.results(step, run.arguments(step))
             self.constants.update(zip(step.outputs, results, strict=True))
@@ -94,7 +99,7 @@ class Stream:
         """Go on with another constant, and with what is computed of it alone."""
         changed = {slot}
         self.constants[slot] = value.to(self.device)
-        run = Execution(self._runs[0].function, self.constants, self._runs[0].half, [])
+        run = self._apart()
         for step in derived:
             if changed & set(step.slots_read()):
                 results = run.results(step, run.arguments(step))
@@ -104,12 +109,9 @@ class Stream:
             one.values.update({name: self.constants[name] for name in changed})
 
     def outputs(self) -> list[dict[str, Any]]:
-        """Of every sample by name, at the end."""
-        function = self._runs[0].function
-        return [
-            {n: self._run(i).values[s] for n, s in zip(function.output_names, function.block.outputs, strict=True)}
-            for i in range(len(self))
-        ]
+        """Of every sample by name, at the end, in the machine's own memory."""
+        names = list(zip(self._function.output_names, self._function.block.outputs, strict=True))
+        return [{n: _placed(self._run(i).values[s], "cpu") for n, s in names} for i in range(len(self))]
 
     def _run(self, sample: int) -> Execution:
         run = self._runs[sample]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from mil_palettize.torch.calibration.sources import sources_of
 from mil_palettize.torch.calibration.streams import Stream
 from mil_palettize.torch.calibration.sums import ReadMoments, added
 from mil_palettize.torch.calibration.trials import Trial
-from mil_palettize.torch.calibration.workers import workers_of
+from mil_palettize.torch.calibration.workers import Workers, call_workers
 from mil_palettize.torch.evaluator.module import MILModule
 
 
@@ -49,13 +49,15 @@ Solve = Callable[[Collected], "np.ndarray | None"]
 class WalkOptions:
     """``positions``: of a convolution that are looked at in each sample; ``seed``: of which these are; ``held``:
     samples, by number, that moments are not made of and errors are measured on; ``memory``: bytes of values that are
-    kept in memory; ``device``: what torch computes on."""
+    kept in memory; ``device``: what torch computes on; ``crossed``: whether moments are also made of the inputs that
+    the float network has."""
 
     positions: int = 64
     seed: int = 0
     held: frozenset[int] = frozenset()
     memory: int = 1 << 31
     device: str = "cpu"
+    crossed: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,21 +142,17 @@ class _Walk:
         self.module, self.given, self.solve, self.options = module, given, solve, options
         self.route = Route(module.function, weights)
         fit = [one.number for one in given if one.number not in options.held]
-        blocks = dict(enumerate(blocks_of(fit)))
-        wanted = PartOptions(options.positions, options.seed, options.memory, options.device)
-        self.workers = workers_of(executor, module, list(weights), given, blocks, wanted)
-        away = {number for worker in self.workers.workers for block in worker.share.blocks.values() for number in block}
-        own = {block: numbers for block, numbers in blocks.items() if block not in self.workers.blocks}
-        here = [one for one in given if one.number not in away]
-        self.parts = [Part(module, self.route, here, own, wanted)]
+        self.blocks, self.fit = dict(enumerate(blocks_of(fit))), len(fit)
+        self.executor, self.weights = executor, list(weights)
+        self.workers, self.parts = Workers([]), list[Part]()
         self.done: list[tuple[str, tuple[Any, ...]]] = []  # what changed the parts, for those that are taken back
         self.moments: dict[Key, ReadMoments] = {}
         self.reads: dict[str, np.ndarray] = {}
-        self.fit = len(fit)
 
     def over(self, progress: Progress | None) -> Walked:
         total = len(self.given) * len(self.route.function.block.steps)
         try:
+            self._begin()
             for number, step in self.route.steps:
                 self._collect(number)
                 for slot in self.route.last[number]:
@@ -167,6 +165,17 @@ class _Walk:
                 part.__exit__()
         both = [outputs[one.number] for one in self.given]
         return Walked([before for before, _ in both], [after for _, after in both])
+
+    def _begin(self) -> None:
+        asked = self.options
+        options = PartOptions(asked.positions, asked.seed, asked.memory, asked.device, asked.crossed)
+        call_workers(self.workers, self.executor, self.module, self.weights, self.given, self.blocks, options)
+        shared = [worker.share.blocks for worker in self.workers.workers]
+        options = replace(options, memory=options.memory // (len(shared) + 1))
+        away = {number for blocks in shared for numbers in blocks.values() for number in numbers}
+        own = {block: numbers for block, numbers in self.blocks.items() if not any(block in some for some in shared)}
+        here = [one for one in self.given if one.number not in away]
+        self.parts.append(Part(self.module, self.route, here, own, options))
 
     def _advance(self, number: int, name: str, total: int, progress: Progress | None) -> None:
         done = number * len(self.given)
