@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mil_palettize.doors.calibration_guard import GUARDS, on_held
+from mil_palettize.doors.calibration_guard import GUARDS, Guard
 from mil_palettize.program.model import Model
 from mil_palettize.program.weight import WeightId
 from mil_palettize.rewriting.changed_biases import changeable
@@ -28,7 +28,7 @@ def biases_corrected(
     """New biases, and what to say of them. ``palettes``: what the weights are now, by slot; ``options``: of the walk;
     ``states``: before each sample, None for zeros."""
     from mil_palettize.torch.calibration.biases import corrected_biases
-    from mil_palettize.torch.calibration.walk import Walked, outputs_with
+    from mil_palettize.torch.calibration.walk import outputs_with
 
     if len(model.stages) > 1 or len(model.stages[0].program.functions) > 1:
         return {}, _SEVERAL
@@ -40,11 +40,10 @@ def biases_corrected(
     made = corrected_biases(module, samples, palettes, slots, options, states=states)
     some = [samples[number] for number in held]
     begun = None if states is None else [states[number] for number in held]
-    wanted, before, after = (
-        outputs_with(module, some, arrays, states=begun, device=options.device)
-        for arrays in ({}, palettes, {**palettes, **made})
-    )
-    comparison = on_held(module, range(len(held)), Walked(wanted, after), before)
+    device = options.device
+    guard = Guard(module, some, begun, outputs_with(module, some, {}, states=begun, device=device), device)
+    corrected = outputs_with(module, some, {**palettes, **made}, states=begun, device=device)
+    comparison = guard.held(palettes, corrected)
     told = f"{comparison.told.replace('outputs', 'correcting biases: outputs', 1)}"
     figures = comparison.figures
     if not made or comparison.calibrated >= comparison.plain:
