@@ -10,18 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mil_palettize import (
-    Calibration,
-    OpPalettizerConfig,
-    OptimizationConfig,
-    fisher_importance,
-    palettize_package,
-)
+from mil_palettize import Calibration, OpPalettizerConfig, OptimizationConfig, fisher_importance, palettize_package
 from tools.accuracy.network import Network
 
 MADE_UP = "made-up"
 _MADE_UP_SAMPLES = 128
-FISHER = "fisher-"
+_FISHER = "fisher-"
 _WITHOUT_SEED = ("none", "weights")
 
 
@@ -42,18 +36,20 @@ class Row:
         return [figures[number] for figures in self.figures]
 
 
-def keywords_of(network: Network, kind: str, seed: int) -> dict[str, Any]:
+def keywords_of(network: Network, kind: str, seed: int, rounds: int) -> dict[str, Any]:
     """Of ``palettize_package``. ``kind``: ``none``, ``weights``, ``made-up`` (``made-up-192``: so many), a number of
     the network's own samples, or ``fisher-`` and that number, for sensitive k-means alone."""
-    if kind in _WITHOUT_SEED:
-        return {} if kind == "none" else {"calibration": Calibration(method="weights")}
+    if kind == "none":
+        return {}
+    if kind == "weights":
+        return {"calibration": Calibration(method="weights", rounds=rounds)}
     if kind.startswith(MADE_UP):
         samples = int(kind[len(MADE_UP) + 1 :] or _MADE_UP_SAMPLES)
-        return {"calibration": Calibration(samples=samples, seed=seed)}
-    samples = network.samples(int(kind.removeprefix(FISHER)), seed)
-    if kind.startswith(FISHER):
-        return {"importance": fisher_importance(network.source, samples, seed=seed)}
-    return {"calibration": Calibration(samples, seed=seed)}
+        return {"calibration": Calibration(samples=samples, seed=seed, rounds=rounds)}
+    given = network.samples(int(kind.removeprefix(_FISHER)), seed)
+    if kind.startswith(_FISHER):
+        return {"importance": fisher_importance(network.source, given, seed=seed)}
+    return {"calibration": Calibration(given, seed=seed, rounds=rounds)}
 
 
 def rows(name: str, network: Network, options: argparse.Namespace, out: Path) -> Iterator[Row]:
@@ -61,16 +57,22 @@ def rows(name: str, network: Network, options: argparse.Namespace, out: Path) ->
     first = network.figures[0]
     yield Row(name, first, None, "", [network.measured(network.source)], weight_nbytes(network.source), 0.0)
     for nbits in options.nbits:
-        config = OptimizationConfig(global_config=OpPalettizerConfig(nbits=nbits, weight_threshold=0))
+        config = OptimizationConfig(
+            global_config=OpPalettizerConfig(nbits=nbits, weight_threshold=0, **_groups(options.group_size))
+        )
         for kind in options.calibrations:
             found, seconds = [], []
             for seed in range(options.seeds if kind not in _WITHOUT_SEED else 1):
                 started = time.process_time()
-                keywords = keywords_of(network, kind, seed)
-                palettize_package(network.source, out, config, overwrite=True, workers=1, **keywords)
+                keywords = keywords_of(network, kind, seed, options.rounds)
+                palettize_package(network.source, out, config, target="iOS18", overwrite=True, workers=1, **keywords)
                 seconds.append(time.process_time() - started)
                 found.append(network.measured(out))
             yield Row(name, first, nbits, kind, found, weight_nbytes(out), min(seconds))
+
+
+def _groups(size: int | None) -> dict[str, Any]:
+    return {} if size is None else {"granularity": "per_grouped_channel", "group_size": size}
 
 
 def weight_nbytes(package: Path) -> int:
