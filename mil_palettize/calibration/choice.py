@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from mil_palettize.algorithms.layerwise.moments import Moments, Objective, importance, objective
 from mil_palettize.algorithms.layerwise.reconstruction import LARGE, reconstructed
 from mil_palettize.algorithms.layerwise.work import UnsupportedLayoutError
+from mil_palettize.encoding.encoder import PMap
 from mil_palettize.expressions.weight_expr import WeightExpr
 
 PLAIN = "plain"
@@ -74,15 +76,15 @@ def _decibels(error: float) -> float:
     return math.inf if error == 0.0 else -10.0 * math.log10(error)
 
 
-def choose(known: Knowledge, make: Make, *, reconstruct: bool, tables: bool, rounds: int) -> Choice:
+def choose(known: Knowledge, make: Make, *, reconstruct: bool, tables: bool, rounds: int, spread: PMap = map) -> Choice:
     """The palette with the least error of the op's output; the plain one where that is as good.
 
-    ``reconstruct``: also with compensation. ``tables``: whether entries may change. Without a judge: compensation at
-    the usual damping, or where it cannot be the weighted optimum.
+    ``reconstruct``: also with compensation. ``tables``: whether entries may change. ``spread``: like ``map``, for
+    palettes. Without a judge: compensation at the usual damping, or where it cannot be the weighted optimum.
     """
     found = [Choice(make(None), PLAIN, 0.0)]
     found += _weighted(known, make)
-    compensated = _compensated(known, make, tables) if reconstruct and known.moments else []
+    compensated = _compensated(known, make, tables, spread) if reconstruct and known.moments else []
     if known.judge is None:
         best = (compensated or found)[-1]
         return _alternated(known, best, tables, rounds) if compensated else best
@@ -125,12 +127,14 @@ def _damped(importance: np.ndarray, damping: float) -> np.ndarray:
     return importance + damping * float(importance.mean() or 1.0)
 
 
-def _compensated(known: Knowledge, make: Make, tables: bool) -> list[Choice]:
+def _compensated(known: Knowledge, make: Make, tables: bool, spread: PMap) -> list[Choice]:
     """Assignments with compensation, the last the usual one."""
     kinds = [False] if known.made_up or all(m.cross is None for m in known.moments) else [False, True]
     dampings = DAMPINGS if known.judge is not None and not known.large else (known.usual,)
+    assign = partial(_assigned, known.moments, known.weight, tables)
+    wanted = ((_weighed(known, make, damping), damping, asymmetric) for damping in dampings for asymmetric in kinds)
     try:
-        return [_assigned(known, make, damping, asymmetric, tables) for damping in dampings for asymmetric in kinds]
+        return list(spread(assign, wanted))
     except UnsupportedLayoutError:
         return []
 
@@ -138,20 +142,29 @@ def _compensated(known: Knowledge, make: Make, tables: bool) -> list[Choice]:
 def _alternated(known: Knowledge, choice: Choice, tables: bool, rounds: int) -> Choice:
     """What was assigned with compensation, tables and indices in turn."""
     asymmetric = choice.method == ASYMMETRIC
-    objectives = _objectives(known, choice.damping, asymmetric)
+    objectives = _objectives(known.moments, known.weight, choice.damping, asymmetric)
     made = reconstructed(choice.expr, objectives, rounds=rounds, tables=tables, assigned=True)
     return replace(choice, expr=made.expr)
 
 
-def _assigned(known: Knowledge, make: Make, damping: float, asymmetric: bool, tables: bool) -> Choice:
-    weights = importance(known.moments, known.weight.size, damping).reshape(known.weight.shape)
-    made = reconstructed(make(weights), _objectives(known, damping, asymmetric), rounds=0, tables=tables)
+def _weighed(known: Knowledge, make: Make, damping: float) -> WeightExpr:
+    weights = importance(known.moments, known.weight.size, damping)
+    return make(weights.reshape(known.weight.shape))
+
+
+def _assigned(
+    moments: Sequence[Moments], weight: np.ndarray, tables: bool, wanted: tuple[WeightExpr, float, bool]
+) -> Choice:
+    """``wanted``: the palette to begin with, the damping, and whether the target is asymmetric."""
+    expr, damping, asymmetric = wanted
+    aims = _objectives(moments, weight, damping, asymmetric)
+    made = reconstructed(expr, aims, rounds=0, tables=tables)
     return Choice(made.expr, ASYMMETRIC if asymmetric else SYMMETRIC, damping)
 
 
-def _objectives(known: Knowledge, damping: float, asymmetric: bool) -> list[Objective]:
-    flat = known.weight.reshape(-1)
-    return [objective(m, flat, damping, asymmetric=asymmetric) for m in known.moments]
+def _objectives(moments: Sequence[Moments], weight: np.ndarray, damping: float, asymmetric: bool) -> list[Objective]:
+    flat = weight.reshape(-1)
+    return [objective(m, flat, damping, asymmetric=asymmetric) for m in moments]
 
 
 def covering(parts: Sequence[Moments], size: int) -> tuple[Moments, ...]:

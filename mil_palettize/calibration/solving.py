@@ -24,13 +24,15 @@ class Findings:
     """What a walk found where a weight is read. ``moments``: of each op that multiplies with it; ``reads``: how often
     look-ups read each element, None without any; ``judge``: the error of the op's output with another array, None
     where no samples are held out; ``samples``: how many were looked at, 0 for none; ``sensitivity``: how much the op's
-    output, behind its non-linearity, depends on each element (Fisher information), None where ``moments`` say it."""
+    output, behind its non-linearity, depends on each element (Fisher information), None where ``moments`` say it;
+    ``spread``: like ``map``, for palettes among which one is chosen."""
 
     moments: Sequence[Moments] = ()
     reads: np.ndarray | None = None
     judge: Judge | None = None
     samples: int = 0
     sensitivity: np.ndarray | None = None
+    spread: PMap = map
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +97,7 @@ def _chosen(
         reconstruct=reconstruct,
         tables=ALGORITHMS[task.specification.mode].optimal,
         rounds=calibration.rounds,
+        spread=findings.spread,
     )
 
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mil_palettize.algorithms.layerwise.moments import Moments
+from mil_palettize.calibration.choice import PLAIN
+from mil_palettize.calibration.kept import KeptRun, run_digest
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.calibration.solving import Findings, Solved, solved
-from mil_palettize.calibration.without_samples import place_findings
+from mil_palettize.calibration.without_samples import place_findings, solved_alone
+from mil_palettize.doors.calibration_samples import Calls, calls_of, fits
 from mil_palettize.encoding.encoder import PMap, Task
 from mil_palettize.encoding.palette_cache import Clustered
 from mil_palettize.encoding.results import Declined, Encoded
-from mil_palettize.errors import EvaluationError
+from mil_palettize.encoding.workers import Workers
 from mil_palettize.planning.plan import Plan
+from mil_palettize.program.fingerprints import fingerprint
 from mil_palettize.program.forms import FORMS
 from mil_palettize.program.model import Model
 from mil_palettize.program.stages import pipeline_models
@@ -26,10 +30,12 @@ from mil_palettize.program.weight import Weight, WeightId
 from mil_palettize.rewriting.planned_palettes import planned_task
 from mil_palettize.text import format_count
 
-_HELD = 5  # every so many samples one is held out of the fit
 _GUARDS = 16  # samples that the whole model is looked at with
-_FEW = 32
 _MEMORY = 4  # of what is free, one part is for values
+_LOWER = (
+    "a lower SNR of a calibrated weight is meant: the plain palette has the least error of the weight, the calibrated "
+    "one was chosen for a small error of what its op gives"
+)
 
 Tell = Callable[[int, int, str], object]
 
@@ -50,30 +56,39 @@ def calibrated(
     calibration: Calibration,
     *,
     tell: Tell | None = None,
-    pmap: PMap = map,
+    pool: Workers | None = None,
     clustered: Clustered | None = None,
 ) -> Calibrated:
     """Palettes of all planned weights of ``model``. ``tell``: how many runs of ops are done (of weights,
-    where there are no samples), of how many, and the name of the op. ``pmap``: like ``map``, for pieces of a weight.
-    ``clustered``: where the palettes are kept that calibration begins with.
+    where there are no samples), of how many, and the name of the op. ``pool``: whose threads take pieces of a weight,
+    and whose executor takes samples (without samples, weights). ``clustered``: where the palettes are kept that
+    calibration begins with.
 
     Raises EvaluationError for samples that the model does not take, UnsupportedOpError for ops that the evaluator does
     not know, AlgorithmError for a wrong ``lut_function``.
     """
-    run = _Run(model, calibration, _tasks(model, plan, clustered), tell, pmap)
+    sent = pool is not None and pool.executor is not None and calibration.method == "weights"
+    run = _Run(model, calibration, _tasks(model, plan, clustered, sent=sent), tell, pool, clustered)
     if calibration.method == "weights":
         run.without_samples()
     else:
         run.with_samples()
+    if any(isinstance(made, Encoded) and _is_chosen(made) for made in run.done.palettes.values()):
+        run.done.notes.append(_LOWER)
     return run.done
+
+
+def _is_chosen(made: Encoded) -> bool:
+    """Whether it is another palette than the plain one."""
+    return made.calibration is not None and made.calibration.method != PLAIN
 
 
 def check_samples(model: Model, calibration: Calibration) -> None:
     """Raise what :func:`calibrated` does of samples and of ops, and ConfigError without torch, before it works."""
     if calibration.method != "weights":
         for whole, given in _Run(model, calibration, {}).functions():
-            for sample in given or ():
-                whole.features.tensors(sample)
+            for call in () if given is None else given.arrays:
+                whole.features.tensors(call)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +99,8 @@ class _Planned:
     task: Task
 
 
-def _tasks(model: Model, plan: Plan, clustered: Clustered | None) -> dict[WeightId, _Planned]:
-    """By what tells the constants apart."""
+def _tasks(model: Model, plan: Plan, clustered: Clustered | None, *, sent: bool) -> dict[WeightId, _Planned]:
+    """By what tells the constants apart. ``sent``: to other processes."""
     decisions = {d.weight.id: d for d in plan.decisions if d.specification is not None}
     found = {}
     for site in model.survey().sites:
@@ -93,7 +108,8 @@ def _tasks(model: Model, plan: Plan, clustered: Clustered | None) -> dict[Weight
         if decision is not None:
             form = FORMS[decision.weight.opset]
             assert form is not None
-            found[site.weight.id] = _Planned(decision.weight, planned_task(model, site, decision, form, clustered))
+            task = planned_task(model, site, decision, form, clustered, sent=sent)
+            found[site.weight.id] = _Planned(decision.weight, task)
     return found
 
 
@@ -104,17 +120,30 @@ class _Run:
         calibration: Calibration,
         planned: Mapping[WeightId, _Planned],
         tell: Tell | None = None,
-        pmap: PMap = map,
+        pool: Workers | None = None,
+        clustered: Clustered | None = None,
     ) -> None:
-        self.model, self.calibration, self.planned, self.tell, self.pmap = model, calibration, planned, tell, pmap
+        self.clustered = clustered
+        self.model, self.calibration, self.planned, self.tell, self.pool = model, calibration, planned, tell, pool
+        self.pmap: PMap = map if pool is None else pool.pmap
         self.done = Calibrated()
         self.shared: dict[object, Solved | Declined] = {}  # of weights stored once, by record and specification
 
     def without_samples(self) -> None:
-        for number, one in enumerate(self.planned.values(), 1):
-            self._by_place(one)
+        """Weights that are stored once are solved once, all at a time as far as the pool allows."""
+        alone: dict[object, _Planned] = {}
+        for one in self.planned.values():
+            alone.setdefault(self._key(one), one)
+        pmap: PMap = map if self.pool is not None and self.pool.executor is not None else self.pmap
+        solve = partial(solved_alone, calibration=self.calibration, pmap=pmap)
+        tasks = ((one.weight.nbytes, partial(solve, one.weight, one.task)) for one in alone.values())
+        results = (task() for _, task in tasks) if self.pool is None else self.pool.ordered(tasks)
+        for number, (key, one) in enumerate(alone.items(), 1):
+            self.shared[key] = next(results)
             if self.tell is not None:
-                self.tell(number, len(self.planned), one.weight.name)
+                self.tell(number, len(alone), one.weight.name)
+        for one in self.planned.values():
+            self._solve(one, Findings())
 
     def _by_place(self, one: _Planned) -> None:
         self._solve(one, place_findings(one.weight))
@@ -126,29 +155,31 @@ class _Run:
             if given is None:
                 self._alone(whole)
                 continue
-            samples = [whole.features.tensors(sample) for sample in given]
+            samples = [whole.features.tensors(call) for call in given.arrays]
             if isinstance(whole, Pipeline):
-                self._through(whole, samples)
+                self._through(whole, samples, given)
             else:
-                self._walk(whole, samples, samples)
+                self._walk(whole, samples, samples, given)
 
-    def functions(self) -> Iterator[tuple[Any, Sequence[Mapping[str, Any]] | None]]:
+    def functions(self) -> Iterator[tuple[Any, Calls | None]]:
         """Each of them, or the pipeline, with its samples; None where those that were given are not for it."""
+        from mil_palettize.torch.devices import check_device
         from mil_palettize.torch.evaluator.model_pipeline import evaluated
 
+        check_device(self.calibration.device)
         pipeline = bool(pipeline_models(self.model.spec))
         functions = [None] if pipeline else sorted(self.model.stages[0].program.functions)
         for name in functions:
             whole = evaluated(self.model, name)
-            given = self._samples(whole)
-            if len(functions) > 1 and self.calibration.sample_data is not None and not _fits(whole, given[0]):
+            given = calls_of(self.calibration, whole, self.done.notes)
+            if len(functions) > 1 and self.calibration.sample_data is not None and not fits(whole, given.arrays[0]):
                 self.done.notes.append(
                     f"function {name!r} takes other inputs than the samples have: by its weights alone"
                 )
                 yield whole, None
                 continue
             if len(functions) == 1 and self.calibration.sample_data is not None:
-                self.done.held = given[_HELD - 1 :: _HELD]
+                self.done.held = [given.arrays[number] for number in sorted(given.held)]
             yield whole, given
 
     def _alone(self, module: Any) -> None:
@@ -156,73 +187,89 @@ class _Run:
             if weight in self.planned:
                 self._by_place(self.planned[weight])
 
-    def _through(self, whole: Any, samples: Sequence[Mapping[str, Any]]) -> None:
+    def _through(self, whole: Any, samples: Sequence[Mapping[str, Any]], given: Calls) -> None:
         """ML Programs one after another: what one gives, the next ones take."""
         before = [{**whole.features.defaults, **sample} for sample in samples]
         after = [dict(values) for values in before]
         for module in whole.programs:
             names = module.features.inputs
             own, other = ([{n: v for n, v in values.items() if n in names} for values in x] for x in (before, after))
-            walked = self._walk(module, own, other)
+            walked = self._walk(module, own, other, given)
             for i in range(len(samples)):
                 before[i].update(walked.before[i])
                 after[i].update(walked.after[i])
 
-    def _samples(self, module: Any) -> Sequence[Mapping[str, Any]]:
-        from mil_palettize.torch.samples import Samples, read_samples
-
-        given = self.calibration.sample_data
-        if given is None:
-            from mil_palettize.torch.calibration.made_up_samples import natural_samples
-
-            self.done.notes.append(f"calibrated on {format_count(self.calibration.samples, 'made-up sample')}")
-            return natural_samples(module, self.calibration.samples, self.calibration.seed)
-        if isinstance(given, str | os.PathLike):
-            read = read_samples(given, module)
-            self.done.notes += read.notes
-            given = read
-        assert isinstance(given, list | Samples)  # a calibration keeps a list of what it is given
-        for number, sample in enumerate(given):
-            for name, value in sample.items():
-                array = np.asarray(value)
-                if array.dtype.kind == "f" and not np.isfinite(array).all():
-                    raise EvaluationError(f"sample {number} has NaN or infinite values in input {name!r}")
-        if len(given) < _FEW:
-            told = format_count(len(given), "sample")
-            self.done.notes.append(f"calibrated on {told} only; {_FEW} or more give better palettes")
-        return given
-
-    def _walk(self, module: Any, samples: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> Any:
+    def _walk(
+        self, module: Any, samples: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], given: Calls
+    ) -> Any:
         """``others``: samples as the palettized network has them."""
-        from mil_palettize.torch.calibration.walk import WalkOptions, walk
+        from mil_palettize.torch.calibration.sequences import states_before
+        from mil_palettize.torch.calibration.walk import WalkOptions, outputs_with, walk
         from mil_palettize.torch.evaluator.memory import free_bytes
 
         wanted = {slot: self.planned[w] for slot, w in module.weight_ids.items() if w in self.planned}
-        held = frozenset(range(_HELD - 1, len(samples), _HELD))
-        plain: dict[str, np.ndarray] = {}
+        held, states = given.held, states_before(module, samples, given.begins)
+        kept = self._kept(module, samples, given)
+        made = {slot: found for slot, one in wanted.items() if (found := self._made_before(slot, one, kept))}
+        plain = {slot: solution.plain.expr.decode() for slot, solution in made.items()}
 
         def solve(found: Any) -> np.ndarray | None:
             moments = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
-            findings = Findings(moments, found.reads, found.trial, len(samples) - len(held), found.sensitivity)
+            count = len(samples) - len(held)
+            findings = Findings(moments, found.reads, found.trial, count, found.sensitivity, found.spread)
             result = self._solve(wanted[found.slot], findings)
             if isinstance(result, Declined):
                 return None
+            if kept is not None:
+                kept.keep(found.slot, result.encoded)
             plain[found.slot] = result.plain.expr.decode()
             return result.encoded.expr.decode()
 
         memory = self.calibration.memory or free_bytes() // _MEMORY
-        options = WalkOptions(self.calibration.positions, self.calibration.seed, held, memory)
+        asked = self.calibration
+        options = WalkOptions(asked.positions, asked.seed, held, memory, asked.device)
         walked = walk(
-            module, samples, list(wanted), solve, options, progress=self.tell,
+            module, samples, list(wanted), solve, options, progress=self.tell, states=states,
             palettized=None if others is samples else others,
+            executor=None if self.pool is None else self.pool.executor,
+            known={slot: solution.encoded.expr.decode() for slot, solution in made.items()},
         )  # fmt: skip
         self._tell_constants(module, walked.before)
         for one in wanted.values():  # that nothing reads as a matrix
             if one.weight.id not in self.done.palettes:
                 self._solve(one, Findings())
         if held:
-            self._guard(module, others, sorted(held)[:_GUARDS], walked, plain, list(wanted.values()))
+            guards = sorted(held)[:_GUARDS]
+            without = outputs_with(
+                module, [others[i] for i in guards], plain, device=asked.device,
+                states=None if states is None else [states[i] for i in guards],
+            )  # fmt: skip
+            self._guard(module, guards, walked, without, list(wanted.values()))
         return walked
+
+    def _kept(self, module: Any, samples: Sequence[Mapping[str, Any]], given: Calls) -> KeptRun | None:
+        """Where palettes of this walk are kept; None without a folder, and beside a ``lut_function``: nobody knows what
+        that does."""
+        tasks = {weight: one.task for weight, one in self.planned.items()}
+        if self.clustered is None or any(task.specification.lut_function is not None for task in tasks.values()):
+            return None
+        place = repr((module.reference.stage, module.function_name, list(given.begins), sorted(given.held)))
+        model = fingerprint(self.model.spec, self.model.store)
+        return KeptRun(self.clustered, run_digest(model, self.calibration, tasks, samples, place))
+
+    def _made_before(self, slot: str, one: _Planned, kept: KeptRun | None) -> Solved | None:
+        """What an earlier function, or an earlier run, made of a weight."""
+        key = self._key(one)
+        if key not in self.shared and kept is not None:
+            found = kept.found(slot, one.task)
+            plain = None if found is None else one.task(self.pmap)
+            if found is not None and isinstance(plain, Encoded):
+                self.shared[key] = Solved(found, plain)
+        result = self.shared.get(key)
+        if isinstance(result, Solved):
+            self.done.palettes[one.weight.id] = result.encoded
+            return result
+        return None
 
     def _tell_constants(self, module: Any, outputs: Sequence[Mapping[str, Any]]) -> None:
         """Of outputs that do not depend on the samples, which therefore tell nothing of what errors do to them."""
@@ -237,16 +284,13 @@ class _Run:
     def _guard(
         self,
         module: Any,
-        others: Sequence[Mapping[str, Any]],
         held: Sequence[int],
         walked: Any,
-        plain: Mapping[str, np.ndarray],
+        without: Sequence[Mapping[str, Any]],
         planned: Sequence[_Planned],
     ) -> None:
-        """Plain palettes for the whole function where these are better on samples held out."""
-        from mil_palettize.torch.calibration.walk import outputs_with
-
-        without = outputs_with(module, [others[i] for i in held], plain)
+        """Plain palettes for the whole function where these are better on samples held out. ``without``: outputs with
+        them."""
         before = _noise([walked.before[i] for i in held], without)
         after = _noise([walked.before[i] for i in held], [walked.after[i] for i in held])
         told = f"outputs of {module.function_name!r} on {format_count(len(held), 'sample')} held out"
@@ -278,12 +322,6 @@ class _Run:
         result = self.shared[key]
         self.done.palettes[one.weight.id] = result if isinstance(result, Declined) else result.encoded
         return result
-
-
-def _fits(module: Any, sample: Mapping[str, Any]) -> bool:
-    """Whether a sample has the inputs that a function takes."""
-    names = module.features.inputs.keys()
-    return set(sample) <= names and names - module.features.defaults.keys() <= set(sample)
 
 
 def _noise(wanted: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> float:

@@ -322,7 +322,10 @@ def _encode(program: PymilProgram, plan: Plan, calibration: Calibration | None =
             assert form is not None
             source, held = ArraySource(weight.key, program.constant(weight).outputs[0].val), program.held(weight)
             task = Task(source, specification, form, held, importance=decision.importance)
-            return task(pool.pmap) if calibration is None else solved_alone(weight, task, calibration, pool.pmap)
+            if calibration is None:
+                return task(pool.pmap)
+            result = solved_alone(weight, task, calibration, pool.pmap)
+            return result if isinstance(result, Declined) else result.encoded
 
         tasks = ((d.weight.nbytes, lambda d=d, s=s: task(d, s)) for d, s in planned)
         return list(zip((d for d, _ in planned), pool.ordered(tasks), strict=True))

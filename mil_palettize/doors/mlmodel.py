@@ -59,7 +59,7 @@ def palettize_weights(
         prepared = prepare(model, requests, target=None, select=select, strict=strict)
         report = prepared.report(_IN_MEMORY, None)
         report.notes += calibration_remarks(prepared.plan, calibration, strict=strict)
-        done = Calibrated() if calibration is None else calibrated(model, prepared.plan, calibration, pmap=pool.pmap)
+        done = Calibrated() if calibration is None else calibrated(model, prepared.plan, calibration, pool=pool)
         report.notes += done.notes
         carry_out(prepared, folder, report, pool=pool, progress=make_progress(None), rename=True, ready=done.palettes)
         report.seconds = time.perf_counter() - started

@@ -13,6 +13,7 @@ from mil_palettize.algorithms.making import Distribution, Source
 from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.encoding.kept_files import DamagedError
 from mil_palettize.encoding.results import Encoded
+from mil_palettize.expressions.packed import mask_of_vectors
 from mil_palettize.expressions.weight_expr import Const, Lut, Part, Scale, Sparse, WeightExpr
 from mil_palettize.request.importance import Importance
 
@@ -110,9 +111,10 @@ def _palette_in(expr: WeightExpr, specification: PaletteSpecification, held: Wei
     elif isinstance(held, Scale) and isinstance(inner, Scale):
         inner = inner.data
     if isinstance(held, Sparse):
-        if not isinstance(inner, Sparse) or inner.mask.shape != held.mask.shape:
+        mask = mask_of_vectors(held.mask, specification.cluster_dim, (specification.axis or 0) % len(held.shape))
+        if not isinstance(inner, Sparse) or inner.mask.shape != mask.shape:
             raise DamagedError("it is no palette of what a sparse weight holds")
-        if inner.mask.data.tobytes() != held.mask.data.tobytes():
+        if inner.mask.data.tobytes() != mask.data.tobytes():
             raise DamagedError("it has another mask than the weight")
         inner = inner.data
     if not isinstance(inner, Lut):

@@ -27,7 +27,8 @@ class Figures:
     """What a palette came to, kept when its data is written. ``nbytes``: of all parts; ``sse`` and ``signal``: squared
     error and sum of squares of the weight; ``seconds``: of computing it; ``digest``: of the expression;
     ``specification``: as carried out, and ``note`` why it is not the one asked for; ``weighted_error``: the squared
-    error with every element's times its importance, None where none was given; ``calibration``: None without one."""
+    error with every element's times its importance, None where none was given; ``calibration``: None without one;
+    ``kept``: from an earlier run, and not made by this one."""
 
     nbits: int
     nbytes: int
@@ -39,6 +40,7 @@ class Figures:
     note: str
     weighted_error: float | None
     calibration: CalibrationFigures | None = None
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Encoded:
     seconds: float = 0.0
     weighted_error: float | None = None
     calibration: CalibrationFigures | None = None
+    kept: bool = False
 
     @cached_property
     def figures(self) -> Figures:
@@ -68,6 +71,7 @@ class Encoded:
             self.note,
             self.weighted_error,
             self.calibration,
+            self.kept,
         )
 
 

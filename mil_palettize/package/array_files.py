@@ -16,8 +16,14 @@ import numpy as np
 from mil_palettize.errors import PackageError
 from mil_palettize.package.links import refuse_pointer
 
-_MAGIC, _ZIP = b"\x93NUMPY", b"PK\x03\x04"  # by which numpy tells them apart
+_SINGLE, _ARCHIVE = b"\x93NUMPY", b"PK"
 _MOST_PACKED = 1100  # no more bytes come of one that is deflated
+_KINDS = {
+    b"\x89PNG": "is a PNG picture",
+    b"\xff\xd8\xff": "is a JPEG picture",
+    b"\x80": "is a Python pickle",
+    b"\x1f\x8b": "is a gzip file",
+}
 # What zipfile and numpy raise for files that are damaged, encrypted or of unknown compression (both RuntimeError), or
 # that say sizes no memory has (OverflowError, MemoryError).
 _UNREADABLE = (
@@ -26,15 +32,23 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
-def read_members(path: Path, what: str) -> np.ndarray | dict[str, np.ndarray | bytes]:
+def read_members(path: Path, what: str, advice: str) -> np.ndarray | dict[str, np.ndarray | bytes]:
     """The array of a ``.npy`` file, or what a ``.npz`` file holds by name: arrays, and bytes of members that are none.
     Nothing in it is executed.
 
-    Raises PackageError for a file that cannot be read; ``what`` it must be ends the line.
+    Raises PackageError for a file that cannot be read, where ``what`` it must be ends the line, and for one that is
+    another thing, where ``advice`` does.
     """
     refuse_pointer(path)
     try:
-        _check_sizes(path)
+        with path.open("rb") as file:
+            start = file.read(8)
+    except (OSError, ValueError) as error:  # the latter of a path with a NUL
+        raise unreadable(path, error, what) from error
+    if not start.startswith((_SINGLE, _ARCHIVE)):
+        raise PackageError(f"{path} {_kind(start)}, and is no .npz file; {advice}")
+    try:
+        _check_sizes(path, packed=start.startswith(_ARCHIVE))
         found = np.load(path, allow_pickle=False)
         if isinstance(found, np.ndarray):
             return found
@@ -44,14 +58,13 @@ def read_members(path: Path, what: str) -> np.ndarray | dict[str, np.ndarray | b
         raise unreadable(path, error, what) from error
 
 
-def _check_sizes(path: Path) -> None:
+def _check_sizes(path: Path, *, packed: bool) -> None:
     """Raise ValueError for arrays that say they are larger than what is stored, or than packing makes of that: no
     memory is asked for on their word."""
-    with path.open("rb") as file:
-        if file.read(len(_ZIP)) != _ZIP:
-            file.seek(0)
+    if not packed:
+        with path.open("rb") as file:
             _check_header(file, path.stat().st_size)
-            return
+        return
     with zipfile.ZipFile(path) as archive:
         infos = archive.infolist()
         if sum(info.compress_size for info in infos) > path.stat().st_size:
@@ -65,7 +78,7 @@ def _check_sizes(path: Path) -> None:
 
 def _check_header(file: IO[bytes], nbytes: int) -> None:
     """What is no array is not judged here."""
-    if file.read(len(_MAGIC)) != _MAGIC:
+    if file.read(len(_SINGLE)) != _SINGLE:
         return
     version = file.read(2)
     read = np.lib.format.read_array_header_1_0 if version[:1] == b"\1" else np.lib.format.read_array_header_2_0
@@ -78,3 +91,11 @@ def unreadable(path: Path, error: Exception, what: str) -> PackageError:
     """The line that says so; ``what`` it must be ends it."""
     told = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
     return PackageError(f"cannot read {path}: {told}; it must be {what}")
+
+
+def _kind(start: bytes) -> str:
+    """What a file that begins with these bytes is, in words."""
+    known = [kind for magic, kind in _KINDS.items() if start.startswith(magic)]
+    if known or not start:
+        return known[0] if known else "is empty"
+    return "is text" if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start) else "is another file"

@@ -33,8 +33,6 @@ def without_importance(specification: PaletteSpecification) -> str:
     """Why a palette is made as if all elements counted the same, "" where it is not."""
     if weighs(specification) or ALGORITHMS[specification.mode].lossless:
         return ""
-    if specification.cluster_dim > 1:
-        return f"vectors of {specification.cluster_dim} are chosen without"
     return f"mode {specification.mode!r} chooses its entries without"
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -159,18 +160,29 @@ class Report:
 
     def to_text(self, width: int = 110) -> str:
         """Totals, the largest palettes, what was left alone and why, what was moved; at most ``width`` columns."""
-        noted = grouped_lines(((note, w.label) for w in self.weights for note in w.notes), width)
+        labels = self.labels()
+        noted = grouped_lines(((note, labels[w.id]) for w in self.weights for note in w.notes), width)
         changed = self.palettized + self.decompressed
         table = _dense_table if self.action == DECOMPRESSED else _palette_table
         blocks = [
             self._totals(),
-            table(changed, width),
-            _titled("left alone", grouped_lines(((w.reason, w.label) for w in self.skipped), width)),
+            table(changed, labels, width),
+            _titled("left alone", grouped_lines(((w.reason, labels[w.id]) for w in self.skipped), width)),
             _titled("moved to a later opset", _moved_lines(self.moved, width)),
             "" if self.check is None else self.check.outputs_text(width),
             _titled("notes", indented_lines(self.notes, width) + noted),
         ]
         return printable("\n\n".join(block for block in blocks if block)) + "\n"
+
+    def labels(self) -> dict[WeightId, str]:
+        """What each weight is called in text: with its function and block where its name alone is that of several."""
+        names = Counter(name for _, name in {(weight.function, weight.name) for weight in self.weights})
+        labels = Counter(weight.label for weight in self.weights)
+        told = {}
+        for weight in self.weights:
+            label = f"{weight.function}/{weight.name}" if names[weight.name] > 1 else weight.label
+            told[weight.id] = f"{label} in {weight.block}" if weight.block and labels[weight.label] > 1 else label
+        return told
 
     def _totals(self) -> str:
         done = f"would be {self.action}" if self.dry_run else self.action
@@ -186,6 +198,8 @@ class Report:
         ]
         if self.action == PALETTIZED and not changed:
             lines.append(f"Nothing {'would be' if self.dry_run else 'was'} palettized.")
+        if self.action == DECOMPRESSED and not self.weights:
+            lines.append("Nothing is compressed in it: the new package holds what the old one does.")
         if self.dropped_records:
             lines.append(f"{format_count(self.dropped_records, 'record')} that nothing pointed at dropped")
         return "\n".join(lines)
@@ -215,14 +229,14 @@ def _weight_dict(weight: WeightReport) -> dict[str, Any]:
     return data
 
 
-def _palette_table(weights: list[WeightReport], width: int) -> str:
-    rows = [(*_row(w, _palette_words(w)), _snr(w)) for w in _largest(weights)]
+def _palette_table(weights: list[WeightReport], labels: Mapping[WeightId, str], width: int) -> str:
+    rows = [(*_row(w, labels[w.id], _palette_words(w)), _snr(w)) for w in _largest(weights)]
     header = ("weight", "shape", "read by", "palette", "before", "after", "SNR dB")
     return _table(header, rows, len(weights), width)
 
 
-def _dense_table(weights: list[WeightReport], width: int) -> str:
-    rows = [_row(w, shorten(w.mode or "", 40)) for w in _largest(weights)]
+def _dense_table(weights: list[WeightReport], labels: Mapping[WeightId, str], width: int) -> str:
+    rows = [_row(w, labels[w.id], shorten(w.mode or "", 40)) for w in _largest(weights)]
     return _table(("weight", "shape", "read by", "was", "before", "after"), rows, len(weights), width)
 
 
@@ -230,9 +244,9 @@ def _largest(weights: list[WeightReport]) -> list[WeightReport]:
     return sorted(weights, key=lambda w: -w.bytes_before)[:LARGEST]
 
 
-def _row(weight: WeightReport, form: str) -> tuple[str, ...]:
+def _row(weight: WeightReport, label: str, form: str) -> tuple[str, ...]:
     return (
-        printable(weight.label),
+        printable(label),
         "×".join(map(str, weight.shape)) + f" {weight.dtype}",
         shorten(printable(", ".join(dict.fromkeys(op for op, _ in weight.consumers))), 18),
         form,

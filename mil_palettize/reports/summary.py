@@ -93,7 +93,8 @@ def _told(specification: PaletteSpecification | None) -> dict[str, Any]:
 def _bytes_after(decision: Decision) -> int | None:
     if decision.specification is None:
         return decision.weight.nbytes
-    if decision.specification.nbits is None:
+    sparse_vectors = decision.weight.joint == "sparse" and decision.specification.cluster_dim > 1
+    if decision.specification.nbits is None or sparse_vectors:  # values decide
         return None
     return palette_nbytes(decision.weight, decision.specification, decision.specification.nbits)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from mil_palettize.errors import ConfigError, UnsupportedModeError
+from mil_palettize.errors import ConfigError, PackageError, UnsupportedModeError
 from mil_palettize.request.near_names import near_names
 from mil_palettize.request.normalised import Requests
 from mil_palettize.request.palette_request import DEFAULTS, PaletteRequest, palette_request
@@ -171,19 +171,37 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_mapping)
 def load_config(path: str | Path) -> Requests:
     """What a YAML file in coremltools' format asks for; ``-`` is standard input.
 
-    Raises ConfigError in one line for a missing file, bad YAML, or keys and values that are not known.
+    Raises PackageError for a file that cannot be read, ConfigError in one line for bad YAML, or keys and values that
+    are not known.
     """
     try:
         with nullcontext(sys.stdin.buffer) if path == STANDARD_STREAM else open(path, "rb") as file:
             stored = file.read(_LARGEST + 1)
         text = stored.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise PackageError(f"config {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if len(stored) > _LARGEST:
-        raise ConfigError(f"config {path} has more than {_LARGEST} bytes, which is no recipe for one model")
+        raise PackageError(f"config {path} has more than {_LARGEST} bytes, which is no recipe for one model")
     try:
         return read_entries(yaml.load(text, _Loader)).requests()
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # TypeError: of a key that is a list
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config {path}, {_told(error, text)}") from error
+    except (ValueError, TypeError, RecursionError) as error:  # TypeError: of a key that is a list
         kind = UnsupportedModeError if isinstance(error, UnsupportedModeError) else ConfigError
         told = " ".join(str(error).split()) or type(error).__name__
         raise kind(f"config {path} is not a coremltools OptimizationConfig: {told}") from error
+
+
+def _told(error: yaml.YAMLError, text: str) -> str:
+    """Where the text stops being YAML, and why."""
+    if isinstance(error, yaml.reader.ReaderError):
+        lines = text[: error.position].split("\n")
+        place = f"line {len(lines)}, column {len(lines[-1]) + 1}"
+        return f"{place}: the character U+{ord(text[error.position]):04X} is not allowed"
+    assert isinstance(error, yaml.MarkedYAMLError)
+    mark, begun = error.problem_mark or error.context_mark, error.context_mark
+    place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+    since = "" if begun is None or begun is mark else f" that begins in line {begun.line + 1}"
+    context = f", {error.context}{since}" if error.context else ""
+    hint = "; indent with spaces" if "\\t" in str(error.problem) else ""
+    return f"{place}{error.problem}{context}{hint}"

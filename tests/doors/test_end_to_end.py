@@ -39,6 +39,9 @@ REQUESTS = {
     "uniform 8 bits": {"nbits": 8, "mode": "uniform"},
     "unique": {"mode": "unique"},
 }
+# Real packages that are large, or much like another one, are asked for less by default.
+LESS = ("adain_mobilenet_mondrian", "dtln_aec_128_part1_v1", "silero_vad_unified_256ms")
+DEFAULT = ("4 bits", "3 bits in groups, iOS18")
 Palettize = Callable[..., tuple[Path, Report]]
 
 
@@ -107,8 +110,14 @@ def test_fixture(name: str, request_name: str, fixtures: Path, palettize: Palett
     check(fixtures / name, written, report)
 
 
-@pytest.mark.parametrize("request_name", REQUESTS)
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize(
+    ("name", "request_name"),
+    [
+        pytest.param(name, request, marks=pytest.mark.slow if name in LESS and request not in DEFAULT else ())
+        for name in REAL
+        for request in REQUESTS
+    ],
+)
 def test_real_package(name: str, request_name: str, shared_models: Path, palettize: Palettize) -> None:
     source = shared_models / f"{name}.mlpackage"
     written, report = palettize(source, verify=True, **REQUESTS[request_name])

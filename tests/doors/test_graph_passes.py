@@ -14,6 +14,7 @@ import pytest
 from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import Program, types
 from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+from light_imports import LIGHT
 from made_palettes import make_one
 
 from mil_palettize import ConfigError, PlanError, palettize_package
@@ -249,7 +250,7 @@ def test_decompression_opens_chains_and_nested_blocks() -> None:
 
 
 def test_importing_the_module_registers_the_passes() -> None:
-    code = (
+    code = LIGHT + (
         "from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY as r;"
         f"assert {PASS!r} not in r; import mil_palettize.doors.graph_passes;"
         f"assert {PASS!r} in r and {DECOMPRESS!r} in r"

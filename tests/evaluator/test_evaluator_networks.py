@@ -14,7 +14,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from evaluator import converted  # noqa: E402
-from evaluator_networks import NETWORKS, CachedDecoder, ResNet, tokens  # noqa: E402
+from evaluator_networks import NETWORKS, tokens  # noqa: E402
+from image_networks import ResNet  # noqa: E402
+from sequence_networks import CachedDecoder  # noqa: E402
 
 from mil_palettize import compare  # noqa: E402
 from mil_palettize.torch import MILModule, open_model  # noqa: E402

@@ -63,7 +63,6 @@ def test_shapes_that_do_not_fit(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"nbits": 4, "cluster_dim": 2}, "vectors of 2 are chosen without"),
         ({"nbits": 4, "mode": "uniform"}, "mode 'uniform' chooses its entries without"),
         ({"mode": "custom", "lut_function": lambda w: w}, "mode 'custom' chooses its entries without"),
     ],

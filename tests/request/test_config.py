@@ -18,7 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mil_messages import const, decisions, op, planned, program, value
 
-from mil_palettize import ConfigError, OpPalettizerConfig, OptimizationConfig, PlanError, Report, palettize_package
+from mil_palettize import (
+    ConfigError,
+    OpPalettizerConfig,
+    OptimizationConfig,
+    PackageError,
+    PlanError,
+    Report,
+    palettize_package,
+)
 from mil_palettize.request.entries import load_config
 from mil_palettize.request.normalised import known_op_types, normalise
 from mil_palettize.request.palette_request import PaletteRequest
@@ -280,16 +288,16 @@ def test_yaml_errors_are_one_line_naming_the_file(text: str, message: str, tmp_p
     file = written(tmp_path, text)
     with pytest.raises(ConfigError, match=message) as error:
         load_config(file)
-    assert str(error.value).startswith(f"config {file} is not a coremltools OptimizationConfig: ")
+    assert str(error.value).startswith(f"config {file}")
     assert "\n" not in str(error.value)
 
 
 def test_yaml_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"absent.yaml cannot be read: No such file"):
+    with pytest.raises(PackageError, match=r"absent.yaml cannot be read: No such file"):
         load_config(tmp_path / "absent.yaml")
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+    with pytest.raises(PackageError, match="cannot be read: Is a directory"):
         load_config(tmp_path)
-    with pytest.raises(ConfigError, match="cannot be read: 'utf-8' codec"):
+    with pytest.raises(PackageError, match="cannot be read: 'utf-8' codec"):
         load_config(written(tmp_path, b"\xff\xfe\x00"))
 
 

@@ -235,11 +235,11 @@ def test_archives_that_claim_more_than_they_have(what: str, tmp_path: Path) -> N
     name, made, told = BOMBS[what]
     (tmp_path / name).write_bytes(made())
     with pytest.raises(PackageError, match=told):
-        read_members(tmp_path / name, "a file of arrays")
+        read_members(tmp_path / name, "a file of arrays", "save arrays")
 
 
 def test_archives_that_are_packed_as_people_do(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "x.npz", a=np.zeros(1 << 20), b=np.arange(3))
-    found = read_members(tmp_path / "x.npz", "a file of arrays")
+    found = read_members(tmp_path / "x.npz", "a file of arrays", "save arrays")
     assert isinstance(found, dict)
     assert {name: len(array) for name, array in found.items()} == {"a": 1 << 20, "b": 3}

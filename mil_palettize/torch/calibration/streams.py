@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from mil_palettize.errors import PackageError
 from mil_palettize.torch.evaluator.execution import Execution, Listener
 from mil_palettize.torch.evaluator.module import MILModule
+from mil_palettize.torch.evaluator.ops.states import State
 from mil_palettize.torch.evaluator.program import Step
 
 _PARKED = ".pt"
@@ -19,20 +20,37 @@ _PARKED = ".pt"
 
 class Stream:
     """One run of a function for each sample. ``memory``: bytes of values above which those of samples that are not
-    looked at lie in a temporary folder; use as a context manager. Raises PackageError where that cannot take them."""
+    looked at lie in a temporary folder; use as a context manager. ``states``: what states hold before each sample,
+    zeros without; ``device``: where values lie while they are in memory. Raises PackageError where the temporary folder
+    cannot take them."""
 
     def __init__(
         self,
         module: MILModule,
         samples: Sequence[Mapping[str, Any]],
         memory: int,
+        *,
+        states: Sequence[Mapping[str, torch.Tensor]] | None = None,
+        device: str = "cpu",
     ) -> None:
-        self.memory = memory
-        self.constants = module.constants()
-        self._runs = [Execution(module.function, module.values_of(sample), module.half, []) for sample in samples]
+        self.memory, self.device = memory, device
+        self.constants = {slot: _placed(value, device) for slot, value in module.constants().items()}
+        begun = states or [{} for _ in samples]
+        self._runs = [
+            Execution(module.function, self._values(module, sample, state), module.half, [])
+            for sample, state in zip(samples, begun, strict=True)
+        ]
         self._live = [self._nbytes(run.values) for run in self._runs]
         self._parked: dict[int, Path] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def _values(
+        self, module: MILModule, sample: Mapping[str, Any], state: Mapping[str, torch.Tensor]
+    ) -> dict[str, Any]:
+        """By slot, before the first op; constants are the same tensors for all samples."""
+        given = {name: State(tensor.clone()) for name, tensor in state.items()}
+        values = module.values_of(sample, {**module.make_state(), **given})
+        return {slot: self.constants.get(slot, _placed(value, self.device)) for slot, value in values.items()}
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -75,7 +93,7 @@ class Stream:
     def replace(self, slot: str, value: torch.Tensor, derived: Iterable[Step]) -> None:
         """Go on with another constant, and with what is computed of it alone."""
         changed = {slot}
-        self.constants[slot] = value
+        self.constants[slot] = value.to(self.device)
         run = Execution(self._runs[0].function, self.constants, self._runs[0].half, [])
         for step in derived:
             if changed & set(step.slots_read()):
@@ -97,7 +115,11 @@ class Stream:
         run = self._runs[sample]
         if sample in self._parked:
             path = self._parked.pop(sample)
-            run.values.update(torch.load(path, weights_only=True))
+            for slot, value in torch.load(path, weights_only=True, map_location=self.device).items():
+                if isinstance(run.values.get(slot), State):
+                    run.values[slot].value = value
+                else:
+                    run.values[slot] = value
             path.unlink()
             self._live[sample] = self._nbytes(run.values)
         return run
@@ -109,14 +131,13 @@ class Stream:
 
     def _park(self, sample: int) -> None:
         run = self._runs[sample]
-        own = {
-            slot: value.clone()
-            for slot, value in run.values.items()
-            if isinstance(value, torch.Tensor) and slot not in self.constants
-        }
+        own = {slot: value.clone() for slot, value in self._own(run.values)}
         self._parked[sample] = self._saved(own, f"{sample}{_PARKED}")
         for slot in own:
-            del run.values[slot]
+            if isinstance(run.values[slot], State):
+                run.values[slot].value = torch.empty(0)
+            else:
+                del run.values[slot]
         self._live[sample] = 0
 
     def _saved(self, values: Mapping[str, torch.Tensor], name: str) -> Path:
@@ -135,8 +156,23 @@ class Stream:
         return path
 
     def _nbytes(self, values: Mapping[str, Any]) -> int:
-        return sum(
-            value.numel() * value.element_size()
-            for slot, value in values.items()
-            if slot not in self.constants and isinstance(value, torch.Tensor)
-        )
+        return sum(value.numel() * value.element_size() for _, value in self._own(values))
+
+    def _own(self, values: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Tensors of one sample alone, those that states hold among them."""
+        for slot, value in values.items():
+            tensor = value.value if isinstance(value, State) else value
+            if slot not in self.constants and isinstance(tensor, torch.Tensor):
+                yield slot, tensor
+
+
+def _placed(value: Any, device: str) -> Any:
+    """The same on a device: a tensor, or what a state holds."""
+    if isinstance(value, State):
+        return State(value.value.to(device))
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+def wide(tensor: torch.Tensor) -> torch.Tensor:
+    """As float64; in the machine's own memory where the device has no such numbers."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mil_palettize.torch.calibration.readers import Inputs
+from mil_palettize.torch.calibration.streams import wide
 
 _TOGETHER = 2048  # inputs that are multiplied together
 
@@ -54,8 +55,7 @@ class Sums:
 
     def __init__(self, where: np.ndarray) -> None:
         self.own = _own(where)
-        shape = (self.own.where.shape[0], self.own.where.shape[2], self.own.where.shape[2])
-        self.square, self.cross = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+        self.square = self.cross = torch.zeros((), dtype=torch.float64)  # of the shape of what is added to them
         self.count = 0
         self.same = True
         self._waiting: list[tuple[torch.Tensor, torch.Tensor | None, float]] = []
@@ -79,22 +79,31 @@ class Sums:
             return
         own = _joined([part for part, _, _ in self._waiting])
         weights = torch.cat([torch.full((p.shape[1], 1), w, dtype=torch.float64) for p, _, w in self._waiting])
-        weighted = own * weights
-        self.square += own.mT @ weighted
+        weighted = own * weights.to(own.device)
+        self.square = self.square.to(own.device) + own.mT @ weighted
         if any(other is not None for _, other, _ in self._waiting):
             self.same = False
-            self.cross += _joined([p if o is None else o for p, o, _ in self._waiting]).mT @ weighted
+            crossed = _joined([p if o is None else o for p, o, _ in self._waiting]).mT @ weighted
         else:
-            self.cross += own.mT @ weighted
+            crossed = own.mT @ weighted
+        self.cross = self.cross.to(own.device) + crossed
         self._waiting.clear()
 
     def moments(self) -> ReadMoments:
         """Symmetric to the last bit."""
         self._flush()
-        square = self.square.numpy()
+        square = self.square.cpu().numpy()
         square = (square + square.swapaxes(1, 2)) / 2.0
-        return ReadMoments(self.own.where, square, None if self.same else self.cross.numpy(), self.count)
+        return ReadMoments(self.own.where, square, None if self.same else self.cross.cpu().numpy(), self.count)
+
+
+def added(one: ReadMoments, two: ReadMoments) -> ReadMoments:
+    """Of the inputs of both; of one reader."""
+    cross = None
+    if one.cross is not None or two.cross is not None:
+        cross = (one.square if one.cross is None else one.cross) + (two.square if two.cross is None else two.cross)
+    return ReadMoments(one.where, one.square + two.square, cross, one.count + two.count)
 
 
 def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.cat([part.double() for part in parts], dim=1)
+    return torch.cat([wide(part) for part in parts], dim=1)
