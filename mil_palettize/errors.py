@@ -41,7 +41,7 @@ class ModelTypeError(PalettizeError, TypeError):
 
 
 class PackageError(PalettizeError):
-    """A package cannot be read or written: its manifest, model, files, or the destination."""
+    """A package, or another file that is given, cannot be read, or something cannot be written."""
 
 
 class BlobError(PackageError):

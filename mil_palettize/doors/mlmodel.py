@@ -24,6 +24,7 @@ from mil_palettize.program.stages import NEURAL_NETWORKS, stages
 from mil_palettize.reports.progress import make_progress
 from mil_palettize.reports.report import DECOMPRESSED, Report
 from mil_palettize.request.normalised import normalise
+from mil_palettize.rewriting.changed_biases import put_biases
 from mil_palettize.rewriting.decompression import decompress_model
 from mil_palettize.rewriting.palettization import carry_out, prepare
 
@@ -62,6 +63,7 @@ def palettize_weights(
         done = Calibrated() if calibration is None else calibrated(model, prepared.plan, calibration, pool=pool)
         report.notes += done.notes
         carry_out(prepared, folder, report, pool=pool, progress=make_progress(None), rename=True, ready=done.palettes)
+        report.biases = put_biases(folder, done.biases)
         report.seconds = time.perf_counter() - started
         return report
 
