@@ -115,7 +115,7 @@ def _listen() -> None:
     """Have numba tell whoever listens."""
     from numba.core import event
 
-    class Compiling(event.Listener):  # type: ignore[misc]
+    class Compiling(event.Listener):
         def on_start(self, event: Any) -> None:
             for tell in [*_LISTENING]:
                 tell()
