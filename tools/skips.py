@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ class Kinds:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         for item in session.items:
-            self.counts.update(["all of them", *_kinds(item)])
+            self.counts.update(["(all of them)", *_kinds(item)])
 
 
 def _kinds(item: pytest.Item) -> list[str]:
@@ -38,7 +40,10 @@ def _kinds(item: pytest.Item) -> list[str]:
 
 def main() -> None:
     kinds = Kinds()
-    pytest.main(["--collect-only", "-qq", "--no-summary"], plugins=[kinds])
+    with redirect_stdout(io.StringIO()):  # the list of all files
+        code = pytest.main(["--collect-only"], plugins=[kinds])
+    if code:
+        raise SystemExit("the tests cannot be collected: python -m pytest --collect-only says why")
     for kind, count in kinds.counts.most_common():
         print(f"| {kind} | {count:,} |")
 
