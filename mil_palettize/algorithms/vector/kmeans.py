@@ -96,14 +96,16 @@ def _of_pairs(vectors: VectorSet, k: int) -> np.ndarray:
     def finish(centers: np.ndarray) -> tuple[float, np.ndarray]:
         return points.improve(centers, 60, _TOLERANCE)[0], centers
 
-    centers = min(vectors.pmap(finish, starts), key=lambda result: result[0])[1]
+    finalists = starts if all_ else starts[:1]
+    centers = min(vectors.pmap(finish, finalists), key=lambda result: result[0])[1]
     if not all_:
         _improve(vectors, centers, 1)
     return centers
 
 
 def _best_starts(vectors: VectorSet, some: _Points, k: int, work: int, count: int) -> list[np.ndarray]:
-    """Centers (k, dim) of the ``count`` starts with the smallest errors on a few points, after they breathed there.
+    """Centers (k, dim) of the ``count`` starts with the smallest errors on a few points, after they breathed there; the
+    best one first.
 
     ``work``: about so many times a point is compared with a center in one step of all starts.
     """
@@ -113,13 +115,13 @@ def _best_starts(vectors: VectorSet, some: _Points, k: int, work: int, count: in
         centers = _start(some, k, run)
         return some.improve(centers, 25, 2e-4)[0], centers
 
-    def breathed(found: tuple[float, np.ndarray]) -> np.ndarray:
+    def breathed(found: tuple[float, np.ndarray]) -> tuple[float, np.ndarray]:
         centers, codes = found[1], np.empty(len(some), np.int32)
-        breathe(some.values, some.weights, centers, codes, max(1, k // 8), _STEPS)
-        return centers
+        return float(breathe(some.values, some.weights, centers, codes, max(1, k // 8), _STEPS)), centers
 
     found = sorted(vectors.pmap(start, range(runs)), key=lambda result: result[0])
-    return list(vectors.pmap(breathed, found[:count]))
+    found = sorted(vectors.pmap(breathed, found[:count]), key=lambda result: result[0])
+    return [centers for _, centers in found]
 
 
 def _start(points: _Points, k: int, run: int) -> np.ndarray:
