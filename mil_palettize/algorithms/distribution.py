@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,17 +11,20 @@ import numpy as np
 from mil_palettize.algorithms.compiled.counting import (
     ASCENDING,
     HALF_VALUES,
+    MARKS,
     PATTERNS,
-    RUN,
     SINGLE,
+    cell_means,
+    count_buckets,
     count_cells,
     count_distinct,
+    count_marks,
     count_patterns,
     distinct_patterns,
     distinct_sorted,
     sums_of_squares,
 )
-from mil_palettize.algorithms.source import NonFiniteError, Source, frozen, raise_non_finite, recut
+from mil_palettize.algorithms.source import WINDOW, NonFiniteError, Source, frozen, raise_non_finite
 
 DISTINCT = 1 << 20  # distinct float32 values up to which all are kept, whatever the size of the weight
 CELLS = 1 << 20  # about as many cells where there are more
@@ -107,6 +111,8 @@ def _describe_sorted(source: Source, size: int) -> Distribution:
 
 def _describe_distinct(source: Source) -> Distribution | None:
     """Exactly, or None as soon as more than ``DISTINCT`` different values have been seen."""
+    if _surely_more(source):
+        return None
     slots, found = 1 << (2 * DISTINCT - 1).bit_length(), 0
     keys, counts = np.empty(slots, np.uint32), np.zeros(slots, np.int64)
     for window in source.windows():
@@ -119,20 +125,51 @@ def _describe_distinct(source: Source) -> Distribution | None:
     return _exact(source, values[order], counts[used][order].astype(np.float64))
 
 
+def _surely_more(source: Source) -> bool:
+    """Whether there are more than ``DISTINCT`` different values, where a quick look tells."""
+    marks, found = np.zeros(MARKS // 8, np.uint8), 0
+    for window in source.windows():
+        found = count_marks(frozen(window), marks, found, DISTINCT)
+        if found > DISTINCT:
+            return True
+    return False
+
+
 def _describe_cells(source: Source, size: int) -> Distribution:
     buckets = np.zeros(PATTERNS, np.int64)
     low, high = np.inf, -np.inf
     for window in source.windows():
-        count_patterns(frozen((window.view(np.uint32) >> 16).astype(np.uint16)), buckets)
+        count_buckets(frozen(window.view(np.uint32)), buckets)
         low, high = np.minimum(low, window.min()), np.maximum(high, window.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise_non_finite(source)
     base, shift, cells = cell_layout(buckets, CELLS)
     counts, sums, signal = np.zeros(cells, np.int64), np.zeros(cells), 0.0
-    for window in recut(source.windows(), RUN):
-        signal = count_cells(frozen(window.view(np.uint32)), base, shift, counts, sums, signal)
-    values, weights = _cell_means(counts, sums, float(low), float(high))
-    return Distribution(source.name, values, weights, source.dtype, size, signal, exact=False)
+    single = np.flatnonzero(np.repeat(shift[ASCENDING] == SINGLE, np.diff(base[ASCENDING], append=cells)))
+    for block in _sorted_blocks(source, size):
+        signal += count_cells(frozen(block), base, shift, counts, sums)
+    sums[single] = np.sort(sums[single])  # of one element each, in the order in which they came
+    values, weights = np.empty(cells + 2), np.empty(cells + 2)
+    filled = cell_means(counts, sums, float(low), float(high), values, weights)
+    return Distribution(source.name, values[:filled], weights[:filled], source.dtype, size, signal, exact=False)
+
+
+def _sorted_blocks(source: Source, size: int) -> Iterator[np.ndarray]:
+    """The values in blocks of ``WINDOW``, each sorted, whatever the windows are; one array is used for all."""
+    block, filled = np.empty(min(WINDOW, size), source.dtype), 0
+    for window in source.windows():
+        rest = window
+        while rest.size:
+            part, rest = np.split(rest, [block.size - filled])
+            block[filled : filled + part.size] = part
+            filled += part.size
+            if filled == block.size:
+                block.sort()
+                yield block
+                filled = 0
+    if filled:
+        block[:filled].sort()
+        yield block[:filled]
 
 
 def cell_layout(buckets: np.ndarray, total: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -172,21 +209,6 @@ def _divided(total: float, share: np.ndarray, most: np.ndarray) -> np.ndarray:
             break
         full = grown
     return np.maximum(parts, 1.0)
-
-
-def _cell_means(counts: np.ndarray, sums: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
-    """Values and weights of the occupied cells; one element each of the extremes stands for itself."""
-    used = counts > 0
-    counts, sums = counts[used], sums[used]
-    means = sums / counts
-    for cell, value in ((means.argmin(), low), (means.argmax(), high)):
-        counts[cell] -= 1
-        sums[cell] -= value
-    used = counts > 0
-    means = np.clip(sums[used] / counts[used], low, high)
-    values = np.concatenate([[low], means, [high]])
-    weights = np.concatenate([[1.0], counts[used], [1.0]])
-    return merged(values, weights)
 
 
 def merged(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from mil_palettize.reports.model_comparison import ModelComparison, OutputCompar
 from mil_palettize.reports.progress import Progress, ProgressEvent, make_progress
 from mil_palettize.reports.report import Report
 from mil_palettize.request.normalised import Requests
+from mil_palettize.rewriting.changed_biases import put_biases
 from mil_palettize.rewriting.other_files import check_readable
 from mil_palettize.rewriting.palette_writer import write_palettes
 from mil_palettize.rewriting.palettization import Prepared, carry_out, prepare
@@ -62,12 +63,12 @@ class PalettizeRun:
             prepared = prepare(
                 model, self.requests, target=self.target, select=self.select, strict=self.strict, redo=self.redo
             )
+            if self.check is not None:
+                _check_can_run(self.source)
             goal = None if self.destination is None else os.fspath(self.destination)
             report = prepared.report(os.fspath(self.source), goal, dry_run=self.dry_run)
             report.notes += model.remarks()
-            report.notes += calibration_remarks(
-                prepared.plan, self.calibration, strict=self.strict, executor=self.pool.executor
-            )
+            report.notes += calibration_remarks(prepared.plan, self.calibration, strict=self.strict)
             report.notes += self._refusals(model)
             if self.destination is not None and not self.dry_run:
                 self._write(Path(self.destination), prepared, report)
@@ -99,6 +100,7 @@ class PalettizeRun:
                     prepared, staging, report, pool=self.pool, progress=progress, clustered=self.clustered,
                     ready=None if done is None else done.palettes,
                 )  # fmt: skip
+                report.biases = put_biases(staging, {} if done is None else done.biases)
                 if self.verify:
                     verify_package(prepared.model.package.path, staging, report, prepared.importance)
                     report.verified = True
@@ -116,7 +118,7 @@ class PalettizeRun:
             return None
         done = calibrated(
             prepared.model, prepared.plan, self.calibration,
-            tell=progress.calibrate, pmap=self.pool.pmap, clustered=self.clustered,
+            tell=progress.calibrate, pool=self.pool, clustered=self.clustered,
         )  # fmt: skip
         report.notes += done.notes
         return done
@@ -167,7 +169,7 @@ def _differs(output: OutputComparison) -> bool:
     return figures.max_abs > 0 or figures.non_finite > 0 or figures.original_changed > 0
 
 
-def check_can_run(source: PathLike) -> None:
+def _check_can_run(source: PathLike) -> None:
     """A finished package is not to be refused for that. Raises what ``compare`` does."""
     from mil_palettize.torch.evaluator.model_pipeline import open_model
 

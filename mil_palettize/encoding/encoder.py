@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,8 @@ from mil_palettize.algorithms.making import (
 )
 from mil_palettize.algorithms.registry import weighs
 from mil_palettize.algorithms.specification import PaletteSpecification
+from mil_palettize.encoding.kept_checks import check_errors
+from mil_palettize.encoding.kept_files import DamagedError
 from mil_palettize.encoding.palette_cache import Clustered, palette_key
 from mil_palettize.encoding.results import Declined, Encoded
 from mil_palettize.expressions.packed import mask_of_vectors
@@ -83,11 +84,25 @@ class Task:
             return self._made(pmap)
         content = clustered.content(self.source, self.held)
         key = palette_key(content, self.specification, self.form, self.importance)
-        found = clustered.palette(key, self.specification, self.source, self.held, weighted=self.importance is not None)
+        found = clustered.palette(key, self.specification, self.source, self.held, self.importance)
         if found is None:
-            found = self._made(pmap, partial(_distinct, clustered, content))
+            found = self._made_of_kept(_KeptDistinct(clustered, content), pmap)
             clustered.keep_palette(key, found)
         return found
+
+    def _made_of_kept(self, distinct: _KeptDistinct, pmap: PMap) -> Encoded:
+        """The palette, of the distinct values that are kept if they are the weight's: their own check says only that
+        they may be."""
+        try:
+            made = self._made(pmap, distinct)
+            if not distinct.taken:
+                return made
+            check_errors(made, self.source, self.held, self.importance)
+        except (DamagedError, TooManyValuesError):
+            if not distinct.taken:
+                raise
+            return self._made(pmap, distinct.anew)
+        return made
 
     def _made(self, pmap: PMap, distinct: Distinct = describe) -> Encoded:
         """The palette, as planned or, where one table cannot hold all values, with a table for each channel."""
@@ -98,9 +113,8 @@ class Task:
             spread = replace(asked, axis=asked.spread_axis, group_size=1)
             if asked.spread_axis is None or spread == asked:
                 raise
-            note = (
-                f"{error.found} or more distinct values: a table for each channel of axis {spread.axis} instead of one"
-            )
+            instead = f"a table for each channel of axis {spread.axis} instead of one"
+            note = f"more than {error.limit} distinct values: {instead}"
             with suppress(TooManyValuesError):
                 encoded = self._finished(self._palette(spread, pmap, distinct), spread, note)
                 if encoded.expr.nbytes < self.nbytes:
@@ -147,13 +161,24 @@ class Task:
         return Encoded(expr, error, float(np.vdot(wide, wide)), specification, note, weighted_error=weighted)
 
 
-def _distinct(clustered: Clustered, content: str, source: Source) -> Distribution:
-    """The distinct values of a weight, kept for other numbers of bits."""
-    found = clustered.distribution(content, source)
-    if found is None:
+class _KeptDistinct:
+    """The distinct values of a weight, kept for other numbers of bits. ``taken``: whether they were there."""
+
+    def __init__(self, clustered: Clustered, content: str) -> None:
+        self._clustered, self._content = clustered, content
+        self.taken = False
+
+    def __call__(self, source: Source) -> Distribution:
+        found = self._clustered.distribution(self._content, source)
+        if found is None:
+            return self.anew(source)
+        self.taken = True
+        return found
+
+    def anew(self, source: Source) -> Distribution:
         found = describe(source)
-        clustered.keep_distribution(content, found)
-    return found
+        self._clustered.keep_distribution(self._content, found)
+        return found
 
 
 def _bytes(integers: np.ndarray) -> np.ndarray:

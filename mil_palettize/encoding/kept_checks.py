@@ -15,7 +15,10 @@ from mil_palettize.encoding.kept_files import DamagedError
 from mil_palettize.encoding.results import Encoded
 from mil_palettize.expressions.packed import mask_of_vectors
 from mil_palettize.expressions.weight_expr import Const, Lut, Part, Scale, Sparse, WeightExpr
+from mil_palettize.request.importance import Importance
 
+# Errors may be summed over distinct values, these are over elements: only rounding may differ.
+RELATIVE_TOLERANCE = 1e-9
 _FLOATS = (np.dtype("<f2"), np.dtype("<f4"))
 
 
@@ -64,6 +67,24 @@ def check_palette(
         raise DamagedError(f"its entries are vectors of {lut.vector} along axis {lut.vector_axis}")
     if not isinstance(held, Scale):  # whose tables are repeated for every scale
         _check_groups(lut, found.specification)
+
+
+def check_errors(found: Encoded, source: Source, held: WeightExpr | None, importance: Importance | None) -> None:
+    """Raise DamagedError unless the errors of ``found`` are those of its palette, whose values nothing else vouches
+    for. ``held``: what the weight is stored as, where it is compressed; then ``source`` is not read."""
+    decoded, start = found.expr.decode().reshape(-1), 0
+    spread = None if importance is None else importance.spread(found.expr.shape).reshape(-1)
+    error = signal = weighted = 0.0
+    for window in source.windows() if held is None else (held.decode().reshape(-1),):
+        part = slice(start, start + window.size)
+        wide = window.astype(np.float64)
+        difference = wide - decoded[part]
+        error, signal = error + float(np.vdot(difference, difference)), signal + float(np.vdot(wide, wide))
+        weighted += 0.0 if spread is None else float(np.vdot(spread[part] * difference, difference))
+        start += window.size
+    pairs = [(error, found.sse), (signal, found.signal), (weighted, found.weighted_error or 0.0)]
+    if not all(math.isclose(*pair, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-300) for pair in pairs):
+        raise DamagedError(f"it has the squared error {error}, not {found.sse}")
 
 
 def _check_carried_out(made: PaletteSpecification, specification: PaletteSpecification) -> None:

@@ -43,11 +43,11 @@ def _add_centers(points, weights, centers, codes, wider):  # type: ignore[no-unt
     order = np.argsort(-errors)
     for new in range(k, len(wider)):
         old = order[new - k]
-        t = np.argmax(spreads[old])
-        way = np.sqrt(spreads[old, t] / masses[old, t]) if masses[old, t] > 0.0 else 0.0
+        widest = np.argmax(spreads[old])
+        way = np.sqrt(spreads[old, widest] / masses[old, widest]) if masses[old, widest] > 0.0 else 0.0
         wider[new] = centers[old]
-        wider[new, t] += way
-        wider[old, t] -= way
+        wider[new, widest] += way
+        wider[old, widest] -= way
 
 
 @compiled

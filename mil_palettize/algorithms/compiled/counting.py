@@ -15,6 +15,7 @@ from mil_palettize.algorithms.compiled.jit import compiled
 PATTERNS = 1 << 16
 RUN = 4096  # elements treated together: their indices stay in the first-level cache; a multiple of 8
 SINGLE = 255  # in place of a shift: every element by itself
+MARKS = 1 << 23  # bits that distinct values are marked in: few enough for a second-level cache
 _BLOCK = 8  # patterns that are cleared and searched together
 
 # All patterns from the most negative value (NaNs outside) to the most positive one; -0.0 comes just before 0.0.
@@ -80,6 +81,34 @@ def distinct_sorted(rows, values, weights, offsets):  # type: ignore[no-untyped-
 
 
 @compiled
+def count_buckets(bits, buckets):  # type: ignore[no-untyped-def]
+    """Add the upper 16 bits of float32 patterns (uint32) to the int64 histogram ``buckets`` of 65,536 bins."""
+    for i in range(len(bits)):
+        buckets[bits[i] >> np.uint32(16)] += 1
+
+
+@compiled
+def count_marks(window, marks, found, most):  # type: ignore[no-untyped-def]
+    """Mark float32 values in a small table of bits, uint8 (``MARKS // 8``,); returns how many are set.
+
+    So many values at least are distinct, ``found`` of them before. Gives up, and returns more than ``most``, as soon
+    as there are more. -0.0 counts as 0.0.
+    """
+    patterns = window.view(np.uint32)
+    for i in range(len(window)):
+        pattern = patterns[i] if window[i] != 0.0 else np.uint32(0)
+        place = ((pattern * np.uint32(0x9E3779B1)) >> np.uint32(8)) & np.uint32(MARKS - 1)
+        bit = np.uint8(1) << np.uint8(place & np.uint32(7))
+        before = marks[place >> np.uint32(3)]
+        if not before & bit:
+            found += 1
+            if found > most:
+                return found
+            marks[place >> np.uint32(3)] = before | bit
+    return found
+
+
+@compiled
 def count_distinct(window, keys, counts, found, most):  # type: ignore[no-untyped-def]
     """Count float32 values in a hash table of their bit patterns; returns how many are distinct, ``found`` before.
 
@@ -113,20 +142,21 @@ def sums_of_squares(values, weights, offsets, sums):  # type: ignore[no-untyped-
 
 
 @compiled
-def count_cells(window, base, shift, counts, sums, signal):  # type: ignore[no-untyped-def]
-    """Add float32 bit patterns (uint32) to cells; returns the sum of squares, continued from ``signal``.
+def count_cells(block, base, shift, counts, sums):  # type: ignore[no-untyped-def]
+    """Add ascending float32 values to cells; returns their sum of squares.
 
-    The upper 16 bits name a bucket, whose first cell is ``base``; the lower 16, shifted right by ``shift``, a cell.
-    Where ``shift`` is ``SINGLE`` every element has a cell of its own, and ``base`` moves on to the next. Windows but
-    the last hold whole runs, for sums that do not depend on them. Values that were not there when the cells were laid
-    out are left out where no cell is theirs: the file has changed, which the caller's source finds at its end.
+    The upper 16 bits of a pattern name a bucket, whose first cell is ``base``; the lower 16, shifted right by
+    ``shift``, a cell. Where ``shift`` is ``SINGLE`` every element has a cell of its own, and ``base`` moves on to the
+    next. Values ascend so that cells next to each other follow each other in memory. Values that were not there when
+    the cells were laid out are left out where no cell is theirs: the file has changed, which the caller's source finds
+    at its end.
     """
-    floats = window.view(np.float32)
-    for start in range(0, len(window), RUN):
+    bits, signal = block.view(np.uint32), 0.0
+    for start in range(0, len(block), RUN):
         part = 0.0  # each run is summed from zero: a long sum of equal terms rounds the same way every time
-        for i in range(start, min(start + RUN, len(window))):
-            bucket = window[i] >> np.uint32(16)
-            low = window[i] & np.uint32(0xFFFF)
+        for i in range(start, min(start + RUN, len(block))):
+            bucket = bits[i] >> np.uint32(16)
+            low = bits[i] & np.uint32(0xFFFF)
             if bucket >= 32768:
                 low = np.uint32(0xFFFF) - low
             if shift[bucket] == SINGLE:
@@ -136,9 +166,41 @@ def count_cells(window, base, shift, counts, sums, signal):  # type: ignore[no-u
                 cell = base[bucket] + (low >> shift[bucket])
             if cell >= len(counts):
                 continue
-            value = np.float64(floats[i])
+            value = np.float64(block[i])
             counts[cell] += 1
             sums[cell] += value
             part += value * value
         signal += part
     return signal
+
+
+@compiled
+def cell_means(counts, sums, low, high, values, weights):  # type: ignore[no-untyped-def]
+    """Fill ``values`` with the means of ascending occupied cells, and ``weights`` with their counts; returns how many.
+
+    One element each of the extremes ``low`` and ``high`` stands for itself, so that there is room for two more. Cells
+    of the same mean become one. Changes ``counts`` and ``sums``.
+    """
+    first, last = 0, len(counts) - 1
+    while counts[first] == 0:
+        first += 1
+    while counts[last] == 0:
+        last -= 1
+    counts[first] -= 1
+    sums[first] -= low
+    counts[last] -= 1
+    sums[last] -= high
+    values[0], weights[0] = low, 1.0
+    filled = 1
+    for cell in range(first, last + 1):
+        if counts[cell]:
+            mean = min(max(sums[cell] / counts[cell], low), high)
+            if mean != values[filled - 1]:
+                values[filled], weights[filled] = mean, 0.0
+                filled += 1
+            weights[filled - 1] += counts[cell]
+    if high != values[filled - 1]:
+        values[filled], weights[filled] = high, 0.0
+        filled += 1
+    weights[filled - 1] += 1.0
+    return filled

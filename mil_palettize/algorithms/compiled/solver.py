@@ -184,13 +184,13 @@ def _level(shares, points):  # type: ignore[no-untyped-def]
 
 @inlined
 def _thinned(values, s0, s1, points):  # type: ignore[no-untyped-def]
-    """The running sums at the ends and at about ``points`` positions in between."""
+    """About ``points`` stretches: the first value of each, and the running sums at their ends."""
     n = len(values)
     shares = np.empty((n + BLOCK - 1) // BLOCK)
     _shares(values, s0, shares)
     factor = _level(shares, points)
-    picked0, picked1 = np.empty(n + 1), np.empty(n + 1)
-    picked0[0], picked1[0] = s0[0], s1[0]
+    picked, picked0, picked1 = np.empty(n), np.empty(n + 1), np.empty(n + 1)
+    picked[0], picked0[0], picked1[0] = values[0], s0[0], s1[0]
     count, position = 0, 0.0
     for i in range(1, n + 1):
         position += min(shares[(i - 1) // BLOCK] * factor / BLOCK, 1.0)
@@ -198,7 +198,9 @@ def _thinned(values, s0, s1, points):  # type: ignore[no-untyped-def]
             position -= 1.0
             count += 1
             picked0[count], picked1[count] = s0[i], s1[i]
-    return picked0[: count + 1], picked1[: count + 1]
+            if i < n:
+                picked[count] = values[i]
+    return picked[:count], picked0[: count + 1], picked1[: count + 1]
 
 
 @inlined
@@ -207,10 +209,15 @@ def _start_penalty(values, s0, s1, start_value, k, deviation, center, rounding):
     n = len(values)
     penalty = 5.4 * deviation / float(k) ** 3  # high-resolution theory for a normal density
     points = 8 * k + 64
-    if n < 4 * points:
-        return penalty
+    finest = points
+    while n >= 32 * finest:
+        finest *= 8
+    if finest > points:  # coarser ones are chosen from the finest, not from all
+        values, s0, s1 = _thinned(values, s0, s1, finest)
     while n >= 4 * points:
-        picked0, picked1 = _thinned(values, s0, s1, points)
+        picked0, picked1 = s0, s1
+        if len(values) > points:
+            _, picked0, picked1 = _thinned(values, s0, s1, points)
         count = len(picked0) - 1
         few, many = np.empty(count + 1, np.int32), np.empty(count + 1, np.int32)
         if count > k:
@@ -255,13 +262,13 @@ def _optimal_centers(values, weights, rounding, most, ratio, out):  # type: igno
     n, k = len(values), len(out)
     s0, s1 = np.empty(n + 1), np.empty(n + 1)
     center, deviation, start_value = running_sums(values, weights, s0, s1)
+    if most and n > most:
+        values, s0, s1 = _thinned(values, s0, s1, most)
     bounds = np.empty(k + 1, np.int32)
     if ratio > 0.0:
         penalty = LIKE * ratio * deviation / (k + 1)
     else:
         penalty = _start_penalty(values, s0, s1, start_value, k, deviation, center, rounding)
-    if most and n > most:
-        s0, s1 = _thinned(values, s0, s1, most)
     _partition(s0, s1, start_value, k, penalty, center, rounding, bounds)
     return _centers(s0, s1, deviation, center, rounding, bounds, out) / deviation
 
