@@ -9,9 +9,9 @@ from functools import partial
 
 import numpy as np
 
+from mil_palettize.algorithms.layerwise.form import UnsupportedLayoutError
 from mil_palettize.algorithms.layerwise.moments import Moments, Objective, importance, objective
 from mil_palettize.algorithms.layerwise.reconstruction import LARGE, reconstructed
-from mil_palettize.algorithms.layerwise.work import UnsupportedLayoutError
 from mil_palettize.encoding.encoder import PMap
 from mil_palettize.expressions.weight_expr import WeightExpr
 
@@ -20,6 +20,8 @@ IMPORTANCE = "importance"
 FISHER = "Fisher importance"
 SYMMETRIC = "compensated"
 ASYMMETRIC = "compensated, asymmetric"
+# Times the plain palette's squared error that a weight may move where no real sample says that it does no harm.
+_FARTHEST = 10.0
 DAMPINGS = (0.01, 0.1, 0.3)
 _IMPORTANCES = (1.0, 0.1)
 # Where gates saturate, large weights hardly count and little damping is best; elsewhere it ruins palettes.
@@ -56,13 +58,15 @@ class Knowledge:
 @dataclass(frozen=True, eq=False)
 class Choice:
     """``method`` and ``damping``: of what was chosen; ``before`` and ``after``: errors of the output, relative to its
-    power, with the plain palette and with this one, None where they were not measured."""
+    power, with the plain palette and with this one, None where they were not measured; ``restricted``: its form, or the
+    ops that read it, rule compensation out."""
 
     expr: WeightExpr
     method: str
     damping: float
     before: float | None = None
     after: float | None = None
+    restricted: bool = False
 
     @property
     def decibels(self) -> tuple[float, float] | None:
@@ -80,21 +84,40 @@ def choose(known: Knowledge, make: Make, *, reconstruct: bool, tables: bool, rou
     """The palette with the least error of the op's output; the plain one where that is as good.
 
     ``reconstruct``: also with compensation. ``tables``: whether entries may change. ``spread``: like ``map``, for
-    palettes. Without a judge: compensation at the usual damping, or where it cannot be the weighted optimum.
+    palettes. Without a judge: compensation at the usual damping, or where it cannot be the weighted optimum. Where
+    samples are made up, and without any, no palette moves the weight far from where the plain one has it.
     """
     found = [Choice(make(None), PLAIN, 0.0)]
-    found += _weighted(known, make)
+    near = _Near(known, found[0])
+    found += filter(near, _weighted(known, make))
     compensated = _compensated(known, make, tables, spread) if reconstruct and known.moments else []
+    restricted = reconstruct and known.reads is None and not compensated
+    compensated = [choice for choice in compensated if near(choice)]
     if known.judge is None:
         best = (compensated or found)[-1]
-        return _alternated(known, best, tables, rounds) if compensated else best
+        again = _alternated(known, best, tables, rounds) if compensated else best
+        return replace(again if near(again) else best, restricted=restricted)
     judged = [_judged(choice, known.judge) for choice in (*found, *compensated)]
     plain = judged[0]
     best = min(judged, key=_error)
     if best.method in (SYMMETRIC, ASYMMETRIC):
         again = _judged(_alternated(known, best, tables, rounds), known.judge)
-        best = min(best, again, key=_error)
-    return replace(best, before=plain.after)
+        best = min(best, again, key=_error) if near(again) else best
+    return replace(best, before=plain.after, restricted=restricted)
+
+
+class _Near:
+    """Whether a palette moves the weight no farther than it may."""
+
+    def __init__(self, known: Knowledge, plain: Choice) -> None:
+        self._weight, self._bounded = known.weight, known.made_up
+        self._most = _FARTHEST * self._moved(plain) if self._bounded else math.inf
+
+    def __call__(self, choice: Choice) -> bool:
+        return not self._bounded or self._moved(choice) <= self._most
+
+    def _moved(self, choice: Choice) -> float:
+        return float(np.square(choice.expr.decode() - self._weight).sum())
 
 
 def _error(choice: Choice) -> float:
@@ -132,7 +155,8 @@ def _compensated(known: Knowledge, make: Make, tables: bool, spread: PMap) -> li
     kinds = [False] if known.made_up or all(m.cross is None for m in known.moments) else [False, True]
     dampings = DAMPINGS if known.judge is not None and not known.large else (known.usual,)
     assign = partial(_assigned, known.moments, known.weight, tables)
-    wanted = ((_weighed(known, make, damping), damping, asymmetric) for damping in dampings for asymmetric in kinds)
+    begun = ((_weighed(known, make, damping), damping) for damping in dampings)
+    wanted = ((start, damping, asymmetric) for start, damping in begun for asymmetric in kinds)
     try:
         return list(spread(assign, wanted))
     except UnsupportedLayoutError:

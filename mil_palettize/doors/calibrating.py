@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,21 +16,21 @@ from mil_palettize.calibration.kept import KeptRun, run_digest
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.calibration.solving import Findings, Solved, solved
 from mil_palettize.calibration.without_samples import place_findings, solved_alone
+from mil_palettize.doors.calibrated_biases import biases_corrected
+from mil_palettize.doors.calibration_guard import GUARDS, Comparison, Guard, on_noise
+from mil_palettize.doors.calibration_outputs import constant_outputs
+from mil_palettize.doors.calibration_plan import PlannedWeight, planned_weights
 from mil_palettize.doors.calibration_samples import Calls, calls_of, fits
-from mil_palettize.encoding.encoder import PMap, Task
+from mil_palettize.encoding.encoder import PMap
 from mil_palettize.encoding.palette_cache import Clustered
 from mil_palettize.encoding.results import Declined, Encoded
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.planning.plan import Plan
 from mil_palettize.program.fingerprints import fingerprint
-from mil_palettize.program.forms import FORMS
 from mil_palettize.program.model import Model
 from mil_palettize.program.stages import pipeline_models
-from mil_palettize.program.weight import Weight, WeightId
-from mil_palettize.rewriting.planned_palettes import planned_task
-from mil_palettize.text import format_count
+from mil_palettize.program.weight import WeightId
 
-_GUARDS = 16  # samples that the whole model is looked at with
 _MEMORY = 4  # of what is free, one part is for values
 _LOWER = (
     "a lower SNR of a calibrated weight is meant: the plain palette has the least error of the weight, the calibrated "
@@ -42,10 +42,11 @@ Tell = Callable[[int, int, str], object]
 
 @dataclass
 class Calibrated:
-    """``palettes``: of planned weights, made already; ``notes``: for the report; ``held``: samples that were given and
-    palettes were not made of, where the model has one function."""
+    """``palettes``: of planned weights, made already; ``biases``: that were corrected; ``notes``: for the report;
+    ``held``: samples that were given and palettes were not made of, where the model has one function."""
 
     palettes: dict[WeightId, Encoded | Declined] = field(default_factory=dict)
+    biases: dict[WeightId, np.ndarray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     held: Sequence[Mapping[str, Any]] = ()
 
@@ -68,7 +69,7 @@ def calibrated(
     not know, AlgorithmError for a wrong ``lut_function``.
     """
     sent = pool is not None and pool.executor is not None and calibration.method == "weights"
-    run = _Run(model, calibration, _tasks(model, plan, clustered, sent=sent), tell, pool, clustered)
+    run = _Run(model, calibration, planned_weights(model, plan, clustered, sent=sent), tell, pool, clustered)
     if calibration.method == "weights":
         run.without_samples()
     else:
@@ -91,34 +92,12 @@ def check_samples(model: Model, calibration: Calibration) -> None:
                 whole.features.tensors(call)
 
 
-@dataclass(frozen=True, eq=False)
-class _Planned:
-    """A weight and the palette to make of it."""
-
-    weight: Weight
-    task: Task
-
-
-def _tasks(model: Model, plan: Plan, clustered: Clustered | None, *, sent: bool) -> dict[WeightId, _Planned]:
-    """By what tells the constants apart. ``sent``: to other processes."""
-    decisions = {d.weight.id: d for d in plan.decisions if d.specification is not None}
-    found = {}
-    for site in model.survey().sites:
-        decision = decisions.get(site.weight.id)
-        if decision is not None:
-            form = FORMS[decision.weight.opset]
-            assert form is not None
-            task = planned_task(model, site, decision, form, clustered, sent=sent)
-            found[site.weight.id] = _Planned(decision.weight, task)
-    return found
-
-
 class _Run:
     def __init__(
         self,
         model: Model,
         calibration: Calibration,
-        planned: Mapping[WeightId, _Planned],
+        planned: Mapping[WeightId, PlannedWeight],
         tell: Tell | None = None,
         pool: Workers | None = None,
         clustered: Clustered | None = None,
@@ -128,10 +107,11 @@ class _Run:
         self.pmap: PMap = map if pool is None else pool.pmap
         self.done = Calibrated()
         self.shared: dict[object, Solved | Declined] = {}  # of weights stored once, by record and specification
+        self.elsewhere: defaultdict[object, list[tuple[list[Moments], np.ndarray | None]]] = defaultdict(list)
 
     def without_samples(self) -> None:
         """Weights that are stored once are solved once, all at a time as far as the pool allows."""
-        alone: dict[object, _Planned] = {}
+        alone: dict[object, PlannedWeight] = {}
         for one in self.planned.values():
             alone.setdefault(self._key(one), one)
         pmap: PMap = map if self.pool is not None and self.pool.executor is not None else self.pmap
@@ -145,13 +125,15 @@ class _Run:
         for one in self.planned.values():
             self._solve(one, Findings())
 
-    def _by_place(self, one: _Planned) -> None:
+    def _by_place(self, one: PlannedWeight) -> None:
         self._solve(one, place_findings(one.weight))
 
     def with_samples(self) -> None:
         from mil_palettize.torch.evaluator.model_pipeline import Pipeline
 
-        for whole, given in self.functions():
+        functions = list(self.functions())
+        self._look_elsewhere(functions)
+        for whole, given in functions:
             if given is None:
                 self._alone(whole)
                 continue
@@ -160,6 +142,41 @@ class _Run:
                 self._through(whole, samples, given)
             else:
                 self._walk(whole, samples, samples, given)
+
+    def _look_elsewhere(self, functions: Sequence[tuple[Any, Calls | None]]) -> None:
+        """What samples tell of weights that a function before has too, which decides on them: as the network has their
+        inputs with its weights as they are."""
+        seen: set[object] = set()
+        for whole, given in functions:
+            keys = {slot: self._key(self.planned[w]) for slot, w in whole.weight_ids.items() if w in self.planned}
+            again = {slot: key for slot, key in keys.items() if key in seen}
+            if given is not None and again:
+                self._listen(whole, given, again)
+            if given is not None:
+                seen |= set(keys.values())
+
+    def _listen(self, module: Any, given: Calls, keys: Mapping[str, object]) -> None:
+        from mil_palettize.torch.calibration.sequences import states_before
+        from mil_palettize.torch.calibration.walk import walk
+
+        samples = [module.features.tensors(call) for call in given.arrays]
+
+        def note(found: Any) -> None:
+            moments = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
+            self.elsewhere[keys[found.slot]].append((moments, found.reads))
+
+        states = states_before(module, samples, given.begins)
+        executor = None if self.pool is None else self.pool.executor
+        walk(module, samples, list(keys), note, self._options(given.held), states=states, executor=executor)
+
+    def _options(self, held: frozenset[int]) -> Any:
+        from mil_palettize.torch.calibration.walk import WalkOptions
+        from mil_palettize.torch.evaluator.memory import free_bytes
+
+        asked = self.calibration
+        memory = asked.memory or free_bytes() // _MEMORY
+        crossed = not asked.made_up  # what made-up samples lose tells nothing of others
+        return WalkOptions(asked.positions, asked.seed, held, memory, asked.device, crossed)
 
     def functions(self) -> Iterator[tuple[Any, Calls | None]]:
         """Each of them, or the pipeline, with its samples; None where those that were given are not for it."""
@@ -204,8 +221,7 @@ class _Run:
     ) -> Any:
         """``others``: samples as the palettized network has them."""
         from mil_palettize.torch.calibration.sequences import states_before
-        from mil_palettize.torch.calibration.walk import WalkOptions, outputs_with, walk
-        from mil_palettize.torch.evaluator.memory import free_bytes
+        from mil_palettize.torch.calibration.walk import walk
 
         wanted = {slot: self.planned[w] for slot, w in module.weight_ids.items() if w in self.planned}
         held, states = given.held, states_before(module, samples, given.begins)
@@ -213,10 +229,17 @@ class _Run:
         made = {slot: found for slot, one in wanted.items() if (found := self._made_before(slot, one, kept))}
         plain = {slot: solution.plain.expr.decode() for slot, solution in made.items()}
 
+        tables: list[str] = []
+
         def solve(found: Any) -> np.ndarray | None:
-            moments = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
+            if found.reads is not None:
+                tables.append(found.slot)
+            moments, reads = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments], found.reads
+            for more, read in self.elsewhere.pop(self._key(wanted[found.slot]), ()):
+                moments += more
+                reads = read if reads is None else reads if read is None else reads + read
             count = len(samples) - len(held)
-            findings = Findings(moments, found.reads, found.trial, count, found.sensitivity, found.spread)
+            findings = Findings(moments, reads, found.trial, count, found.sensitivity, found.spread)
             result = self._solve(wanted[found.slot], findings)
             if isinstance(result, Declined):
                 return None
@@ -225,27 +248,57 @@ class _Run:
             plain[found.slot] = result.plain.expr.decode()
             return result.encoded.expr.decode()
 
-        memory = self.calibration.memory or free_bytes() // _MEMORY
-        asked = self.calibration
-        options = WalkOptions(asked.positions, asked.seed, held, memory, asked.device)
         walked = walk(
-            module, samples, list(wanted), solve, options, progress=self.tell, states=states,
+            module, samples, list(wanted), solve, self._options(held), progress=self.tell, states=states,
             palettized=None if others is samples else others,
             executor=None if self.pool is None else self.pool.executor,
             known={slot: solution.encoded.expr.decode() for slot, solution in made.items()},
         )  # fmt: skip
-        self._tell_constants(module, walked.before)
+        same = constant_outputs(walked.before)
+        if same:
+            self.done.notes.append(
+                f"outputs of {module.function_name!r} that are the same for all samples: {', '.join(same)}; "
+                "give samples that differ as those of use do"
+            )
         for one in wanted.values():  # that nothing reads as a matrix
             if one.weight.id not in self.done.palettes:
                 self._solve(one, Findings())
         if held:
-            guards = sorted(held)[:_GUARDS]
-            without = outputs_with(
-                module, [others[i] for i in guards], plain, device=asked.device,
-                states=None if states is None else [states[i] for i in guards],
+            asked, looked_at = self.calibration, sorted(held)[:GUARDS]
+            guard = Guard(
+                module, [others[i] for i in looked_at], None if states is None else [states[i] for i in looked_at],
+                [walked.before[i] for i in looked_at], asked.device,
             )  # fmt: skip
-            self._guard(module, guards, walked, without, list(wanted.values()))
+            comparisons = [guard.held(plain, [walked.after[i] for i in looked_at])]
+            if asked.made_up and others is samples:
+                calibrated = self._decoded(wanted)
+                comparisons.append(on_noise(module, plain, calibrated, seed=asked.seed, device=asked.device))
+            self._give_up(comparisons, list(wanted.values()))
+            self._tell_tables(guard, tables, wanted, comparisons[0])
+        if self.calibration.bias:
+            self._correct_biases(module, samples, states, held)
         return walked
+
+    def _correct_biases(
+        self, module: Any, samples: Sequence[Mapping[str, Any]], states: Any, held: frozenset[int]
+    ) -> None:
+        made = {slot: self.done.palettes.get(weight) for slot, weight in module.weight_ids.items()}
+        arrays = {slot: found.expr.decode() for slot, found in made.items() if isinstance(found, Encoded)}
+        self.done.biases, told = biases_corrected(self.model, module, samples, arrays, self._options(held), states)
+        if told not in self.done.notes:
+            self.done.notes.append(told)
+
+    def _tell_tables(
+        self, guard: Guard, tables: Sequence[str], wanted: Mapping[str, PlannedWeight], found: Comparison
+    ) -> None:
+        arrays = {slot: array for slot, array in self._decoded(wanted).items() if slot in tables}
+        told = guard.tables_told(arrays, min(found.plain, found.calibrated)) if arrays else None
+        self.done.notes += [] if told is None else [told]
+
+    def _decoded(self, wanted: Mapping[str, PlannedWeight]) -> dict[str, np.ndarray]:
+        """What palettes hold, by slot."""
+        palettes = {slot: self.done.palettes[one.weight.id] for slot, one in wanted.items()}
+        return {slot: p.expr.decode() for slot, p in palettes.items() if isinstance(p, Encoded)}
 
     def _kept(self, module: Any, samples: Sequence[Mapping[str, Any]], given: Calls) -> KeptRun | None:
         """Where palettes of this walk are kept; None without a folder, and beside a ``lut_function``: nobody knows what
@@ -257,7 +310,7 @@ class _Run:
         model = fingerprint(self.model.spec, self.model.store)
         return KeptRun(self.clustered, run_digest(model, self.calibration, tasks, samples, place))
 
-    def _made_before(self, slot: str, one: _Planned, kept: KeptRun | None) -> Solved | None:
+    def _made_before(self, slot: str, one: PlannedWeight, kept: KeptRun | None) -> Solved | None:
         """What an earlier function, or an earlier run, made of a weight."""
         key = self._key(one)
         if key not in self.shared and kept is not None:
@@ -271,32 +324,12 @@ class _Run:
             return result
         return None
 
-    def _tell_constants(self, module: Any, outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Of outputs that do not depend on the samples, which therefore tell nothing of what errors do to them."""
-        first = outputs[0]
-        same = [name for name in first if all(_equal(other[name], first[name]) for other in outputs[1:])]
-        if len(outputs) > 1 and same:
-            self.done.notes.append(
-                f"outputs of {module.function_name!r} that are the same for all samples: {', '.join(same)}; "
-                "give samples that differ as those of use do"
-            )
-
-    def _guard(
-        self,
-        module: Any,
-        held: Sequence[int],
-        walked: Any,
-        without: Sequence[Mapping[str, Any]],
-        planned: Sequence[_Planned],
-    ) -> None:
-        """Plain palettes for the whole function where these are better on samples held out. ``without``: outputs with
-        them."""
-        before = _noise([walked.before[i] for i in held], without)
-        after = _noise([walked.before[i] for i in held], [walked.after[i] for i in held])
-        told = f"outputs of {module.function_name!r} on {format_count(len(held), 'sample')} held out"
-        if after <= before:
-            self.done.notes.append(f"{told}: {_decibels(before)} → {_decibels(after)} dB by calibration")
+    def _give_up(self, comparisons: Sequence[Comparison], planned: Sequence[PlannedWeight]) -> None:
+        """Plain palettes for the whole function where these are better in one of the comparisons."""
+        if all(comparison.holds for comparison in comparisons):
+            self.done.notes += [comparison.sentence for comparison in comparisons]
             return
+        self.done.notes += [comparison.sentence for comparison in comparisons if not comparison.holds]
         given_up = {self._key(one) for one in planned}
         for one in self.planned.values():  # of other functions too, with which they are stored once
             key = self._key(one)
@@ -304,17 +337,13 @@ class _Run:
             if key in given_up and isinstance(found, Solved):
                 self.shared[key] = Solved(found.plain, found.plain)  # also for functions that are still to come
                 self.done.palettes[one.weight.id] = found.plain
-        self.done.notes.append(
-            f"{told}: {_decibels(before)} dB with plain palettes, {_decibels(after)} with calibrated ones, which were "
-            "given up"
-        )
 
-    def _key(self, one: _Planned) -> object:
+    def _key(self, one: PlannedWeight) -> object:
         """Equal for weights that share one stored palette: a record may be read in several shapes and opsets."""
         task, weight = one.task, one.weight
         return weight.storage or weight, weight.shape, task.form, task.specification, task.importance, weight.joint
 
-    def _solve(self, one: _Planned, findings: Findings) -> Solved | Declined:
+    def _solve(self, one: PlannedWeight, findings: Findings) -> Solved | Declined:
         """Of weights that are stored once the first that is read decides."""
         key = self._key(one)
         if key not in self.shared:
@@ -322,25 +351,3 @@ class _Run:
         result = self.shared[key]
         self.done.palettes[one.weight.id] = result if isinstance(result, Declined) else result.encoded
         return result
-
-
-def _noise(wanted: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> float:
-    """Squared error of all outputs of floats, each relative to its power."""
-    total = 0.0
-    for name in wanted[0] if wanted else ():
-        pairs = [(one[name], two[name]) for one, two in zip(wanted, found, strict=True)]
-        pairs = [(a, b) for a, b in pairs if hasattr(a, "is_floating_point") and a.is_floating_point()]
-        power = sum(float(a.double().square().sum()) for a, _ in pairs)
-        error = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
-        total += error / power if power else error
-    return total
-
-
-def _equal(one: Any, two: Any) -> bool:
-    if not hasattr(one, "is_floating_point"):
-        return bool(one == two)
-    return bool(one.shape == two.shape and (one == two).all())
-
-
-def _decibels(noise: float) -> str:
-    return "exact" if noise == 0.0 else f"{-10.0 * math.log10(noise):.1f}"

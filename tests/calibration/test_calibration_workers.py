@@ -54,14 +54,13 @@ def written(source: Path, out: Path, calibration: Calibration, **options: Any) -
 def came(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many workers walked along, for each walk."""
     found: list[int] = []
-    made = workers.workers_of
+    call = workers.call_workers
 
-    def counted(*given: Any) -> Any:
-        some = made(*given)
+    def counted(some: Any, *given: Any) -> None:
+        call(some, *given)
         found.append(len(some.workers))
-        return some
 
-    monkeypatch.setattr("mil_palettize.torch.calibration.walk.workers_of", counted)
+    monkeypatch.setattr("mil_palettize.torch.calibration.walk.call_workers", counted)
     return found
 
 
@@ -87,6 +86,7 @@ def test_on_threads_too(fixtures: Path, tmp_path: Path, name: str, came: list[in
         shared = written(source, tmp_path / "shared.mlpackage", Calibration(samples=10), executor=pool)
     assert alone == shared
     assert came[count:] == [3] * count
+    assert not any(came[:count])
 
 
 def test_the_weights_alone_go_to_an_executor(fixtures: Path, tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ KNOWN = {
     "int8 uniform table": LUCK,
     **dict.fromkeys((f"{b} tables along {a}" for b, a in product(BYTES, (None, 1))), SCALES),
     **dict.fromkeys(("scaled", "scaled groups", "scaled iOS26"), SCALED),
+    "vectors, scaled iOS26": Known({"ops"}, SCALED.why),
     **dict.fromkeys(("sparse unique", "sparse unique groups"), ZERO),
     "groups along -1": NEGATIVE,
     **dict.fromkeys((f"int4 {t}" for t in TYPED), INT4),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mil_palettize import Calibration, OpPalettizerConfig, OptimizationConfig, palettize_package
 from tools.accuracy.network import Network
@@ -34,13 +35,13 @@ class Row:
         return [figures[number] for figures in self.figures]
 
 
-def calibration_of(network: Network, kind: str, seed: int) -> Calibration | None:
+def calibration_of(network: Network, kind: str, seed: int, rounds: int) -> Calibration | None:
     """``none``, ``weights``, ``made-up`` (``made-up-192``: so many), or a number of the network's own samples."""
     if kind in _WITHOUT_SEED:
-        return None if kind == "none" else Calibration(method="weights")
+        return None if kind == "none" else Calibration(method="weights", rounds=rounds)
     if kind.startswith(MADE_UP):
-        return Calibration(samples=int(kind[len(MADE_UP) + 1 :] or _MADE_UP_SAMPLES), seed=seed)
-    return Calibration(network.samples(int(kind), seed), seed=seed)
+        return Calibration(samples=int(kind[len(MADE_UP) + 1 :] or _MADE_UP_SAMPLES), seed=seed, rounds=rounds)
+    return Calibration(network.samples(int(kind), seed), seed=seed, rounds=rounds)
 
 
 def rows(name: str, network: Network, options: argparse.Namespace, out: Path) -> Iterator[Row]:
@@ -48,16 +49,24 @@ def rows(name: str, network: Network, options: argparse.Namespace, out: Path) ->
     first = network.figures[0]
     yield Row(name, first, None, "", [network.measured(network.source)], weight_nbytes(network.source), 0.0)
     for nbits in options.nbits:
-        config = OptimizationConfig(global_config=OpPalettizerConfig(nbits=nbits, weight_threshold=0))
+        config = OptimizationConfig(
+            global_config=OpPalettizerConfig(nbits=nbits, weight_threshold=0, **_groups(options.group_size))
+        )
         for kind in options.calibrations:
             found, seconds = [], []
             for seed in range(options.seeds if kind not in _WITHOUT_SEED else 1):
-                calibration = calibration_of(network, kind, seed)
+                calibration = calibration_of(network, kind, seed, options.rounds)
                 started = time.process_time()
-                palettize_package(network.source, out, config, calibration=calibration, overwrite=True, workers=1)
+                palettize_package(
+                    network.source, out, config, target="iOS18", calibration=calibration, overwrite=True, workers=1
+                )
                 seconds.append(time.process_time() - started)
                 found.append(network.measured(out))
             yield Row(name, first, nbits, kind, found, weight_nbytes(out), min(seconds))
+
+
+def _groups(size: int | None) -> dict[str, Any]:
+    return {} if size is None else {"granularity": "per_grouped_channel", "group_size": size}
 
 
 def weight_nbytes(package: Path) -> int:

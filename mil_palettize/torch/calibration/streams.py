@@ -13,7 +13,7 @@ from mil_palettize.errors import PackageError
 from mil_palettize.torch.evaluator.execution import Execution, Listener
 from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.evaluator.ops.states import State
-from mil_palettize.torch.evaluator.program import Step
+from mil_palettize.torch.evaluator.program import Function, Step
 
 _PARKED = ".pt"
 
@@ -33,12 +33,12 @@ class Stream:
         states: Sequence[Mapping[str, torch.Tensor]] | None = None,
         device: str = "cpu",
     ) -> None:
-        self.memory, self.device = memory, device
+        self.memory, self.device, self.half = memory, device, module.half
+        self._function, self._half = module.function, module.half
         self.constants = {slot: _placed(value, device) for slot, value in module.constants().items()}
         begun = states or [{} for _ in samples]
         self._runs = [
-            Execution(module.function, self._values(module, sample, state), module.half, [])
-            for sample, state in zip(samples, begun, strict=True)
+            self._execution(self._values(module, sample, state)) for sample, state in zip(samples, begun, strict=True)
         ]
         self._live = [self._nbytes(run.values) for run in self._runs]
         self._parked: dict[int, Path] = {}
@@ -68,9 +68,24 @@ class Stream:
         self._settle(sample)
         return found
 
+    def values(self, sample: int) -> dict[str, Any]:
+        """All that is known of this sample so far, by slot; the caller's own."""
+        found = dict(self._run(sample).values)
+        self._settle(sample)
+        return found
+
     def results(self, step: Step, arguments: dict[str, Any]) -> tuple[Any, ...]:
         """What the op gives for these arguments."""
-        return self._runs[0].results(step, arguments)
+        return self._apart().results(step, arguments)
+
+    def _apart(self) -> Execution:
+        """Of constants alone."""
+        return self._execution(self.constants)
+
+    def _execution(self, values: dict[str, Any]) -> Execution:
+        if self.device == "cpu":
+            return Execution(self._function, values, self._half, [])
+        return _OnDevice(self._function, values, self._half, self.device)
 
     def advance(self, step: Step, sample: int | None = None, listener: Listener | None = None) -> None:
         """Run the op for all samples, or for one, which ``listener`` is told of."""
@@ -83,7 +98,7 @@ class Stream:
 
     def derive(self, steps: Iterable[Step]) -> None:
         """Run ops that compute with constants only, once for all samples."""
-        run = Execution(self._runs[0].function, self.constants, self._runs[0].half, [])
+        run = self._apart()
         for step in steps:
             results = run.results(step, run.arguments(step))
             self.constants.update(zip(step.outputs, results, strict=True))
@@ -94,7 +109,7 @@ class Stream:
         """Go on with another constant, and with what is computed of it alone."""
         changed = {slot}
         self.constants[slot] = value.to(self.device)
-        run = Execution(self._runs[0].function, self.constants, self._runs[0].half, [])
+        run = self._apart()
         for step in derived:
             if changed & set(step.slots_read()):
                 results = run.results(step, run.arguments(step))
@@ -104,12 +119,9 @@ class Stream:
             one.values.update({name: self.constants[name] for name in changed})
 
     def outputs(self) -> list[dict[str, Any]]:
-        """Of every sample by name, at the end."""
-        function = self._runs[0].function
-        return [
-            {n: self._run(i).values[s] for n, s in zip(function.output_names, function.block.outputs, strict=True)}
-            for i in range(len(self))
-        ]
+        """Of every sample by name, at the end, in the machine's own memory."""
+        names = list(zip(self._function.output_names, self._function.block.outputs, strict=True))
+        return [{n: _placed(self._run(i).values[s], "cpu") for n, s in names} for i in range(len(self))]
 
     def _run(self, sample: int) -> Execution:
         run = self._runs[sample]
@@ -164,6 +176,17 @@ class Stream:
             tensor = value.value if isinstance(value, State) else value
             if slot not in self.constants and isinstance(tensor, torch.Tensor):
                 yield slot, tensor
+
+
+class _OnDevice(Execution):
+    """Also what ops make of no tensor lies on the device."""
+
+    def __init__(self, function: Function, values: dict[str, Any], half: bool, device: str) -> None:
+        super().__init__(function, values, half, [])
+        self._device = device
+
+    def results(self, step: Step, arguments: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(_placed(result, self._device) for result in super().results(step, arguments))
 
 
 def _placed(value: Any, device: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -59,10 +59,6 @@ class Workers:
     def samples(self) -> int:
         return sum(worker.samples for worker in self.workers)
 
-    @property
-    def blocks(self) -> set[int]:
-        return {block for worker in self.workers for block in worker.share.blocks}
-
     def ask(self, command: str, *arguments: Any) -> None:
         for worker in self.workers:
             worker.link.ask(command, *arguments)
@@ -106,29 +102,30 @@ class Workers:
             worker.link.close()
 
 
-def workers_of(
+def call_workers(
+    workers: Workers,
     executor: Executor | None,
     module: MILModule,
     weights: Sequence[str],
     given: Sequence[Given],
     blocks: Mapping[int, Sequence[int]],
     options: PartOptions,
-) -> Workers:
-    """Blocks of samples divided among as many workers as come."""
+) -> None:
+    """Divide blocks of samples among as many workers as come, who are added to ``workers``."""
     if executor is None or not blocks:
-        return Workers([])
+        return
     links, why = links_to(executor, len(blocks), walk_along)
     if not links:
         _tell(LostError(why or "no worker called back"))
-        return Workers([])
+        return
     by_number = {one.number: one for one in given}
-    own = PartOptions(options.positions, options.seed, options.memory // (len(links) + 1), options.device)
-    reference, workers = module.reference, []
+    own = replace(options, memory=options.memory // (len(links) + 1))
+    reference = module.reference
     for place, link in enumerate(links):
         taken = {block: blocks[block] for block in sorted(blocks)[place :: len(links)]}
         samples = tuple(by_number[number] for numbers in taken.values() for number in numbers)
-        workers.append(Worker(link, Share(reference, tuple(weights), samples, taken, own)))
-    return Workers([worker for worker in workers if worker.begun()])
+        workers.workers.append(Worker(link, Share(reference, tuple(weights), samples, taken, own)))
+    workers.workers[:] = [worker for worker in workers.workers if worker.begun()]
 
 
 def walk_along(invitation: Invitation) -> None:
