@@ -101,7 +101,7 @@ def test_destinations_that_are_refused(tmp_path: Path) -> None:
         (tmp_path / "out.mlmodel", True, "does not end in .mlpackage"),
         (tmp_path / ".mlpackage", True, "does not end in .mlpackage"),
         (tmp_path / "no" / "out.mlpackage", True, "does not exist; make it first"),
-        (tmp_path / "file.mlpackage" / "out.mlpackage", True, "is not a folder; choose another place"),
+        (tmp_path / "file.mlpackage" / "out.mlpackage", True, "does not exist; make it first"),
         (documents, True, "is never overwritten"),
         (tmp_path / "link.mlpackage", True, "is never overwritten"),
         (tmp_path / "file.mlpackage", True, "is never overwritten"),
