@@ -20,6 +20,8 @@ IMPORTANCE = "importance"
 FISHER = "Fisher importance"
 SYMMETRIC = "compensated"
 ASYMMETRIC = "compensated, asymmetric"
+# Times the plain palette's squared error that a weight may move where no real sample says that it does no harm.
+_FARTHEST = 10.0
 DAMPINGS = (0.01, 0.1, 0.3)
 _IMPORTANCES = (1.0, 0.1)
 # Where gates saturate, large weights hardly count and little damping is best; elsewhere it ruins palettes.
@@ -82,22 +84,40 @@ def choose(known: Knowledge, make: Make, *, reconstruct: bool, tables: bool, rou
     """The palette with the least error of the op's output; the plain one where that is as good.
 
     ``reconstruct``: also with compensation. ``tables``: whether entries may change. ``spread``: like ``map``, for
-    palettes. Without a judge: compensation at the usual damping, or where it cannot be the weighted optimum.
+    palettes. Without a judge: compensation at the usual damping, or where it cannot be the weighted optimum. Where
+    samples are made up, and without any, no palette moves the weight far from where the plain one has it.
     """
     found = [Choice(make(None), PLAIN, 0.0)]
-    found += _weighted(known, make)
+    near = _Near(known, found[0])
+    found += filter(near, _weighted(known, make))
     compensated = _compensated(known, make, tables, spread) if reconstruct and known.moments else []
     restricted = reconstruct and known.reads is None and not compensated
+    compensated = [choice for choice in compensated if near(choice)]
     if known.judge is None:
         best = (compensated or found)[-1]
-        return _alternated(known, best, tables, rounds) if compensated else replace(best, restricted=restricted)
+        again = _alternated(known, best, tables, rounds) if compensated else best
+        return replace(again if near(again) else best, restricted=restricted)
     judged = [_judged(choice, known.judge) for choice in (*found, *compensated)]
     plain = judged[0]
     best = min(judged, key=_error)
     if best.method in (SYMMETRIC, ASYMMETRIC):
         again = _judged(_alternated(known, best, tables, rounds), known.judge)
-        best = min(best, again, key=_error)
+        best = min(best, again, key=_error) if near(again) else best
     return replace(best, before=plain.after, restricted=restricted)
+
+
+class _Near:
+    """Whether a palette moves the weight no farther than it may."""
+
+    def __init__(self, known: Knowledge, plain: Choice) -> None:
+        self._weight, self._bounded = known.weight, known.made_up
+        self._most = _FARTHEST * self._moved(plain) if self._bounded else math.inf
+
+    def __call__(self, choice: Choice) -> bool:
+        return not self._bounded or self._moved(choice) <= self._most
+
+    def _moved(self, choice: Choice) -> float:
+        return float(np.square(choice.expr.decode() - self._weight).sum())
 
 
 def _error(choice: Choice) -> float:

@@ -16,8 +16,8 @@ from mil_palettize.calibration.kept import KeptRun, run_digest
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.calibration.solving import Findings, Solved, solved
 from mil_palettize.calibration.without_samples import place_findings, solved_alone
-from mil_palettize.doors.calibrated_biases import biases_corrected
-from mil_palettize.doors.calibration_guard import GUARDS, Comparison, on_another_kind, on_held
+from mil_palettize.doors.calibrated_biases import NO_HELD, biases_corrected
+from mil_palettize.doors.calibration_guard import GUARDS, Comparison, Guard, on_noise
 from mil_palettize.doors.calibration_outputs import constant_outputs
 from mil_palettize.doors.calibration_plan import PlannedWeight, planned_weights
 from mil_palettize.doors.calibration_samples import Calls, calls_of, fits
@@ -221,7 +221,7 @@ class _Run:
     ) -> Any:
         """``others``: samples as the palettized network has them."""
         from mil_palettize.torch.calibration.sequences import states_before
-        from mil_palettize.torch.calibration.walk import outputs_with, walk
+        from mil_palettize.torch.calibration.walk import walk
 
         wanted = {slot: self.planned[w] for slot, w in module.weight_ids.items() if w in self.planned}
         held, states = given.held, states_before(module, samples, given.begins)
@@ -229,7 +229,11 @@ class _Run:
         made = {slot: found for slot, one in wanted.items() if (found := self._made_before(slot, one, kept))}
         plain = {slot: solution.plain.expr.decode() for slot, solution in made.items()}
 
+        tables: list[str] = []
+
         def solve(found: Any) -> np.ndarray | None:
+            if found.reads is not None:
+                tables.append(found.slot)
             moments, reads = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments], found.reads
             for more, read in self.elsewhere.pop(self._key(wanted[found.slot]), ()):
                 moments += more
@@ -260,29 +264,37 @@ class _Run:
             if one.weight.id not in self.done.palettes:
                 self._solve(one, Findings())
         if held:
-            asked, guards = self.calibration, sorted(held)[:GUARDS]
-            without = outputs_with(
-                module, [others[i] for i in guards], plain, device=asked.device,
-                states=None if states is None else [states[i] for i in guards],
+            asked, looked_at = self.calibration, sorted(held)[:GUARDS]
+            guard = Guard(
+                module, [others[i] for i in looked_at], None if states is None else [states[i] for i in looked_at],
+                [walked.before[i] for i in looked_at], asked.device,
             )  # fmt: skip
-            comparisons = [on_held(module, guards, walked, without)]
+            comparisons = [guard.held(plain, [walked.after[i] for i in looked_at])]
             if asked.made_up and others is samples:
-                palettes = {slot: self.done.palettes[one.weight.id] for slot, one in wanted.items()}
-                calibrated = {slot: p.expr.decode() for slot, p in palettes.items() if isinstance(p, Encoded)}
-                comparisons.append(on_another_kind(module, plain, calibrated, seed=asked.seed, device=asked.device))
-            self._guard(comparisons, list(wanted.values()))
-        if self.calibration.bias:
-            self._correct_biases(module, samples, states, held)
+                calibrated = self._decoded(wanted)
+                comparisons.append(on_noise(module, plain, calibrated, seed=asked.seed, device=asked.device))
+            self._give_up(comparisons, list(wanted.values()))
+            self._tell_tables(guard, tables, wanted, comparisons[0])
+            if asked.bias:
+                palettes, options = self._decoded(wanted), self._options(held)
+                made, told = biases_corrected(self.model, guard, samples, palettes, options, states)
+                self.done.biases = made
+                self.done.notes += [] if told in self.done.notes else [told]
+        elif self.calibration.bias:
+            self.done.notes.append(NO_HELD)
         return walked
 
-    def _correct_biases(
-        self, module: Any, samples: Sequence[Mapping[str, Any]], states: Any, held: frozenset[int]
+    def _tell_tables(
+        self, guard: Guard, tables: Sequence[str], wanted: Mapping[str, PlannedWeight], found: Comparison
     ) -> None:
-        made = {slot: self.done.palettes.get(weight) for slot, weight in module.weight_ids.items()}
-        arrays = {slot: found.expr.decode() for slot, found in made.items() if isinstance(found, Encoded)}
-        self.done.biases, told = biases_corrected(self.model, module, samples, arrays, self._options(held), states)
-        if told not in self.done.notes:
-            self.done.notes.append(told)
+        arrays = {slot: array for slot, array in self._decoded(wanted).items() if slot in tables}
+        told = guard.tables_told(arrays, min(found.plain, found.calibrated)) if arrays else None
+        self.done.notes += [] if told is None else [told]
+
+    def _decoded(self, wanted: Mapping[str, PlannedWeight]) -> dict[str, np.ndarray]:
+        """What palettes hold, by slot."""
+        palettes = {slot: self.done.palettes[one.weight.id] for slot, one in wanted.items()}
+        return {slot: p.expr.decode() for slot, p in palettes.items() if isinstance(p, Encoded)}
 
     def _kept(self, module: Any, samples: Sequence[Mapping[str, Any]], given: Calls) -> KeptRun | None:
         """Where palettes of this walk are kept; None without a folder, and beside a ``lut_function``: nobody knows what
@@ -308,7 +320,7 @@ class _Run:
             return result
         return None
 
-    def _guard(self, comparisons: Sequence[Comparison], planned: Sequence[PlannedWeight]) -> None:
+    def _give_up(self, comparisons: Sequence[Comparison], planned: Sequence[PlannedWeight]) -> None:
         """Plain palettes for the whole function where these are better in one of the comparisons."""
         if all(comparison.holds for comparison in comparisons):
             self.done.notes += [comparison.sentence for comparison in comparisons]

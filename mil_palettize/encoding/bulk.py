@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from mil_palettize.expressions.packed import CHUNK
-from mil_palettize.expressions.weight_expr import Const, Lut, WeightExpr
+from mil_palettize.expressions.weight_expr import Lut, WeightExpr
 
 _BULK = 0.9  # of the elements that are not zero, the smallest ones
 
@@ -17,7 +17,7 @@ def bulk_db(expr: WeightExpr) -> float | None:
     between the borders of their entries. None for other things than scalars in one table of floats, and where all that
     is left is exact.
     """
-    if not isinstance(expr, Lut) or not isinstance(expr.lut, Const) or expr.lut.dtype.kind != "f":
+    if not isinstance(expr, Lut) or not isinstance(expr.lut, np.ndarray) or expr.lut.dtype.kind != "f":
         return None
     if expr.lut.shape[-2] != math.prod(expr.lut.shape):
         return None

@@ -172,7 +172,7 @@ def test_what_one_function_gave_up_stays_given_up(fixtures: Path, monkeypatch: p
     """Weights that a later function shares with it keep the plain palette, though calibration is better for that."""
     # With plain palettes and with calibrated ones, on samples held out and on noise, of each function.
     noises = iter([0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0])
-    monkeypatch.setattr(calibration_guard, "_noise", lambda *given: next(noises))
+    monkeypatch.setattr(calibration_guard, "noise", lambda *given: next(noises))
     found = run(fixtures, "multifunction_ios18", Calibration(samples=10))
     assert [note.endswith("given up") for note in found.notes if note.startswith("outputs of")] == [True, False, False]
     made = {weight.key: e for weight, e in found.palettes.items() if isinstance(e, Encoded)}

@@ -12,6 +12,7 @@ from mil_messages import block, const, function, op, write_package
 
 torch = pytest.importorskip("torch")
 
+from mil_palettize.torch.calibration.made_up_samples import natural_samples  # noqa: E402
 from mil_palettize.torch.calibration.masks import counted, counted_arguments, kept_positions, mask_of  # noqa: E402
 from mil_palettize.torch.calibration.walk import Collected, WalkOptions, walk  # noqa: E402
 from mil_palettize.torch.evaluator.module import MILModule  # noqa: E402
@@ -117,3 +118,11 @@ def test_kernels_that_see_several_positions_keep_them_all(kernel: int, left: int
 def test_networks_without_a_mask(fixtures: Path) -> None:
     for name in ("conv_fp16_ios18", "embedding_linear_ios16"):
         assert mask_of(MILModule.from_package(fixtures / f"{name}.mlpackage").function) is None
+
+
+def test_made_up_masks_hide_what_comes_last(tmp_path: Path) -> None:
+    made = np.concatenate([given["mask"] for given in natural_samples(attention(tmp_path, "added"), 40, 0)])
+    assert set(np.unique(made)) == {0, 1}
+    counts = made.sum(1).astype(int)
+    np.testing.assert_array_equal(made, np.arange(TOKENS) < counts[:, None])
+    assert (counts.min(), counts.max()) == (1, TOKENS)

@@ -9,6 +9,7 @@ from tools.accuracy.minilm import MiniLM
 from tools.accuracy.network import Opened
 from tools.accuracy.packages import PackageNetwork
 from tools.accuracy.resnets import CifarNetwork
+from tools.accuracy.saturated import SaturatedNetwork
 
 NETWORKS: dict[str, Opened] = {
     "resnet20": partial(CifarNetwork, "resnet20"),
@@ -18,4 +19,5 @@ NETWORKS: dict[str, Opened] = {
     "dtln": partial(PackageNetwork, "dtln_aec_128_part1_fp32", packages.echoes),
     "basic_pitch": partial(PackageNetwork, "basic_pitch_nmp", packages.pieces),
     "adain": partial(PackageNetwork, "adain_mobilenet_mondrian", packages.pictures),
+    "saturated": SaturatedNetwork,
 }

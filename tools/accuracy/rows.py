@@ -35,13 +35,13 @@ class Row:
         return [figures[number] for figures in self.figures]
 
 
-def calibration_of(network: Network, kind: str, seed: int) -> Calibration | None:
+def calibration_of(network: Network, kind: str, seed: int, rounds: int) -> Calibration | None:
     """``none``, ``weights``, ``made-up`` (``made-up-192``: so many), or a number of the network's own samples."""
     if kind in _WITHOUT_SEED:
-        return None if kind == "none" else Calibration(method="weights")
+        return None if kind == "none" else Calibration(method="weights", rounds=rounds)
     if kind.startswith(MADE_UP):
-        return Calibration(samples=int(kind[len(MADE_UP) + 1 :] or _MADE_UP_SAMPLES), seed=seed)
-    return Calibration(network.samples(int(kind), seed), seed=seed)
+        return Calibration(samples=int(kind[len(MADE_UP) + 1 :] or _MADE_UP_SAMPLES), seed=seed, rounds=rounds)
+    return Calibration(network.samples(int(kind), seed), seed=seed, rounds=rounds)
 
 
 def rows(name: str, network: Network, options: argparse.Namespace, out: Path) -> Iterator[Row]:
@@ -55,7 +55,7 @@ def rows(name: str, network: Network, options: argparse.Namespace, out: Path) ->
         for kind in options.calibrations:
             found, seconds = [], []
             for seed in range(options.seeds if kind not in _WITHOUT_SEED else 1):
-                calibration = calibration_of(network, kind, seed)
+                calibration = calibration_of(network, kind, seed, options.rounds)
                 started = time.process_time()
                 palettize_package(
                     network.source, out, config, target="iOS18", calibration=calibration, overwrite=True, workers=1

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from mil_palettize.torch.calibration.masks import counted_arguments, kept_positions
+from mil_palettize.torch.calibration.nested import Nested
 from mil_palettize.torch.calibration.readers import LOOKED_UP, inputs, matrices, rows_read
 from mil_palettize.torch.calibration.sources import Reader, Sources, sources_of
 from mil_palettize.torch.calibration.streams import Stream
 from mil_palettize.torch.calibration.sums import ReadMoments, Sums, is_whole
-from mil_palettize.torch.calibration.trials import Behind, sensitivity
+from mil_palettize.torch.calibration.trials import Behind, Tried, sensitivity
 from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.evaluator.program import Function, OpInfo, Step
 
@@ -75,9 +76,11 @@ class Route:
             if number not in self.sources.derived:
                 yield number, step
 
-    def behind(self, stream: Stream, key: Key) -> Behind:
-        """What follows a reader that is an op of the outermost block."""
+    def behind(self, stream: Stream, key: Key) -> Tried | None:
+        """A reader with what follows it; None for one that another array cannot be tried in."""
         reader, block = self.reader(key), self.function.block
+        if reader.nested:
+            return Nested.of(self.function, reader.number, key[0], self.sources.derived.values())
         following = block.steps[reader.number + 1 :]
         return Behind(stream, reader.step, reader.operand, reader.index, following, block.outputs)
 
@@ -164,6 +167,7 @@ class Part:
     def sensitivity(self, key: Key) -> dict[int, np.ndarray]:
         """How much what comes out behind a reader depends on each element of its weight: sums, by block."""
         behind = self.route.behind(self.other, key)
+        assert behind is not None
         return {
             block: sensitivity(
                 self.other, behind, self.float.constants[key[0]], {s: self.places[s] for s in samples},

@@ -33,7 +33,7 @@ class Stream:
         states: Sequence[Mapping[str, torch.Tensor]] | None = None,
         device: str = "cpu",
     ) -> None:
-        self.memory, self.device = memory, device
+        self.memory, self.device, self.half = memory, device, module.half
         self._function, self._half = module.function, module.half
         self.constants = {slot: _placed(value, device) for slot, value in module.constants().items()}
         begun = states or [{} for _ in samples]
@@ -65,6 +65,12 @@ class Stream:
     def arguments(self, sample: int, step: Step) -> dict[str, Any]:
         """What the op gets in this sample."""
         found = self._run(sample).arguments(step)
+        self._settle(sample)
+        return found
+
+    def values(self, sample: int) -> dict[str, Any]:
+        """All that is known of this sample so far, by slot; the caller's own."""
+        found = dict(self._run(sample).values)
         self._settle(sample)
         return found
 

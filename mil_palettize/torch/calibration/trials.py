@@ -4,7 +4,7 @@ the fit, and how much it depends on each element."""
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ _ELEMENTWISE = frozenset({
     "sub",
 })  # fmt: skip
 # Where these saturate, errors before them do not matter, which moments of inputs cannot tell.
-_SATURATING = frozenset({"sigmoid", "sigmoid_hard", "softsign", "tanh", "scaled_tanh"})
+SATURATING = frozenset({"sigmoid", "sigmoid_hard", "softsign", "tanh", "scaled_tanh"})
 
 
 class Behind:
@@ -41,7 +41,11 @@ class Behind:
     @property
     def saturates(self) -> bool:
         """Whether there are inputs for which the output hardly depends on the weight."""
-        return self.step.info.type in RECURRENT or any(s.info.type in _SATURATING for s, _ in self._tail)
+        return self.step.info.type in RECURRENT or any(s.info.type in SATURATING for s, _ in self._tail)
+
+    def given(self, stream: Stream, sample: int) -> dict[str, Any]:
+        """What the op gets in this sample."""
+        return stream.arguments(sample, self.step)
 
     def with_weight(self, arguments: Mapping[str, Any], flat: torch.Tensor) -> dict[str, Any]:
         """``arguments`` with the elements of ``flat`` (of the weight, C order) in their places."""
@@ -65,6 +69,19 @@ class Behind:
         return [result for result in found if isinstance(result, torch.Tensor) and result.is_floating_point()]
 
 
+class Tried(Protocol):
+    """An op that reads a weight, with what follows it."""
+
+    @property
+    def saturates(self) -> bool: ...
+
+    def given(self, stream: Stream, sample: int) -> dict[str, Any]: ...
+
+    def with_weight(self, arguments: Mapping[str, Any], flat: torch.Tensor) -> dict[str, Any]: ...
+
+    def results(self, stream: Stream, arguments: dict[str, Any]) -> list[torch.Tensor]: ...
+
+
 class Trial:
     """Calling it with an array in the weight's place gives the squared error of the output relative to the output's
     square, both summed over the held out samples, with the inputs of the palettized network on one side and those of
@@ -72,14 +89,14 @@ class Trial:
     all."""
 
     def __init__(
-        self, float_stream: Stream, other: Stream, behind: Behind, held: Sequence[int],
+        self, float_stream: Stream, other: Stream, behind: Tried, held: Sequence[int],
         kept: Sequence[torch.Tensor | None],
     ) -> None:  # fmt: skip
         self._stream, self._behind = other, behind
         chosen = held[:: max(1, -(-len(held) // _MOST))]
         self._kept = [kept[sample] for sample in chosen]
-        self._arguments = [other.arguments(sample, behind.step) for sample in chosen]
-        floats = (float_stream.arguments(sample, behind.step) for sample in chosen)
+        self._arguments = [behind.given(other, sample) for sample in chosen]
+        floats = (behind.given(float_stream, sample) for sample in chosen)
         self._wanted = [
             [counted(out, own) for out in behind.results(float_stream, arguments)]
             for arguments, own in zip(floats, self._kept, strict=True)
@@ -96,8 +113,18 @@ class Trial:
         return error / self._power if self._power else error
 
 
+class Trials:
+    """Of a weight that several ops read: the mean of what trials of each of them give."""
+
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        self._trials = trials
+
+    def __call__(self, weight: np.ndarray) -> float:
+        return sum(trial(weight) for trial in self._trials) / len(self._trials)
+
+
 def sensitivity(
-    stream: Stream, behind: Behind, weight: torch.Tensor, samples: Mapping[int, int], seed: int,
+    stream: Stream, behind: Tried, weight: torch.Tensor, samples: Mapping[int, int], seed: int,
     kept: Sequence[torch.Tensor | None],
 ) -> np.ndarray:  # fmt: skip
     """How much the output's squared error grows with that of each element of ``weight``: the sum over ``samples``
@@ -107,7 +134,7 @@ def sensitivity(
     total = torch.zeros(weight.numel(), dtype=torch.float64)
     for number, place in samples.items():
         random = torch.Generator().manual_seed(int(np.random.default_rng([seed, number]).integers(1 << 62)))
-        arguments = stream.arguments(place, behind.step)
+        arguments = behind.given(stream, place)
         with torch.enable_grad():
             flat = weight.detach().float().reshape(-1).requires_grad_()
             found = behind.results(stream, behind.with_weight(arguments, flat))

@@ -8,6 +8,7 @@ same samples give the same bytes, also where workers of an executor take some of
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from mil_palettize.torch.calibration.part import Given, Key, Part, PartOptions, 
 from mil_palettize.torch.calibration.sources import sources_of
 from mil_palettize.torch.calibration.streams import Stream
 from mil_palettize.torch.calibration.sums import ReadMoments, added
-from mil_palettize.torch.calibration.trials import Trial
+from mil_palettize.torch.calibration.trials import Trial, Trials
 from mil_palettize.torch.calibration.workers import Workers, call_workers
 from mil_palettize.torch.evaluator.module import MILModule
 
@@ -36,7 +37,7 @@ class Collected:
     slot: str
     moments: tuple[ReadMoments, ...]
     reads: np.ndarray | None
-    trial: Trial | None
+    trial: Trial | Trials | None
     sensitivity: np.ndarray | None = None
     spread: Callable[..., Iterable[Any]] = map
 
@@ -148,12 +149,15 @@ class _Walk:
         self.done: list[tuple[str, tuple[Any, ...]]] = []  # what changed the parts, for those that are taken back
         self.moments: dict[Key, ReadMoments] = {}
         self.reads: dict[str, np.ndarray] = {}
+        self.trials: dict[str, list[Trial]] = defaultdict(list)
+        self.gradients: dict[str, np.ndarray] = {}
 
     def over(self, progress: Progress | None) -> Walked:
         total = len(self.given) * len(self.route.function.block.steps)
         try:
             self._begin()
             for number, step in self.route.steps:
+                self._try(number)
                 self._collect(number)
                 for slot in self.route.last[number]:
                     self._palettize(slot)
@@ -227,6 +231,18 @@ class _Walk:
             for slot, reads in told.reads.items():
                 self.reads[slot] = self.reads[slot] + reads if slot in self.reads else reads
 
+    def _try(self, number: int) -> None:
+        """Keep what trials need of the op, as it is before the op runs, until the last one that reads a weight."""
+        first = self.parts[0]
+        held = [first.places[sample] for sample in sorted(self.options.held)]
+        for key in [*self.route.own[number], *self.route.nested[number]] if held else ():
+            behind = None if key[0] in self.known else self.route.behind(first.other, key)
+            if behind is None:
+                continue
+            self.trials[key[0]].append(Trial(first.float, first.other, behind, held, first.kept))
+            if behind.saturates:
+                self.gradients[key[0]] = self.gradients.get(key[0], 0.0) + self._sensitivity(key)
+
     def _palettize(self, slot: str) -> None:
         found = self.known[slot] if slot in self.known else self._solved(slot)
         if found is not None:
@@ -236,14 +252,9 @@ class _Walk:
         readers = self.route.sources.readers[slot]
         keys = [(slot, position) for position in range(len(readers))]
         moments = tuple(self.moments.pop(key) for key in keys if key in self.moments)
-        trial, gradients = None, None
-        if len(readers) == 1 and not readers[0].nested and self.options.held:
-            first = self.parts[0]
-            behind = self.route.behind(first.float, keys[0])
-            held = [first.places[number] for number in sorted(self.options.held)]
-            trial = Trial(first.float, first.other, behind, held, first.kept)
-            if behind.saturates:
-                gradients = self._sensitivity(keys[0])
+        tried = self.trials.pop(slot, [])
+        trial = None if len(tried) < len(keys) else tried[0] if len(tried) == 1 else Trials(tried)
+        gradients = self.gradients.pop(slot, None)
         spread = self.workers.spread if self.workers.workers else map
         return self.solve(Collected(slot, moments, self.reads.pop(slot, None), trial, gradients, spread))
 
