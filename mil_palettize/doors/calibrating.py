@@ -277,8 +277,7 @@ class _Run:
             self._tell_tables(guard, tables, wanted, comparisons[0])
             if asked.bias:
                 palettes, options = self._decoded(wanted), self._options(held)
-                made, told = biases_corrected(self.model, guard, samples, palettes, options, states)
-                self.done.biases = made
+                self.done.biases, told = biases_corrected(self.model, guard, samples, palettes, options, states)
                 self.done.notes += [] if told in self.done.notes else [told]
         elif self.calibration.bias:
             self.done.notes.append(NO_HELD)
