@@ -14,8 +14,8 @@ _BULK = 0.9  # of the elements that are not zero, the smallest ones
 
 def bulk_db(expr: WeightExpr) -> float | None:
     """Signal to noise of the smallest nine tenths of the elements that are not zero, about: as if these lay evenly
-    around their entries, as far as the nearer border. None for other things than scalars in one table of floats, and where all that
-    is left is exact.
+    around their entries, as far as the nearer border. None for other things than scalars in one table of floats, and
+    where all that is left is exact.
     """
     if not isinstance(expr, Lut) or not isinstance(expr.lut, np.ndarray) or expr.lut.dtype.kind != "f":
         return None
