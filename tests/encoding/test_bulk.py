@@ -36,7 +36,7 @@ def test_of_nine_tenths_of_the_elements(kind: str, nbits: int) -> None:
     error = values[bulk] - expr.decode().reshape(-1)[bulk]
     found = bulk_db(expr)
     assert found is not None
-    assert found == pytest.approx(10 * math.log10(np.square(values[bulk]).sum() / np.square(error).sum()), abs=3.0)
+    assert found == pytest.approx(10 * math.log10(np.square(values[bulk]).sum() / np.square(error).sum()), abs=2.0)
 
 
 def test_what_has_none() -> None:
