@@ -33,7 +33,8 @@ class Calibration:
     these, of made-up samples, and of which samples are held out. ``memory``: bytes of values kept in memory, above
     which they go to a temporary folder; None for a quarter of what is free. ``rounds``: of tables and indices in turn,
     at most. ``device``: what torch computes the network on, "cpu", "cuda" or "mps"; the same samples give the same
-    bytes on one and the same only.
+    bytes on one and the same only. ``bias``: correct the mean of what palettized ops give in biases that they have,
+    where that makes the outputs on samples held out better; on transformers it is dangerous.
     """
 
     sample_data: (
@@ -46,12 +47,17 @@ class Calibration:
     memory: int | None = None
     rounds: int = 15
     device: str = "cpu"
+    bias: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ConfigError(f"calibration method is {self.method!r}; use one of {list(METHODS)}")
         if self.device not in DEVICES:
             raise ConfigError(f"calibration device is {self.device!r}; use one of {list(DEVICES)}")
+        if not isinstance(self.bias, bool):
+            raise ConfigError(f"calibration bias is {self.bias!r}; give True or False")
+        if self.bias and self.method == "weights":
+            raise ConfigError("calibration bias needs samples, which method 'weights' looks at none of; leave one out")
         for name, least in (("samples", 1), ("positions", 1), ("seed", 0), ("rounds", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:

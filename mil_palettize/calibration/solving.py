@@ -124,6 +124,7 @@ def _encoded(
         seconds=seconds,
         weighted_error=weighted,
         calibration=figures,
+        kept=plain.kept and choice.method == PLAIN,
     )
 
 

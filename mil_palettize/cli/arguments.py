@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 Command = Callable[[argparse.Namespace], int]
 _EPILOG = """exit codes: 0 done; 1 the packages differ (diff), more than --fail-below allows or in nothing that
-can be compared (compare); 2 wrong options or config; 3 a package or file cannot be read or written; 4 the
-request cannot be met (also under --strict), or memory is short; 5 verification failed; 70 a bug; 130, 143, 129
-stopped by SIGINT, SIGTERM, SIGHUP"""
+can be compared (compare); 2 wrong options, or wrong text in a config; 3 a package or another file cannot be read,
+or nothing can be written; 4 the request cannot be met (also under --strict), or memory is short;
+5 verification failed; 70 a bug; 130, 143, 129 stopped by SIGINT, SIGTERM, SIGHUP"""
 _PALETTE_OPTIONS = (
     "nbits",
     "mode",
@@ -149,6 +149,9 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
         help="of values while samples are run, such as 2GB; the rest goes to disk [a quarter of what is free]",
     )  # fmt: skip
     how.add_argument("--device", choices=("cpu", "cuda", "mps"), help="what samples are run on with torch [cpu]")
+    how.add_argument(
+        "--bias", action="store_true", default=None, help="correct biases too, where held out samples gain"
+    )
     how.add_argument("--sensitivity", type=_path, metavar="S.npz", help="what elements count, as sensitivity wrote it")
     how.add_argument("--redo", action="store_true", help="palettize weights that are palettes already again")
     how.add_argument("--select", choices=("weights", "all"), default="weights", help="[weights], or all constants")
@@ -259,7 +262,7 @@ def calibration_of(options: argparse.Namespace) -> Calibration | None:
     from mil_palettize.calibration.request import Calibration
 
     what = options.calibrate
-    given = {name: value for name in ("memory", "device") if (value := getattr(options, name)) is not None}
+    given = {name: value for name in ("memory", "device", "bias") if (value := getattr(options, name)) is not None}
     if given and what in (None, _WEIGHTS):
         raise ConfigError(f"--{next(iter(given))} goes with --calibrate and samples, which are run with it")
     if what is None:

@@ -21,7 +21,15 @@ from mil_palettize.cli import output
 from mil_palettize.cli.arguments import build_parser, calibration_of, requests_of, with_values
 from mil_palettize.cli.sensitivities import sensitivity_json, sensitivity_text
 from mil_palettize.cli.signals import Stopped, end, ending_at_once, stopping
-from mil_palettize.errors import AlgorithmError, ConfigError, PackageError, PalettizeError, PlanError, VerifyError
+from mil_palettize.errors import (
+    AlgorithmError,
+    ConfigError,
+    PackageError,
+    PalettizeError,
+    PlanError,
+    VerifyError,
+    memory_told,
+)
 from mil_palettize.package.given_files import check_python_file, check_samples_exist
 from mil_palettize.package.links import following_links
 from mil_palettize.package.mlpackage import Package
@@ -274,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 parser.print_help(sys.stderr)
                 return 2
             options = parser.parse_args(with_values(given))
-            with following_links(options.follow_links):
+            with following_links(options.follow_links), memory_told():
                 return int(options.run(options))
     except Stopped as stopped:
         end(_interrupted(str(stopped), stopped.exit_code))
@@ -289,8 +297,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _explain(error: Exception) -> tuple[str, int]:
     """The line and the exit code of an error."""
-    if isinstance(error, MemoryError):
-        return f"not enough memory ({error}); try fewer --workers", EXIT_UNMET
     for kind, code in EXIT_CODES:
         if isinstance(error, kind):
             return str(error), code

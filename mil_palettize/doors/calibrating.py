@@ -16,20 +16,20 @@ from mil_palettize.calibration.kept import KeptRun, run_digest
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.calibration.solving import Findings, Solved, solved
 from mil_palettize.calibration.without_samples import place_findings, solved_alone
+from mil_palettize.doors.calibrated_biases import biases_corrected
 from mil_palettize.doors.calibration_guard import GUARDS, Comparison, Guard, on_noise
 from mil_palettize.doors.calibration_outputs import constant_outputs
+from mil_palettize.doors.calibration_plan import PlannedWeight, planned_weights
 from mil_palettize.doors.calibration_samples import Calls, calls_of, fits
-from mil_palettize.encoding.encoder import PMap, Task
+from mil_palettize.encoding.encoder import PMap
 from mil_palettize.encoding.palette_cache import Clustered
 from mil_palettize.encoding.results import Declined, Encoded
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.planning.plan import Plan
 from mil_palettize.program.fingerprints import fingerprint
-from mil_palettize.program.forms import FORMS
 from mil_palettize.program.model import Model
 from mil_palettize.program.stages import pipeline_models
-from mil_palettize.program.weight import Weight, WeightId
-from mil_palettize.rewriting.planned_palettes import planned_task
+from mil_palettize.program.weight import WeightId
 
 _MEMORY = 4  # of what is free, one part is for values
 _LOWER = (
@@ -42,10 +42,11 @@ Tell = Callable[[int, int, str], object]
 
 @dataclass
 class Calibrated:
-    """``palettes``: of planned weights, made already; ``notes``: for the report; ``held``: samples that were given and
-    palettes were not made of, where the model has one function."""
+    """``palettes``: of planned weights, made already; ``biases``: that were corrected; ``notes``: for the report;
+    ``held``: samples that were given and palettes were not made of, where the model has one function."""
 
     palettes: dict[WeightId, Encoded | Declined] = field(default_factory=dict)
+    biases: dict[WeightId, np.ndarray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     held: Sequence[Mapping[str, Any]] = ()
 
@@ -68,7 +69,7 @@ def calibrated(
     not know, AlgorithmError for a wrong ``lut_function``.
     """
     sent = pool is not None and pool.executor is not None and calibration.method == "weights"
-    run = _Run(model, calibration, _tasks(model, plan, clustered, sent=sent), tell, pool, clustered)
+    run = _Run(model, calibration, planned_weights(model, plan, clustered, sent=sent), tell, pool, clustered)
     if calibration.method == "weights":
         run.without_samples()
     else:
@@ -91,34 +92,12 @@ def check_samples(model: Model, calibration: Calibration) -> None:
                 whole.features.tensors(call)
 
 
-@dataclass(frozen=True, eq=False)
-class _Planned:
-    """A weight and the palette to make of it."""
-
-    weight: Weight
-    task: Task
-
-
-def _tasks(model: Model, plan: Plan, clustered: Clustered | None, *, sent: bool) -> dict[WeightId, _Planned]:
-    """By what tells the constants apart. ``sent``: to other processes."""
-    decisions = {d.weight.id: d for d in plan.decisions if d.specification is not None}
-    found = {}
-    for site in model.survey().sites:
-        decision = decisions.get(site.weight.id)
-        if decision is not None:
-            form = FORMS[decision.weight.opset]
-            assert form is not None
-            task = planned_task(model, site, decision, form, clustered, sent=sent)
-            found[site.weight.id] = _Planned(decision.weight, task)
-    return found
-
-
 class _Run:
     def __init__(
         self,
         model: Model,
         calibration: Calibration,
-        planned: Mapping[WeightId, _Planned],
+        planned: Mapping[WeightId, PlannedWeight],
         tell: Tell | None = None,
         pool: Workers | None = None,
         clustered: Clustered | None = None,
@@ -132,7 +111,7 @@ class _Run:
 
     def without_samples(self) -> None:
         """Weights that are stored once are solved once, all at a time as far as the pool allows."""
-        alone: dict[object, _Planned] = {}
+        alone: dict[object, PlannedWeight] = {}
         for one in self.planned.values():
             alone.setdefault(self._key(one), one)
         pmap: PMap = map if self.pool is not None and self.pool.executor is not None else self.pmap
@@ -146,7 +125,7 @@ class _Run:
         for one in self.planned.values():
             self._solve(one, Findings())
 
-    def _by_place(self, one: _Planned) -> None:
+    def _by_place(self, one: PlannedWeight) -> None:
         self._solve(one, place_findings(one.weight))
 
     def with_samples(self) -> None:
@@ -256,8 +235,8 @@ class _Run:
             if found.reads is not None:
                 tables.append(found.slot)
             moments, reads = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments], found.reads
-            for others, read in self.elsewhere.pop(self._key(wanted[found.slot]), ()):
-                moments += others
+            for more, read in self.elsewhere.pop(self._key(wanted[found.slot]), ()):
+                moments += more
                 reads = read if reads is None else reads if read is None else reads + read
             count = len(samples) - len(held)
             findings = Findings(moments, reads, found.trial, count, found.sensitivity, found.spread)
@@ -296,16 +275,27 @@ class _Run:
                 comparisons.append(on_noise(module, plain, calibrated, seed=asked.seed, device=asked.device))
             self._give_up(comparisons, list(wanted.values()))
             self._tell_tables(guard, tables, wanted, comparisons[0])
+        if self.calibration.bias:
+            self._correct_biases(module, samples, states, held)
         return walked
 
+    def _correct_biases(
+        self, module: Any, samples: Sequence[Mapping[str, Any]], states: Any, held: frozenset[int]
+    ) -> None:
+        made = {slot: self.done.palettes.get(weight) for slot, weight in module.weight_ids.items()}
+        arrays = {slot: found.expr.decode() for slot, found in made.items() if isinstance(found, Encoded)}
+        self.done.biases, told = biases_corrected(self.model, module, samples, arrays, self._options(held), states)
+        if told not in self.done.notes:
+            self.done.notes.append(told)
+
     def _tell_tables(
-        self, guard: Guard, tables: Sequence[str], wanted: Mapping[str, _Planned], found: Comparison
+        self, guard: Guard, tables: Sequence[str], wanted: Mapping[str, PlannedWeight], found: Comparison
     ) -> None:
         arrays = {slot: array for slot, array in self._decoded(wanted).items() if slot in tables}
         told = guard.tables_told(arrays, min(found.plain, found.calibrated)) if arrays else None
         self.done.notes += [] if told is None else [told]
 
-    def _decoded(self, wanted: Mapping[str, _Planned]) -> dict[str, np.ndarray]:
+    def _decoded(self, wanted: Mapping[str, PlannedWeight]) -> dict[str, np.ndarray]:
         """What palettes hold, by slot."""
         palettes = {slot: self.done.palettes[one.weight.id] for slot, one in wanted.items()}
         return {slot: p.expr.decode() for slot, p in palettes.items() if isinstance(p, Encoded)}
@@ -320,7 +310,7 @@ class _Run:
         model = fingerprint(self.model.spec, self.model.store)
         return KeptRun(self.clustered, run_digest(model, self.calibration, tasks, samples, place))
 
-    def _made_before(self, slot: str, one: _Planned, kept: KeptRun | None) -> Solved | None:
+    def _made_before(self, slot: str, one: PlannedWeight, kept: KeptRun | None) -> Solved | None:
         """What an earlier function, or an earlier run, made of a weight."""
         key = self._key(one)
         if key not in self.shared and kept is not None:
@@ -334,7 +324,7 @@ class _Run:
             return result
         return None
 
-    def _give_up(self, comparisons: Sequence[Comparison], planned: Sequence[_Planned]) -> None:
+    def _give_up(self, comparisons: Sequence[Comparison], planned: Sequence[PlannedWeight]) -> None:
         """Plain palettes for the whole function where these are better in one of the comparisons."""
         if all(comparison.holds for comparison in comparisons):
             self.done.notes += [comparison.sentence for comparison in comparisons]
@@ -348,12 +338,12 @@ class _Run:
                 self.shared[key] = Solved(found.plain, found.plain)  # also for functions that are still to come
                 self.done.palettes[one.weight.id] = found.plain
 
-    def _key(self, one: _Planned) -> object:
+    def _key(self, one: PlannedWeight) -> object:
         """Equal for weights that share one stored palette: a record may be read in several shapes and opsets."""
         task, weight = one.task, one.weight
         return weight.storage or weight, weight.shape, task.form, task.specification, task.importance, weight.joint
 
-    def _solve(self, one: _Planned, findings: Findings) -> Solved | Declined:
+    def _solve(self, one: PlannedWeight, findings: Findings) -> Solved | Declined:
         """Of weights that are stored once the first that is read decides."""
         key = self._key(one)
         if key not in self.shared:

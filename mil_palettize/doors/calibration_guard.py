@@ -31,10 +31,14 @@ class Comparison:
         return self.calibrated <= self.plain
 
     @property
+    def figures(self) -> str:
+        return f"{_decibels(self.plain)} → {_decibels(self.calibrated)} dB"
+
+    @property
     def sentence(self) -> str:
-        plain, calibrated = _decibels(self.plain), _decibels(self.calibrated)
         if self.holds:
-            return f"{self.told}: {plain} → {calibrated} dB by calibration"
+            return f"{self.told}: {self.figures} by calibration"
+        plain, calibrated = _decibels(self.plain), _decibels(self.calibrated)
         return f"{self.told}: {plain} dB with plain palettes, {calibrated} with calibrated ones, which were given up"
 
 

@@ -43,8 +43,8 @@ class Calls:
 
 
 def calls_of(calibration: Calibration, module: Any, notes: list[str]) -> Calls:
-    """For ``module``, an evaluator's; ``notes`` are added to. Raises EvaluationError for samples with NaN, and what
-    ``read_samples`` does."""
+    """For ``module``, an evaluator's; ``notes`` are added to. Raises EvaluationError for samples with NaN or no
+    numbers, and what ``read_samples`` does."""
     from mil_palettize.torch.samples import Samples, read_samples
 
     given = calibration.sample_data
@@ -89,10 +89,12 @@ def _called(samples: Sequence[Any]) -> Calls:
 
 
 def _check_finite(samples: Sequence[Any]) -> None:
+    from mil_palettize.torch.features import plain_array
+
     for number, sample in enumerate(samples):
         for call in [sample] if isinstance(sample, Mapping) else sample:
             for name, value in call.items():
-                array = np.asarray(value)
+                array = plain_array(name, value)
                 if array.dtype.kind == "f" and not np.isfinite(array).all():
                     raise EvaluationError(f"sample {number} has NaN or infinite values in input {name!r}")
 

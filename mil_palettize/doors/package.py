@@ -13,7 +13,7 @@ from mil_palettize.calibration.request import Calibration, checked_calibration
 from mil_palettize.doors.palettize_run import PalettizeRun
 from mil_palettize.encoding.palette_cache import clustered_in
 from mil_palettize.encoding.workers import Workers
-from mil_palettize.errors import ConfigError
+from mil_palettize.errors import ConfigError, memory_told
 from mil_palettize.package.given_files import check_samples_exist
 from mil_palettize.package.mlpackage import Package
 from mil_palettize.package.replacement import recover
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 
 
+@memory_told()
 def palettize_package(
     source: PathLike,
     destination: PathLike | None,
@@ -61,8 +62,9 @@ def palettize_package(
     ``select``: "weights", or "all" constants above the threshold as coremltools does. ``strict``: anything asked for
     that cannot be done as asked, or has no effect, is an error. ``verify``: decode what was written before it takes its
     place. ``check``: run both packages on the samples that calibration held out, else on inputs made up from the
-    description, and put what became of the outputs into the report (needs torch). ``progress``: True for a bar, or a
-    function of :class:`ProgressEvent`. ``dry_run``: plan and report only.
+    description, and put what became of the outputs into the report (needs torch); where the package moves to a later
+    opset, also that move without palettes, which may change nothing. ``progress``: True for a bar, or a function of
+    :class:`ProgressEvent`. ``dry_run``: plan and report only.
 
     ``workers``: threads, None for all processors. ``executor``: any ``concurrent.futures.Executor`` instead, to which
     weights go by reference: its processes read the package's files themselves, this one writes. The result does not
@@ -108,6 +110,7 @@ def palettize_package(
     return report
 
 
+@memory_told()
 def compare(
     original: PathLike,
     palettized: PathLike,

@@ -22,6 +22,7 @@ from mil_palettize.reports.model_comparison import ModelComparison, OutputCompar
 from mil_palettize.reports.progress import Progress, ProgressEvent, make_progress
 from mil_palettize.reports.report import Report
 from mil_palettize.request.normalised import Requests
+from mil_palettize.rewriting.changed_biases import put_biases
 from mil_palettize.rewriting.other_files import check_readable
 from mil_palettize.rewriting.palette_writer import write_palettes
 from mil_palettize.rewriting.palettization import Prepared, carry_out, prepare
@@ -99,6 +100,7 @@ class PalettizeRun:
                     prepared, staging, report, pool=self.pool, progress=progress, clustered=self.clustered,
                     ready=None if done is None else done.palettes,
                 )  # fmt: skip
+                report.biases = put_biases(staging, {} if done is None else done.biases)
                 if self.verify:
                     verify_package(prepared.model.package.path, staging, report, prepared.importance)
                     report.verified = True

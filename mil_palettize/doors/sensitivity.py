@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mil_palettize.errors import ConfigError, PackageError
+from mil_palettize.errors import ConfigError, PackageError, memory_told
 from mil_palettize.package.array_files import read_members
 from mil_palettize.package.given_files import check_samples_exist
 from mil_palettize.package.mlpackage import Package
@@ -31,6 +31,7 @@ _LABELS_ADVICE = "save one whole number for each sample with numpy.save"
 _IMPORTANCE_ADVICE = "give what mil-palettize sensitivity wrote, or arrays by names of weights saved with numpy.savez"
 
 
+@memory_told()
 def fisher_importance(
     source: PathLike,
     samples: Sequence[Mapping[str, Any]] | PathLike | int = 64,

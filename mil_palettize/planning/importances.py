@@ -11,6 +11,7 @@ from mil_palettize.program.weight import Weight
 from mil_palettize.request.importance import Importance
 from mil_palettize.request.near_names import near_names
 from mil_palettize.request.normalised import Requests
+from mil_palettize.text import format_some
 
 
 def importance_of(weight: Weight, requests: Requests) -> tuple[str, Importance] | None:
@@ -42,5 +43,5 @@ def refuse_unmatched(requests: Requests, weights: Iterable[Weight]) -> None:
     for key in requests.importance:
         if key not in met:
             names = {weight.key if "/" in key else weight.name for weight in of_model}
-            functions = ", ".join(sorted({weight.function for weight in of_model}))
+            functions = format_some(sorted({weight.function for weight in of_model}))
             raise PlanError(f"importance[{key!r}] matches no constant in function {functions}{near_names(key, names)}")

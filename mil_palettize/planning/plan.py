@@ -18,9 +18,10 @@ from mil_palettize.request.importance import Importance
 from mil_palettize.request.near_names import near_names
 from mil_palettize.request.normalised import Requests, check_op_types
 from mil_palettize.request.precedence import Resolved, resolve
-from mil_palettize.text import format_count
+from mil_palettize.text import format_count, format_some
 
 SELECTIONS = ("weights", "all")
+_MOST_NEAR = 10  # entries that match nothing for which near names are looked for: it takes a look at every name
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,7 @@ def _unmatched_names(
     """Warnings for entries of ``op_name_configs`` that nothing came of. ``named``: the decisions each spoke in."""
     names = {name for _, name in op_names} | {d.weight.name for d in plan.decisions}
     labels = {label for label, _ in op_names}
+    functions, unknown = format_some(sorted(labels)), 0
     qualified = {f"{short}/{name}" for label, name in op_names for short in (label, label.rpartition("/")[2])}
     qualified |= {d.weight.key for d in plan.decisions}
     notes = []
@@ -201,14 +203,14 @@ def _unmatched_names(
             if requests.by_name[key] is not None:
                 notes.append(f"op_name_configs[{key!r}]: reads no constant above its weight_threshold")
             continue
-        candidates = qualified if "/" in key else names
-        near = near_names(key, candidates)
-        notes.append(f"op_name_configs[{key!r}] matches nothing in function {', '.join(sorted(labels))}{near}")
+        unknown += 1
+        near = near_names(key, qualified if "/" in key else names) if unknown <= _MOST_NEAR else ""
+        notes.append(f"op_name_configs[{key!r}] matches nothing in function {functions}{near}")
     return notes
 
 
 def _reasons(decisions: list[Decision]) -> str:
-    return ", ".join(f"{d.weight.key!r}: {d.reason}" for d in decisions)
+    return format_some([f"{d.weight.key!r}: {d.reason}" for d in decisions])
 
 
 def _refuse_unmet(plan: Plan, idle: list[str]) -> None:

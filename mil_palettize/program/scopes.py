@@ -17,6 +17,7 @@ import numpy as np
 
 from mil_palettize.program.block_paths import nested_path
 from mil_palettize.program.channel_axes import NEED_PARAMS, TRANSPARENT
+from mil_palettize.program.op_names import check_length, op_name
 from mil_palettize.program.values import MIL, immediate_array, static_shape
 
 # A constant made from more is no chain that a compressor writes (they have up to ten); reading one costs as much.
@@ -119,7 +120,8 @@ def is_constant_op(op_type: str) -> bool:
 
 
 def build_scope(function: MIL.Function, block: MIL.Block, path: str = "") -> Scope:
-    """Resolve every name of ``block``, one specialization of ``function``; ``path``: that of the block."""
+    """Resolve every name of ``block``, one specialization of ``function``; ``path``: that of the block. Raises
+    PackageError for a name that is absurdly long."""
     scope = Scope()
     names: ChainMap[str, Node] = ChainMap()
     for value in (*function.inputs, *block.inputs):
@@ -129,6 +131,7 @@ def build_scope(function: MIL.Function, block: MIL.Block, path: str = "") -> Sco
 
 
 def _declare(scope: Scope, names: ChainMap[str, Node], node: Node) -> Node:
+    check_length(node.name)
     names[node.name] = node
     node.level = len(names.maps) - 1
     scope.declare(node)
@@ -155,6 +158,8 @@ def _read(op: MIL.Operation, names: ChainMap[str, Node]) -> Iterator[Read]:
 def _walk_op(scope: Scope, scoped: ScopedOp, names: ChainMap[str, Node]) -> None:
     op, block, reads = scoped
     scope.ops.append(scoped)
+    for name in (op.type, op_name(op), *op.inputs, *op.attributes, *(output.name for output in op.outputs)):
+        check_length(name)
     carried = [read.constant for read in reads if read.input_name == "loop_vars"]
     loop_inputs = _walk_nested(scope, scoped, names, carried)
     constant = is_constant_op(op.type) or (op.type in TRANSPARENT and all(read.constant for read in reads))

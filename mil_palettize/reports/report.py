@@ -102,6 +102,22 @@ class WeightReport:
 
 
 @dataclass(frozen=True)
+class BiasReport:
+    """A bias that calibration changed. ``largest``: change of an element; ``digest``: of the record that it is stored
+    as now (see ``program/fingerprints.py``)."""
+
+    name: str
+    function: str
+    block: str
+    largest: float
+    digest: str
+
+    @property
+    def id(self) -> WeightId:
+        return WeightId(self.function, self.block, self.name)
+
+
+@dataclass(frozen=True)
 class Moved:
     """Something a move to a later opset changed; ``op_name`` is "" for the function itself."""
 
@@ -117,7 +133,7 @@ class Report:
     ``bytes_before`` and ``bytes_after``: of all files of the package. ``small``: constants at or
     below their threshold, which are not in ``weights``. ``dropped_records``: of weight files, that nothing
     pointed at (None where that could not be told). ``check``: both packages run on the same inputs, where that was
-    asked for."""
+    asked for. ``biases``: that calibration changed."""
 
     source: str
     destination: str | None
@@ -133,6 +149,7 @@ class Report:
     verified: bool = False
     seconds: float = 0.0
     check: ModelComparison | None = None
+    biases: list[BiasReport] = field(default_factory=list)
 
     @property
     def palettized(self) -> list[WeightReport]:
@@ -152,6 +169,7 @@ class Report:
         data["check"] = None if self.check is None else self.check.to_dict()
         data["weights"] = [_weight_dict(w) for w in self.weights]
         data["moved"] = [dataclasses.asdict(m) for m in self.moved]
+        data["biases"] = [dataclasses.asdict(b) for b in self.biases]
         return data
 
     def to_json(self, indent: int | None = 2) -> str:
@@ -169,6 +187,7 @@ class Report:
             table(changed, labels, width),
             _titled("left alone", grouped_lines(((w.reason, labels[w.id]) for w in self.skipped), width)),
             _titled("moved to a later opset", _moved_lines(self.moved, width)),
+            _titled("biases corrected", _bias_lines(self.biases)),
             "" if self.check is None else self.check.outputs_text(width),
             _titled("notes", indented_lines(self.notes, width) + noted),
         ]
@@ -203,6 +222,13 @@ class Report:
         if self.dropped_records:
             lines.append(f"{format_count(self.dropped_records, 'record')} that nothing pointed at dropped")
         return "\n".join(lines)
+
+
+def _bias_lines(biases: Sequence[BiasReport]) -> list[str]:
+    """The largest changes first."""
+    shown = sorted(biases, key=lambda bias: -bias.largest)[:LARGEST]
+    more = [f"  … and {len(biases) - LARGEST} more"] if len(biases) > LARGEST else []
+    return [f"  {printable(bias.name)} by up to {bias.largest:.3g}" for bias in shown] + more
 
 
 def _times(before: int, after: int) -> str:

@@ -10,7 +10,7 @@ from mil_palettize.expressions.digest import expression_digest
 from mil_palettize.expressions.weight_expr import WeightExpr
 from mil_palettize.program.blob_uses import blob_uses
 from mil_palettize.program.block_edits import insert_ops, rebind, remove_ops
-from mil_palettize.program.chains import chain_uses, take_parts
+from mil_palettize.program.chains import GoneOps, chain_uses
 from mil_palettize.program.forms import FORMS, Form
 from mil_palettize.program.model import Model
 from mil_palettize.program.new_names import NameSource
@@ -79,8 +79,7 @@ class PaletteWriter:
         self._model = model
         self._rename = rename
         self._files: WeightFiles[PaletteJob] = WeightFiles(model)
-        self._gone: dict[int, MIL.Operation] = {}  # ops of chains that palettes replace, their ends included
-        self._parts: dict[int, MIL.Operation] = {}  # the same without the ends
+        self._gone = GoneOps()  # chains that palettes replace
         self._replaced: list[tuple[Site, PaletteValues]] = []
         for site in model.survey().sites:
             if site in wanted:
@@ -136,16 +135,13 @@ class PaletteWriter:
             self._files.free(use for message in gone for use in blob_uses(message, site.weight.key))
             return
         assert site.node is not None
-        self._gone[id(site.op)] = site.op
-        parts = take_parts(site.node, self._gone)
-        self._parts |= {id(op): op for op in parts}
-        for op in (site.op, *parts):
+        for op in (site.op, *self._gone.add(site.node)):
             self._files.free(blob_uses(op))
 
     def _put_palettes(self) -> None:
         """Put the palettes in, and take out what only the constants they replace were made from."""
         for stage in self._model.stages:
-            remove_ops(stage, self._parts)  # first: new ops may be called as they were
+            remove_ops(stage, self._gone.parts)  # first: new ops may be called as they were
         names: dict[str, NameSource] = {}
         for stage in self._model.stages:
             names |= {stage.function_label(n): NameSource(f) for n, f in stage.program.functions.items()}

@@ -119,9 +119,10 @@ def best_on_any_grid(array: np.ndarray, k: int, kind: str) -> float:
 @pytest.mark.parametrize("kind", ["int8", "uint8"])
 @pytest.mark.parametrize("nbits", [1, 2])
 @pytest.mark.parametrize("offset", [0.0, 0.1])
-def test_the_scale_of_few_values_is_the_best_of_all(kind: str, nbits: int, offset: float) -> None:
+@pytest.mark.parametrize("count", [2, pytest.param(6, marks=pytest.mark.slow)])
+def test_the_scale_of_few_values_is_the_best_of_all(kind: str, nbits: int, offset: float, count: int) -> None:
     rng = np.random.default_rng(nbits)
-    for _ in range(6):
+    for _ in range(count):
         spread = 0.05 * np.exp(rng.standard_normal())
         array = (rng.standard_normal((2, 5)) * spread + offset).astype(np.float16)
         assert make(array, nbits=nbits, lut_dtype=kind).sse <= best_on_any_grid(array, 1 << nbits, kind) * (1 + 1e-3)

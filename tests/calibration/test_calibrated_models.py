@@ -21,7 +21,9 @@ from mil_palettize.encoding.encoder import Task  # noqa: E402
 from mil_palettize.encoding.results import Encoded  # noqa: E402
 from mil_palettize.errors import ConfigError, EvaluationError  # noqa: E402
 from mil_palettize.expressions.digest import expression_digest  # noqa: E402
+from mil_palettize.expressions.weight_expr import Scale, Sparse  # noqa: E402
 from mil_palettize.program.model import Model  # noqa: E402
+from mil_palettize.program.site_values import expression  # noqa: E402
 from mil_palettize.request.normalised import normalise  # noqa: E402
 from mil_palettize.rewriting.palettization import prepare  # noqa: E402
 
@@ -42,7 +44,8 @@ def digests(found: Calibrated) -> list[str]:
 @pytest.mark.parametrize(
     "options",
     [{}, {"nbits": 1}, {"granularity": "per_grouped_channel", "group_size": 4}, {"scale": "op"}, {"scale": "fold"},
-     {"lut_dtype": "int8"}, {"cluster_dim": 2, "granularity": "per_grouped_channel", "group_size": 8}],
+     {"lut_dtype": "int8"}, {"cluster_dim": 2, "granularity": "per_grouped_channel", "group_size": 8},
+     {"cluster_dim": 2, "channel_axis": 1}, {"cluster_dim": 2, "enable_per_channel_scale": True, "scale": "op"}],
     ids=str,
 )  # fmt: skip
 def test_no_form_is_worse_than_its_plain_palette_on_samples_held_out(
@@ -201,3 +204,23 @@ def test_a_weight_that_functions_share_is_made_for_the_sum_of_their_moments(
     assert summed[0].count == sum(m.count for m in both.moments)
     (alone,) = next(found for name, found in asked.items() if "adapter" in name)
     assert len(alone.moments) == 1
+
+
+def test_what_a_compressed_weight_holds_is_calibrated(fixtures: Path) -> None:
+    """Sparse weights in what is left of them, quantized ones in their integers; masks and scales stay."""
+    request = OptimizationConfig(global_config=OpPalettizerConfig(nbits=2, weight_threshold=64))
+    with Model.open(fixtures / "joint_ios18.mlpackage") as model:
+        prepared = prepare(model, normalise(request, True), target=None, select="weights", strict=False)
+        found = calibrated(model, prepared.plan, Calibration(method="weights"))
+        held = {site.weight.id: expression(site, model.store) for site in model.survey().sites if site.weight.joint}
+    made = {weight: e for weight, e in found.palettes.items() if isinstance(e, Encoded)}
+    assert made
+    for weight, encoded in made.items():
+        assert encoded.calibration is not None
+        before = held[weight]
+        if isinstance(before, Sparse):
+            assert isinstance(encoded.expr, Sparse)
+            assert np.array_equal(encoded.expr.dense_mask(), before.dense_mask())
+        if isinstance(before, Scale) and before.offset is not None:
+            assert "rule compensation out" in encoded.note
+    assert any(e.calibration is not None and e.calibration.method == "compensated" for e in made.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import coremltools as ct
@@ -24,6 +25,7 @@ from coremltools_palettes import (
     theirs,
 )
 from packages import constants
+from slow_cases import slow_where
 
 from mil_palettize import PlanError, Report
 
@@ -55,12 +57,15 @@ TAKEN = {
 }
 # Its consumers want different channel axes: coremltools leaves it alone, even per tensor.
 OURS = {"both"}
-BITS = [pytest.param(n, marks=pytest.mark.slow) if n in (2, 6) else n for n in (1, 2, 3, 4, 6, 8)]
+KMEANS = list(product(DTYPES, (1, 2, 3, 4, 6, 8)))
 
 
-@pytest.mark.parametrize("nbits", BITS)
+def repeats(dtype: str, nbits: int) -> bool:
+    return nbits in (2, 6) or (dtype, nbits) == ("fp32", 8)
+
+
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "nbits"), slow_where(repeats, KMEANS))
 def test_kmeans(dtype: str, target: str, nbits: int, built: Network, tmp_path: Path) -> None:
     source = built(dtype, target)
     if target == "iOS16" and nbits == 3:
@@ -73,8 +78,7 @@ def test_kmeans(dtype: str, target: str, nbits: int, built: Network, tmp_path: P
     check_loads(source, mine, report)
 
 
-@pytest.mark.parametrize("nbits", BITS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "nbits"), slow_where(repeats, KMEANS))
 def test_grouped_kmeans(dtype: str, nbits: int, built: Network, tmp_path: Path) -> None:
     check_grouped(built(dtype, "iOS18"), tmp_path, TAKEN, nbits=nbits)
 

@@ -186,6 +186,16 @@ def test_strict_raises_before_anything_changes() -> None:
         instance.strict = "yes"
 
 
+def test_strict_refuses_to_palettize_nothing() -> None:
+    """As at the other doors."""
+    instance = PASS_REGISTRY[PASS]
+    instance.config = config(weight_threshold=1 << 40)
+    instance.apply(program(IOS18))
+    instance.strict = True
+    with pytest.raises(PlanError, match="strict: nothing is palettized: no constant is above the threshold"):
+        instance.apply(program(IOS18))
+
+
 def test_what_is_done_otherwise_than_asked_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "mil_palettize"):
         instance = PASS_REGISTRY[PASS]

@@ -34,7 +34,7 @@ def told(report: Report) -> dict[str, Any]:
     as_dict = json.loads(report.to_json())
     for part in (as_dict, *as_dict["weights"]):
         part.pop("seconds")
-    return {name: value for name, value in as_dict.items() if name != "destination"}
+    return {name: value for name, value in as_dict.items() if name not in ("destination", "notes")}
 
 
 # Taken from the folder
@@ -51,6 +51,11 @@ def test_second_run_makes_nothing_anew(name: str, counts: Counts, tmp_path: Path
     assert contents(tmp_path / "0.mlpackage") == contents(tmp_path / "plain.mlpackage")
     assert contents(tmp_path / "1.mlpackage") == contents(tmp_path / "plain.mlpackage")
     assert told(reports[0]) == told(reports[1]) == told(reports[2])
+    every = f"{len(reports[0].palettized)} palettes"
+    notes = [
+        [f"{taken} of {every} taken from {kept}, where they were kept"] for taken in (0, len(reports[0].palettized))
+    ]
+    assert [report.notes[len(reports[0].notes) :] for report in reports] == [[], *notes]
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])

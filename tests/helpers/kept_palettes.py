@@ -65,4 +65,4 @@ def checked(array: np.ndarray) -> Importance:
 def same(found: Encoded | None, kept: Encoded) -> bool:
     if found is None or expression_digest(found.expr) != expression_digest(kept.expr):
         return False
-    return dataclasses.replace(found, expr=kept.expr) == kept
+    return found.kept and dataclasses.replace(found, expr=kept.expr, kept=False) == kept

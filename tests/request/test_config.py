@@ -244,7 +244,7 @@ def palettizer(text: str) -> str:
     [
         ("", "it must be a mapping with config_type and global_config, op_type_configs or op_name_configs"),
         ("- conv\n", "it must be a mapping with config_type"),
-        ("a: [", "while parsing a flow node expected the node content.* line 1, column 5"),
+        ("a: [", "line 1, column 5: expected the node content, but found .* while parsing a flow node"),
         ("\tconv: 1", "found character '.t' that cannot start any token"),
         ("global_config: {nbits: 4}", "config_type must be provided with type of string"),
         ("config_type: 3", "config_type must be provided with type of string"),
@@ -290,6 +290,29 @@ def test_yaml_errors_are_one_line_naming_the_file(text: str, message: str, tmp_p
         load_config(file)
     assert str(error.value).startswith(f"config {file}")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: [1, 2\nb: 3\n", "line 2, column 2: expected ',' or ']', but got ':', while parsing a flow sequence that "),
+        ("a: b: c\n", "line 1, column 5: mapping values are not allowed here"),
+        (
+            "\ta: 1\n",
+            "line 1, column 1: found character '\\t' that cannot start any token, while scanning for the next ",
+        ),
+        ("a:\n  b: 1\n c: 2\n", "line 3, column 2: expected <block end>, but found '<block mapping start>', while "),
+        ("a: *x\n", "line 1, column 4: found undefined alias 'x'"),
+        ("a: 1\nb: \x01\n", "line 2, column 4: the character U+0001 is not allowed"),
+        ("--- 1\n--- 2\n", "line 2, column 1: but found another document"),
+    ],
+)
+def test_text_that_is_no_yaml_is_told_by_its_place(text: str, told: str, tmp_path: Path) -> None:
+    file = written(tmp_path, text)
+    with pytest.raises(ConfigError) as error:
+        load_config(file)
+    assert str(error.value).startswith(f"config {file}, {told}")
+    assert ("indent with spaces" in str(error.value)) == ("\t" in text)
 
 
 def test_yaml_files_that_cannot_be_read(tmp_path: Path) -> None:

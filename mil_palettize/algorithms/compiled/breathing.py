@@ -42,12 +42,12 @@ def _add_centers(points, weights, centers, codes, wider):  # type: ignore[no-unt
     wider[:k] = centers
     order = np.argsort(-errors)
     for new in range(k, len(wider)):
-        j = order[new - k]
-        t = np.argmax(spreads[j])
-        way = np.sqrt(spreads[j, t] / masses[j, t]) if masses[j, t] > 0.0 else 0.0
-        wider[new] = centers[j]
-        wider[new, t] += way
-        wider[j, t] -= way
+        old = order[new - k]
+        widest = np.argmax(spreads[old])
+        way = np.sqrt(spreads[old, widest] / masses[old, widest]) if masses[old, widest] > 0.0 else 0.0
+        wider[new] = centers[old]
+        wider[new, widest] += way
+        wider[old, widest] -= way
 
 
 @compiled

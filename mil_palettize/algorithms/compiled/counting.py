@@ -89,10 +89,10 @@ def count_buckets(bits, buckets):  # type: ignore[no-untyped-def]
 
 @compiled
 def count_marks(window, marks, found, most):  # type: ignore[no-untyped-def]
-    """Mark float32 values in a table of bits, uint8 (``MARKS // 8``,); returns how many are set, ``found`` before.
+    """Mark float32 values in a small table of bits, uint8 (``MARKS // 8``,); returns how many are set.
 
-    So many values at least are distinct. Gives up, and returns more than ``most``, as soon as there are more. -0.0
-    counts as 0.0.
+    So many values at least are distinct, ``found`` of them before. Gives up, and returns more than ``most``, as soon
+    as there are more. -0.0 counts as 0.0.
     """
     patterns = window.view(np.uint32)
     for i in range(len(window)):

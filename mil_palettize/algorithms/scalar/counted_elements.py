@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -18,13 +19,23 @@ _NO_WEIGHTS = np.empty(0)
 class Elements:
     """What one look-up table stands for, in C order.
 
-    ``values``: float32 (n,), which holds float16, int8 and uint8 exactly. ``channels``: int32 (n,), each element's
-    index along the scale axis; empty without scales. ``weights``: float64 (n,), positive; empty where all are 1.
+    ``stored``: (n,), of the weight's dtype. ``channels``: int32 (n,), each element's index along the scale axis; empty
+    without scales. ``weights``: float64 (n,), positive; empty where all are 1.
     """
 
-    values: np.ndarray
+    stored: np.ndarray
     channels: np.ndarray
     weights: np.ndarray
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """float32 (n,), which holds float16, int8 and uint8 exactly."""
+        return self.stored.astype(np.float32, copy=False)
+
+    @property
+    def patterns(self) -> np.ndarray:
+        """The bits of a dtype of at most 16 of them, unsigned (n,)."""
+        return self.stored.view(f"u{self.stored.dtype.itemsize}")
 
 
 @dataclass(frozen=True)
@@ -70,13 +81,13 @@ class Weight:
 
     def elements(self, group: int) -> Elements:
         """Those of one table; none at all where the mask leaves none."""
-        values = self.chosen(self.array, group).astype(np.float32, copy=False)
+        stored = self.chosen(self.array, group)
         channels, weights = _NO_CHANNELS, _NO_WEIGHTS
         if self.scale_axis is not None:
             channels = self.chosen(self.spread(np.arange(self.channels, dtype=np.int32)), group)
         if self.importance is not None:
             weights = self.chosen(self.importance, group)
-        return Elements(values, channels, weights)
+        return Elements(stored, channels, weights)
 
     def put(self, indices: np.ndarray, group: int, chosen: np.ndarray) -> None:
         """Write the indices (1-D) of the elements that count into ``indices``, of the weight's shape."""
@@ -118,14 +129,15 @@ def read_weight(request: Request) -> Weight:
     if request.importance is not None:
         importance = _spread_importance(source.name, request.importance, array.shape)
         largest = float(importance.max())
-        importance = np.broadcast_to(importance / largest, array.shape)
+        importance /= largest
+        importance = np.broadcast_to(importance, array.shape)
     return Weight(array, mask, importance, largest, request.scale_axis, request.axis, request.groups)
 
 
 def _check_finite(name: str, array: np.ndarray, mask: np.ndarray | None) -> None:
     if array.dtype.kind != "f":
         return
-    bad = ~np.isfinite(array)
+    bad = ~np.isfinite(array) if array.dtype != np.float16 else array.view(np.uint16) & 0x7C00 == 0x7C00
     if mask is not None:
         bad &= mask
     if bad.any():
@@ -141,8 +153,8 @@ def _spread_importance(name: str, importance: np.ndarray, shape: tuple[int, ...]
     fits = importance.ndim == len(shape)
     if not fits or any(n < 1 or size % n for n, size in zip(importance.shape, shape, strict=True)):
         raise AlgorithmError(f"{told} has shape {list(importance.shape)}; each of its sizes divides the weight's")
-    bad = ~(np.isfinite(importance) & (importance > 0))
-    if bad.any():
+    if not (importance.min() > 0 and importance.max() < np.inf):  # false of NaN, which either gives if there is one
+        bad = ~(np.isfinite(importance) & (importance > 0))
         raise AlgorithmError(f"{told} has an element {importance[bad][0]}; all are positive and finite")
     spread = importance.astype(np.float64)
     for axis, (count, size) in enumerate(zip(importance.shape, shape, strict=True)):

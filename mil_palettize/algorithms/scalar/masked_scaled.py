@@ -18,7 +18,7 @@ from mil_palettize.algorithms.quantized_grid import Grid, UnquantizableError, st
 from mil_palettize.algorithms.scalar.counted_elements import Elements, Weight, read_weight
 from mil_palettize.algorithms.scalar.grouped import pack_all
 from mil_palettize.algorithms.scalar.quantized_table import Sample, quantized
-from mil_palettize.algorithms.scalar.scaled_assignment import Fit, fit
+from mil_palettize.algorithms.scalar.scaled_assignment import Fit, fit, fit_patterns
 from mil_palettize.algorithms.scalar.weighted_distribution import distribution_of, quotients
 from mil_palettize.algorithms.source import ArraySource
 from mil_palettize.expressions.weight_expr import Lut, Packed, Part, Scale, Sparse, WeightExpr
@@ -77,19 +77,16 @@ def shaped_palette(algorithm: ScalarAlgorithm, request: Request) -> Palette:
 
 def _solve(algorithm: ScalarAlgorithm, request: Request, weight: Weight, scales: np.ndarray | None) -> _Solution:
     """Tables and indices for given scales (float64 numbers of the weight's dtype, one per channel)."""
-    tables = _tables(algorithm, request, _samples(algorithm, request, weight, scales))
-    divisors = np.ones(1) if scales is None else scales
-    half = request.source.dtype == np.float16
     indices = np.zeros(weight.array.shape, np.uint8)
+    step = max(1, _CHUNK * weight.groups // weight.array.size)
 
-    def assign(group: int) -> Fit:
-        elements = weight.elements(group)
-        chosen = np.empty(len(elements.values), np.uint8)
-        made = fit(elements, divisors, tables.values[group], int(tables.used[group]), half, chosen)
-        weight.put(indices, group, chosen)
-        return made
+    def work(first: int) -> tuple[Tables, list[Fit]]:
+        groups = range(first, min(first + step, weight.groups))
+        return _chunk(algorithm, request, weight, scales, groups, indices)
 
-    fits = list(request.pmap(assign, range(weight.groups)))
+    parts = list(request.pmap(work, range(0, weight.groups, step)))
+    tables = _joined([part for part, _ in parts])
+    fits = [made for _, part in parts for made in part]
     nbits = request.nbits_for(int(tables.used.max()))
     palette = built(request, weight, indices, tables.part(nbits), nbits, scales, fits)
     if algorithm.lossless and palette.sse > 0.0:
@@ -98,6 +95,32 @@ def _solve(algorithm: ScalarAlgorithm, request: Request, weight: Weight, scales:
             "the scales of their channels; mode 'unique' is lossless: leave out the scales, or use mode 'kmeans'"
         )
     return _Solution(palette, None if scales is None else _refitted(request, scales, fits))
+
+
+def _chunk(
+    algorithm: ScalarAlgorithm,
+    request: Request,
+    weight: Weight,
+    scales: np.ndarray | None,
+    groups: Sequence[int],
+    indices: np.ndarray,
+) -> tuple[Tables, list[Fit]]:
+    """The tables of some groups, and how they fit; fills in their ``indices`` (uint8, of the weight's shape)."""
+    elements = [weight.elements(group) for group in groups]
+    found = [_distribution(algorithm, request, each, scales) for each in elements]
+    tables = _tables(algorithm, request, _samples(algorithm, request, found))
+    fits = []
+    for each, distribution, group, table, used in zip(
+        elements, found, groups, tables.values, tables.used.tolist(), strict=True
+    ):
+        chosen = np.empty(len(each.stored), np.uint8)
+        if scales is None and request.source.dtype != np.float32 and distribution is not None:
+            fits.append(fit_patterns(each, distribution, table, used, chosen))
+        else:
+            divisors, half = np.ones(1) if scales is None else scales, request.source.dtype == np.float16
+            fits.append(fit(each, divisors, table, used, half, chosen))
+        weight.put(indices, group, chosen)
+    return tables, fits
 
 
 def built(
@@ -120,21 +143,10 @@ def built(
     return Palette(expr, error * weight.largest_importance, signal * weight.largest_importance)
 
 
-def _samples(algorithm: ScalarAlgorithm, request: Request, weight: Weight, scales: np.ndarray | None) -> list[Sample]:
-    """Of every table; without the distributions, unless tables are quantized."""
-    step = max(1, _CHUNK * weight.groups // weight.array.size)
-
-    def work(first: int) -> list[Sample]:
-        groups = range(first, min(first + step, weight.groups))
-        found = [_distribution(algorithm, request, weight.elements(group), scales) for group in groups]
-        rows = iter(_entries(algorithm, request, [each for each in found if each is not None]))
-        kept = found if request.lut_dtype is not None else [None] * len(found)
-        none = np.zeros(1)  # entries where there are no elements
-        return [
-            Sample(keep, none if each is None else np.sort(next(rows))) for keep, each in zip(kept, found, strict=True)
-        ]
-
-    return [sample for part in request.pmap(work, range(0, weight.groups, step)) for sample in part]
+def _samples(algorithm: ScalarAlgorithm, request: Request, found: Sequence[Distribution | None]) -> list[Sample]:
+    """Of every table; a table of no elements has the entry 0."""
+    rows = iter(_entries(algorithm, request, [each for each in found if each is not None]))
+    return [Sample(each, np.zeros(1) if each is None else np.sort(next(rows))) for each in found]
 
 
 def _distribution(
@@ -146,7 +158,7 @@ def _distribution(
     source = request.source
     if algorithm.lossless and scales is not None:  # the values that a table can hold are what is counted
         return describe(ArraySource(source.name, quotients(elements, scales).astype(source.dtype)))
-    return distribution_of(source.name, source.dtype, elements, scales)
+    return distribution_of(source.name, source.dtype, elements, scales, request.most_nbits)
 
 
 def _entries(algorithm: ScalarAlgorithm, request: Request, found: Sequence[Distribution]) -> list[np.ndarray]:
@@ -177,6 +189,14 @@ def _tables(algorithm: ScalarAlgorithm, request: Request, samples: Sequence[Samp
         )
         return Tables(values, used, request)
     return on_grids(request, [(made.grid, made.codes) for made in quantized(algorithm, request, samples)])
+
+
+def _joined(parts: Sequence[Tables]) -> Tables:
+    """The tables of all groups, of which these are consecutive parts."""
+    values, used = np.concatenate([part.values for part in parts]), np.concatenate([part.used for part in parts])
+    codes = [part.codes for part in parts if part.codes is not None]
+    grids = [grid for part in parts for grid in part.grids]
+    return Tables(values, used, parts[0].request, np.concatenate(codes) if codes else None, grids)
 
 
 def on_grids(request: Request, tables: Sequence[tuple[Grid, np.ndarray]]) -> Tables:

@@ -69,7 +69,7 @@ def quantized(algorithm: ScalarAlgorithm, request: Request, samples: Sequence[Sa
 
     Raises ``UnquantizableError`` where the palette has to be lossless and cannot be.
     """
-    return list(request.pmap(lambda sample: _quantized(algorithm, request, sample), samples))
+    return [_quantized(algorithm, request, sample) for sample in samples]
 
 
 def _quantized(algorithm: ScalarAlgorithm, request: Request, sample: Sample) -> Quantized:

@@ -94,11 +94,15 @@ def counted_vectors(request: Request, weight: Weight, *, rounded: bool = False) 
     found = []
     for group in range(request.groups):
         kept = None if weight.mask is None else in_rows(weight.mask, request, group)[:, 0]
-        parts = [None if array is None else in_rows(array, request, group) for array in (channels, weight.importance)]
         elements = in_rows(weight.array, request, group).astype(np.float32, copy=False)
+        own, importance = (
+            None if array is None else in_rows(array, request, group) for array in (channels, weight.importance)
+        )
         if kept is not None:
-            elements, parts = elements[kept], [None if part is None else part[kept] for part in parts]
-        found.append(CountedVectors(request.source.name, request.source.dtype, elements, *parts, inside, None, rounded))
+            elements = elements[kept]
+            own, importance = (None if part is None else part[kept] for part in (own, importance))
+        name, dtype = request.source.name, request.source.dtype
+        found.append(CountedVectors(name, dtype, elements, own, importance, inside, rounded=rounded))
     return found
 
 

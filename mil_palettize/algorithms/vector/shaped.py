@@ -73,11 +73,10 @@ def _first_scales(weight: Weight, lossless: bool) -> list[np.ndarray | None]:
     largest = weight.first_scales()
     if lossless:
         return [largest]
-    squares = np.square(weight.array, dtype=np.float64)
-    counted = np.ones(weight.array.shape) if weight.mask is None else weight.mask.astype(np.float64)
     others = tuple(axis for axis in range(weight.array.ndim) if axis != weight.scale_axis)
-    counts = np.maximum(counted.sum(axis=others), 1.0)
-    means = np.sqrt(np.sum(squares * counted, axis=others) / counts)
+    kept = np.ones(weight.array.shape, bool) if weight.mask is None else weight.mask
+    squares = np.square(np.where(kept, weight.array, 0), dtype=np.float64)
+    means = np.sqrt(squares.sum(axis=others) / np.maximum(kept.sum(axis=others), 1))
     return [largest, _positive(means, weight.array.dtype)]
 
 

@@ -142,8 +142,12 @@ class Part:
             place = self.places[sample]
             palettized = self.other.arguments(place, step)
             float_arguments = self.float.arguments(place, step) if self.apart and self.options.crossed else None
-            for key in keys:
-                block.add(key, sample, palettized, float_arguments, self.kept[place])
+            try:
+                for key in keys:
+                    block.add(key, sample, palettized, float_arguments, self.kept[place])
+            except Exception:
+                self.other.results(step, palettized)  # which says what the op cannot do with these inputs
+                raise
         return block.told()
 
     def listen(self, number: int, keys: Sequence[Key]) -> dict[int, Told]:

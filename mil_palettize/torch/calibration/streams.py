@@ -13,7 +13,7 @@ from mil_palettize.errors import PackageError
 from mil_palettize.torch.evaluator.execution import Execution, Listener
 from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.evaluator.ops.states import State
-from mil_palettize.torch.evaluator.program import Step
+from mil_palettize.torch.evaluator.program import Function, Step
 
 _PARKED = ".pt"
 
@@ -38,8 +38,7 @@ class Stream:
         self.constants = {slot: _placed(value, device) for slot, value in module.constants().items()}
         begun = states or [{} for _ in samples]
         self._runs = [
-            Execution(module.function, self._values(module, sample, state), module.half, [])
-            for sample, state in zip(samples, begun, strict=True)
+            self._execution(self._values(module, sample, state)) for sample, state in zip(samples, begun, strict=True)
         ]
         self._live = [self._nbytes(run.values) for run in self._runs]
         self._parked: dict[int, Path] = {}
@@ -81,7 +80,12 @@ class Stream:
 
     def _apart(self) -> Execution:
         """Of constants alone."""
-        return Execution(self._function, self.constants, self._half, [])
+        return self._execution(self.constants)
+
+    def _execution(self, values: dict[str, Any]) -> Execution:
+        if self.device == "cpu":
+            return Execution(self._function, values, self._half, [])
+        return _OnDevice(self._function, values, self._half, self.device)
 
     def advance(self, step: Step, sample: int | None = None, listener: Listener | None = None) -> None:
         """Run the op for all samples, or for one, which ``listener`` is told of."""
@@ -172,6 +176,17 @@ class Stream:
             tensor = value.value if isinstance(value, State) else value
             if slot not in self.constants and isinstance(tensor, torch.Tensor):
                 yield slot, tensor
+
+
+class _OnDevice(Execution):
+    """Also what ops make of no tensor lies on the device."""
+
+    def __init__(self, function: Function, values: dict[str, Any], half: bool, device: str) -> None:
+        super().__init__(function, values, half, [])
+        self._device = device
+
+    def results(self, step: Step, arguments: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(_placed(result, self._device) for result in super().results(step, arguments))
 
 
 def _placed(value: Any, device: str) -> Any:

@@ -171,6 +171,11 @@ class MILModule(nn.Module):
     def package(self) -> Package:
         return self._model.package
 
+    def constant_id(self, slot: str) -> WeightId:
+        """What tells the constant in a slot from all others of the model."""
+        constant = self.function.constants[slot]
+        return WeightId(self._stage.function_label(self.function.name), constant.block, constant.name)
+
     def stored_bytes(self, weight: WeightId) -> int:
         """What the data of one of :attr:`weights_by_id` takes in the package, all its parts together."""
         return sum(stored_nbytes(op) for op in chain_ops(self._nodes[weight]))

@@ -104,6 +104,8 @@ FORMS = {
     "vectors of two rows": {"cluster_dim": 2, "axis": 0},
     "vectors of two columns": {"cluster_dim": 2, "axis": 1},
     "vectors of four columns in groups": {"cluster_dim": 4, "axis": 1, "group_size": 8},
+    "vectors of two rows with scales": {"cluster_dim": 2, "axis": 0, "scale_axis": 0},
+    "vectors of two columns with scales": {"cluster_dim": 2, "axis": 1, "scale_axis": 0},
     "an int8 table of vectors of two columns": {"cluster_dim": 2, "axis": 1, "lut_dtype": "int8"},
 }
 
