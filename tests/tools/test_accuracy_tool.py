@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from tools.accuracy.packages import output_snr  # noqa: E402
-from tools.accuracy.rows import Row, heading, line  # noqa: E402
-from tools.accuracy.sounds import music, speech  # noqa: E402
+from tools.accuracy.packages import output_snr
+from tools.accuracy.rows import Row, heading, line
+from tools.accuracy.sounds import music, speech
 
 
 @pytest.mark.parametrize(("make", "loudest"), [(speech, 0.5), (music, 0.7)])
