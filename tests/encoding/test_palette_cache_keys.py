@@ -46,7 +46,7 @@ def test_every_part_of_a_plan_and_form_tells_palettes_apart(tmp_path: Path, monk
         *((key("content", PLAN, IOS18, importance), PLAN) for importance in weighed),
     ]
     assert [folder.palette(*other, WEIGHT) for other in others] == [None] * len(others)
-    monkeypatch.setattr(clustered, "_code", lambda: "of another version")
+    monkeypatch.setattr(clustered, "code_digest", lambda patterns: "of another version")
     assert folder.palette(key("content"), PLAN, WEIGHT) is None
 
 
