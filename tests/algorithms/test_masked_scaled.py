@@ -265,7 +265,7 @@ def alternating_errors(array: np.ndarray, k: int, importance: np.ndarray, rounds
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("weighted_", [False, True])
 def test_scales_are_fitted_in_turn_with_the_table(seed: int, weighted_: bool) -> None:
-    """By brute force over all partitions. float32, whose rounding does not matter; the last gains are not waited for."""
+    """By brute force over all partitions. float32, whose rounding does not matter; small gains are not waited for."""
     array = sample((3, 7), np.float32, seed + 3)
     importance = 10 ** np.random.default_rng(seed).uniform(-1, 1, array.shape) if weighted_ else np.ones(array.shape)
     errors = alternating_errors(array.astype(np.float64), 4, importance, 3)
