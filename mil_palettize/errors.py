@@ -5,6 +5,8 @@ All derive from :class:`PalettizeError`, itself a ``ValueError`` as coremltools 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -39,7 +41,7 @@ class ModelTypeError(PalettizeError, TypeError):
 
 
 class PackageError(PalettizeError):
-    """A package cannot be read or written: its manifest, model, files, or the destination."""
+    """A package, or another file that is given, cannot be read, or something cannot be written."""
 
 
 class BlobError(PackageError):
@@ -60,6 +62,22 @@ class VerifyError(PalettizeError):
 
 class UnsupportedOpError(PalettizeError):
     """A model has ops that the evaluator does not know."""
+
+
+class OutOfMemoryError(PalettizeError, MemoryError):
+    """There is not the memory that a model, or what was asked for, takes."""
+
+
+@contextmanager
+def memory_told() -> Iterator[None]:
+    """Every ``MemoryError`` within is an :class:`OutOfMemoryError`, of one line."""
+    try:
+        yield
+    except OutOfMemoryError:
+        raise
+    except MemoryError as error:
+        told = f" ({error})" if str(error) else ""
+        raise OutOfMemoryError(f"not enough memory{told}; try fewer workers, or a machine with more") from error
 
 
 class EvaluationError(PalettizeError):

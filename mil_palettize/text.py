@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 
 def format_bytes(count: int) -> str:
@@ -17,6 +18,12 @@ def format_bytes(count: int) -> str:
 
 def format_count(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def format_some(parts: Sequence[str], most: int = 5) -> str:
+    """The first few, and how many more there are: what a package has thousands of is no sentence."""
+    more = f" and {len(parts) - most} more" if len(parts) > most else ""
+    return ", ".join(parts[:most]) + more
 
 
 def printable(text: str) -> str:

@@ -9,14 +9,29 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+# Tests run side by side: numpy, which reads this when it is loaded, would have a thread for each core in each of them.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
 from coremltools.converters import _converters_entry
+from coremltools.converters.mil.mil import Program
 
 ROOT = Path(__file__).resolve().parent.parent
 
 logging.getLogger("coremltools").setLevel(logging.CRITICAL)
 # ct.convert collects garbage each time, which with a whole suite in memory takes most of a small conversion's time.
 _converters_entry.gc = SimpleNamespace(collect=lambda: 0)
+_validate = Program.validate
+
+
+def _validate_seldom(program: Program, check_essential_scope: bool | None = None) -> None:
+    """Not after each of coremltools' ninety passes, which takes half of a conversion, but before all of them, wherever
+    dead code has been removed, and at the end, so that what a pass spoils is still found."""
+    if check_essential_scope is not False:
+        _validate(program, check_essential_scope=bool(check_essential_scope))
+
+
+Program.validate = _validate_seldom
 
 
 @pytest.fixture(scope="session")

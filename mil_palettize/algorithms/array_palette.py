@@ -25,7 +25,7 @@ def array_palette(algorithm: ArrayAlgorithm, request: Request) -> Palette:
     if not np.isfinite(array).all():
         raise_non_finite(source)
     dim, axis = request.cluster_dim, request.axis
-    shape = tuple(size // dim if i == axis else size for i, size in enumerate(array.shape))
+    shape = request.indices_shape
     indices = np.empty(shape, np.uint8)
     parts, targets = _parts(array, request), _parts(indices, request)
     luts, errors, signals = [], [], []

@@ -21,7 +21,7 @@ from mil_palettize.algorithms.scalar.unique import TooManyValuesError
 from mil_palettize.algorithms.source import ArraySource, NonFiniteError, Source, WatchedSource
 from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.algorithms.vector.palettes import VectorAlgorithm, vector_palette
-from mil_palettize.algorithms.vector.quantized import quantized_vector_palette
+from mil_palettize.algorithms.vector.shaped import shaped_vector_palette
 from mil_palettize.errors import AlgorithmError
 from mil_palettize.expressions.packed import Packed
 
@@ -54,10 +54,10 @@ def make_palette(
     windows of the source are. ``distinct``: like :func:`describe`, which may know the weight already; asked for
     palettes of one plain table.
 
-    For scalars (a specification's ``lut_dtype`` also for vectors), one by one or together; the squared error of what is
-    decoded in the end is made small:
+    One by one or together; the squared error of what is decoded in the end is made small:
 
-    - ``mask``: 1 bit, of the weight's shape. Only elements where it is set count; the others decode to 0.
+    - ``mask``: 1 bit, of the shape of the indices: the weight's, of vectors a bit for each. Only what it is set for
+      counts; the others decode to 0.
     - ``scale_axis`` of the specification: entries are multiplied by a scale for each channel along this axis, of the
       weight's dtype. The weight is float.
     - ``lut_dtype`` of the specification: all tables are stored in it, each with a scale (and for uint8 a zero point) of
@@ -65,8 +65,8 @@ def make_palette(
     - ``importance``: positive floats of the weight's rank; each size divides the weight's, an element holds for a
       block. The sum of importance times squared error is made small, and ``sse`` and ``signal`` are weighted.
 
-    A table of an int8 or uint8 weight is of the same dtype; ``lut_function`` then sees int32. The palette's expression
-    is a ``Lut``, with ``scale_axis`` in a ``Scale``, with ``mask`` in a ``Sparse`` (outermost).
+    A table of an int8 or uint8 weight is of the same dtype, and of scalars; ``lut_function`` then sees int32. The
+    palette's expression is a ``Lut``, with ``scale_axis`` in a ``Scale``, with ``mask`` in a ``Sparse`` (outermost).
 
     Raises ``AlgorithmError``: ``NonFiniteError``, ``TooManyValuesError``, ``UnquantizableError`` (mode "unique" with
     ``scale_axis`` or ``lut_dtype``), a wrong ``lut_function``, a wrong request.
@@ -93,7 +93,7 @@ def _shaped_palette(algorithm: ScalarAlgorithm | ArrayAlgorithm | VectorAlgorith
     _check_shape(request)
     if request.cluster_dim > 1:
         assert not isinstance(algorithm, ScalarAlgorithm)
-        return quantized_vector_palette(algorithm, request)
+        return shaped_vector_palette(algorithm, request)
     if isinstance(algorithm, ArrayAlgorithm):
         return shaped_array_palette(algorithm, request)
     assert isinstance(algorithm, ScalarAlgorithm)
@@ -108,11 +108,9 @@ def _check_shape(request: Request) -> None:
     for name, value in (("lut_dtype", request.lut_dtype), ("scale_axis", request.scale_axis)):
         if whole and value is not None:
             raise AlgorithmError(f"{told} is {request.source.dtype}, whose tables have no {name}; leave it out")
-    extras = {"mask": request.mask, "scale_axis": request.scale_axis, "importance": request.importance}
-    found = [name for name, value in extras.items() if value is not None]
-    if request.cluster_dim > 1 and (found or whole):
-        what = found[0] if found else str(request.source.dtype)
-        raise AlgorithmError(f"{told}: {what} needs scalars, but cluster_dim is {request.cluster_dim}; use 1")
+    if request.cluster_dim > 1 and whole:
+        dtype, dim = request.source.dtype, request.cluster_dim
+        raise AlgorithmError(f"{told}: {dtype} needs scalars, but cluster_dim is {dim}; use 1")
 
 
 def _scale_axis(source: Source, axis: int | None) -> int | None:

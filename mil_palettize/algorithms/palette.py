@@ -112,6 +112,12 @@ class Request:
             return self.nbits
         return min(nbits for nbits in self.specification.allowed_nbits if 1 << nbits >= entries)
 
+    @property
+    def indices_shape(self) -> tuple[int, ...]:
+        """Of ``Lut.indices``."""
+        dim = self.cluster_dim
+        return tuple(size // dim if axis == self.axis else size for axis, size in enumerate(self.source.shape))
+
     def lut_shape(self, nbits: int) -> tuple[int, ...]:
         """Of ``Lut.lut``."""
         rank = len(self.source.shape)

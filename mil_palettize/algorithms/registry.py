@@ -91,4 +91,4 @@ def implementation(name: str) -> Any:
 
 def weighs(specification: PaletteSpecification) -> bool:
     """Whether the importance of elements has a say in the palette that is specified."""
-    return specification.cluster_dim == 1 and ALGORITHMS[specification.mode].weighs
+    return ALGORITHMS[specification.mode].weighs

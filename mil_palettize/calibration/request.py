@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from mil_palettize.errors import ConfigError
 _EMPTY = "is empty; give samples, or leave it out to have some made up"
 _WANTED = "give mappings of input names to arrays, a list of them, or the path of a file or folder of samples"
 METHODS = ("reconstruct", "importance", "weights")
+Sample = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+DEVICES = ("cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Calibration:
     """How palettes are made for what ops give, not for what weights are.
 
     ``sample_data``: samples as ``MLModel.predict`` takes them, as coremltools calls it: a mapping of names to arrays,
-    or any iterable of these (which is gone through once, here); or where they lie: a ``.npz`` file of arrays by input,
+    or any iterable of these (which is gone through once, here), of which each may also be a list of mappings: calls of
+    a model with states, one after another; or where they lie: a ``.npz`` file of arrays by input,
     of one sample, of several along an axis more in front, or along the first axis where the model's own is 1; a
     ``.npy`` file for a model with one input; a folder of images for a model that takes one; ``FILE.py:NAME``, a
     function that yields samples. None for ``samples`` made up from the description of the model. ``method``:
@@ -29,20 +32,32 @@ class Calibration:
     looks at no sample at all. ``positions``: of a convolution's output that are looked at in each sample. ``seed``: of
     these, of made-up samples, and of which samples are held out. ``memory``: bytes of values kept in memory, above
     which they go to a temporary folder; None for a quarter of what is free. ``rounds``: of tables and indices in turn,
-    at most.
+    at most. ``device``: what torch computes the network on, "cpu", "cuda" or "mps"; the same samples give the same
+    bytes on one and the same only. ``bias``: correct the mean of what palettized ops give in biases that they have,
+    where that makes the outputs on samples held out better; on transformers it is dangerous.
     """
 
-    sample_data: Iterable[Mapping[str, Any]] | Mapping[str, Any] | str | os.PathLike[str] | None = None
+    sample_data: (
+        Iterable[Mapping[str, Any] | Sequence[Mapping[str, Any]]] | Mapping[str, Any] | str | os.PathLike[str] | None
+    ) = None
     method: str = "reconstruct"
     samples: int = 64
     positions: int = 64
     seed: int = 0
     memory: int | None = None
     rounds: int = 15
+    device: str = "cpu"
+    bias: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ConfigError(f"calibration method is {self.method!r}; use one of {list(METHODS)}")
+        if self.device not in DEVICES:
+            raise ConfigError(f"calibration device is {self.device!r}; use one of {list(DEVICES)}")
+        if not isinstance(self.bias, bool):
+            raise ConfigError(f"calibration bias is {self.bias!r}; give True or False")
+        if self.bias and self.method == "weights":
+            raise ConfigError("calibration bias needs samples, which method 'weights' looks at none of; leave one out")
         for name, least in (("samples", 1), ("positions", 1), ("seed", 0), ("rounds", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -70,16 +85,21 @@ def checked_calibration(given: object) -> Calibration | None:
     )
 
 
-def _listed(given: object) -> list[Mapping[str, Any]]:
+def _listed(given: object) -> list[Sample]:
     """Samples given as such, one by one."""
     if isinstance(given, Mapping):
         return [given]
     if isinstance(given, bytes) or not isinstance(given, Iterable):
         raise ConfigError(f"calibration sample_data is {reprlib.repr(given)}; {_WANTED}")
-    samples = list(given)
+    samples = [list(sample) if isinstance(sample, list | tuple) else sample for sample in given]
     if not samples:
         raise ConfigError(f"calibration sample_data {_EMPTY}")
     for number, sample in enumerate(samples):
-        if not isinstance(sample, Mapping) or not all(isinstance(name, str) for name in sample):
+        calls = sample if isinstance(sample, list) else [sample]
+        if not calls or not all(_is_named(call) for call in calls):
             raise ConfigError(f"sample {number} of calibration sample_data is {reprlib.repr(sample)}; {_WANTED}")
     return samples
+
+
+def _is_named(call: object) -> bool:
+    return isinstance(call, Mapping) and all(isinstance(name, str) for name in call)

@@ -15,7 +15,7 @@ from mil_palettize.calibration.choice import PLAIN, Choice, Judge, Knowledge, ch
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.encoding.encoder import PMap, Task
 from mil_palettize.encoding.results import CalibrationFigures, Declined, Encoded
-from mil_palettize.expressions.weight_expr import WeightExpr
+from mil_palettize.expressions.weight_expr import Scale, WeightExpr
 from mil_palettize.request.importance import Importance
 
 
@@ -24,13 +24,15 @@ class Findings:
     """What a walk found where a weight is read. ``moments``: of each op that multiplies with it; ``reads``: how often
     look-ups read each element, None without any; ``judge``: the error of the op's output with another array, None
     where no samples are held out; ``samples``: how many were looked at, 0 for none; ``sensitivity``: how much the op's
-    output, behind its non-linearity, depends on each element (Fisher information), None where ``moments`` say it."""
+    output, behind its non-linearity, depends on each element (Fisher information), None where ``moments`` say it;
+    ``spread``: like ``map``, for palettes among which one is chosen."""
 
     moments: Sequence[Moments] = ()
     reads: np.ndarray | None = None
     judge: Judge | None = None
     samples: int = 0
     sensitivity: np.ndarray | None = None
+    spread: PMap = map
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +95,9 @@ def _chosen(
         known,
         make,
         reconstruct=reconstruct,
-        tables=ALGORITHMS[task.specification.mode].optimal,
+        tables=ALGORITHMS[task.specification.mode].optimal and not isinstance(task.held, Scale),
         rounds=calibration.rounds,
+        spread=findings.spread,
     )
 
 
@@ -117,18 +120,19 @@ def _encoded(
         plain,
         expr=choice.expr,
         sse=float(np.vdot(difference, difference)),
-        note="; ".join(part for part in (plain.note, _told(figures)) if part),
+        note="; ".join(part for part in (plain.note, _told(figures, choice.restricted)) if part),
         seconds=seconds,
         weighted_error=weighted,
         calibration=figures,
+        kept=plain.kept and choice.method == PLAIN,
     )
 
 
-def _told(figures: CalibrationFigures) -> str:
+def _told(figures: CalibrationFigures, restricted: bool) -> str:
     damping = f", damping {figures.damping:g}" if figures.damping else ""
     source = f"{figures.samples} samples" if figures.samples else "the weights alone"
+    why = " (its form, or the ops that read it, rule compensation out)" if restricted else ""
+    told = f"calibrated by {source}: {figures.method}{damping}{why}"
     if figures.before_db is None or figures.after_db is None:
-        return f"calibrated by {source}: {figures.method}{damping}"
-    return (
-        f"calibrated by {source}: {figures.method}{damping}; output {figures.before_db:.1f} → {figures.after_db:.1f} dB"
-    )
+        return told
+    return f"{told}; output {figures.before_db:.1f} → {figures.after_db:.1f} dB"

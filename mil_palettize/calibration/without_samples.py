@@ -10,9 +10,9 @@ import numpy as np
 from mil_palettize.algorithms.layerwise.moments import Moments
 from mil_palettize.algorithms.layerwise.structured import structured_square
 from mil_palettize.calibration.request import Calibration
-from mil_palettize.calibration.solving import Findings, solved
+from mil_palettize.calibration.solving import Findings, Solved, solved
 from mil_palettize.encoding.encoder import PMap, Task
-from mil_palettize.encoding.results import Declined, Encoded
+from mil_palettize.encoding.results import Declined
 from mil_palettize.program.roles import is_weight_input
 from mil_palettize.program.weight import Weight
 
@@ -62,7 +62,6 @@ def place_findings(weight: Weight) -> Findings:
     return Findings(() if read is None else (structured_moments(weight.shape, read),))
 
 
-def solved_alone(weight: Weight, task: Task, calibration: Calibration, pmap: PMap = map) -> Encoded | Declined:
+def solved_alone(weight: Weight, task: Task, calibration: Calibration, pmap: PMap = map) -> Solved | Declined:
     """The palette of ``task`` by the weight alone. ``pmap``: as for :func:`solved`."""
-    result = solved(task, place_findings(weight), calibration, pmap)
-    return result if isinstance(result, Declined) else result.encoded
+    return solved(task, place_findings(weight), calibration, pmap)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
 Command = Callable[[argparse.Namespace], int]
 _EPILOG = """exit codes: 0 done; 1 the packages differ (diff), more than --fail-below allows or in nothing that
-can be compared (compare); 2 wrong options or config; 3 a package or file cannot be read or written; 4 the
-request cannot be met (also under --strict), or memory is short; 5 verification failed; 70 a bug; 130, 143, 129
-stopped by SIGINT, SIGTERM, SIGHUP"""
+can be compared (compare); 2 wrong options, or wrong text in a config; 3 a package or another file cannot be read,
+or nothing can be written; 4 the request cannot be met (also under --strict), or memory is short;
+5 verification failed; 70 a bug; 130, 143, 129 stopped by SIGINT, SIGTERM, SIGHUP"""
 _PALETTE_OPTIONS = (
     "nbits",
     "mode",
@@ -37,6 +38,7 @@ _PALETTE_OPTIONS = (
 
 
 _FAIL_BELOW = "--fail-below"
+_WEIGHTS = "weights"  # of --calibrate: by these alone
 _SEED_DIGITS = 18  # torch takes integers of 64 bits, which any of 18 digits fits into
 
 
@@ -146,6 +148,10 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
         "--memory", type=_nbytes, metavar="SIZE",
         help="of values while samples are run, such as 2GB; the rest goes to disk [a quarter of what is free]",
     )  # fmt: skip
+    how.add_argument("--device", choices=("cpu", "cuda", "mps"), help="what samples are run on with torch [cpu]")
+    how.add_argument(
+        "--bias", action="store_true", default=None, help="correct biases too, where held out samples gain"
+    )
     how.add_argument("--sensitivity", type=_path, metavar="S.npz", help="what elements count, as sensitivity wrote it")
     how.add_argument("--redo", action="store_true", help="palettize weights that are palettes already again")
     how.add_argument("--select", choices=("weights", "all"), default="weights", help="[weights], or all constants")
@@ -244,7 +250,11 @@ def _count(text: str) -> int:
 
 def _calibrated(text: str) -> str | int:
     """A path, "weights", or a number of samples."""
-    return _count(text) if _is_whole(text) else _path(text)
+    if _is_whole(text):
+        return _count(text)
+    if not os.path.exists(text) and text != _WEIGHTS and (near := _near(text, [_WEIGHTS])):
+        raise argparse.ArgumentTypeError(f"there is no file or folder {text!r}{near}")
+    return _path(text)
 
 
 def calibration_of(options: argparse.Namespace) -> Calibration | None:
@@ -252,13 +262,14 @@ def calibration_of(options: argparse.Namespace) -> Calibration | None:
     from mil_palettize.calibration.request import Calibration
 
     what = options.calibrate
-    if options.memory is not None and what in (None, "weights"):
-        raise ConfigError("--memory goes with --calibrate and samples, whose values it is for")
+    given = {name: value for name in ("memory", "device", "bias") if (value := getattr(options, name)) is not None}
+    if given and what in (None, _WEIGHTS):
+        raise ConfigError(f"--{next(iter(given))} goes with --calibrate and samples, which are run with it")
     if what is None:
         return None
     if isinstance(what, int):
-        return Calibration(samples=what, memory=options.memory)
-    return Calibration(method="weights") if what == "weights" else Calibration(what, memory=options.memory)
+        return Calibration(samples=what, **given)
+    return Calibration(method="weights") if what == _WEIGHTS else Calibration(what, **given)
 
 
 def _nbytes(text: str) -> int:

@@ -21,8 +21,18 @@ from mil_palettize.cli import output
 from mil_palettize.cli.arguments import build_parser, calibration_of, requests_of, with_values
 from mil_palettize.cli.sensitivities import sensitivity_json, sensitivity_text
 from mil_palettize.cli.signals import Stopped, end, ending_at_once, stopping
-from mil_palettize.errors import AlgorithmError, ConfigError, PackageError, PalettizeError, PlanError, VerifyError
+from mil_palettize.errors import (
+    AlgorithmError,
+    ConfigError,
+    PackageError,
+    PalettizeError,
+    PlanError,
+    VerifyError,
+    memory_told,
+)
+from mil_palettize.package.given_files import check_python_file, check_samples_exist
 from mil_palettize.package.links import following_links
+from mil_palettize.package.mlpackage import Package
 from mil_palettize.text import printable
 
 if TYPE_CHECKING:
@@ -50,6 +60,8 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 def _palettize(options: argparse.Namespace) -> int:
     if options.destination is None and not options.dry_run:
         raise ConfigError("OUT.mlpackage is missing; only --dry-run goes without it")
+    if options.check and options.quiet and options.report is None:
+        raise ConfigError("--quiet shows nothing of --check; leave one out, or give --report FILE.json")
     read = {"--config": options.config, "--sensitivity": options.sensitivity}
     if options.calibrate != "weights":
         read["--calibrate"] = options.calibrate
@@ -90,6 +102,9 @@ def _importance(options: argparse.Namespace) -> dict[str, np.ndarray] | None:
 def _sensitivity(options: argparse.Namespace) -> int:
     read = {"--calibrate": options.calibrate, "--labels": options.labels, "--loss": options.loss}
     output.check_report_path(options.out, [options.package], read, "--out")
+    _check_given([options.package], options.calibrate)
+    if options.loss is not None:
+        check_python_file(options.loss)
     door = _load("doors.sensitivity")
     found = door.fisher_importance(
         options.package,
@@ -171,6 +186,7 @@ def _diff(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     if options.out is not None:
         output.check_report_path(options.out, [options.package], {"--inputs": options.inputs}, "--out")
+    _check_given([options.package], options.inputs)
     predictions = _load("torch.predictions")
     outcome = predictions.run_package(
         options.package,
@@ -194,6 +210,7 @@ def _compare(options: argparse.Namespace) -> int:
         raise ConfigError("--allow-degenerate goes with --fail-below, which says what is to pass")
     if options.html is not None:
         output.check_report_path(options.html, [options.first, options.second], {"--inputs": options.inputs}, "--html")
+    _check_given([options.first, options.second], options.inputs)
     comparison = _load("torch.comparison").compare_packages(
         options.first,
         options.second,
@@ -214,6 +231,15 @@ def _compare(options: argparse.Namespace) -> int:
         return 0
     failures = comparison.failures(options.fail_below, allow_degenerate=options.allow_degenerate)
     return _fail(_failures_text(failures), EXIT_DIFFERENT) if failures else 0
+
+
+def _check_given(packages: Sequence[str], samples: object) -> None:
+    """Raise PackageError for what is not there, before torch is imported, which takes seconds. ``samples``: what is no
+    path (a number, None) is of no file."""
+    for package in packages:
+        Package.open(package)
+    if isinstance(samples, str):
+        check_samples_exist(samples)
 
 
 def _failures_text(failures: Sequence[str]) -> str:
@@ -256,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 parser.print_help(sys.stderr)
                 return 2
             options = parser.parse_args(with_values(given))
-            with following_links(options.follow_links):
+            with following_links(options.follow_links), memory_told():
                 return int(options.run(options))
     except Stopped as stopped:
         end(_interrupted(str(stopped), stopped.exit_code))
@@ -271,8 +297,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _explain(error: Exception) -> tuple[str, int]:
     """The line and the exit code of an error."""
-    if isinstance(error, MemoryError):
-        return f"not enough memory ({error}); try fewer --workers", EXIT_UNMET
     for kind, code in EXIT_CODES:
         if isinstance(error, kind):
             return str(error), code

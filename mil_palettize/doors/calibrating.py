@@ -2,44 +2,51 @@
 
 from __future__ import annotations
 
-import math
-import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mil_palettize.algorithms.layerwise.moments import Moments
+from mil_palettize.calibration.choice import PLAIN
+from mil_palettize.calibration.kept import KeptRun, run_digest
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.calibration.solving import Findings, Solved, solved
-from mil_palettize.calibration.without_samples import place_findings
-from mil_palettize.encoding.encoder import PMap, Task
+from mil_palettize.calibration.without_samples import place_findings, solved_alone
+from mil_palettize.doors.calibrated_biases import biases_corrected
+from mil_palettize.doors.calibration_guard import GUARDS, Comparison, Guard, on_noise
+from mil_palettize.doors.calibration_outputs import constant_outputs
+from mil_palettize.doors.calibration_plan import PlannedWeight, planned_weights
+from mil_palettize.doors.calibration_samples import Calls, calls_of, fits
+from mil_palettize.encoding.encoder import PMap
 from mil_palettize.encoding.palette_cache import Clustered
 from mil_palettize.encoding.results import Declined, Encoded
-from mil_palettize.errors import EvaluationError
+from mil_palettize.encoding.workers import Workers
 from mil_palettize.planning.plan import Plan
-from mil_palettize.program.forms import FORMS
+from mil_palettize.program.fingerprints import fingerprint
 from mil_palettize.program.model import Model
 from mil_palettize.program.stages import pipeline_models
-from mil_palettize.program.weight import Weight, WeightId
-from mil_palettize.rewriting.planned_palettes import planned_task
-from mil_palettize.text import format_count
+from mil_palettize.program.weight import WeightId
 
-_HELD = 5  # every so many samples one is held out of the fit
-_GUARDS = 16  # samples that the whole model is looked at with
-_FEW = 32
 _MEMORY = 4  # of what is free, one part is for values
+_LOWER = (
+    "a lower SNR of a calibrated weight is meant: the plain palette has the least error of the weight, the calibrated "
+    "one was chosen for a small error of what its op gives"
+)
 
 Tell = Callable[[int, int, str], object]
 
 
 @dataclass
 class Calibrated:
-    """``palettes``: of planned weights, made already; ``notes``: for the report; ``held``: samples that were given and
-    palettes were not made of, where the model has one function."""
+    """``palettes``: of planned weights, made already; ``biases``: that were corrected; ``notes``: for the report;
+    ``held``: samples that were given and palettes were not made of, where the model has one function."""
 
     palettes: dict[WeightId, Encoded | Declined] = field(default_factory=dict)
+    biases: dict[WeightId, np.ndarray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     held: Sequence[Mapping[str, Any]] = ()
 
@@ -50,51 +57,39 @@ def calibrated(
     calibration: Calibration,
     *,
     tell: Tell | None = None,
-    pmap: PMap = map,
+    pool: Workers | None = None,
     clustered: Clustered | None = None,
 ) -> Calibrated:
     """Palettes of all planned weights of ``model``. ``tell``: how many runs of ops are done (of weights,
-    where there are no samples), of how many, and the name of the op. ``pmap``: like ``map``, for pieces of a weight.
-    ``clustered``: where the palettes are kept that calibration begins with.
+    where there are no samples), of how many, and the name of the op. ``pool``: whose threads take pieces of a weight,
+    and whose executor takes samples (without samples, weights). ``clustered``: where the palettes are kept that
+    calibration begins with.
 
     Raises EvaluationError for samples that the model does not take, UnsupportedOpError for ops that the evaluator does
     not know, AlgorithmError for a wrong ``lut_function``.
     """
-    run = _Run(model, calibration, _tasks(model, plan, clustered), tell, pmap)
+    sent = pool is not None and pool.executor is not None and calibration.method == "weights"
+    run = _Run(model, calibration, planned_weights(model, plan, clustered, sent=sent), tell, pool, clustered)
     if calibration.method == "weights":
         run.without_samples()
     else:
         run.with_samples()
+    if any(isinstance(made, Encoded) and _is_chosen(made) for made in run.done.palettes.values()):
+        run.done.notes.append(_LOWER)
     return run.done
+
+
+def _is_chosen(made: Encoded) -> bool:
+    """Whether it is another palette than the plain one."""
+    return made.calibration is not None and made.calibration.method != PLAIN
 
 
 def check_samples(model: Model, calibration: Calibration) -> None:
     """Raise what :func:`calibrated` does of samples and of ops, and ConfigError without torch, before it works."""
     if calibration.method != "weights":
         for whole, given in _Run(model, calibration, {}).functions():
-            for sample in given or ():
-                whole.features.tensors(sample)
-
-
-@dataclass(frozen=True, eq=False)
-class _Planned:
-    """A weight and the palette to make of it."""
-
-    weight: Weight
-    task: Task
-
-
-def _tasks(model: Model, plan: Plan, clustered: Clustered | None) -> dict[WeightId, _Planned]:
-    """By what tells the constants apart."""
-    decisions = {d.weight.id: d for d in plan.decisions if d.specification is not None}
-    found = {}
-    for site in model.survey().sites:
-        decision = decisions.get(site.weight.id)
-        if decision is not None:
-            form = FORMS[decision.weight.opset]
-            assert form is not None
-            found[site.weight.id] = _Planned(decision.weight, planned_task(model, site, decision, form, clustered))
-    return found
+            for call in () if given is None else given.arrays:
+                whole.features.tensors(call)
 
 
 class _Run:
@@ -102,53 +97,106 @@ class _Run:
         self,
         model: Model,
         calibration: Calibration,
-        planned: Mapping[WeightId, _Planned],
+        planned: Mapping[WeightId, PlannedWeight],
         tell: Tell | None = None,
-        pmap: PMap = map,
+        pool: Workers | None = None,
+        clustered: Clustered | None = None,
     ) -> None:
-        self.model, self.calibration, self.planned, self.tell, self.pmap = model, calibration, planned, tell, pmap
+        self.clustered = clustered
+        self.model, self.calibration, self.planned, self.tell, self.pool = model, calibration, planned, tell, pool
+        self.pmap: PMap = map if pool is None else pool.pmap
         self.done = Calibrated()
         self.shared: dict[object, Solved | Declined] = {}  # of weights stored once, by record and specification
+        self.elsewhere: defaultdict[object, list[tuple[list[Moments], np.ndarray | None]]] = defaultdict(list)
 
     def without_samples(self) -> None:
-        for number, one in enumerate(self.planned.values(), 1):
-            self._by_place(one)
+        """Weights that are stored once are solved once, all at a time as far as the pool allows."""
+        alone: dict[object, PlannedWeight] = {}
+        for one in self.planned.values():
+            alone.setdefault(self._key(one), one)
+        pmap: PMap = map if self.pool is not None and self.pool.executor is not None else self.pmap
+        solve = partial(solved_alone, calibration=self.calibration, pmap=pmap)
+        tasks = ((one.weight.nbytes, partial(solve, one.weight, one.task)) for one in alone.values())
+        results = (task() for _, task in tasks) if self.pool is None else self.pool.ordered(tasks)
+        for number, (key, one) in enumerate(alone.items(), 1):
+            self.shared[key] = next(results)
             if self.tell is not None:
-                self.tell(number, len(self.planned), one.weight.name)
+                self.tell(number, len(alone), one.weight.name)
+        for one in self.planned.values():
+            self._solve(one, Findings())
 
-    def _by_place(self, one: _Planned) -> None:
+    def _by_place(self, one: PlannedWeight) -> None:
         self._solve(one, place_findings(one.weight))
 
     def with_samples(self) -> None:
         from mil_palettize.torch.evaluator.model_pipeline import Pipeline
 
-        for whole, given in self.functions():
+        functions = list(self.functions())
+        self._look_elsewhere(functions)
+        for whole, given in functions:
             if given is None:
                 self._alone(whole)
                 continue
-            samples = [whole.features.tensors(sample) for sample in given]
+            samples = [whole.features.tensors(call) for call in given.arrays]
             if isinstance(whole, Pipeline):
-                self._through(whole, samples)
+                self._through(whole, samples, given)
             else:
-                self._walk(whole, samples, samples)
+                self._walk(whole, samples, samples, given)
 
-    def functions(self) -> Iterator[tuple[Any, Sequence[Mapping[str, Any]] | None]]:
+    def _look_elsewhere(self, functions: Sequence[tuple[Any, Calls | None]]) -> None:
+        """What samples tell of weights that a function before has too, which decides on them: as the network has their
+        inputs with its weights as they are."""
+        seen: set[object] = set()
+        for whole, given in functions:
+            keys = {slot: self._key(self.planned[w]) for slot, w in whole.weight_ids.items() if w in self.planned}
+            again = {slot: key for slot, key in keys.items() if key in seen}
+            if given is not None and again:
+                self._listen(whole, given, again)
+            if given is not None:
+                seen |= set(keys.values())
+
+    def _listen(self, module: Any, given: Calls, keys: Mapping[str, object]) -> None:
+        from mil_palettize.torch.calibration.sequences import states_before
+        from mil_palettize.torch.calibration.walk import walk
+
+        samples = [module.features.tensors(call) for call in given.arrays]
+
+        def note(found: Any) -> None:
+            moments = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
+            self.elsewhere[keys[found.slot]].append((moments, found.reads))
+
+        states = states_before(module, samples, given.begins)
+        executor = None if self.pool is None else self.pool.executor
+        walk(module, samples, list(keys), note, self._options(given.held), states=states, executor=executor)
+
+    def _options(self, held: frozenset[int]) -> Any:
+        from mil_palettize.torch.calibration.walk import WalkOptions
+        from mil_palettize.torch.evaluator.memory import free_bytes
+
+        asked = self.calibration
+        memory = asked.memory or free_bytes() // _MEMORY
+        crossed = not asked.made_up  # what made-up samples lose tells nothing of others
+        return WalkOptions(asked.positions, asked.seed, held, memory, asked.device, crossed)
+
+    def functions(self) -> Iterator[tuple[Any, Calls | None]]:
         """Each of them, or the pipeline, with its samples; None where those that were given are not for it."""
+        from mil_palettize.torch.devices import check_device
         from mil_palettize.torch.evaluator.model_pipeline import evaluated
 
+        check_device(self.calibration.device)
         pipeline = bool(pipeline_models(self.model.spec))
         functions = [None] if pipeline else sorted(self.model.stages[0].program.functions)
         for name in functions:
             whole = evaluated(self.model, name)
-            given = self._samples(whole)
-            if len(functions) > 1 and self.calibration.sample_data is not None and not _fits(whole, given[0]):
+            given = calls_of(self.calibration, whole, self.done.notes)
+            if len(functions) > 1 and self.calibration.sample_data is not None and not fits(whole, given.arrays[0]):
                 self.done.notes.append(
                     f"function {name!r} takes other inputs than the samples have: by its weights alone"
                 )
                 yield whole, None
                 continue
             if len(functions) == 1 and self.calibration.sample_data is not None:
-                self.done.held = given[_HELD - 1 :: _HELD]
+                self.done.held = [given.arrays[number] for number in sorted(given.held)]
             yield whole, given
 
     def _alone(self, module: Any) -> None:
@@ -156,103 +204,132 @@ class _Run:
             if weight in self.planned:
                 self._by_place(self.planned[weight])
 
-    def _through(self, whole: Any, samples: Sequence[Mapping[str, Any]]) -> None:
+    def _through(self, whole: Any, samples: Sequence[Mapping[str, Any]], given: Calls) -> None:
         """ML Programs one after another: what one gives, the next ones take."""
         before = [{**whole.features.defaults, **sample} for sample in samples]
         after = [dict(values) for values in before]
         for module in whole.programs:
             names = module.features.inputs
             own, other = ([{n: v for n, v in values.items() if n in names} for values in x] for x in (before, after))
-            walked = self._walk(module, own, other)
+            walked = self._walk(module, own, other, given)
             for i in range(len(samples)):
                 before[i].update(walked.before[i])
                 after[i].update(walked.after[i])
 
-    def _samples(self, module: Any) -> Sequence[Mapping[str, Any]]:
-        from mil_palettize.torch.samples import Samples, read_samples
-
-        given = self.calibration.sample_data
-        if given is None:
-            from mil_palettize.torch.calibration.made_up_samples import natural_samples
-
-            self.done.notes.append(f"calibrated on {format_count(self.calibration.samples, 'made-up sample')}")
-            return natural_samples(module, self.calibration.samples, self.calibration.seed)
-        if isinstance(given, str | os.PathLike):
-            read = read_samples(given, module)
-            self.done.notes += read.notes
-            given = read
-        assert isinstance(given, list | Samples)  # a calibration keeps a list of what it is given
-        for number, sample in enumerate(given):
-            for name, value in sample.items():
-                array = np.asarray(value)
-                if array.dtype.kind == "f" and not np.isfinite(array).all():
-                    raise EvaluationError(f"sample {number} has NaN or infinite values in input {name!r}")
-        if len(given) < _FEW:
-            told = format_count(len(given), "sample")
-            self.done.notes.append(f"calibrated on {told} only; {_FEW} or more give better palettes")
-        return given
-
-    def _walk(self, module: Any, samples: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> Any:
+    def _walk(
+        self, module: Any, samples: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], given: Calls
+    ) -> Any:
         """``others``: samples as the palettized network has them."""
-        from mil_palettize.torch.calibration.walk import WalkOptions, walk
-        from mil_palettize.torch.evaluator.memory import free_bytes
+        from mil_palettize.torch.calibration.sequences import states_before
+        from mil_palettize.torch.calibration.walk import walk
 
         wanted = {slot: self.planned[w] for slot, w in module.weight_ids.items() if w in self.planned}
-        held = frozenset(range(_HELD - 1, len(samples), _HELD))
-        plain: dict[str, np.ndarray] = {}
+        held, states = given.held, states_before(module, samples, given.begins)
+        kept = self._kept(module, samples, given)
+        made = {slot: found for slot, one in wanted.items() if (found := self._made_before(slot, one, kept))}
+        plain = {slot: solution.plain.expr.decode() for slot, solution in made.items()}
+
+        tables: list[str] = []
 
         def solve(found: Any) -> np.ndarray | None:
-            moments = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
-            findings = Findings(moments, found.reads, found.trial, len(samples) - len(held), found.sensitivity)
+            if found.reads is not None:
+                tables.append(found.slot)
+            moments, reads = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments], found.reads
+            for more, read in self.elsewhere.pop(self._key(wanted[found.slot]), ()):
+                moments += more
+                reads = read if reads is None else reads if read is None else reads + read
+            count = len(samples) - len(held)
+            findings = Findings(moments, reads, found.trial, count, found.sensitivity, found.spread)
             result = self._solve(wanted[found.slot], findings)
             if isinstance(result, Declined):
                 return None
+            if kept is not None:
+                kept.keep(found.slot, result.encoded)
             plain[found.slot] = result.plain.expr.decode()
             return result.encoded.expr.decode()
 
-        memory = self.calibration.memory or free_bytes() // _MEMORY
-        options = WalkOptions(self.calibration.positions, self.calibration.seed, held, memory)
         walked = walk(
-            module, samples, list(wanted), solve, options, progress=self.tell,
+            module, samples, list(wanted), solve, self._options(held), progress=self.tell, states=states,
             palettized=None if others is samples else others,
+            executor=None if self.pool is None else self.pool.executor,
+            known={slot: solution.encoded.expr.decode() for slot, solution in made.items()},
         )  # fmt: skip
-        self._tell_constants(module, walked.before)
-        for one in wanted.values():  # that nothing reads as a matrix
-            if one.weight.id not in self.done.palettes:
-                self._solve(one, Findings())
-        if held:
-            self._guard(module, others, sorted(held)[:_GUARDS], walked, plain, list(wanted.values()))
-        return walked
-
-    def _tell_constants(self, module: Any, outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Of outputs that do not depend on the samples, which therefore tell nothing of what errors do to them."""
-        first = outputs[0]
-        same = [name for name in first if all(_equal(other[name], first[name]) for other in outputs[1:])]
-        if len(outputs) > 1 and same:
+        same = constant_outputs(walked.before)
+        if same:
             self.done.notes.append(
                 f"outputs of {module.function_name!r} that are the same for all samples: {', '.join(same)}; "
                 "give samples that differ as those of use do"
             )
+        for one in wanted.values():  # that nothing reads as a matrix
+            if one.weight.id not in self.done.palettes:
+                self._solve(one, Findings())
+        if held:
+            asked, looked_at = self.calibration, sorted(held)[:GUARDS]
+            guard = Guard(
+                module, [others[i] for i in looked_at], None if states is None else [states[i] for i in looked_at],
+                [walked.before[i] for i in looked_at], asked.device,
+            )  # fmt: skip
+            comparisons = [guard.held(plain, [walked.after[i] for i in looked_at])]
+            if asked.made_up and others is samples:
+                calibrated = self._decoded(wanted)
+                comparisons.append(on_noise(module, plain, calibrated, seed=asked.seed, device=asked.device))
+            self._give_up(comparisons, list(wanted.values()))
+            self._tell_tables(guard, tables, wanted, comparisons[0])
+        if self.calibration.bias:
+            self._correct_biases(module, samples, states, held)
+        return walked
 
-    def _guard(
-        self,
-        module: Any,
-        others: Sequence[Mapping[str, Any]],
-        held: Sequence[int],
-        walked: Any,
-        plain: Mapping[str, np.ndarray],
-        planned: Sequence[_Planned],
+    def _correct_biases(
+        self, module: Any, samples: Sequence[Mapping[str, Any]], states: Any, held: frozenset[int]
     ) -> None:
-        """Plain palettes for the whole function where these are better on samples held out."""
-        from mil_palettize.torch.calibration.walk import outputs_with
+        made = {slot: self.done.palettes.get(weight) for slot, weight in module.weight_ids.items()}
+        arrays = {slot: found.expr.decode() for slot, found in made.items() if isinstance(found, Encoded)}
+        self.done.biases, told = biases_corrected(self.model, module, samples, arrays, self._options(held), states)
+        if told not in self.done.notes:
+            self.done.notes.append(told)
 
-        without = outputs_with(module, [others[i] for i in held], plain)
-        before = _noise([walked.before[i] for i in held], without)
-        after = _noise([walked.before[i] for i in held], [walked.after[i] for i in held])
-        told = f"outputs of {module.function_name!r} on {format_count(len(held), 'sample')} held out"
-        if after <= before:
-            self.done.notes.append(f"{told}: {_decibels(before)} → {_decibels(after)} dB by calibration")
+    def _tell_tables(
+        self, guard: Guard, tables: Sequence[str], wanted: Mapping[str, PlannedWeight], found: Comparison
+    ) -> None:
+        arrays = {slot: array for slot, array in self._decoded(wanted).items() if slot in tables}
+        told = guard.tables_told(arrays, min(found.plain, found.calibrated)) if arrays else None
+        self.done.notes += [] if told is None else [told]
+
+    def _decoded(self, wanted: Mapping[str, PlannedWeight]) -> dict[str, np.ndarray]:
+        """What palettes hold, by slot."""
+        palettes = {slot: self.done.palettes[one.weight.id] for slot, one in wanted.items()}
+        return {slot: p.expr.decode() for slot, p in palettes.items() if isinstance(p, Encoded)}
+
+    def _kept(self, module: Any, samples: Sequence[Mapping[str, Any]], given: Calls) -> KeptRun | None:
+        """Where palettes of this walk are kept; None without a folder, and beside a ``lut_function``: nobody knows what
+        that does."""
+        tasks = {weight: one.task for weight, one in self.planned.items()}
+        if self.clustered is None or any(task.specification.lut_function is not None for task in tasks.values()):
+            return None
+        place = repr((module.reference.stage, module.function_name, list(given.begins), sorted(given.held)))
+        model = fingerprint(self.model.spec, self.model.store)
+        return KeptRun(self.clustered, run_digest(model, self.calibration, tasks, samples, place))
+
+    def _made_before(self, slot: str, one: PlannedWeight, kept: KeptRun | None) -> Solved | None:
+        """What an earlier function, or an earlier run, made of a weight."""
+        key = self._key(one)
+        if key not in self.shared and kept is not None:
+            found = kept.found(slot, one.task)
+            plain = None if found is None else one.task(self.pmap)
+            if found is not None and isinstance(plain, Encoded):
+                self.shared[key] = Solved(found, plain)
+        result = self.shared.get(key)
+        if isinstance(result, Solved):
+            self.done.palettes[one.weight.id] = result.encoded
+            return result
+        return None
+
+    def _give_up(self, comparisons: Sequence[Comparison], planned: Sequence[PlannedWeight]) -> None:
+        """Plain palettes for the whole function where these are better in one of the comparisons."""
+        if all(comparison.holds for comparison in comparisons):
+            self.done.notes += [comparison.sentence for comparison in comparisons]
             return
+        self.done.notes += [comparison.sentence for comparison in comparisons if not comparison.holds]
         given_up = {self._key(one) for one in planned}
         for one in self.planned.values():  # of other functions too, with which they are stored once
             key = self._key(one)
@@ -260,17 +337,13 @@ class _Run:
             if key in given_up and isinstance(found, Solved):
                 self.shared[key] = Solved(found.plain, found.plain)  # also for functions that are still to come
                 self.done.palettes[one.weight.id] = found.plain
-        self.done.notes.append(
-            f"{told}: {_decibels(before)} dB with plain palettes, {_decibels(after)} with calibrated ones, which were "
-            "given up"
-        )
 
-    def _key(self, one: _Planned) -> object:
+    def _key(self, one: PlannedWeight) -> object:
         """Equal for weights that share one stored palette: a record may be read in several shapes and opsets."""
         task, weight = one.task, one.weight
         return weight.storage or weight, weight.shape, task.form, task.specification, task.importance, weight.joint
 
-    def _solve(self, one: _Planned, findings: Findings) -> Solved | Declined:
+    def _solve(self, one: PlannedWeight, findings: Findings) -> Solved | Declined:
         """Of weights that are stored once the first that is read decides."""
         key = self._key(one)
         if key not in self.shared:
@@ -278,31 +351,3 @@ class _Run:
         result = self.shared[key]
         self.done.palettes[one.weight.id] = result if isinstance(result, Declined) else result.encoded
         return result
-
-
-def _fits(module: Any, sample: Mapping[str, Any]) -> bool:
-    """Whether a sample has the inputs that a function takes."""
-    names = module.features.inputs.keys()
-    return set(sample) <= names and names - module.features.defaults.keys() <= set(sample)
-
-
-def _noise(wanted: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> float:
-    """Squared error of all outputs of floats, each relative to its power."""
-    total = 0.0
-    for name in wanted[0] if wanted else ():
-        pairs = [(one[name], two[name]) for one, two in zip(wanted, found, strict=True)]
-        pairs = [(a, b) for a, b in pairs if hasattr(a, "is_floating_point") and a.is_floating_point()]
-        power = sum(float(a.double().square().sum()) for a, _ in pairs)
-        error = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
-        total += error / power if power else error
-    return total
-
-
-def _equal(one: Any, two: Any) -> bool:
-    if not hasattr(one, "is_floating_point"):
-        return bool(one == two)
-    return bool(one.shape == two.shape and (one == two).all())
-
-
-def _decibels(noise: float) -> str:
-    return "exact" if noise == 0.0 else f"{-10.0 * math.log10(noise):.1f}"

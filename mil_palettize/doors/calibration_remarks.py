@@ -14,15 +14,11 @@ from mil_palettize.text import format_count
 _NAMED = 3
 
 
-def calibration_remarks(
-    plan: Plan, calibration: Calibration | None, *, strict: bool, executor: object = None
-) -> list[str]:
-    """For the report. ``executor``: of the user's, None without. Raises PlanError for the same under ``strict``."""
+def calibration_remarks(plan: Plan, calibration: Calibration | None, *, strict: bool) -> list[str]:
+    """For the report. Raises PlanError for the same under ``strict``."""
     if calibration is None:
         return []
     found = [*_modes(plan), *_importance(plan)]
-    if executor is not None:
-        found.append("executor has no effect beside calibration, which makes palettes in this process")
     if found and strict:
         raise PlanError(
             f"strict: {format_count(len(found), 'request')} cannot be met as asked: {'; '.join(found)}; "

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mil_palettize.encoding.workers import Workers
+from mil_palettize.errors import memory_told
 from mil_palettize.package.replacement import check_destination, recover, replacing
 from mil_palettize.program.model import Model
 from mil_palettize.reports.progress import ProgressEvent, make_progress
@@ -19,6 +20,7 @@ from mil_palettize.rewriting.other_files import check_readable
 PathLike = str | os.PathLike[str]
 
 
+@memory_told()
 def decompress_package(
     source: PathLike,
     destination: PathLike,

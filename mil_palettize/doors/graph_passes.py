@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -38,11 +38,21 @@ from mil_palettize.reports.report import Report
 from mil_palettize.reports.summary import complete, planned_report
 from mil_palettize.request.importance import checked_importance
 from mil_palettize.request.normalised import PaletteRequest, Requests, check_joint, normalise
-from mil_palettize.rewriting.palettization import refuse_declined
+from mil_palettize.rewriting.palettization import nothing_to_do, refuse_declined
 
 Results = list[tuple[Decision, Encoded | Declined]]
-# Entries of op_name_configs that an earlier pass of the same pipeline has met, under names that are gone since.
-_MET: WeakKeyDictionary[Program, frozenset[str]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    """What an earlier pass of the same pipeline has done. ``met``: entries of op_name_configs under names that are gone
+    since; ``palettized``: how many weights."""
+
+    met: frozenset[str] = frozenset()
+    palettized: int = 0
+
+
+_EARLIER: WeakKeyDictionary[Program, _Earlier] = WeakKeyDictionary()
 
 
 @register_pass(namespace="mil_palettize", override=True)
@@ -151,11 +161,11 @@ class palettize_weights(AbstractGraphPass):
         requests = self.requests
         started = time.perf_counter()
         program = PymilProgram(prog)
-        requests = _still_unmet(requests, program, _MET.get(prog, frozenset()))
+        requests = _still_unmet(requests, program, _EARLIER.get(prog, _Earlier()).met)
         plan = self._plan(program, requests)
         remarks = calibration_remarks(plan, self._calibration, strict=self._strict)
         results = _encode(program, plan, self._calibration)
-        self._refuse(results)
+        self._refuse(plan, results, _EARLIER.get(prog, _Earlier()))
         for decision, result in results:
             if isinstance(result, Encoded):
                 self._replace(program, decision, result)
@@ -180,9 +190,14 @@ class palettize_weights(AbstractGraphPass):
             op_names=survey.op_names,
         )
 
-    def _refuse(self, results: Results) -> None:
-        if self._strict:
-            refuse_declined({decision.weight.id: result for decision, result in results})
+    def _refuse(self, plan: Plan, results: Results, earlier: _Earlier) -> None:
+        """Under ``strict``, as at the other doors: what is not as asked, and a run that palettizes nothing."""
+        if not self._strict:
+            return
+        refuse_declined({decision.weight.id: result for decision, result in results})
+        if not earlier.palettized and not any(isinstance(result, Encoded) for _, result in results):
+            declined = {d.weight.id: result.reason for d, result in results if isinstance(result, Declined)}
+            raise nothing_to_do(declined.get(d.weight.id, d.reason) for d in plan.decisions)
 
     def _log(self, report: Report) -> None:
         log_report(report)
@@ -226,7 +241,8 @@ class palettize_clustered_weights(palettize_weights):
         names = {name for w, of in self._chains.items() if w.id in done for name in _names(w, of)}
         requests = self.requests
         asked = [*(key for key, request in requests.by_name.items() if is_lossless(request)), *requests.importance]
-        _MET[prog] = frozenset(key for key in asked if named_before(key) in names)
+        met = frozenset(key for key in asked if named_before(key) in names)
+        _EARLIER[prog] = _Earlier(met, len(done))
 
     def _plan(self, program: PymilProgram, requests: Requests) -> Plan:
         weights = [site.weight for site in program.survey().sites]
@@ -238,7 +254,7 @@ class palettize_clustered_weights(palettize_weights):
         plan = self._full_plan(program, requests, strict=False)
         return Plan([d for d in plan.decisions if d.weight in self._chains and is_lossless(d.specification)])
 
-    def _refuse(self, results: Results) -> None:
+    def _refuse(self, plan: Plan, results: Results, earlier: _Earlier) -> None:
         """Nothing: what has too many values here is left to the pass at the end."""
 
     def _log(self, report: Report) -> None:
@@ -306,7 +322,10 @@ def _encode(program: PymilProgram, plan: Plan, calibration: Calibration | None =
             assert form is not None
             source, held = ArraySource(weight.key, program.constant(weight).outputs[0].val), program.held(weight)
             task = Task(source, specification, form, held, importance=decision.importance)
-            return task(pool.pmap) if calibration is None else solved_alone(weight, task, calibration, pool.pmap)
+            if calibration is None:
+                return task(pool.pmap)
+            result = solved_alone(weight, task, calibration, pool.pmap)
+            return result if isinstance(result, Declined) else result.encoded
 
         tasks = ((d.weight.nbytes, lambda d=d, s=s: task(d, s)) for d, s in planned)
         return list(zip((d for d, _ in planned), pool.ordered(tasks), strict=True))

@@ -18,18 +18,20 @@ from mil_palettize.doors.calibrating import Calibrated, calibrated
 from mil_palettize.doors.calibration_remarks import calibration_remarks
 from mil_palettize.doors.report_log import log_report, logger
 from mil_palettize.encoding.workers import Workers
-from mil_palettize.errors import ModelTypeError
+from mil_palettize.errors import ModelTypeError, memory_told
 from mil_palettize.program.model import Model
 from mil_palettize.program.stages import NEURAL_NETWORKS, stages
 from mil_palettize.reports.progress import make_progress
 from mil_palettize.reports.report import DECOMPRESSED, Report
 from mil_palettize.request.normalised import normalise
+from mil_palettize.rewriting.changed_biases import put_biases
 from mil_palettize.rewriting.decompression import decompress_model
 from mil_palettize.rewriting.palettization import carry_out, prepare
 
 _IN_MEMORY = "the model in memory"
 
 
+@memory_told()
 def palettize_weights(
     mlmodel: MLModel,
     config: OptimizationConfig,
@@ -58,15 +60,17 @@ def palettize_weights(
         prepared = prepare(model, requests, target=None, select=select, strict=strict)
         report = prepared.report(_IN_MEMORY, None)
         report.notes += calibration_remarks(prepared.plan, calibration, strict=strict)
-        done = Calibrated() if calibration is None else calibrated(model, prepared.plan, calibration, pmap=pool.pmap)
+        done = Calibrated() if calibration is None else calibrated(model, prepared.plan, calibration, pool=pool)
         report.notes += done.notes
         carry_out(prepared, folder, report, pool=pool, progress=make_progress(None), rename=True, ready=done.palettes)
+        report.biases = put_biases(folder, done.biases)
         report.seconds = time.perf_counter() - started
         return report
 
     return _rewritten(mlmodel, write)
 
 
+@memory_told()
 def decompress_weights(mlmodel: MLModel) -> MLModel:
     """A copy of ``mlmodel`` with a plain constant in the place of every compressed weight, of the values coremltools
     decodes it to, bit for bit; names stay. Everything else as for :func:`palettize_weights`."""

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mil_palettize.calibration.request import Calibration, checked_calibration
-from mil_palettize.doors.palettize_run import PalettizeRun, check_can_run
+from mil_palettize.doors.palettize_run import PalettizeRun
 from mil_palettize.encoding.palette_cache import clustered_in
 from mil_palettize.encoding.workers import Workers
-from mil_palettize.errors import ConfigError
+from mil_palettize.errors import ConfigError, memory_told
+from mil_palettize.package.given_files import check_samples_exist
+from mil_palettize.package.mlpackage import Package
 from mil_palettize.package.replacement import recover
 from mil_palettize.program.opsets.move import parse_target
 from mil_palettize.reports.model_comparison import ModelComparison
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 
 
+@memory_told()
 def palettize_package(
     source: PathLike,
     destination: PathLike | None,
@@ -59,8 +62,9 @@ def palettize_package(
     ``select``: "weights", or "all" constants above the threshold as coremltools does. ``strict``: anything asked for
     that cannot be done as asked, or has no effect, is an error. ``verify``: decode what was written before it takes its
     place. ``check``: run both packages on the samples that calibration held out, else on inputs made up from the
-    description, and put what became of the outputs into the report (needs torch). ``progress``: True for a bar, or a
-    function of :class:`ProgressEvent`. ``dry_run``: plan and report only.
+    description, and put what became of the outputs into the report (needs torch); where the package moves to a later
+    opset, also that move without palettes, which may change nothing. ``progress``: True for a bar, or a function of
+    :class:`ProgressEvent`. ``dry_run``: plan and report only.
 
     ``workers``: threads, None for all processors. ``executor``: any ``concurrent.futures.Executor`` instead, to which
     weights go by reference: its processes read the package's files themselves, this one writes. The result does not
@@ -74,13 +78,13 @@ def palettize_package(
     UnsupportedOpError; nothing is written then.
     """
     started = time.perf_counter()
-    if check:
-        check_can_run(source)
     requests, calibration = normalise(config, joint_compression, importance), checked_calibration(calibration)
     if target is not None:
         target = parse_target(target)  # what is wrong with the request itself comes before what is wrong with places
     if destination is None and not dry_run:
         raise ConfigError("destination is missing; only a dry run goes without one")
+    if calibration is not None and isinstance(calibration.sample_data, str | os.PathLike):
+        check_samples_exist(calibration.sample_data)
     with Workers(workers, executor) as pool:
         recovered = recover(Path(destination)) if destination is not None and not dry_run else None
         run = PalettizeRun(
@@ -106,6 +110,7 @@ def palettize_package(
     return report
 
 
+@memory_told()
 def compare(
     original: PathLike,
     palettized: PathLike,
@@ -130,6 +135,8 @@ def compare(
     Raises ConfigError for a wrong request and without torch, PackageError, UnsupportedOpError naming all ops that are
     not known, EvaluationError for inputs that the models do not take.
     """
+    for path in (original, palettized):  # before torch is imported, which takes seconds
+        Package.open(path)
     from mil_palettize.torch.comparison import compare_models
 
     return compare_models(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,17 @@ from mil_palettize.doors.calibrating import Calibrated, calibrated, check_sample
 from mil_palettize.doors.calibration_remarks import calibration_remarks
 from mil_palettize.encoding.palette_cache import Clustered
 from mil_palettize.encoding.workers import Workers
-from mil_palettize.errors import EvaluationError, PalettizeError
+from mil_palettize.errors import EvaluationError, PackageError, PalettizeError, VerifyError
 from mil_palettize.package.replacement import check_destination, replacing
 from mil_palettize.program.model import Model
-from mil_palettize.reports.model_comparison import ModelComparison
+from mil_palettize.program.opsets.move import opset_of
+from mil_palettize.reports.model_comparison import ModelComparison, OutputComparison
 from mil_palettize.reports.progress import Progress, ProgressEvent, make_progress
 from mil_palettize.reports.report import Report
 from mil_palettize.request.normalised import Requests
+from mil_palettize.rewriting.changed_biases import put_biases
 from mil_palettize.rewriting.other_files import check_readable
+from mil_palettize.rewriting.palette_writer import write_palettes
 from mil_palettize.rewriting.palettization import Prepared, carry_out, prepare
 from mil_palettize.rewriting.verification import verify_package
 
@@ -59,12 +63,12 @@ class PalettizeRun:
             prepared = prepare(
                 model, self.requests, target=self.target, select=self.select, strict=self.strict, redo=self.redo
             )
+            if self.check is not None:
+                _check_can_run(self.source)
             goal = None if self.destination is None else os.fspath(self.destination)
             report = prepared.report(os.fspath(self.source), goal, dry_run=self.dry_run)
             report.notes += model.remarks()
-            report.notes += calibration_remarks(
-                prepared.plan, self.calibration, strict=self.strict, executor=self.pool.executor
-            )
+            report.notes += calibration_remarks(prepared.plan, self.calibration, strict=self.strict)
             report.notes += self._refusals(model)
             if self.destination is not None and not self.dry_run:
                 self._write(Path(self.destination), prepared, report)
@@ -96,6 +100,7 @@ class PalettizeRun:
                     prepared, staging, report, pool=self.pool, progress=progress, clustered=self.clustered,
                     ready=None if done is None else done.palettes,
                 )  # fmt: skip
+                report.biases = put_biases(staging, {} if done is None else done.biases)
                 if self.verify:
                     verify_package(prepared.model.package.path, staging, report, prepared.importance)
                     report.verified = True
@@ -103,6 +108,8 @@ class PalettizeRun:
                     check_readable(staging, destination)
                 if self.check is not None:
                     self._run_both(self.check, staging, report, () if done is None else done.held)
+                    if report.moved:
+                        self._check_move(self.check, staging, report)
         finally:
             progress.close()
 
@@ -111,7 +118,7 @@ class PalettizeRun:
             return None
         done = calibrated(
             prepared.model, prepared.plan, self.calibration,
-            tell=progress.calibrate, pmap=self.pool.pmap, clustered=self.clustered,
+            tell=progress.calibrate, pool=self.pool, clustered=self.clustered,
         )  # fmt: skip
         report.notes += done.notes
         return done
@@ -128,8 +135,41 @@ class PalettizeRun:
             return
         report.check.palettized = report.destination or ""
 
+    def _check_move(self, compare: Compare, staging: Path, report: Report) -> None:
+        """The source moved up as the package was, but without palettes, has to give the very same: the verification
+        makes the move again, and so would not see a wrong one. Raises VerifyError."""
+        try:
+            with (
+                Model.open(self.source) as model,
+                Model.open(staging) as written,
+                tempfile.TemporaryDirectory(prefix="mil_palettize_moved_") as folder,
+            ):
+                target = min((opset_of(opset) for _, opset in written.functions()), key=lambda opset: opset.spec)
+                model.move(target)
+                moved = Path(folder, "moved.mlpackage")
+                moved.mkdir()
+                write_palettes(model, {}, moved)
+                found = compare(self.source, moved, None)
+        except (EvaluationError, PackageError) as error:
+            report.notes.append(f"the move to a later opset was not checked: {error}")
+            return
+        changed = [one.name for one in found.outputs if _differs(one)]
+        if changed:
+            raise VerifyError(
+                f"the move to {target.target} changes {', '.join(map(repr, changed))}, also without palettes; nothing "
+                "was put in place: keep the model's own target, and report this"
+            )
+        report.notes.append(f"the move to {target.target} was run without palettes: the outputs are the same")
 
-def check_can_run(source: PathLike) -> None:
+
+def _differs(output: OutputComparison) -> bool:
+    if output.figures is None:
+        return output.agreement not in (None, 1)
+    figures = output.figures
+    return figures.max_abs > 0 or figures.non_finite > 0 or figures.original_changed > 0
+
+
+def _check_can_run(source: PathLike) -> None:
     """A finished package is not to be refused for that. Raises what ``compare`` does."""
     from mil_palettize.torch.evaluator.model_pipeline import open_model
 

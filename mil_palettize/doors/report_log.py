@@ -15,14 +15,15 @@ def log_report(report: Report) -> None:
     """What was done otherwise than asked, and what was left alone without being asked for, as warnings; the whole
     report as information."""
     said: dict[str, list[str]] = defaultdict(list)
+    labels = report.labels()
     for weight in report.weights:
         for note in weight.notes:
-            said[note].append(weight.label)
+            said[note].append(labels[weight.id])
         if weight.status == "skipped" and not weight.reason.startswith("left alone by"):
-            said[f"left alone: {weight.reason}"].append(weight.label)
-    for what, labels in said.items():
-        more = f" and {len(labels) - _NAMES} more" if len(labels) > _NAMES else ""
-        logger.warning("%s%s: %s", ", ".join(labels[:_NAMES]), more, what)
+            said[f"left alone: {weight.reason}"].append(labels[weight.id])
+    for what, names in said.items():
+        more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+        logger.warning("%s%s: %s", ", ".join(names[:_NAMES]), more, what)
     for note in report.notes:
         logger.warning("%s", note)
     logger.info("%s", report.to_text())

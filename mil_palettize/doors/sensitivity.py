@@ -14,18 +14,24 @@ from typing import Any
 
 import numpy as np
 
-from mil_palettize.errors import ConfigError, PackageError
+from mil_palettize.errors import ConfigError, PackageError, memory_told
 from mil_palettize.package.array_files import read_members
+from mil_palettize.package.given_files import check_samples_exist
+from mil_palettize.package.mlpackage import Package
 from mil_palettize.package.whole_files import replacing_file
 from mil_palettize.program.model import Model
 from mil_palettize.program.site_values import dense
+from mil_palettize.request.importance import WeightsImportance
 
 PathLike = str | os.PathLike[str]
 _LEAST = 1e-12
 _FACTS = "weights.json"  # a name that no array has
 _IMPORTANCE = "a .npz file of arrays by name"
+_LABELS_ADVICE = "save one whole number for each sample with numpy.save"
+_IMPORTANCE_ADVICE = "give what mil-palettize sensitivity wrote, or arrays by names of weights saved with numpy.savez"
 
 
+@memory_told()
 def fisher_importance(
     source: PathLike,
     samples: Sequence[Mapping[str, Any]] | PathLike | int = 64,
@@ -48,17 +54,20 @@ def fisher_importance(
     fewer than 1, pipelines, and without torch; EvaluationError for samples that the model does not take and for a loss
     that is no finite number; PackageError; UnsupportedOpError.
     """
-    from mil_palettize.torch.calibration.fisher import fisher
-    from mil_palettize.torch.calibration.made_up_samples import natural_samples
-    from mil_palettize.torch.evaluator.module import MILModule
-    from mil_palettize.torch.samples import read_samples
-
     if not (damping > 0.0 and math.isfinite(damping)):
         raise ConfigError(f"damping is {damping}; give a finite number above 0, such as 1")
     if isinstance(samples, int) and samples < 1:
         raise ConfigError(f"samples is {samples}; give samples, or how many are to be made up, 1 or more")
     if labels is not None and loss is not None:
         raise ConfigError("labels and a loss exclude each other: the loss says what is right")
+    Package.open(source)
+    if isinstance(samples, str | os.PathLike):
+        check_samples_exist(samples)
+    from mil_palettize.torch.calibration.fisher import fisher
+    from mil_palettize.torch.calibration.made_up_samples import natural_samples
+    from mil_palettize.torch.evaluator.module import MILModule
+    from mil_palettize.torch.samples import read_samples
+
     module = MILModule.from_package(source, function)
     if isinstance(samples, int):
         given: Sequence[Mapping[str, Any]] = natural_samples(module, samples, seed)
@@ -66,7 +75,7 @@ def fisher_importance(
         given = read_samples(samples, module) if isinstance(samples, str | os.PathLike) else samples
     found = fisher(module, given, labels=labels, loss=loss, seed=seed)
     ids = module.weight_ids
-    return {ids[slot].key: _damped(array, damping) for slot, array in found.items()}
+    return WeightsImportance((ids[slot].key, _damped(array, damping)) for slot, array in found.items())
 
 
 def _damped(array: np.ndarray, damping: float) -> np.ndarray:
@@ -93,16 +102,17 @@ def read_importance(path: PathLike, source: PathLike) -> dict[str, np.ndarray]:
     Raises PackageError for a file that is none, ConfigError naming a weight that was another one when the file was
     written; arrays that somebody else saved say nothing of that.
     """
-    members = read_members(Path(path), _IMPORTANCE)
+    members = read_members(Path(path), _IMPORTANCE, _IMPORTANCE_ADVICE)
     if isinstance(members, np.ndarray):
         raise PackageError(f"{path} is a single array; it must be {_IMPORTANCE}")
     told = _told(path, members.pop(_FACTS)) if _FACTS in members else {}
     found = {name: array for name, array in members.items() if isinstance(array, np.ndarray)}
     for name in members.keys() - found.keys():
         raise PackageError(f"{path} has a member {name!r} that is no array; it must be {_IMPORTANCE}")
-    if told:
-        _check_same(path, told, _facts(source, found))
-    return found
+    if not told:
+        return found
+    _check_same(path, told, _facts(source, found))
+    return WeightsImportance(found)
 
 
 def _told(path: PathLike, text: object) -> dict[str, dict[str, Any]]:
@@ -155,8 +165,8 @@ def _check_same(path: PathLike, told: Mapping[str, Any], found: Mapping[str, Seq
 def read_labels(path: PathLike) -> list[int]:
     """Of a ``.npy`` file of whole numbers, or a ``.npz`` file of one such array. Raises PackageError for a file that is
     none."""
-    found = read_members(Path(path), "a .npy file of whole numbers")
+    found = read_members(Path(path), "a .npy file of whole numbers", _LABELS_ADVICE)
     array = found if isinstance(found, np.ndarray) else next(iter(found.values())) if len(found) == 1 else None
     if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iu":
-        raise PackageError(f"{path} is no list of whole numbers, one for each sample, saved with numpy.save")
+        raise PackageError(f"{path} is no list of whole numbers; {_LABELS_ADVICE}")
     return [int(label) for label in array]

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,11 @@ from mil_palettize.algorithms.making import (
 )
 from mil_palettize.algorithms.registry import weighs
 from mil_palettize.algorithms.specification import PaletteSpecification
+from mil_palettize.encoding.kept_checks import check_errors
+from mil_palettize.encoding.kept_files import DamagedError
 from mil_palettize.encoding.palette_cache import Clustered, palette_key
 from mil_palettize.encoding.results import Declined, Encoded
+from mil_palettize.expressions.packed import mask_of_vectors
 from mil_palettize.expressions.weight_expr import Const, Lut, Scale, Sparse, WeightExpr, lut_of
 from mil_palettize.planning.sizes import not_smaller
 from mil_palettize.program.forms import Form
@@ -82,35 +84,62 @@ class Task:
             return self._made(pmap)
         content = clustered.content(self.source, self.held)
         key = palette_key(content, self.specification, self.form, self.importance)
-        found = clustered.palette(key, self.specification, self.source, self.held, weighted=self.importance is not None)
+        found = clustered.palette(key, self.specification, self.source, self.held, self.importance)
         if found is None:
-            found = self._made(pmap, partial(_distinct, clustered, content))
+            found = self._made_of_kept(_KeptDistinct(clustered, content), pmap)
             clustered.keep_palette(key, found)
         return found
+
+    def _made_of_kept(self, distinct: _KeptDistinct, pmap: PMap) -> Encoded:
+        """The palette, of the distinct values that are kept if they are the weight's: their own check says only that
+        they may be."""
+        try:
+            made = self._made(pmap, distinct)
+            if not distinct.taken:
+                return made
+            check_errors(made, self.source, self.held, self.importance)
+        except (DamagedError, TooManyValuesError):
+            if not distinct.taken:
+                raise
+            return self._made(pmap, distinct.anew)
+        return made
 
     def _made(self, pmap: PMap, distinct: Distinct = describe) -> Encoded:
         """The palette, as planned or, where one table cannot hold all values, with a table for each channel."""
         asked = self.specification
         try:
-            return self._finished(self._palette(asked, pmap, distinct), asked, "")
+            return self._finished(self._palette(asked, pmap, distinct), asked, self._filled_up())
         except TooManyValuesError as error:
             spread = replace(asked, axis=asked.spread_axis, group_size=1)
             if asked.spread_axis is None or spread == asked:
                 raise
-            note = (
-                f"{error.found} or more distinct values: a table for each channel of axis {spread.axis} instead of one"
-            )
+            instead = f"a table for each channel of axis {spread.axis} instead of one"
+            note = f"more than {error.limit} distinct values: {instead}"
             with suppress(TooManyValuesError):
                 encoded = self._finished(self._palette(spread, pmap, distinct), spread, note)
                 if encoded.expr.nbytes < self.nbytes:
                     return encoded
             raise
 
+    def _filled_up(self) -> str:
+        """Of a sparse weight: which zeros get a palette, because they lie in a vector with something else."""
+        if not isinstance(self.held, Sparse) or self.specification.cluster_dim == 1:
+            return ""
+        dim, axis = self.specification.cluster_dim, self.specification.axis or 0
+        vectors = mask_of_vectors(self.held.mask, dim, axis % len(self.held.shape))
+        zeros = dim * vectors.ones() - self.held.count
+        if not zeros:
+            return ""
+        pruned = self.held.mask.count - self.held.count
+        return f"{zeros:,} of {pruned:,} zeros share a vector with other values and are palettized with them"
+
     def _palette(self, specification: PaletteSpecification, pmap: PMap, distinct: Distinct) -> Palette:
         source, held, mask = self.source, self.held, None
         own = self.importance.array if self.importance is not None and weighs(specification) else None
         if isinstance(held, Sparse):
-            source, mask = ArraySource(source.name, held.decode()), held.mask
+            dim, axis = specification.cluster_dim, specification.axis or 0
+            source = ArraySource(source.name, held.decode())
+            mask = mask_of_vectors(held.mask, dim, axis % len(held.shape))
         elif isinstance(held, Scale):
             source, own = ArraySource(source.name, _bytes(held.data.decode())), _importance(source.name, held, own)
         return make_palette(source, specification, pmap=pmap, mask=mask, importance=own, distinct=distinct)
@@ -132,13 +161,24 @@ class Task:
         return Encoded(expr, error, float(np.vdot(wide, wide)), specification, note, weighted_error=weighted)
 
 
-def _distinct(clustered: Clustered, content: str, source: Source) -> Distribution:
-    """The distinct values of a weight, kept for other numbers of bits."""
-    found = clustered.distribution(content, source)
-    if found is None:
+class _KeptDistinct:
+    """The distinct values of a weight, kept for other numbers of bits. ``taken``: whether they were there."""
+
+    def __init__(self, clustered: Clustered, content: str) -> None:
+        self._clustered, self._content = clustered, content
+        self.taken = False
+
+    def __call__(self, source: Source) -> Distribution:
+        found = self._clustered.distribution(self._content, source)
+        if found is None:
+            return self.anew(source)
+        self.taken = True
+        return found
+
+    def anew(self, source: Source) -> Distribution:
         found = describe(source)
-        clustered.keep_distribution(content, found)
-    return found
+        self._clustered.keep_distribution(self._content, found)
+        return found
 
 
 def _bytes(integers: np.ndarray) -> np.ndarray:

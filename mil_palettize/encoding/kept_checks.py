@@ -13,8 +13,12 @@ from mil_palettize.algorithms.making import Distribution, Source
 from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.encoding.kept_files import DamagedError
 from mil_palettize.encoding.results import Encoded
+from mil_palettize.expressions.packed import mask_of_vectors
 from mil_palettize.expressions.weight_expr import Const, Lut, Part, Scale, Sparse, WeightExpr
+from mil_palettize.request.importance import Importance
 
+# Errors may be summed over distinct values, these are over elements: only rounding may differ.
+RELATIVE_TOLERANCE = 1e-9
 _FLOATS = (np.dtype("<f2"), np.dtype("<f4"))
 
 
@@ -65,6 +69,24 @@ def check_palette(
         _check_groups(lut, found.specification)
 
 
+def check_errors(found: Encoded, source: Source, held: WeightExpr | None, importance: Importance | None) -> None:
+    """Raise DamagedError unless the errors of ``found`` are those of its palette, whose values nothing else vouches
+    for. ``held``: what the weight is stored as, where it is compressed; then ``source`` is not read."""
+    decoded, start = found.expr.decode().reshape(-1), 0
+    spread = None if importance is None else importance.spread(found.expr.shape).reshape(-1)
+    error = signal = weighted = 0.0
+    for window in source.windows() if held is None else (held.decode().reshape(-1),):
+        part = slice(start, start + window.size)
+        wide = window.astype(np.float64)
+        difference = wide - decoded[part]
+        error, signal = error + float(np.vdot(difference, difference)), signal + float(np.vdot(wide, wide))
+        weighted += 0.0 if spread is None else float(np.vdot(spread[part] * difference, difference))
+        start += window.size
+    pairs = [(error, found.sse), (signal, found.signal), (weighted, found.weighted_error or 0.0)]
+    if not all(math.isclose(*pair, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-300) for pair in pairs):
+        raise DamagedError(f"it has the squared error {error}, not {found.sse}")
+
+
 def _check_carried_out(made: PaletteSpecification, specification: PaletteSpecification) -> None:
     """As asked, or a table for each channel."""
     asked, spread = (specification.axis, specification.group_size), (specification.spread_axis, 1)
@@ -89,9 +111,10 @@ def _palette_in(expr: WeightExpr, specification: PaletteSpecification, held: Wei
     elif isinstance(held, Scale) and isinstance(inner, Scale):
         inner = inner.data
     if isinstance(held, Sparse):
-        if not isinstance(inner, Sparse) or inner.mask.shape != held.mask.shape:
+        mask = mask_of_vectors(held.mask, specification.cluster_dim, (specification.axis or 0) % len(held.shape))
+        if not isinstance(inner, Sparse) or inner.mask.shape != mask.shape:
             raise DamagedError("it is no palette of what a sparse weight holds")
-        if inner.mask.data.tobytes() != held.mask.data.tobytes():
+        if inner.mask.data.tobytes() != mask.data.tobytes():
             raise DamagedError("it has another mask than the weight")
         inner = inner.data
     if not isinstance(inner, Lut):

@@ -23,9 +23,9 @@ import numpy as np
 
 from mil_palettize.algorithms.making import Distribution, Source
 from mil_palettize.algorithms.specification import PaletteSpecification
-from mil_palettize.encoding.kept_checks import check_distribution, check_palette
+from mil_palettize.encoding.kept_checks import check_distribution, check_errors, check_palette
 from mil_palettize.encoding.kept_files import Arrays, DamagedError, packed_file, read_kept
-from mil_palettize.encoding.results import Encoded
+from mil_palettize.encoding.results import CalibrationFigures, Encoded
 from mil_palettize.errors import ConfigError, PackageError
 from mil_palettize.expressions.digest import expression_digest
 from mil_palettize.expressions.packed import Packed
@@ -36,7 +36,7 @@ from mil_palettize.request.importance import Importance
 logger = logging.getLogger("mil_palettize")
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # the run itself may still have room where it writes
 _TOLD: set[str] = set()  # folders of which this was said in this process
-VERSION = 2  # of the files
+VERSION = 3  # of the files
 # What makes a palette of a weight: its results are taken only by the same code.
 _CODE = ("algorithms/**/*.py", "encoding/encoder.py", "expressions/*.py")
 _INTEGERS = (np.uint8, np.uint16, np.uint32)
@@ -66,19 +66,22 @@ class Clustered:
         specification: PaletteSpecification,
         source: Source,
         held: WeightExpr | None = None,
-        *,
-        weighted: bool = False,
+        importance: Importance | None = None,
     ) -> Encoded | None:
-        """What was kept under a :func:`palette_key` of ``specification`` for ``source`` (``held``: as of
-        :class:`Task`; ``weighted``: with importance), None when nothing was that can be used."""
+        """What was kept under a :func:`palette_key` of ``specification`` for ``source`` (``held`` and ``importance``:
+        as of :class:`Task`), None when nothing was that can be used. Raises PackageError where ``source`` does."""
 
         def built(header: dict[str, Any], arrays: Arrays) -> Encoded:
             made = dataclasses.replace(specification, **header["made"])
             expr = _built(header["expr"], arrays)
             sse, signal, error = float(header["sse"]), float(header["signal"]), header["weighted_error"]
             error = None if error is None else float(error)
-            found = Encoded(expr, sse, signal, made, str(header["note"]), weighted_error=error)
-            check_palette(found, specification, source, held, weighted=weighted)
+            figures = None if header["calibration"] is None else CalibrationFigures(**header["calibration"])
+            found = Encoded(
+                expr, sse, signal, made, str(header["note"]), weighted_error=error, calibration=figures, kept=True
+            )
+            check_palette(found, specification, source, held, weighted=importance is not None)
+            check_errors(found, source, held, importance)
             return found
 
         return self._found(key, f"the palette of {source.name!r}", built)
@@ -93,6 +96,7 @@ class Clustered:
             "signal": made.signal,
             "note": made.note,
             "weighted_error": made.weighted_error,
+            "calibration": None if made.calibration is None else dataclasses.asdict(made.calibration),
         }
         self._save(key, header, arrays)
 
@@ -128,6 +132,8 @@ class Clustered:
             if (header["version"], header["key"]) != (VERSION, key):
                 raise DamagedError("it is of another version or belongs to something else")
             return built(header, arrays)
+        except PackageError:  # of the weight, which is read as well
+            raise
         except DamagedError as error:
             reason = str(error)
         except Exception as error:  # parts that are missing, of other types, or do not fit together
@@ -190,15 +196,15 @@ def palette_key(
 
 
 def _digest(*what: object) -> str:
-    return hashlib.sha256(repr((_code(), *what)).encode()).hexdigest()
+    return hashlib.sha256(repr((code_digest(_CODE), *what)).encode()).hexdigest()
 
 
 @cache
-def _code() -> str:
-    """A digest of the code that makes palettes."""
+def code_digest(patterns: tuple[str, ...]) -> str:
+    """Of files of this package's code, such as ``algorithms/**/*.py``."""
     here = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for file in sorted(file for pattern in _CODE for file in here.glob(pattern)):
+    for file in sorted(file for pattern in patterns for file in here.glob(pattern)):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from mil_palettize.algorithms.specification import PaletteSpecification
+from mil_palettize.encoding.bulk import bulk_db
 from mil_palettize.expressions.digest import expression_digest
 from mil_palettize.expressions.weight_expr import WeightExpr, lut_of
 from mil_palettize.program.weight import WeightId
@@ -27,7 +28,9 @@ class Figures:
     """What a palette came to, kept when its data is written. ``nbytes``: of all parts; ``sse`` and ``signal``: squared
     error and sum of squares of the weight; ``seconds``: of computing it; ``digest``: of the expression;
     ``specification``: as carried out, and ``note`` why it is not the one asked for; ``weighted_error``: the squared
-    error with every element's times its importance, None where none was given; ``calibration``: None without one."""
+    error with every element's times its importance, None where none was given; ``calibration``: None without one;
+    ``kept``: from an earlier run, and not made by this one; ``bulk_db``: signal to noise of most elements, see
+    :func:`bulk_db`, None where it is not known, and beside calibration, which looks at what ops give."""
 
     nbits: int
     nbytes: int
@@ -39,6 +42,8 @@ class Figures:
     note: str
     weighted_error: float | None
     calibration: CalibrationFigures | None = None
+    kept: bool = False
+    bulk_db: float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Encoded:
     seconds: float = 0.0
     weighted_error: float | None = None
     calibration: CalibrationFigures | None = None
+    kept: bool = False
 
     @cached_property
     def figures(self) -> Figures:
@@ -68,6 +74,8 @@ class Encoded:
             self.note,
             self.weighted_error,
             self.calibration,
+            self.kept,
+            bulk_db(self.expr) if self.calibration is None else None,
         )
 
 

@@ -97,6 +97,15 @@ class Packed:
         return cls(flat, nbits, values.shape, signed)
 
 
+def mask_of_vectors(mask: Packed, dim: int, axis: int) -> Packed:
+    """A mask of elements (1 bit each) as one of vectors, ``dim`` consecutive elements along ``axis``: set where any
+    element is. With ``dim`` 1 the mask itself."""
+    if dim == 1:
+        return mask
+    split = [size for i, n in enumerate(mask.shape) for size in ((n // dim, dim) if i == axis else (n,))]
+    return Packed.pack(mask.unpack().reshape(split).max(axis=axis + 1), 1)
+
+
 def can_hold(shape: Sequence[int]) -> bool:
     """Whether numpy has arrays of ``shape``, of elements of up to 8 bytes: up to 64 axes, no size that wraps around."""
     return len(shape) <= 64 and min(shape, default=1) >= 0 and math.prod(n for n in shape if n) < 1 << 59

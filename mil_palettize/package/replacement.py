@@ -241,7 +241,7 @@ def _check_name(destination: Path) -> None:
 def _check_target(target: Path, overwrite: bool) -> None:
     parent = target.parent
     if not os.path.isdir(parent):
-        raise PackageError(f"cannot write {target}: the folder {parent} does not exist; make it first")
+        raise PackageError(f"cannot write {target}: {_missing(parent)}")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise PackageError(f"cannot write {target}: no permission to write into {parent}")
     if not os.path.lexists(target):
@@ -255,6 +255,14 @@ def _check_target(target: Path, overwrite: bool) -> None:
             f"{target} is not a package (a folder with a {MANIFEST}) and is never overwritten; "
             "remove it yourself or choose another name"
         )
+
+
+def _missing(folder: Path) -> str:
+    """What to do about a folder that is not there."""
+    nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if os.path.isdir(nearest):
+        return f"the folder {folder} does not exist; make it first"
+    return f"{nearest} is not a folder; choose another place"
 
 
 def _check_space(folder: Path, needed_bytes: int) -> None:

@@ -11,6 +11,7 @@ from mil_palettize.program.weight import Weight
 from mil_palettize.request.importance import Importance
 from mil_palettize.request.near_names import near_names
 from mil_palettize.request.normalised import Requests
+from mil_palettize.text import format_some
 
 
 def importance_of(weight: Weight, requests: Requests) -> tuple[str, Importance] | None:
@@ -32,8 +33,6 @@ def without_importance(specification: PaletteSpecification) -> str:
     """Why a palette is made as if all elements counted the same, "" where it is not."""
     if weighs(specification) or ALGORITHMS[specification.mode].lossless:
         return ""
-    if specification.cluster_dim > 1:
-        return f"vectors of {specification.cluster_dim} are chosen without"
     return f"mode {specification.mode!r} chooses its entries without"
 
 
@@ -44,5 +43,5 @@ def refuse_unmatched(requests: Requests, weights: Iterable[Weight]) -> None:
     for key in requests.importance:
         if key not in met:
             names = {weight.key if "/" in key else weight.name for weight in of_model}
-            functions = ", ".join(sorted({weight.function for weight in of_model}))
+            functions = format_some(sorted({weight.function for weight in of_model}))
             raise PlanError(f"importance[{key!r}] matches no constant in function {functions}{near_names(key, names)}")

@@ -18,9 +18,10 @@ from mil_palettize.request.importance import Importance
 from mil_palettize.request.near_names import near_names
 from mil_palettize.request.normalised import Requests, check_op_types
 from mil_palettize.request.precedence import Resolved, resolve
-from mil_palettize.text import format_count
+from mil_palettize.text import format_count, format_some
 
 SELECTIONS = ("weights", "all")
+_MOST_NEAR = 10  # entries that match nothing for which near names are looked for: it takes a look at every name
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,14 @@ def make_plan(
     opset_after: dict[str, str],
     op_types: set[str],
     op_names: set[tuple[str, str]],
+    idle: Iterable[str] = (),
 ) -> Plan:
     """Decide for every constant.
 
     ``opset_after``: opset a function's opset will be when written (``{"CoreML5": "CoreML6"}``); ``op_names``:
-    (function, op name) of every op. Raises ConfigError for unknown op types, PlanError for a palette the opset
-    cannot hold, for importance that belongs to no weight and, under ``strict``, for the first things asked for that
-    will not be done.
+    (function, op name) of every op; ``idle``: options that have no effect, in sentences. Raises ConfigError for unknown
+    op types, PlanError for a palette the opset cannot hold, for importance that belongs to no weight and, under
+    ``strict``, for the first things asked for that will not be done.
     """
     weights = list(weights)
     refuse_unmatched(requests, weights)
@@ -84,14 +86,16 @@ def make_plan(
         threshold = resolved.request.weight_threshold if resolved.request else requests.threshold
         if weight.size <= threshold and resolved.level != "constant":
             plan.small += 1
-            if found is not None:
+            if found is not None and found[1].asked:
                 plan.notes.append(f"importance[{found[0]!r}] has no effect: {weight.key!r} is small and left alone")
             continue
         decision = _decide(weight, resolved, form, select, requests.joint)
         plan.decisions.append(_weighed(decision, *found) if found else decision)
         for key in resolved.keys:
             named[key].append(plan.decisions[-1])
-    idle = _unmatched_names(requests, named, op_names, plan) + requests.without_effect
+    idle = [*_unmatched_names(requests, named, op_names, plan), *requests.without_effect, *idle]
+    if requests.joint and not any(weight.joint for weight in weights):
+        idle.append("joint_compression has no effect: no weight is sparse or quantized")
     plan.notes += idle
     if strict:
         _refuse_unmet(plan, idle)
@@ -134,7 +138,8 @@ def _weighed(decision: Decision, key: str, importance: Importance) -> Decision:
     """``decision`` with the ``importance`` that entry ``key`` gives its weight; a note where that has no effect."""
     told = f"importance[{key!r}] has no effect: "
     if decision.specification is None:
-        return replace(decision, notes=(*decision.notes, f"{told}the weight is left alone"))
+        left = (f"{told}the weight is left alone",) if importance.asked else ()
+        return replace(decision, notes=(*decision.notes, *left))
     why = without_importance(decision.specification)
     if not why:
         return replace(decision, importance=importance)
@@ -182,6 +187,7 @@ def _unmatched_names(
     """Warnings for entries of ``op_name_configs`` that nothing came of. ``named``: the decisions each spoke in."""
     names = {name for _, name in op_names} | {d.weight.name for d in plan.decisions}
     labels = {label for label, _ in op_names}
+    functions, unknown = format_some(sorted(labels)), 0
     qualified = {f"{short}/{name}" for label, name in op_names for short in (label, label.rpartition("/")[2])}
     qualified |= {d.weight.key for d in plan.decisions}
     notes = []
@@ -197,14 +203,14 @@ def _unmatched_names(
             if requests.by_name[key] is not None:
                 notes.append(f"op_name_configs[{key!r}]: reads no constant above its weight_threshold")
             continue
-        candidates = qualified if "/" in key else names
-        near = near_names(key, candidates)
-        notes.append(f"op_name_configs[{key!r}] matches nothing in function {', '.join(sorted(labels))}{near}")
+        unknown += 1
+        near = near_names(key, qualified if "/" in key else names) if unknown <= _MOST_NEAR else ""
+        notes.append(f"op_name_configs[{key!r}] matches nothing in function {functions}{near}")
     return notes
 
 
 def _reasons(decisions: list[Decision]) -> str:
-    return ", ".join(f"{d.weight.key!r}: {d.reason}" for d in decisions)
+    return format_some([f"{d.weight.key!r}: {d.reason}" for d in decisions])
 
 
 def _refuse_unmet(plan: Plan, idle: list[str]) -> None:

@@ -13,16 +13,18 @@ ITEMSIZE = {"fp16": 2, "fp32": 4}
 
 
 def palette_nbytes(weight: Weight, specification: PaletteSpecification, nbits: int) -> int:
-    """Bytes of everything a weight is stored as with a palette of ``nbits``."""
+    """Bytes of everything a weight is stored as with a palette of ``nbits``; of vectors of a sparse weight the least
+    that it can be, where all of a vector is left or nothing."""
     itemsize, scale_axis = ITEMSIZE[weight.dtype], specification.scale_axis
     tables = math.prod(_groups(weight, specification))
     entries = tables * (1 << nbits) * specification.cluster_dim
     quantized = entries + tables * (itemsize + (specification.lut_dtype == "uint8"))
     table = entries * itemsize if specification.lut_dtype is None else quantized
     if weight.joint:
-        kept = weight.nbytes - weight.stored_nbytes
+        dim = specification.cluster_dim
+        kept = weight.nbytes - weight.stored_nbytes if dim == 1 else packed_nbytes(weight.size // dim, 1)
         table = _integer_tables(weight, specification) << nbits if weight.joint == "scaled" else table
-        return kept + packed_nbytes(weight.stored, nbits) + table
+        return kept + packed_nbytes(-(-weight.stored // dim), nbits) + table
     scales = 0 if scale_axis is None else weight.shape[scale_axis] * itemsize
     return packed_nbytes(weight.size // specification.cluster_dim, nbits) + table + scales
 

@@ -85,8 +85,13 @@ def _with_vectors(
 ) -> tuple[PaletteSpecification, str]:
     """``made`` by vectors along the channel axis; where that cannot be, ``made`` itself and why."""
     dim = request.cluster_dim
-    if weight.joint:
+    if weight.joint == "scaled":
         return made, f"no vectors of {dim} of values that are {weight.joint}"
+    if request.scale == "fold":
+        return made, (
+            f"no vectors of {dim}: scale='fold' writes a table for each channel, and a vector lies across {dim} (use "
+            "scale='op')"
+        )
     axis, why = (made.axis, "") if made.axis is not None else _channel_axis(weight, request)
     if axis is None:
         return made, f"no vectors of {dim}: {why}"
@@ -104,8 +109,6 @@ def _with_scale(weight: Weight, made: PaletteSpecification) -> tuple[PaletteSpec
     """``made`` with a scale for each output channel; where that cannot be, ``made`` itself and why."""
     if weight.joint:
         return made, f"no scales for values that are {weight.joint}"
-    if made.cluster_dim > 1:
-        return made, "no scales for palettes of vectors"
     axis, why = _output_axis(weight)
     return (made, f"no scales: {why}") if axis is None else (replace(made, scale_axis=axis), "")
 

@@ -8,8 +8,12 @@ a function has blocks for other opsets than its own too, their paths begin with 
 
 from __future__ import annotations
 
+import hashlib
+
 from mil_palettize.program.op_names import result_name
 from mil_palettize.program.values import MIL
+
+_LONGEST = 4000
 
 
 def specializations(function: MIL.Function) -> list[tuple[str, str, MIL.Block]]:
@@ -34,4 +38,8 @@ def bound_path(around: str, op: MIL.Operation, input_name: str, number: int) -> 
 
 
 def _joined(around: str, own: str) -> str:
-    return f"{around}/{own}" if around else own
+    """Paths that are absurdly long end in a digest of the rest: every block below would repeat them."""
+    path = f"{around}/{own}" if around else own
+    if len(path) <= _LONGEST:
+        return path
+    return f"{path[:_LONGEST]}~{hashlib.sha256(path.encode('utf-8', 'surrogatepass')).hexdigest()}"

@@ -92,10 +92,13 @@ def chain_ops(node: Node) -> list[MIL.Operation]:
     return list(ops.values())
 
 
-def chain_key(node: Node) -> bytes:
+def chain_key(node: Node, known: dict[int, bytes] | None = None) -> bytes:
     """Equal for chains of the same ops over the same data, whatever they are called. Of known forms only: those have
-    few parts (``scopes.MOST_PARTS``), also where one is read by several."""
+    few parts (``scopes.MOST_PARTS``). ``known``: keys by the ``id`` of ops, of parts that several read; added to."""
     assert node.op is not None
+    known = {} if known is None else known
+    if id(node.op) in known:
+        return known[id(node.op)]
     digest = hashlib.sha256()
     bare = MIL.Operation()
     bare.CopyFrom(node.op)
@@ -106,34 +109,54 @@ def chain_key(node: Node) -> bytes:
         bare.inputs[name].Clear()
     digest.update(bare.SerializeToString(deterministic=True))
     for name, source in sorted(node.sources.items()):
-        digest.update(f"{name} {source.results.index(source)}".encode() + chain_key(source))
-    return digest.digest()
+        digest.update(f"{name} {source.results.index(source)}".encode() + chain_key(source, known))
+    known[id(node.op)] = digest.digest()
+    return known[id(node.op)]
 
 
 def inner_ops(chains: Iterable[Chain]) -> dict[int, MIL.Operation]:
     """Constant ops that nothing reads any more once ``chains`` are constants, by ``id``."""
-    chains = list(chains)
-    ends = {id(chain.site.op): chain.site.op for chain in chains}
-    gone = dict(ends)
+    gone = GoneOps()
     for chain in chains:
-        take_parts(chain.node, gone)
-    return {key: op for key, op in gone.items() if key not in ends}
+        gone.add(chain.node)
+    return gone.parts
 
 
-def take_parts(node: Node, gone: dict[int, MIL.Operation]) -> list[MIL.Operation]:
-    """Add to ``gone`` (by ``id``), where the op of ``node`` is, the ops it is made from that nothing else reads;
-    returns what was added."""
-    added: list[MIL.Operation] = []
-    waiting = list(node.sources.values())
-    while waiting:
-        source = waiting.pop()
-        if source.op is None or id(source.op) in gone or any(result.is_block_output for result in source.results):
-            continue
-        if all(id(use.op) in gone for result in source.results for use in result.uses):
-            gone[id(source.op)] = source.op
-            added.append(source.op)
-            waiting += source.sources.values()
-    return added
+class GoneOps:
+    """Compressed constants that are taken out of a program, and the ops that only they are made from, by ``id``.
+
+    ``parts``: those without the constants themselves.
+    """
+
+    def __init__(self) -> None:
+        self.parts: dict[int, MIL.Operation] = {}
+        self._ends: set[int] = set()
+        self._reads: dict[int, int] = {}  # of an op's results, by what is not gone; counted once, then kept
+
+    def add(self, node: Node) -> list[MIL.Operation]:
+        """Take out the op of ``node``, of a known form; returns the other ops that nothing reads any more."""
+        added: list[MIL.Operation] = []
+        if id(node.op) in self._ends:
+            return added
+        self._ends.add(id(node.op))
+        waiting = list(node.sources.values())
+        while waiting:  # one entry for each time that an op which is gone reads another
+            source = waiting.pop()
+            if source.op is None or not self._is_last_read(source):
+                continue
+            if id(source.op) not in self._ends:
+                self.parts[id(source.op)] = source.op
+                added.append(source.op)
+                waiting += source.sources.values()
+        return added
+
+    def _is_last_read(self, source: Node) -> bool:
+        left = self._reads.get(id(source.op))
+        if left is None:
+            outside = any(result.is_block_output for result in source.results)
+            left = sum(len(result.uses) for result in source.results) + outside
+        self._reads[id(source.op)] = left - 1
+        return left == 1
 
 
 def chain_uses(node: Node) -> list[BlobUse]:

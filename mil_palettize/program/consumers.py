@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from itertools import islice
 
 from mil_palettize.errors import PackageError
@@ -13,7 +14,20 @@ from mil_palettize.program.weight import Consumer
 # More ops than these that hand a constant on, one after the other, or ways through them, are no program's.
 LONGEST_PATH = 1000
 MOST_WAYS = 100_000
-Known = dict[Node, tuple[Consumer, ...]]
+# Of all values of a function together: what many hand on in many ways grows with the product of the two.
+MOST_STEPS = 2_000_000
+
+
+@dataclass
+class Known:
+    """Consumers of values of one function. ``steps``: ops that these are reached through, in all."""
+
+    found: dict[Node, tuple[Consumer, ...]] = field(default_factory=dict)
+    steps: int = 0
+
+    def add(self, node: Node, found: tuple[Consumer, ...]) -> None:
+        self.found[node] = found
+        self.steps += sum(len(consumer.path) for consumer in found)
 
 
 def consumers(node: Node, known: Known | None = None) -> tuple[Consumer, ...]:
@@ -21,29 +35,32 @@ def consumers(node: Node, known: Known | None = None) -> tuple[Consumer, ...]:
 
     An op that reads a value twice through one input is one consumer. ``known``: of other values of the same function,
     added to. Raises PackageError where a constant is handed on by more than ``LONGEST_PATH`` ops one after the other,
-    or in more than ``MOST_WAYS`` ways.
+    or in more than ``MOST_WAYS`` ways, and where those of a function take more than ``MOST_STEPS`` ops in all.
     """
-    known = {} if known is None else known
+    known = Known() if known is None else known
     waiting = [node]
     while waiting:  # what a value lives on as is declared after it: there are no circles
         current = waiting[-1]
-        before = [following for use in current.uses for following in use.leads_to if following not in known]
+        before = [following for use in current.uses for following in use.leads_to if following not in known.found]
         if before:
             waiting += before
             continue
         waiting.pop()
-        if current not in known:
+        if current not in known.found:
             found = (c for use in current.uses for c in _through(current, use, known))
-            known[current] = tuple(dict.fromkeys(islice(found, MOST_WAYS + 1)))
-            _check_ways(node, known[current])
-    return known[node]
+            known.add(current, tuple(dict.fromkeys(islice(found, MOST_WAYS + 1))))
+            _check_ways(node, known.found[current], known.steps)
+    return known.found[node]
 
 
-def _check_ways(node: Node, found: tuple[Consumer, ...]) -> None:
+def _check_ways(node: Node, found: tuple[Consumer, ...], steps: int) -> None:
     longest = max((len(consumer.path) for consumer in found), default=0)
-    if longest > LONGEST_PATH or len(found) > MOST_WAYS:
-        what = f"by more than {LONGEST_PATH} ops one after the other"
-        what = what if longest > LONGEST_PATH else f"in more than {MOST_WAYS} ways"
+    if longest > LONGEST_PATH or len(found) > MOST_WAYS or steps > MOST_STEPS:
+        what = f"in more than {MOST_WAYS} ways"
+        if longest > LONGEST_PATH:
+            what = f"by more than {LONGEST_PATH} ops one after the other"
+        elif steps > MOST_STEPS:
+            what = f"with others of its function in ways of more than {MOST_STEPS} ops"
         raise PackageError(f"constant {node.name!r} is handed on {what}, which no program needs; simplify the model")
 
 
@@ -52,7 +69,7 @@ def _through(node: Node, use: Use, known: Known) -> list[Consumer]:
     leaves = any(following.op is use.op and following.is_block_output for following in use.leads_to)
     found = [] if use.leads_to and not leaves else [_user(node, use)]
     for following in use.leads_to:
-        for consumer in known[following]:
+        for consumer in known.found[following]:
             axis = _axis_back(use, consumer.channel_axis, node, following)
             path = ((use.op.type, op_name(use.op)), *consumer.path)
             found.append(Consumer(consumer.op_type, consumer.op_name, consumer.input_name, axis, path, consumer.groups))

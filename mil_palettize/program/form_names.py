@@ -46,7 +46,7 @@ def _describe(op: MIL.Operation, sources: Mapping[str, Node]) -> str:
 
 def _palette(op: MIL.Operation, sources: Mapping[str, Node]) -> str:
     shape = static_shape(parameter_type(op, sources, "lut")) or ()
-    entries, groups = (shape[-2], shape[:-2]) if len(shape) > 1 else (shape[0], ())
+    entries, groups = (shape[-2], shape[:-2]) if len(shape) > 1 else (math.prod(shape), ())
     count = math.prod(groups)
     words = [f"{int(entries).bit_length() - 1}-bit palette"]
     if count > 1:

@@ -106,7 +106,8 @@ class Model:
             self.moved |= below
             if below:
                 stage.model.specificationVersion = max(stage.model.specificationVersion, target.spec)
-                _raise_version(self.spec)
+        if self.moved:
+            _raise_version(self.spec)
         return changes
 
     def without_ops(self) -> CoreML.Model:

@@ -13,6 +13,7 @@ class NameSource:
 
     def __init__(self, function: MIL.Function) -> None:
         self._function = function
+        self._counts: dict[str, int] = {}  # the last one taken for what was wanted
 
     @cached_property
     def _used(self) -> set[str]:
@@ -29,9 +30,11 @@ class NameSource:
 
     def unique(self, wanted: str) -> str:
         """``wanted``, or ``wanted_1``, ``wanted_2``, ...; used from now on."""
-        name, count = wanted, 0
+        count = self._counts.get(wanted, 0)
+        name = f"{wanted}_{count}" if count else wanted
         while name in self._used:
             count += 1
             name = f"{wanted}_{count}"
         self._used.add(name)
+        self._counts[wanted] = count
         return name

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from mil_palettize.errors import PackageError
 from mil_palettize.program.values import MIL, scalar
+
+# Reports and paths of blocks repeat a name wherever it matters; converters' names have a few hundred characters.
+LONGEST_NAME = 2000
+
+
+def check_length(name: str) -> None:
+    """Raise PackageError for a name that is longer than ``LONGEST_NAME``."""
+    if len(name) > LONGEST_NAME:
+        raise PackageError(
+            f"the program has a name of {len(name)} characters, {name[:40]!r}...; up to {LONGEST_NAME} are read: "
+            "convert the model again with shorter names"
+        )
 
 
 def op_name(op: MIL.Operation) -> str:

@@ -44,9 +44,10 @@ Append = Callable[[np.ndarray, int, int], tuple[str, int]]
 class PaletteValues:
     """The parts of a palette as values, ready to stand in the ops of any number of sites.
 
-    ``indices``: of a sparse weight those of the values it holds. ``lut``: the entries, integers where ``lut_scale``
-    and ``lut_offset`` make the table of them. ``scale``: of each channel. What a site's own op holds (mask, scale
-    and offset of a compressed constant) is not among them.
+    ``shape``: of the weight. ``indices``: of a sparse weight those of the values it holds. ``lut``: the entries,
+    integers where ``lut_scale`` and ``lut_offset`` make the table of them. ``scale``: of each channel. ``mask``: of the
+    vectors of a sparse weight. What a site's own op holds (mask, scale and offset of a compressed constant) is not
+    among them otherwise.
     """
 
     form: Form
@@ -57,6 +58,7 @@ class PaletteValues:
     lut_offset: MIL.Value | None = None
     scale: MIL.Value | None = None
     vector_axis: int | None = None
+    mask: MIL.Value | None = None
 
 
 def store_palette(expr: WeightExpr, joint: str, form: Form, append: Append | None) -> PaletteValues:
@@ -75,14 +77,20 @@ def store_palette(expr: WeightExpr, joint: str, form: Form, append: Append | Non
     own = scaled if joint != "scaled" else None
     return PaletteValues(
         form,
-        lut.indices.shape,
+        lut.shape,
         _place(packed.data, packed.shape, UINT_TYPES[packed.nbits], packed.padding_bits, append),
         _array(lut.table if scaled is None else scaled.data.decode(), append),
         None if own is None else _array(own.scale, append),
         None if own is None or own.offset is None else _array(own.offset, append),
         None if outer is None or joint == "scaled" else _array(outer.scale, append),
         lut.vector_axis,
+        _mask_of_vectors(inner, append) if isinstance(inner, Sparse) and lut.vector > 1 else None,
     )
+
+
+def _mask_of_vectors(sparse: Sparse, append: Append | None) -> MIL.Value:
+    mask = sparse.mask
+    return _place(mask.data, mask.shape, UINT_TYPES[1], mask.padding_bits, append)
 
 
 def _stored_indices(lut: Lut, inner: WeightExpr) -> Packed:
@@ -133,10 +141,15 @@ def _sparse_ops(site: Site, values: PaletteValues, names: NameSource) -> list[MI
     named = f"{site.weight.op_name}_nonzero_data_0{SUFFIX}"
     lut = _table(values, f"{named}_lut_0_quantized", names, ops)
     inputs = {name: argument.arguments[0].value for name, argument in site.op.inputs.items()}
-    looked_up = _op(LUT_TO_SPARSE, indices_mask=inputs["mask"], indices_nonzero_data=values.indices, lut=lut)
+    mask, kept = values.mask or inputs["mask"], inputs["nonzero_data"].type
+    looked_up = _op(LUT_TO_SPARSE, indices_mask=mask, indices_nonzero_data=values.indices, lut=lut)
+    if values.vector_axis is not None:
+        looked_up.inputs["vector_axis"].arguments.add().value.CopyFrom(_axis(values.vector_axis))
+        count = math.prod(static_shape(values.indices.type) or ()) * _vector(values)
+        kept = tensor_type((count,), kept.tensorType.dataType)
     looked_up.attributes["name"].CopyFrom(string_value(names.unique(named)))
-    for index, like in enumerate((inputs["mask"], inputs["nonzero_data"])):
-        looked_up.outputs.add(name=names.unique(f"{named}_{index}"), type=like.type)
+    for index, output in enumerate((inputs["mask"].type, kept)):
+        looked_up.outputs.add(name=names.unique(f"{named}_{index}"), type=output)
     dense = _op(site.op.type, mask=looked_up.outputs[0].name, nonzero_data=looked_up.outputs[1].name)
     return [*ops, looked_up, _last(site, dense, "", names)]
 
@@ -185,9 +198,17 @@ def _lut_op(values: PaletteValues, lut: MIL.Value | str) -> MIL.Operation:
         return op
     op = _op(LUT_TO_DENSE, indices=values.indices, lut=lut)
     if values.vector_axis is not None:
-        axis = immediate_value(np.array(values.vector_axis, np.int32))
-        op.inputs["vector_axis"].arguments.add().value.CopyFrom(axis)
+        op.inputs["vector_axis"].arguments.add().value.CopyFrom(_axis(values.vector_axis))
     return op
+
+
+def _axis(vector_axis: int) -> MIL.Value:
+    return immediate_value(np.array(vector_axis, np.int32))
+
+
+def _vector(values: PaletteValues) -> int:
+    """Elements of an entry."""
+    return (static_shape(values.lut.type) or (1,))[-1]
 
 
 def _op(op_type: str, **inputs: MIL.Value | str) -> MIL.Operation:

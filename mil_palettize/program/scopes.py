@@ -17,6 +17,7 @@ import numpy as np
 
 from mil_palettize.program.block_paths import nested_path
 from mil_palettize.program.channel_axes import NEED_PARAMS, TRANSPARENT
+from mil_palettize.program.op_names import check_length, op_name
 from mil_palettize.program.values import MIL, immediate_array, static_shape
 
 # A constant made from more is no chain that a compressor writes (they have up to ten); reading one costs as much.
@@ -30,7 +31,8 @@ class Node:
 
     Of a constant op: ``sources``, what its inputs bound by name read (one value each), and ``results``, all its
     outputs, this one included. ``parts``: itself and all it is made from, what is read twice counted twice, up to
-    ``MOST_PARTS`` + 1. ``level``: blocks it stands in, nested in its function's.
+    ``MOST_PARTS`` + 1. ``level``: blocks it stands in, nested in its function's. ``repeated``: whether other values are
+    declared under the same name and path, so that the two do not say which one is meant.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Node:
     results: list[Node] = field(default_factory=list)
     parts: int = 1
     level: int = 0
+    repeated: bool = False
 
     @cached_property
     def shape(self) -> tuple[int, ...] | None:
@@ -90,6 +93,13 @@ class Scope:
 
     nodes: list[Node] = field(default_factory=list)
     ops: list[ScopedOp] = field(default_factory=list)
+    _first: dict[tuple[str, str], Node] = field(default_factory=dict)  # of each path and name
+
+    def declare(self, node: Node) -> None:
+        """Add a value."""
+        self.nodes.append(node)
+        first = self._first.setdefault((node.block, node.name), node)
+        first.repeated = node.repeated = first is not node or first.repeated
 
     @property
     def constants(self) -> Iterator[Node]:
@@ -110,7 +120,8 @@ def is_constant_op(op_type: str) -> bool:
 
 
 def build_scope(function: MIL.Function, block: MIL.Block, path: str = "") -> Scope:
-    """Resolve every name of ``block``, one specialization of ``function``; ``path``: that of the block."""
+    """Resolve every name of ``block``, one specialization of ``function``; ``path``: that of the block. Raises
+    PackageError for a name that is absurdly long."""
     scope = Scope()
     names: ChainMap[str, Node] = ChainMap()
     for value in (*function.inputs, *block.inputs):
@@ -120,9 +131,10 @@ def build_scope(function: MIL.Function, block: MIL.Block, path: str = "") -> Sco
 
 
 def _declare(scope: Scope, names: ChainMap[str, Node], node: Node) -> Node:
+    check_length(node.name)
     names[node.name] = node
     node.level = len(names.maps) - 1
-    scope.nodes.append(node)
+    scope.declare(node)
     return node
 
 
@@ -146,6 +158,8 @@ def _read(op: MIL.Operation, names: ChainMap[str, Node]) -> Iterator[Read]:
 def _walk_op(scope: Scope, scoped: ScopedOp, names: ChainMap[str, Node]) -> None:
     op, block, reads = scoped
     scope.ops.append(scoped)
+    for name in (op.type, op_name(op), *op.inputs, *op.attributes, *(output.name for output in op.outputs)):
+        check_length(name)
     carried = [read.constant for read in reads if read.input_name == "loop_vars"]
     loop_inputs = _walk_nested(scope, scoped, names, carried)
     constant = is_constant_op(op.type) or (op.type in TRANSPARENT and all(read.constant for read in reads))

@@ -10,7 +10,7 @@ from mil_palettize.program.block_paths import bound_path
 from mil_palettize.program.consumers import Known, consumers
 from mil_palettize.program.op_names import op_name
 from mil_palettize.program.scopes import Node, ScopedOp, is_constant_op
-from mil_palettize.program.values import MIL, static_shape, type_name, value_nbytes
+from mil_palettize.program.values import MIL, scalar, static_shape, type_name, value_nbytes
 from mil_palettize.program.weight import Consumer, Weight
 
 # Readers take messages nested up to 100 deep. Block L of a pipeline stage's program is 9 + 2 L deep, a palette's op has
@@ -104,6 +104,10 @@ def place_obstacle(node: Node) -> str:
     """What in the constant's place rules a palette out."""
     if node.level > DEEPEST_LEVEL:
         return f"stands {node.level} blocks deep, where readers would not take a palette's op"
+    if node.repeated:
+        return "shares its name with another value of its block, so that it cannot be told which of them is meant"
+    if node.op is not None and "name" in node.op.attributes and not isinstance(scalar(node.op.attributes["name"]), str):
+        return "has a name that is no text in the program, which a palette's op must have"
     if node.is_block_output:
         return "is an output of its block, which a compressed constant cannot be"
     feeds = next((use.op.type for use in node.uses if use.op.type.startswith("constexpr_")), None)

@@ -66,11 +66,12 @@ def pipeline_models(model: CoreML.Model) -> list[tuple[str, CoreML.Model]]:
     pipeline = model.pipeline if kind == "pipeline" else getattr(model, kind).pipeline
     given = [*pipeline.names, *[""] * len(pipeline.models)]
     found: dict[str, CoreML.Model] = {}
+    numbers: dict[str, int] = {}  # the last one of each name
     for index, (name, stage) in enumerate(zip(given, pipeline.models, strict=False)):
-        label, number = name or str(index), 1
+        label = own = name or str(index)
         while label in found:
-            number += 1
-            label = f"{name or index} ({number})"
+            numbers[own] = numbers.get(own, 1) + 1
+            label = f"{own} ({numbers[own]})"
         found[label] = stage
     return list(found.items())
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from mil_palettize.program.block_paths import specializations
 from mil_palettize.program.consumers import Known
-from mil_palettize.program.op_names import op_name
+from mil_palettize.program.op_names import check_length, op_name
 from mil_palettize.program.scopes import build_scope
 from mil_palettize.program.sites import Site, inline_sites, site_of
 from mil_palettize.program.stages import Stage
@@ -31,9 +31,10 @@ def survey(stage: Stage) -> Survey:
     found = Survey()
     for name, function in sorted(stage.program.functions.items()):
         label = stage.function_label(name)
+        check_length(label)
         for opset, path, block in specializations(function):
             scope = build_scope(function, block, path)
-            known: Known = {}
+            known = Known()
             sites = (site_of(node, label, opset, known) for node in scope.constants)
             found.sites += [site for site in sites if site is not None]
             for scoped in scope.ops:

@@ -20,7 +20,8 @@ from mil_palettize.text import format_bytes, format_count, printable
 class ConstantInfo:
     """One constant. ``consumers``: (op type, input name). ``form``: ``const``, ``4-bit palette``, ... ``nbytes``: of
     its data, also where other constants share it. ``reason``: why it would be left alone by 4-bit k-means with the
-    default settings, "" when it would be palettized."""
+    default settings, "" when it would be palettized. ``block``: path of the nested block that declares it, "" for the
+    function's own."""
 
     name: str
     function: str
@@ -31,6 +32,7 @@ class ConstantInfo:
     form: str
     consumers: list[tuple[str, str]]
     reason: str
+    block: str = ""
 
 
 @dataclass
@@ -53,7 +55,7 @@ class Inspection:
         """Every constant, the largest first, totals at the end; at most ``width`` columns."""
         rows = [
             (
-                printable(c.name if c.function == "main" else f"{c.function}/{c.name}"),
+                printable(_label(c)),
                 "×".join(map(str, c.shape)) or "scalar",
                 c.dtype,
                 format_bytes(c.nbytes),
@@ -72,6 +74,11 @@ class Inspection:
             *self.notes,
         )
         return "\n".join([table, "", *map(printable, totals)]) + "\n"
+
+
+def _label(constant: ConstantInfo) -> str:
+    name = constant.name if constant.function == "main" else f"{constant.function}/{constant.name}"
+    return f"{name} in {constant.block}" if constant.block else name
 
 
 def _readers(constant: ConstantInfo) -> str:
@@ -105,6 +112,7 @@ def _constant(site: Site, reason: str) -> ConstantInfo:
         form="inline" if weight.form == "inline" else describe_form(site),
         consumers=[(c.op_type, c.input_name) for c in weight.consumers],
         reason=reason,
+        block=weight.block,
     )
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mil_palettize.algorithms.compiled.jit import when_compiling
 from mil_palettize.text import printable, shorten
 
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}B/{total_fmt}B [{elapsed}<{remaining}{postfix}]"
 _CALIBRATING = "calibrating {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
 _NAME_WIDTH = 24
-_COMPILE = "numba:compile"
 _COMPILING = "compiling, once after installing"
+_COMPILING_LINE = "mil_palettize: compiling loops, which takes some seconds, once per version and kind of palette\n"
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,28 @@ class CallbackProgress:
 class BarProgress:
     """A tqdm bar over bytes that counts weights beside it, on standard error where that is a terminal.
 
-    The first palette after installing waits for loops to be compiled: the bar says so. Calibration has a bar of its own
-    before it, over the runs of ops.
+    The first palette after installing waits for loops to be compiled: the bar says so, and where there is none, a line.
+    Calibration has a bar of its own before it, over the runs of ops.
     """
 
     def __init__(self) -> None:
         self._runs: Any = None
+        self._bar: Any = None
+        self._told = False
+        self._end_listening = when_compiling(self._tell_compiling)
+
+    def _tell_compiling(self) -> None:
+        """Once; the next op or weight takes the words' place in the bar."""
+        if self._told:
+            return
+        self._told = True
+        bar = self._bar if self._runs is None else self._runs
+        if bar is not None and not bar.disable:
+            bar.set_postfix_str(_COMPILING)
+        else:
+            with suppress(AttributeError, OSError, ValueError):  # there may be no stream, or nobody listening
+                sys.stderr.write(_COMPILING_LINE)
+                sys.stderr.flush()
 
     def calibrate(self, done: int, total: int, name: str) -> None:
         from tqdm import tqdm
@@ -93,7 +112,6 @@ class BarProgress:
             self._runs = None
 
     def start(self, weights: int, nbytes: int) -> None:
-        from numba.core import event
         from tqdm import tqdm
 
         self._end_runs()
@@ -109,9 +127,6 @@ class BarProgress:
             bar_format=_BAR,
         )
 
-        self._listener = _compile_listener(self._bar)
-        event.register(_COMPILE, self._listener)
-
     def advance(self, name: str, weights: int, nbytes: int) -> None:
         self._done += weights
         self._bar.set_description_str(f"{self._done}/{self._total} weights", refresh=False)
@@ -119,30 +134,10 @@ class BarProgress:
         self._bar.update(nbytes)
 
     def close(self) -> None:
-        from numba.core import event
-
+        self._end_listening()
         self._end_runs()
-        if hasattr(self, "_bar"):  # otherwise nothing was begun
-            event.unregister(_COMPILE, self._listener)
+        if self._bar is not None:  # otherwise nothing was begun
             self._bar.close()
-
-
-def _compile_listener(bar: Any) -> Any:
-    """Lets the bar say that functions are being compiled; numba does not tell of those it finds on disk."""
-    from numba.core.event import Event, Listener
-
-    class Compiling(Listener):
-        told = False
-
-        def on_start(self, event: Event) -> None:
-            if not self.told:
-                bar.set_postfix_str(_COMPILING)
-                self.told = True
-
-        def on_end(self, event: Event) -> None:
-            """The next weight takes the words' place."""
-
-    return Compiling()
 
 
 def make_progress(progress: bool | Callable[[ProgressEvent], object] | None) -> Progress:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,6 +102,22 @@ class WeightReport:
 
 
 @dataclass(frozen=True)
+class BiasReport:
+    """A bias that calibration changed. ``largest``: change of an element; ``digest``: of the record that it is stored
+    as now (see ``program/fingerprints.py``)."""
+
+    name: str
+    function: str
+    block: str
+    largest: float
+    digest: str
+
+    @property
+    def id(self) -> WeightId:
+        return WeightId(self.function, self.block, self.name)
+
+
+@dataclass(frozen=True)
 class Moved:
     """Something a move to a later opset changed; ``op_name`` is "" for the function itself."""
 
@@ -116,7 +133,7 @@ class Report:
     ``bytes_before`` and ``bytes_after``: of all files of the package. ``small``: constants at or
     below their threshold, which are not in ``weights``. ``dropped_records``: of weight files, that nothing
     pointed at (None where that could not be told). ``check``: both packages run on the same inputs, where that was
-    asked for."""
+    asked for. ``biases``: that calibration changed."""
 
     source: str
     destination: str | None
@@ -132,6 +149,7 @@ class Report:
     verified: bool = False
     seconds: float = 0.0
     check: ModelComparison | None = None
+    biases: list[BiasReport] = field(default_factory=list)
 
     @property
     def palettized(self) -> list[WeightReport]:
@@ -151,6 +169,7 @@ class Report:
         data["check"] = None if self.check is None else self.check.to_dict()
         data["weights"] = [_weight_dict(w) for w in self.weights]
         data["moved"] = [dataclasses.asdict(m) for m in self.moved]
+        data["biases"] = [dataclasses.asdict(b) for b in self.biases]
         return data
 
     def to_json(self, indent: int | None = 2) -> str:
@@ -159,18 +178,30 @@ class Report:
 
     def to_text(self, width: int = 110) -> str:
         """Totals, the largest palettes, what was left alone and why, what was moved; at most ``width`` columns."""
-        noted = grouped_lines(((note, w.label) for w in self.weights for note in w.notes), width)
+        labels = self.labels()
+        noted = grouped_lines(((note, labels[w.id]) for w in self.weights for note in w.notes), width)
         changed = self.palettized + self.decompressed
         table = _dense_table if self.action == DECOMPRESSED else _palette_table
         blocks = [
             self._totals(),
-            table(changed, width),
-            _titled("left alone", grouped_lines(((w.reason, w.label) for w in self.skipped), width)),
+            table(changed, labels, width),
+            _titled("left alone", grouped_lines(((w.reason, labels[w.id]) for w in self.skipped), width)),
             _titled("moved to a later opset", _moved_lines(self.moved, width)),
+            _titled("biases corrected", _bias_lines(self.biases)),
             "" if self.check is None else self.check.outputs_text(width),
             _titled("notes", indented_lines(self.notes, width) + noted),
         ]
         return printable("\n\n".join(block for block in blocks if block)) + "\n"
+
+    def labels(self) -> dict[WeightId, str]:
+        """What each weight is called in text: with its function and block where its name alone is that of several."""
+        names = Counter(name for _, name in {(weight.function, weight.name) for weight in self.weights})
+        labels = Counter(weight.label for weight in self.weights)
+        told = {}
+        for weight in self.weights:
+            label = f"{weight.function}/{weight.name}" if names[weight.name] > 1 else weight.label
+            told[weight.id] = f"{label} in {weight.block}" if weight.block and labels[weight.label] > 1 else label
+        return told
 
     def _totals(self) -> str:
         done = f"would be {self.action}" if self.dry_run else self.action
@@ -186,9 +217,18 @@ class Report:
         ]
         if self.action == PALETTIZED and not changed:
             lines.append(f"Nothing {'would be' if self.dry_run else 'was'} palettized.")
+        if self.action == DECOMPRESSED and not self.weights:
+            lines.append("Nothing is compressed in it: the new package holds what the old one does.")
         if self.dropped_records:
             lines.append(f"{format_count(self.dropped_records, 'record')} that nothing pointed at dropped")
         return "\n".join(lines)
+
+
+def _bias_lines(biases: Sequence[BiasReport]) -> list[str]:
+    """The largest changes first."""
+    shown = sorted(biases, key=lambda bias: -bias.largest)[:LARGEST]
+    more = [f"  … and {len(biases) - LARGEST} more"] if len(biases) > LARGEST else []
+    return [f"  {printable(bias.name)} by up to {bias.largest:.3g}" for bias in shown] + more
 
 
 def _times(before: int, after: int) -> str:
@@ -215,14 +255,14 @@ def _weight_dict(weight: WeightReport) -> dict[str, Any]:
     return data
 
 
-def _palette_table(weights: list[WeightReport], width: int) -> str:
-    rows = [(*_row(w, _palette_words(w)), _snr(w)) for w in _largest(weights)]
+def _palette_table(weights: list[WeightReport], labels: Mapping[WeightId, str], width: int) -> str:
+    rows = [(*_row(w, labels[w.id], _palette_words(w)), _snr(w)) for w in _largest(weights)]
     header = ("weight", "shape", "read by", "palette", "before", "after", "SNR dB")
     return _table(header, rows, len(weights), width)
 
 
-def _dense_table(weights: list[WeightReport], width: int) -> str:
-    rows = [_row(w, shorten(w.mode or "", 40)) for w in _largest(weights)]
+def _dense_table(weights: list[WeightReport], labels: Mapping[WeightId, str], width: int) -> str:
+    rows = [_row(w, labels[w.id], shorten(w.mode or "", 40)) for w in _largest(weights)]
     return _table(("weight", "shape", "read by", "was", "before", "after"), rows, len(weights), width)
 
 
@@ -230,9 +270,9 @@ def _largest(weights: list[WeightReport]) -> list[WeightReport]:
     return sorted(weights, key=lambda w: -w.bytes_before)[:LARGEST]
 
 
-def _row(weight: WeightReport, form: str) -> tuple[str, ...]:
+def _row(weight: WeightReport, label: str, form: str) -> tuple[str, ...]:
     return (
-        printable(weight.label),
+        printable(label),
         "×".join(map(str, weight.shape)) + f" {weight.dtype}",
         shorten(printable(", ".join(dict.fromkeys(op for op, _ in weight.consumers))), 18),
         form,

@@ -15,6 +15,7 @@ from mil_palettize.program.weight import Weight
 from mil_palettize.reports.decibels import decibels
 from mil_palettize.reports.report import COUNT_UNKNOWN, CalibrationReport, Moved, Report, WeightReport
 
+_BULK_LOSS = 10.0  # dB that most elements may have less than the whole weight; of a normal distribution they have 3
 _SPLIT = "stored once with a constant that is planned otherwise: stored apart now"
 
 
@@ -93,7 +94,8 @@ def _told(specification: PaletteSpecification | None) -> dict[str, Any]:
 def _bytes_after(decision: Decision) -> int | None:
     if decision.specification is None:
         return decision.weight.nbytes
-    if decision.specification.nbits is None:
+    sparse_vectors = decision.weight.joint == "sparse" and decision.specification.cluster_dim > 1
+    if decision.specification.nbits is None or sparse_vectors:  # values decide
         return None
     return palette_nbytes(decision.weight, decision.specification, decision.specification.nbits)
 
@@ -127,7 +129,7 @@ def _finished(report: WeightReport, decision: Decision, done: Rewritten) -> Weig
 def _encoded(report: WeightReport, figures: Figures) -> WeightReport:
     specification = figures.specification
     snr = decibels(figures.signal, figures.sse)
-    more = (figures.note, _warning(specification.mode) if snr < 0 else "")
+    more = (figures.note, _warning(specification.mode) if snr < 0 else "", _bulk_warning(snr, figures))
     told, made = _told(specification) | {"nbits": figures.nbits}, figures.calibration
     return dataclasses.replace(
         report,
@@ -147,3 +149,14 @@ def _warning(mode: str) -> str:
     """Of a palette whose error is larger than the weight itself."""
     instead = "use mode kmeans" if mode == "uniform" else "use more bits, or leave this weight alone"
     return f"warning: {mode} is worse here than zeros would be (an SNR below 0 dB): {instead}"
+
+
+def _bulk_warning(snr: float, figures: Figures) -> str:
+    """Of a palette whose entries are spent on few large elements, while most share the others."""
+    if figures.bulk_db is None or snr - figures.bulk_db < _BULK_LOSS:
+        return ""
+    return (
+        f"warning: heavy tails: nine tenths of the elements have an SNR of about {figures.bulk_db:.1f} dB, where the "
+        f"whole weight has {snr:.1f}: few large elements decide its error, and outputs may be worse than it says; "
+        "give groups (group_size), more bits, or calibrate"
+    )

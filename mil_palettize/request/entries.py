@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mil_palettize.errors import ConfigError, UnsupportedModeError
+from mil_palettize.errors import ConfigError, PackageError, UnsupportedModeError
 from mil_palettize.request.near_names import near_names
 from mil_palettize.request.normalised import Requests
 from mil_palettize.request.palette_request import DEFAULTS, PaletteRequest, palette_request
@@ -22,6 +23,10 @@ STANDARD_STREAM = "-"
 _TYPE = "config_type"
 _PALETTIZER = "OpPalettizerConfig"
 _LEVELS = ("op_type_configs", "op_name_configs")
+_MERGE = "tag:yaml.org,2002:merge"
+_LARGEST = 16 << 20  # bytes of a file: recipes have an entry for each op at most
+_LONGEST_SCALAR = 4000  # characters
+_MOST_MERGED = 10_000
 _KEYS = (_TYPE, "global_config", *_LEVELS)
 _OPTIONS = tuple(name for name in DEFAULTS if name != "lut_function")
 Options = Mapping[str, Any]
@@ -116,19 +121,48 @@ class _Located(dict[Any, Any]):
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, and a key given twice is an error: YAML would take the last one silently."""
+    """Safe, in time that follows the file: keys are text, whatever YAML would make of them (numbers can be chosen to
+    collide), and what is merged has a limit. A key given twice is an error: YAML would take the last one silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        lines: dict[Any, int] = {}
-        keys = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for key in keys:
-            name, line = self.construct_object(key, deep=True), key.start_mark.line + 1
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if key.tag == _MERGE:
+                continue
+            name, line = self._key(key), key.start_mark.line + 1
             if name in lines:
                 raise ConfigError(f"{name!r} is given twice, in lines {lines[name]} and {line}")
             lines[name] = line
-        found = _Located(super().construct_mapping(node, deep=True))
+        self.flatten_mapping(node)
+        found = _Located({self._key(key): self.construct_object(value, deep=True) for key, value in node.value})
         found.lines = lines
         return found
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        if isinstance(node, yaml.ScalarNode) and len(node.value) > _LONGEST_SCALAR:
+            raise ConfigError(f"line {node.start_mark.line + 1} holds a value of {len(node.value)} characters")
+        return super().construct_scalar(node)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put the entries of what is merged in front of the node's own, as YAML does."""
+        merged: list[tuple[yaml.Node, yaml.Node]] = []
+        for key, value in node.value:
+            if key.tag != _MERGE:
+                continue
+            sources = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            for source in reversed(sources):
+                if not isinstance(source, yaml.MappingNode):
+                    raise ConfigError(f"line {key.start_mark.line + 1} merges what is no mapping")
+                self.flatten_mapping(source)
+                merged += source.value
+                if len(merged) > _MOST_MERGED:
+                    raise ConfigError(f"line {key.start_mark.line + 1} merges more than {_MOST_MERGED} entries")
+        node.value = [*merged, *(pair for pair in node.value if pair[0].tag != _MERGE)]
+
+    def _key(self, node: yaml.Node) -> str:
+        if not isinstance(node, yaml.ScalarNode):
+            raise ConfigError(f"line {node.start_mark.line + 1} has a key that is no text")
+        return str(self.construct_object(node, deep=True))
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_mapping)
@@ -137,15 +171,37 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_mapping)
 def load_config(path: str | Path) -> Requests:
     """What a YAML file in coremltools' format asks for; ``-`` is standard input.
 
-    Raises ConfigError in one line for a missing file, bad YAML, or keys and values that are not known.
+    Raises PackageError for a file that cannot be read, ConfigError in one line for bad YAML, or keys and values that
+    are not known.
     """
     try:
-        text = (sys.stdin.buffer.read() if path == STANDARD_STREAM else Path(path).read_bytes()).decode("utf-8-sig")
+        with nullcontext(sys.stdin.buffer) if path == STANDARD_STREAM else open(path, "rb") as file:
+            stored = file.read(_LARGEST + 1)
+        text = stored.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise PackageError(f"config {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if len(stored) > _LARGEST:
+        raise ConfigError(f"config {path} has more than {_LARGEST} bytes, which is no recipe for one model")
     try:
         return read_entries(yaml.load(text, _Loader)).requests()
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # TypeError: of a key that is a list
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config {path}, {_told(error, text)}") from error
+    except (ValueError, TypeError, RecursionError) as error:  # TypeError: of a key that is a list
         kind = UnsupportedModeError if isinstance(error, UnsupportedModeError) else ConfigError
         told = " ".join(str(error).split()) or type(error).__name__
         raise kind(f"config {path} is not a coremltools OptimizationConfig: {told}") from error
+
+
+def _told(error: yaml.YAMLError, text: str) -> str:
+    """Where the text stops being YAML, and why."""
+    if isinstance(error, yaml.reader.ReaderError):
+        lines = text[: error.position].split("\n")
+        place = f"line {len(lines)}, column {len(lines[-1]) + 1}"
+        return f"{place}: the character U+{ord(text[error.position]):04X} is not allowed"
+    assert isinstance(error, yaml.MarkedYAMLError)
+    mark, begun = error.problem_mark or error.context_mark, error.context_mark
+    place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+    since = "" if begun is None or begun is mark else f" that begins in line {begun.line + 1}"
+    context = f", {error.context}{since}" if error.context else ""
+    hint = "; indent with spaces" if "\\t" in str(error.problem) else ""
+    return f"{place}{error.problem}{context}{hint}"

@@ -16,11 +16,13 @@ class Importance:
     """How much each element, or block of elements, of one weight counts.
 
     ``array``: positive finite floats of the weight's rank, read-only; each size divides the weight's, a number holds
-    for a block. ``digest``: SHA-256 of its type, shape and values, by which two of these are compared.
+    for a block. ``digest``: SHA-256 of its type, shape and values, by which two of these are compared. ``asked``: for
+    this very weight, so that it is told where that has no effect.
     """
 
     array: np.ndarray = field(compare=False, repr=False)
     digest: str
+    asked: bool = field(default=True, compare=False)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether a weight of this shape has elements for every number."""
@@ -33,6 +35,11 @@ class Importance:
         for axis, size in enumerate(shape):
             spread = np.repeat(spread, size // spread.shape[axis], axis=axis)
         return spread
+
+
+class WeightsImportance(dict[str, np.ndarray]):
+    """Importance of all weights of a package, by name, of which some may get no palette: nothing has to be told of
+    these."""
 
 
 def checked_importance(given: object) -> dict[str, Importance]:
@@ -49,10 +56,11 @@ def checked_importance(given: object) -> dict[str, Importance]:
     for key in given:
         if not isinstance(key, str):
             raise ConfigError(f"importance has the key {key!r}; keys are names of constants, or 'function/name'")
-    return {key: _checked(f"importance[{key!r}]", value) for key, value in given.items()}
+    asked = not isinstance(given, WeightsImportance)
+    return {key: _checked(f"importance[{key!r}]", value, asked) for key, value in given.items()}
 
 
-def _checked(told: str, value: object) -> Importance:
+def _checked(told: str, value: object, asked: bool) -> Importance:
     try:
         array = np.array(value, order="C")
     except Exception as error:
@@ -67,4 +75,4 @@ def _checked(told: str, value: object) -> Importance:
     array.flags.writeable = False
     digest = hashlib.sha256(f"{array.dtype.str} {array.shape};".encode())
     digest.update(array.reshape(-1).view(np.uint8).data)
-    return Importance(array, digest.hexdigest())
+    return Importance(array, digest.hexdigest(), asked)

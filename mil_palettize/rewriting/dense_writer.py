@@ -79,9 +79,10 @@ class DenseWriter:
 
     def _add_jobs(self, chains: list[Chain]) -> None:
         jobs: dict[tuple[bytes, int], _Job] = {}
+        keys: dict[int, bytes] = {}
         for chain in chains:
             place = self._files.place_of(chain_uses(chain.node), chain.site.weight.function)
-            key = chain_key(chain.node), id(place)
+            key = chain_key(chain.node, keys), id(place)
             if key not in jobs:
                 jobs[key] = _Job()
                 place.append(jobs[key])
@@ -124,5 +125,5 @@ def _decode(job: _Job, model: Model) -> tuple[np.ndarray, DenseFigures]:
     started = time.perf_counter()
     node = job.chains[0].node
     expr = read_expression(job.site.op, node.sources, model.store, used_by=job.site.weight.key)
-    array = np.ascontiguousarray(expr.decode())
+    array = np.asarray(expr.decode(), order="C")  # which leaves rank 0 as it is
     return array, DenseFigures(expr.nbytes, time.perf_counter() - started)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mil_palettize.errors import PlanError
+from mil_palettize.expressions.packed import mask_of_vectors
 from mil_palettize.expressions.weight_expr import Lut, Part, Scale, Sparse, WeightExpr, lut_of
 from mil_palettize.program.chains import find_chains, palette_obstacle
 from mil_palettize.program.forms import FORMS, Form, refusal
@@ -102,7 +103,9 @@ def _check_kept_parts(site: Site, expr: WeightExpr, model: Model) -> None:
     """A mask and scales are left in the package as they are, and so have to be those of the expression."""
     held = expression(site, model.store)
     if isinstance(held, Sparse) and isinstance(expr, Sparse):
-        same = np.array_equal(held.mask.unpack(), expr.mask.unpack())
+        lut = lut_of(expr)
+        mask = mask_of_vectors(held.mask, lut.vector, lut.vector_axis or 0)
+        same = np.array_equal(mask.unpack(), expr.mask.unpack())
     else:
         given = expr.lut if isinstance(expr, Lut) else expr
         assert isinstance(held, Scale)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from mil_palettize.expressions.digest import expression_digest
 from mil_palettize.expressions.weight_expr import WeightExpr
-from mil_palettize.program.blob_uses import BlobUse, blob_uses
+from mil_palettize.program.blob_uses import blob_uses
 from mil_palettize.program.block_edits import insert_ops, rebind, remove_ops
-from mil_palettize.program.chains import chain_uses, take_parts
+from mil_palettize.program.chains import GoneOps, chain_uses
 from mil_palettize.program.forms import FORMS, Form
 from mil_palettize.program.model import Model
 from mil_palettize.program.new_names import NameSource
@@ -79,8 +79,7 @@ class PaletteWriter:
         self._model = model
         self._rename = rename
         self._files: WeightFiles[PaletteJob] = WeightFiles(model)
-        self._gone: dict[int, MIL.Operation] = {}  # ops of chains that palettes replace, their ends included
-        self._parts: dict[int, MIL.Operation] = {}  # the same without the ends
+        self._gone = GoneOps()  # chains that palettes replace
         self._replaced: list[tuple[Site, PaletteValues]] = []
         for site in model.survey().sites:
             if site in wanted:
@@ -97,7 +96,8 @@ class PaletteWriter:
             self._files.in_program.append(job)  # what stands in the program itself is never shared
             return
         else:
-            place = self._files.place_of(_own_use(site), site.weight.function)
+            stored = site.op if site.weight.joint == "sparse" else site.value  # of vectors the mask goes as well
+            place = self._files.place_of(blob_uses(stored, site.weight.key), site.weight.function)
         same = next((other for other in place if other.same == job.same), None)
         if same is None:
             place.append(job)
@@ -125,25 +125,23 @@ class PaletteWriter:
         values = store_palette(expr, job.site.weight.joint, job.form, append)
         for site in job.sites:
             self._replaced.append((site, values))
-            self._free(site)
+            self._free(site, with_mask=values.mask is not None)
         return True
 
-    def _free(self, site: Site) -> None:
+    def _free(self, site: Site, *, with_mask: bool) -> None:
         """What the palette of ``site`` takes the place of is not needed any more."""
         if not _is_chain(site):
-            self._files.free(_own_use(site))
+            gone = [site.value, site.op.inputs["mask"]] if with_mask else [site.value]
+            self._files.free(use for message in gone for use in blob_uses(message, site.weight.key))
             return
         assert site.node is not None
-        self._gone[id(site.op)] = site.op
-        parts = take_parts(site.node, self._gone)
-        self._parts |= {id(op): op for op in parts}
-        for op in (site.op, *parts):
+        for op in (site.op, *self._gone.add(site.node)):
             self._files.free(blob_uses(op))
 
     def _put_palettes(self) -> None:
         """Put the palettes in, and take out what only the constants they replace were made from."""
         for stage in self._model.stages:
-            remove_ops(stage, self._parts)  # first: new ops may be called as they were
+            remove_ops(stage, self._gone.parts)  # first: new ops may be called as they were
         names: dict[str, NameSource] = {}
         for stage in self._model.stages:
             names |= {stage.function_label(n): NameSource(f) for n, f in stage.program.functions.items()}
@@ -161,7 +159,3 @@ class PaletteWriter:
 def _is_chain(site: Site) -> bool:
     """A compressed constant all of which goes; joint compression keeps the op and replaces its values."""
     return site.weight.form != "const" and not site.weight.joint
-
-
-def _own_use(site: Site) -> list[BlobUse]:
-    return blob_uses(site.value, site.weight.key)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from mil_palettize.encoding.palette_cache import Clustered
-from mil_palettize.encoding.results import Declined, Encoded
+from mil_palettize.encoding.results import Declined, Encoded, Rewritten
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ConfigError, PlanError
 from mil_palettize.planning.plan import SELECTIONS, Plan, make_plan
@@ -29,6 +29,8 @@ from mil_palettize.rewriting.planned_palettes import PlannedPalettes
 from mil_palettize.rewriting.redo import Old, all_ops, as_if_dense, find_old, tell
 from mil_palettize.text import format_count
 
+_NAMED = 3  # weights that an error names
+
 
 @dataclass(frozen=True)
 class _Planner:
@@ -39,8 +41,9 @@ class _Planner:
     strict: bool
     after: dict[str, str]
 
-    def plan(self, survey: Survey, redone: list[Old], *, strict: bool | None = None) -> Plan:
-        """``redone``: palettes that get another one. Raises ConfigError and PlanError as :func:`prepare` does."""
+    def plan(self, survey: Survey, redone: list[Old], *, strict: bool | None = None, idle: Sequence[str] = ()) -> Plan:
+        """``redone``: palettes that get another one. ``idle``: options that have no effect. Raises ConfigError and
+        PlanError as :func:`prepare` does."""
         weights, op_names = as_if_dense(survey, redone)
         return make_plan(
             weights,
@@ -50,6 +53,7 @@ class _Planner:
             opset_after=self.after,
             op_types=survey.op_types,
             op_names=op_names,
+            idle=idle,
         )
 
 
@@ -126,11 +130,12 @@ def _moved_and_planned(
 def _prepared(model: Model, planner: _Planner, changes: list[Moved], redo: bool) -> Prepared:
     survey = model.survey()
     redone = find_old(survey.sites) if redo else []
+    idle = ["redo has no effect: no weight is a palette that another could replace"] if redo and not redone else []
     if redone:
         decisions = planner.plan(survey, redone, strict=False).decisions
         planned = {decision.weight for decision in decisions if decision.specification is not None}
         redone = [old for old in redone if old.weight in planned]
-    return Prepared(model, planner, planner.plan(survey, redone), changes, redone)
+    return Prepared(model, planner, planner.plan(survey, redone, idle=idle), changes, redone)
 
 
 def _palette_target(model: Model, target: object) -> Opset:
@@ -179,10 +184,19 @@ def carry_out(
         prepared = prepared.keeping(declined)
         plan_anew(report, prepared.plan, prepared.moved)
     complete(report, prepared.plan, done)
+    if clustered is not None:
+        report.notes.append(_taken(done, clustered))
     if prepared.planner.strict and not report.palettized:
         raise nothing_to_do(weight.reason for weight in report.weights)
     tell(report, prepared.plan, prepared.redone)
     report.bytes_after = folder_nbytes(folder)
+
+
+def _taken(done: Rewritten, clustered: Clustered) -> str:
+    """How many palettes a resumed run did not have to make."""
+    made = [result for result in done.results.values() if not isinstance(result, Declined)]
+    kept = sum(result.kept for result in made)
+    return f"{kept} of {format_count(len(made), 'palette')} taken from {clustered.folder}, where they were kept"
 
 
 def nothing_to_do(reasons: Iterable[str]) -> PlanError:
@@ -195,6 +209,6 @@ def refuse_declined(results: Mapping[WeightId, object]) -> None:
     """Raise PlanError for weights whose values rule out what was asked for."""
     unmet = [f"{w.key!r}: {r.reason}" for w, r in results.items() if isinstance(r, Declined) and r.unmet]
     if unmet:
-        raise PlanError(
-            f"strict: {format_count(len(unmet), 'weight')} cannot be palettized as asked: {'; '.join(unmet[:3])}"
-        )
+        more = f" (and {len(unmet) - _NAMED} more)" if len(unmet) > _NAMED else ""
+        told = f"{'; '.join(unmet[:_NAMED])}{more}"
+        raise PlanError(f"strict: {format_count(len(unmet), 'weight')} cannot be palettized as asked: {told}")

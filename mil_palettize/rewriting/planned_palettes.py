@@ -58,8 +58,9 @@ class PlannedPalettes:
         planned = {d.weight.id: d for d in plan.decisions if d.specification is not None}
         sites = (site for site in model.survey().sites if site.weight.id in planned)
         self._decisions = {site: planned[site.weight.id] for site in sites}
+        keys: dict[int, bytes] = {}
         wanted = {
-            site: (decision.specification, decision.importance, _compressed(site))
+            site: (decision.specification, decision.importance, _compressed(site, keys))
             for site, decision in self._decisions.items()
         }
         self._writer = PaletteWriter(model, wanted, rename=rename)
@@ -135,6 +136,6 @@ def _handed_over(ready: Encoded | Declined) -> Encoded | Declined:
     return ready
 
 
-def _compressed(site: Site) -> bytes:
+def _compressed(site: Site, keys: dict[int, bytes]) -> bytes:
     """Equal for compressed constants of the same ops over the same data."""
-    return chain_key(site.node) if site.weight.form != "const" and site.node is not None else b""
+    return chain_key(site.node, keys) if site.weight.form != "const" and site.node is not None else b""

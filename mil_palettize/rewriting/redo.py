@@ -31,16 +31,17 @@ class Old:
 
 def find_old(sites: Iterable[Site]) -> list[Old]:
     """The constants of a model that are palettes of some form, and in whose place another palette can stand."""
-    return [_old(chain) for chain in find_chains(sites) if not palette_obstacle(chain) and _has_palette(chain)]
+    keys: dict[int, bytes] = {}
+    return [_old(chain, keys) for chain in find_chains(sites) if not palette_obstacle(chain) and _has_palette(chain)]
 
 
 def _has_palette(chain: Chain) -> bool:
     return any(op.type.startswith("constexpr_lut_") for op in chain_ops(chain.node))
 
 
-def _old(chain: Chain) -> Old:
+def _old(chain: Chain, keys: dict[int, bytes]) -> Old:
     nbytes = sum(stored_nbytes(op) for op in chain_ops(chain.node))
-    stored_once = chain_key(chain.node).hex(), 0
+    stored_once = chain_key(chain.node, keys).hex(), 0
     return Old(chain, replace(as_dense(chain.site.weight), storage=stored_once), describe_form(chain.site), nbytes)
 
 

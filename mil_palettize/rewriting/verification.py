@@ -25,7 +25,7 @@ from mil_palettize.program.sites import Site
 from mil_palettize.program.store import Store, StoredWeight
 from mil_palettize.program.values import MIL, MIN_BLOB_ELEMENTS, NUMPY_TYPES
 from mil_palettize.program.weight import WeightId
-from mil_palettize.reports.report import PALETTIZED, Report, WeightReport
+from mil_palettize.reports.report import PALETTIZED, BiasReport, Report, WeightReport
 from mil_palettize.rewriting.side_by_side import Sides, hold_against
 
 # The report's error is summed over the histogram, this one over the elements: only rounding may differ.
@@ -61,6 +61,7 @@ class _Palettes:
         self._claims: dict[WeightId, deque[WeightReport]] = defaultdict(deque)  # more than one is one too many
         for weight in report.palettized:
             self._claims[weight.id].append(weight)
+        self._biases = {bias.id: bias for bias in report.biases}
 
     @property
     def gone(self) -> Mapping[int, MIL.Operation]:
@@ -68,6 +69,9 @@ class _Palettes:
 
     def replaced(self, op: MIL.Operation, following: deque[MIL.Operation], names: NameSource) -> bool:
         site = self._sites.get(id(op))
+        if site is not None and site.weight.id in self._biases:
+            self._check_bias(site, following.popleft(), self._biases.pop(site.weight.id))
+            return True
         ops = _constants_up_to(op, following) if site is not None else []
         if site is None or not ops or (len(ops) == 1 and ops[0].type == op.type and site not in self._chains):
             return False
@@ -79,6 +83,23 @@ class _Palettes:
     def finish(self) -> None:
         for weight in (w for weights in self._claims.values() for w in weights):
             raise VerifyError(f"{weight.function}/{weight.name!r} was reported as palettized and is dense")
+        for bias in self._biases.values():
+            raise VerifyError(f"{bias.function}/{bias.name!r} was reported as corrected and is not there")
+
+    def _check_bias(self, site: Site, written: MIL.Operation, claim: BiasReport) -> None:
+        """The same constant with the values that were reported."""
+        expected = MIL.Operation()
+        expected.ParseFromString(fingerprint(site.op, self._original.store, as_declared=self._original.moved))
+        expected.attributes["val"].blobFileValue.fileName = claim.digest
+        if fingerprint(written, self._result.store) != expected.SerializeToString(deterministic=True):
+            raise VerifyError(f"bias {site.weight.key!r} is not what was reported of it")
+        found = dense(self._written[id(written)], self._result.store)
+        old = dense(site, self._original.store)
+        assert found is not None
+        assert old is not None
+        largest = float(np.abs(found.astype(np.float64) - old.astype(np.float64)).max())
+        if not _is_close(largest, claim.largest):
+            raise VerifyError(f"bias {site.weight.key!r} changed by up to {largest!r}, reported was {claim.largest!r}")
 
     def _check_palette(self, site: Site, ops: list[MIL.Operation], names: NameSource) -> None:
         key = site.weight.key
@@ -127,15 +148,8 @@ class _Palettes:
 
 def _redone(sites: list[Site], report: Report) -> list[Chain]:
     """The compressed constants that ``report`` has palettes for in their whole place."""
-    told: dict[tuple[object, ...], deque[WeightReport]] = defaultdict(deque)
-    for weight in report.weights:
-        told[weight.function, weight.name, weight.shape].append(weight)
-    palettized: set[Site] = set()
-    for site in sites:  # in program order, as the report is: names may repeat in sibling blocks
-        of_name = told[site.weight.function, site.weight.name, site.weight.shape]
-        if of_name and of_name.popleft().status == PALETTIZED:
-            palettized.add(site)
-    chains = (chain for chain in find_chains(sites) if chain.site in palettized and not chain.site.weight.joint)
+    palettized = {weight.id for weight in report.weights if weight.status == PALETTIZED}
+    chains = (c for c in find_chains(sites) if c.site.weight.id in palettized and not c.site.weight.joint)
     return [chain for chain in chains if not palette_obstacle(chain)]
 
 

@@ -48,11 +48,13 @@ def compare_models(
     if runtime == "coreml" and per_op:
         raise ConfigError("Core ML does not show the results of ops; per_op goes with the runtime 'torch'")
     modules = [open_model(p, function, precision=precision) for p in (original, palettized)]
+    paths = [os.fspath(path) for path in (original, palettized)]
+    _check_alike(paths, modules)
     samples, told = _samples(modules[0], inputs, random, seed)
     runners: list[Any] = list(modules)
     if runtime == "coreml":
         runners = [CoreMLModel(p, function, modules[0].features) for p in (original, palettized)]
-    run = _Run(runners[0], runners[1], per_op, seed)
+    run = _Run(runners[0], runners[1], per_op, seed, paths)
     for sample in samples:
         run.add(sample)
     first_non_finite = run.first_non_finite()
@@ -83,6 +85,17 @@ def compare_packages(
         comparison.inputs = f"inputs of {os.fspath(inputs)}"
         comparison.notes += [] if samples is None else samples.notes
     return comparison
+
+
+def _check_alike(paths: Sequence[str], modules: Sequence[Evaluated]) -> None:
+    """Raise EvaluationError where two models, by the names of what they take and give, are not one and its palette."""
+    one, two = (module.features for module in modules)
+    if one.inputs.keys() != two.inputs.keys() or one.outputs_described.keys() != two.outputs_described.keys():
+        told = (
+            f"{path} takes {features.inputs_text()} and gives {', '.join(map(repr, features.outputs_described))}"
+            for path, features in zip(paths, (one, two), strict=True)
+        )
+        raise EvaluationError(f"these are different models: {'; '.join(told)}; compare a model with its palette")
 
 
 def _notes(module: Evaluated, made_up: bool, function: str | None) -> Iterator[str]:
@@ -196,8 +209,9 @@ class _Output:
 class _Run:
     """Both models sample by sample; of each only one is in memory."""
 
-    def __init__(self, one: Any, two: Any, per_op: bool, seed: int) -> None:
+    def __init__(self, one: Any, two: Any, per_op: bool, seed: int, paths: Sequence[str]) -> None:
         self._pair = one, two
+        self._paths = paths
         self._per_op = per_op
         self._seed = seed
         self._samples = 0
@@ -227,7 +241,8 @@ class _Run:
         self.unmatched = max(self.unmatched, len(kept.keys() - matched) + len(extra))
         single = sorted(results[0].keys() ^ results[1].keys())
         if single:
-            raise EvaluationError(f"output {single[0]!r} is of one model only; compare a model with its palette")
+            path = self._paths[0 if single[0] in results[0] else 1]
+            raise EvaluationError(f"output {single[0]!r} is of {path} only; compare a model with its palette")
         for name, value in results[0].items():
             output = self._found.setdefault(name, _Output())
             self._add_output(output, name, value, results[1][name])
@@ -238,8 +253,11 @@ class _Run:
     def _predict(self, which: int, sample: Sample, capture: _Capture) -> dict[str, Any]:
         model = self._pair[which]
         context: AbstractContextManager[Any] = model.listening(capture) if self._per_op else nullcontext()
-        with context, drawing(self._seed + self._samples):
-            return _outputs(model, sample)
+        try:
+            with context, drawing(self._seed + self._samples):
+                return _outputs(model, sample)
+        except EvaluationError as error:  # which of the two files it is about
+            raise EvaluationError(f"{self._paths[which]}: {error}") from error
 
     def first_non_finite(self) -> str:
         """Where values of the original stop being finite, in words; "" where all are, or ops cannot be seen."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mil_palettize.errors import ConfigError, EvaluationError
+from mil_palettize.errors import ConfigError, EvaluationError, PackageError
 from mil_palettize.text import format_count
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.features import GRAYSCALES, size_refusal
@@ -22,8 +22,8 @@ def pictures(folder: Path, module: Evaluated) -> tuple[list[dict[str, np.ndarray
     or (height, width, 3); and what is to be said of them.
 
     One of a size that the model does not take is scaled until it covers the size of the description, and cut at the
-    middle. Raises ConfigError without Pillow, EvaluationError for a model whose input is no picture and for a folder
-    that has none.
+    middle. Raises ConfigError without Pillow, EvaluationError for a model whose input is no picture, PackageError for a
+    folder that has none that can be read.
     """
     name = _picture_input(folder, module)
     image_class, ops = _pillow()
@@ -45,7 +45,7 @@ def pictures(folder: Path, module: Evaluated) -> tuple[list[dict[str, np.ndarray
             picture, resized = ops.fit(picture, (width, height), image_class.Resampling.BICUBIC), resized + 1
         found.append({name: np.asarray(picture, np.uint8)})
     if not found:
-        raise EvaluationError(f"{folder} has no picture that can be read; give a folder of images")
+        raise PackageError(f"{folder} has no picture that can be read; give a folder of images")
     return found, _notes(folder, kind, resized, refused, len(paths) - len(images))
 
 

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mil_palettize.errors import ConfigError, EvaluationError, PackageError
+from mil_palettize.errors import ConfigError, EvaluationError
+from mil_palettize.package.given_files import check_python_file
 from mil_palettize.text import python_name
 
 
@@ -26,9 +27,8 @@ def defined(text: str) -> Any:
     if named is None:
         raise ConfigError(f"{text!r} names nothing in a Python file; give FILE.py:NAME")
     file, name = named
+    check_python_file(text)
     path = Path(file).expanduser()
-    if not path.is_file():
-        raise PackageError(f"cannot read {path}: there is no such file; give FILE.py:NAME")
     module_name = f"mil_palettize_file_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None  # what ends in .py has a loader

@@ -11,6 +11,7 @@ from typing import Any, overload
 import numpy as np
 
 from mil_palettize.errors import EvaluationError
+from mil_palettize.package.given_files import check_samples_exist
 from mil_palettize.torch.array_files import Arrays, load_arrays
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.module import PathLike
@@ -40,8 +41,9 @@ class Samples(Sequence[Arrays]):
         return self.arrays[index]
 
 
-def read_samples(source: PathLike, module: Evaluated) -> Samples:
-    """Samples for ``module.predict``, at least one.
+def read_samples(source: PathLike, module: Evaluated, *, sequences: bool = False) -> Samples:
+    """Samples for ``module.predict``, at least one. ``sequences``: a function may also give lists of them, calls of a
+    model with states one after another.
 
     ``source``: a ``.npz`` file that has an array for each input, of one sample, of several along an axis more in front,
     or along the first axis where the model's own is 1; a ``.npy`` file of the same for a model with one input; a folder
@@ -51,8 +53,9 @@ def read_samples(source: PathLike, module: Evaluated) -> Samples:
     Raises PackageError for a file that cannot be read, EvaluationError for one that does not fit, ConfigError without
     Pillow and for a name that the file does not define.
     """
+    check_samples_exist(source)
     if is_defined(os.fspath(source)):
-        return Samples(_given(os.fspath(source), module))
+        return Samples(_given(os.fspath(source), module, sequences))
     path = Path(source)
     if path.is_dir():
         return Samples(*pictures(path, module))
@@ -114,7 +117,7 @@ def _only_input(what: object, module: Evaluated) -> str:
     return needed[0]
 
 
-def _given(text: str, module: Evaluated) -> list[Arrays]:
+def _given(text: str, module: Evaluated, sequences: bool) -> list[Any]:
     """Of ``FILE.py:NAME``."""
     found = defined(text)
     try:
@@ -124,12 +127,22 @@ def _given(text: str, module: Evaluated) -> list[Arrays]:
         raise EvaluationError(f"{text} gives no samples: {told(error)}") from error
     if not listed:
         raise EvaluationError(f"{text} gives no sample; yield at least one")
-    arrays = []
+    arrays: list[Any] = []
     for number, sample in enumerate(listed):
-        named = sample if isinstance(sample, Mapping) else {_only_input(f"sample {number} of {text}", module): sample}
-        module.features.check_names(named)
-        arrays.append(dict(named))
+        what = f"sample {number} of {text}"
+        if isinstance(sample, list | tuple) and sample and all(isinstance(call, Mapping) for call in sample):
+            if not sequences:
+                raise EvaluationError(f"{what} is a sequence of calls, which only a calibration takes; give the calls")
+            arrays.append([_named(call, what, module) for call in sample])
+        else:
+            arrays.append(_named(sample, what, module))
     return arrays
+
+
+def _named(sample: Any, what: str, module: Evaluated) -> Arrays:
+    named = sample if isinstance(sample, Mapping) else {_only_input(what, module): sample}
+    module.features.check_names(named)
+    return dict(named)
 
 
 def _loaded(path: Path, module: Evaluated) -> Arrays:

@@ -210,7 +210,7 @@ def test_unique_limit(dtype: type, axis: int | None) -> None:
     array = np.stack([np.arange(257), np.arange(257)]).astype(dtype)
     with pytest.raises(TooManyValuesError, match=r"has 257 or more .* which holds 256") as caught:
         make(array, "unique", axis=axis, group_size=group_size)
-    assert (caught.value.found, caught.value.limit) == (257, 256)
+    assert caught.value.limit == 256
 
 
 class TestLargeFloat32:

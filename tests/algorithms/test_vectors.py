@@ -12,6 +12,7 @@ import pytest
 from coremltools.optimize import _utils as coremltools_utils
 from coremltools.optimize.coreml._quantization_passes import palettize_weights
 from made_palettes import make_one
+from slow_cases import slow_where
 
 from mil_palettize.algorithms.making import (
     ArraySource,
@@ -111,8 +112,13 @@ CASES = [(shape, dim, nbits) for shape, dim in (((64, 64), 2), ((128, 96), 4)) f
 CASES += [((512, 300), 2, 4), ((512, 300), 2, 6), ((256, 256), 4, 6), ((96, 64), 8, 4), ((96, 64), 3, 3)]
 
 
-@pytest.mark.parametrize("heavy", [False, True])
-@pytest.mark.parametrize(("shape", "dim", "nbits"), CASES)
+@pytest.mark.parametrize(
+    ("shape", "dim", "nbits", "heavy"),
+    slow_where(
+        lambda shape, dim, nbits, heavy: shape == (512, 300) or (nbits + heavy) % 3 == 0,
+        [(*case, heavy) for case in CASES for heavy in (False, True)],
+    ),
+)
 def test_error_is_not_above_coremltools(shape: tuple[int, ...], dim: int, nbits: int, heavy: bool) -> None:
     dtype = np.float16 if (nbits + heavy) % 2 else np.float32
     array = weight(shape, dtype, nbits, heavy)
@@ -247,7 +253,7 @@ def test_unique_takes_the_bits_of_the_worst_group_up_to_256(dtype: type) -> None
     array[3, :256] = np.arange(256)
     assert np.array_equal(judged(make(array, "unique", group_size=2)), array)
     array[3, 256] = 256
-    with pytest.raises(TooManyValuesError, match=r"'layer.weight' has 257 or more distinct vectors .* which holds 256"):
+    with pytest.raises(TooManyValuesError, match=r"'layer.weight' has more than 256 distinct vectors .* by 8 bits"):
         make(array, "unique", group_size=2)
 
 

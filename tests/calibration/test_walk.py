@@ -11,8 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from mil_palettize.errors import PackageError  # noqa: E402
+from mil_palettize.torch.calibration.part import one_thread  # noqa: E402
 from mil_palettize.torch.calibration.streams import Stream  # noqa: E402
-from mil_palettize.torch.calibration.walk import Collected, WalkOptions, one_thread, outputs_with, walk  # noqa: E402
+from mil_palettize.torch.calibration.walk import Collected, WalkOptions, outputs_with, walk  # noqa: E402
 from mil_palettize.torch.evaluator.module import MILModule  # noqa: E402
 from mil_palettize.torch.made_up_inputs import plausible_inputs  # noqa: E402
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from light_imports import LIGHT
 from test_rooms import loaded
 
 MODULES = """
@@ -28,10 +29,12 @@ def python(code: str) -> None:
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize("first", ["", "import coremltools\n", "import coremltools.proto.MIL_pb2\n"])
+@pytest.mark.parametrize(
+    "first", ["", "import coremltools\n", pytest.param("import coremltools.proto.MIL_pb2\n", marks=pytest.mark.slow)]
+)
 def test_messages_are_those_of_coremltools(first: str) -> None:
     """Whichever is imported first."""
-    python(first + MODULES)
+    python(LIGHT + first + MODULES)
 
 
 def test_messages_without_coremltools() -> None:

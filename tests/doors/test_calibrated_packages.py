@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -256,19 +255,17 @@ def test_what_has_no_effect_beside_calibration_is_told(fixtures: Path, tmp_path:
     importance = {w.name: np.ones(w.shape, np.float32) for w in found}
     lossless = OptimizationConfig(global_config=OpPalettizerConfig(mode="unique", weight_threshold=0))
     odd = fixtures / "odd_values_ios18.mlpackage"
-    with ThreadPoolExecutor(1) as pool:
-        cases: list[tuple[Path, OptimizationConfig, dict[str, Any], str]] = [
-            (fixtures / NAME, config(), {"importance": importance}, "importance does not decide on"),
-            (odd, lossless, {}, "calibration has no effect on"),
-            (fixtures / NAME, config(), {"executor": pool}, "executor has no effect beside calibration"),
-        ]
-        for source, request, options, told in cases:
-            report = palettize_package(source, out, request, calibration=alone, overwrite=True, **options)
-            assert [note for note in report.notes if note.startswith(told)]
-            before = out.stat().st_mtime_ns
-            with pytest.raises(PlanError, match=f"strict: .*{told}"):
-                palettize_package(source, out, request, calibration=alone, strict=True, overwrite=True, **options)
-            assert out.stat().st_mtime_ns == before
+    cases: list[tuple[Path, OptimizationConfig, dict[str, Any], str]] = [
+        (fixtures / NAME, config(), {"importance": importance}, "importance does not decide on"),
+        (odd, lossless, {}, "calibration has no effect on"),
+    ]
+    for source, request, options, told in cases:
+        report = palettize_package(source, out, request, calibration=alone, overwrite=True, **options)
+        assert [note for note in report.notes if note.startswith(told)]
+        before = out.stat().st_mtime_ns
+        with pytest.raises(PlanError, match=f"strict: .*{told}"):
+            palettize_package(source, out, request, calibration=alone, strict=True, overwrite=True, **options)
+        assert out.stat().st_mtime_ns == before
     model = ct.models.MLModel(str(fixtures / NAME), skip_model_load=True)
     with pytest.raises(PlanError, match="importance does not decide on"):
         palettize_weights(model, config(), calibration=alone, importance=importance, strict=True)

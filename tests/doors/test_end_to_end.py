@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 from packages import blob_users, constants, decode_op, differences, read_spec, spec_file, weights_dir
+from slow_cases import slow_where
 
 from mil_palettize import OpPalettizerConfig, OptimizationConfig, PlanError, Report
 
@@ -39,6 +41,9 @@ REQUESTS = {
     "uniform 8 bits": {"nbits": 8, "mode": "uniform"},
     "unique": {"mode": "unique"},
 }
+# By default, these of the real packages are asked for everything, and the others for a little.
+WHOLE = ("basic_pitch_nmp", "dtln_aec_128_part1_fp32", "silero_vad_unified_pruned_int8")
+DEFAULT = ("4 bits", "3 bits in groups, iOS18")
 Palettize = Callable[..., tuple[Path, Report]]
 
 
@@ -107,8 +112,10 @@ def test_fixture(name: str, request_name: str, fixtures: Path, palettize: Palett
     check(fixtures / name, written, report)
 
 
-@pytest.mark.parametrize("request_name", REQUESTS)
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize(
+    ("name", "request_name"),
+    slow_where(lambda name, request: name not in WHOLE and request not in DEFAULT, product(REAL, REQUESTS)),
+)
 def test_real_package(name: str, request_name: str, shared_models: Path, palettize: Palettize) -> None:
     source = shared_models / f"{name}.mlpackage"
     written, report = palettize(source, verify=True, **REQUESTS[request_name])

@@ -14,6 +14,7 @@ import pytest
 from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import Program, types
 from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+from light_imports import LIGHT
 from made_palettes import make_one
 
 from mil_palettize import ConfigError, PlanError, palettize_package
@@ -185,6 +186,16 @@ def test_strict_raises_before_anything_changes() -> None:
         instance.strict = "yes"
 
 
+def test_strict_refuses_to_palettize_nothing() -> None:
+    """As at the other doors."""
+    instance = PASS_REGISTRY[PASS]
+    instance.config = config(weight_threshold=1 << 40)
+    instance.apply(program(IOS18))
+    instance.strict = True
+    with pytest.raises(PlanError, match="strict: nothing is palettized: no constant is above the threshold"):
+        instance.apply(program(IOS18))
+
+
 def test_what_is_done_otherwise_than_asked_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "mil_palettize"):
         instance = PASS_REGISTRY[PASS]
@@ -239,7 +250,7 @@ def test_decompression_opens_chains_and_nested_blocks() -> None:
 
 
 def test_importing_the_module_registers_the_passes() -> None:
-    code = (
+    code = LIGHT + (
         "from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY as r;"
         f"assert {PASS!r} not in r; import mil_palettize.doors.graph_passes;"
         f"assert {PASS!r} in r and {DECOMPRESS!r} in r"

@@ -16,6 +16,7 @@ import pytest
 from coremltools.models import model as model_module
 from door_networks import IOS16, MLModel, config, converted, layers, names, pruned, tied
 from handmade import contents
+from light_imports import LIGHT
 from packages import constants, differences
 
 import mil_palettize
@@ -183,7 +184,7 @@ def test_temporary_packages_go_with_the_process(tmp_path: Path) -> None:
     (tmp_path / "temporary").mkdir()
     root = Path(mil_palettize.__file__).resolve().parent.parent
     environment = os.environ | {"TMPDIR": str(tmp_path / "temporary"), "PYTHONPATH": str(root)}
-    text = PROGRAM.format(tests=str(Path(__file__).parents[1] / "helpers"), path=str(tmp_path / "in.mlpackage"))
+    text = LIGHT + PROGRAM.format(tests=str(Path(__file__).parents[1] / "helpers"), path=str(tmp_path / "in.mlpackage"))
     done = subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(str(tmp_path / "temporary"))
     assert [p for p in (tmp_path / "temporary").iterdir() if p.suffix == ".mlpackage"] == []

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from light_imports import LIGHT
 
 import mil_palettize
 
@@ -57,7 +58,7 @@ def run(code: str, *paths: Path, cwd: Path) -> None:
     ],
 )
 def test_import_is_enough(first: str, tmp_path: Path) -> None:
-    run(f"{first}\n{USED}", cwd=tmp_path)
+    run(f"{LIGHT}{first}\n{USED}", cwd=tmp_path)
 
 
 @pytest.fixture

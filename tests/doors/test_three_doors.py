@@ -23,7 +23,7 @@ import mil_palettize
 from mil_palettize import OpPalettizerConfig, OptimizationConfig, palettize_package, palettize_weights, pass_pipeline
 from mil_palettize.doors.graph_passes import palettize_weights as our_pass
 
-IOS16, IOS18 = ct.target.iOS16, ct.target.iOS18
+IOS16, IOS18, IOS26 = ct.target.iOS16, ct.target.iOS18, ct.target.iOS26
 DTYPES = {"fp16": (np.float16, types.fp16), "fp32": (np.float32, types.fp32)}
 # The output channels of these lie along axis 0, 1, 0 and 1.
 SHAPES = {"conv": (24, 8, 3, 3), "up": (24, 16, 2, 2), "linear": (40, 64), "product": (40, 32)}
@@ -49,6 +49,9 @@ FORMS: dict[str, tuple[ct.target, dict[str, object]]] = {
     "int8 table": (IOS18, {"lut_dtype": "int8"}),
     "uint8 tables": (IOS18, {"lut_dtype": "uint8", **GROUPS}),
     "int8 table, scaled": (IOS18, {"lut_dtype": "int8", **SCALED}),
+    "vectors, scaled": (IOS18, {"cluster_dim": 2, **SCALED}),
+    "int8 table of vectors, iOS26": (IOS26, {"cluster_dim": 2, "lut_dtype": "int8"}),
+    "int8 table of vectors, iOS26, scaled": (IOS26, {"cluster_dim": 2, "lut_dtype": "int8", **SCALED}),
 }
 FP32 = ("packed", "groups", "vectors", "scaled", "unique")
 SPARSE: dict[str, dict[str, object]] = {
@@ -56,6 +59,7 @@ SPARSE: dict[str, dict[str, object]] = {
     "sparse groups": {"nbits": 2, **GROUPS},
     "sparse unique": {"mode": "unique", "nbits": None},
     "sparse, int8 table": {"lut_dtype": "int8"},
+    "sparse vectors, uint8 table": {"cluster_dim": 2, "lut_dtype": "uint8"},
 }
 
 
@@ -217,6 +221,8 @@ def importance_of(sparse: bool) -> dict[str, np.ndarray]:
         ("groups scaled", "fp32", False),
         ("uint8 tables", "fp16", False),
         ("typed", "fp16", True),
+        ("vectors, scaled", "fp16", False),
+        ("vectors", "fp16", True),
     ],
 )
 def test_importance_is_the_same_everywhere(form: str, dtype: str, sparse: bool, tmp_path: Path) -> None:

@@ -63,7 +63,14 @@ def test_the_optimum_by_brute_force(tmp_path: Path) -> None:
 
 
 FORMS = ["packed", "packed unique", "typed fp32", "grouped", "scaled", "uint8 tables", "sparse groups", "vectors"]
-FORMS += ["tables scaled", "tables scaled by block", "data scaled with offset"]
+FORMS += [
+    "vectors, scaled",
+    "vectors in groups, scaled, int8",
+    "sparse vectors",
+    "tables scaled",
+    "tables scaled by block",
+    "data scaled with offset",
+]
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -86,7 +93,10 @@ def test_reported_errors_are_those_of_what_is_stored(name: str, tmp_path: Path) 
             assert told.snr_db == pytest.approx(10 * math.log10(signal / squares.sum()), abs=1e-9)
 
 
-@pytest.mark.parametrize("name", ["typed", "grouped", "scaled", "sparse", "tables scaled by channel"])
+WEIGHED = ["typed", "grouped", "scaled", "sparse", "tables scaled by channel", "vectors", "vectors, scaled"]
+
+
+@pytest.mark.parametrize("name", [*WEIGHED, "sparse vectors"])
 def test_what_counts_more_is_met_better(name: str, tmp_path: Path) -> None:
     """The weighted error is less than that of the palette without importance."""
     form = WRITTEN[name]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import multiprocessing
 import os
 import pickle
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -19,6 +17,7 @@ import numpy as np
 import pytest
 from form_packages import ALL, WRITTEN, Form
 from handmade import contents
+from sent_functions import carried_out, elsewhere, killed, killed_once, of_nothing, of_the_extremes
 
 from mil_palettize import AlgorithmError, OpPalettizerConfig, OptimizationConfig, PlanError, palettize_package
 from mil_palettize.encoding.encoder import Task
@@ -32,22 +31,7 @@ STORED = [name for name in FEW if not FORMS[name].joint]
 MOST_BYTES = 4096
 
 
-def of_the_extremes(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A ``lut_function`` that other processes can import."""
-    low, high = array.min(), array.max()
-    return np.array([low, high]), (array > (low + high) / 2).reshape(-1).astype(int)
-
-
-def of_nothing(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A wrong one, for one weight among others."""
-    return (np.array([0.0]), np.zeros(3, int)) if array.shape == (40, 64) else of_the_extremes(array)
-
-
 # Executors
-
-
-def carried_out(payload: bytes) -> bytes:
-    return pickle.dumps(pickle.loads(payload)())
 
 
 class Late:
@@ -226,12 +210,6 @@ def test_weights_go_out_as_references_and_come_back_as_palettes(name: str, tmp_p
     assert os.path.isabs(source.path)
 
 
-def elsewhere(path: str, task: Task) -> Any:
-    """The task on a machine that has another file under that path."""
-    assert isinstance(task.source, WeightReference)
-    return dataclasses.replace(task, source=dataclasses.replace(task.source, path=path))()
-
-
 def test_worker_that_sees_another_file(
     pools: dict[str, Executor], alone: Callable[..., Any], said: Callable[[], list[str]], tmp_path: Path
 ) -> None:
@@ -326,19 +304,6 @@ def test_references_leave_no_file_open(tmp_path: Path) -> None:
 
 
 # Workers that are killed
-
-
-def killed(task: Task) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def killed_once(marker: str, task: Task) -> Any:
-    """Dies in the first process that tries."""
-    try:
-        os.mkdir(marker)
-    except FileExistsError:
-        return task()
-    return killed(task)
 
 
 @pytest.mark.parametrize("victim", [0, 2, 3])

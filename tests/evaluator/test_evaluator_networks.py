@@ -14,7 +14,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from evaluator import converted  # noqa: E402
-from evaluator_networks import NETWORKS, CachedDecoder, ResNet, tokens  # noqa: E402
+from evaluator_networks import NETWORKS, tokens  # noqa: E402
+from image_networks import ResNet  # noqa: E402
+from sequence_networks import CachedDecoder  # noqa: E402
+from slow_cases import slow_where  # noqa: E402
 
 from mil_palettize import compare  # noqa: E402
 from mil_palettize.torch import MILModule, open_model  # noqa: E402
@@ -24,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MODELS = Path(os.environ.get("MIL_PALETTIZE_MODELS", ROOT.parent / "shared" / "models"))
 DATA = ROOT.parent / "shared" / "data"
 HALF, FULL = ct.precision.FLOAT16, ct.precision.FLOAT32
-QUICK_HALF = ("resnet", "transformer", "lstm", "detector", "audio")  # conversion takes its time
+QUICK_HALF = ("resnet", "lstm", "audio")  # conversion takes its time
+OF_ANOTHER_OPSET = ("transformer_ios18", "attention_ios16", "lstm_forward")
 PIXEL_MEAN, PIXEL_SPREAD = (np.float32(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
 
 
@@ -62,7 +66,7 @@ def held(found: dict[str, Any], wanted: list[np.ndarray], check: Callable[[np.nd
             np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", slow_where(lambda name: name in OF_ANOTHER_OPSET, NETWORKS))
 def test_float32_is_what_torch_computes(name: str) -> None:
     network = NETWORKS[name]
     module, arrays = network.module(), network.arrays()
@@ -76,7 +80,7 @@ def test_float32_is_what_torch_computes(name: str) -> None:
     held(ours.predict({f"x{i}": a for i, a in enumerate(arrays)}), outputs_of(module, arrays), check)
 
 
-@pytest.mark.parametrize("name", [n if n in QUICK_HALF else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS])
+@pytest.mark.parametrize("name", slow_where(lambda name: name not in QUICK_HALF, NETWORKS))
 def test_float16_is_near_what_torch_computes(name: str) -> None:
     """Weights rounded, and then also every result."""
     network = NETWORKS[name]

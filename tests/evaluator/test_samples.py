@@ -253,7 +253,7 @@ def test_a_picture_that_is_a_bomb(classifier: Path, tmp_path: Path, monkeypatch:
 
 def test_a_folder_without_pictures(classifier: Path, linear: Path, tmp_path: Path) -> None:
     pytest.importorskip("PIL.Image")
-    with pytest.raises(EvaluationError, match="has no picture that can be read"):
+    with pytest.raises(PackageError, match="has no picture that can be read"):
         read_samples(tmp_path, open_model(classifier))
     with pytest.raises(EvaluationError, match=r"needs a model with one input that is an image; this one takes 'x0'"):
         read_samples(tmp_path, open_model(linear))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from handmade import contents
 from replacing_runs import Killed, acting, blob_of, names, package_with, raise_killed, rewrite
+from slow_cases import slow_where
 
 from mil_palettize.errors import PackageError
 from mil_palettize.package import replacement as replace
@@ -119,7 +120,7 @@ def test_interrupted_between_any_two_changes(
     assert outcomes == [b"old" if had else None] * turn + [b"new"] * (len(outcomes) - turn)
 
 
-@pytest.mark.parametrize("stop", range(4))
+@pytest.mark.parametrize("stop", slow_where(lambda stop: stop in (1, 2), range(4)))
 def test_killed_while_recovering(tmp_path: Path, stop: int) -> None:
     """A recovery that dies is completed by the next one."""
     for changes in range(200):

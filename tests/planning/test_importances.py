@@ -8,6 +8,7 @@ from coremltools.proto import MIL_pb2 as MIL
 from mil_messages import block, const, decisions, function, op, planned, program
 
 from mil_palettize import OpPalettizerConfig, OptimizationConfig, PlanError
+from mil_palettize.request.importance import WeightsImportance
 
 W = (64, 48)
 ONES, TWOS = np.ones(W), np.full(W, 2.0)
@@ -63,7 +64,6 @@ def test_shapes_that_do_not_fit(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"nbits": 4, "cluster_dim": 2}, "vectors of 2 are chosen without"),
         ({"nbits": 4, "mode": "uniform"}, "mode 'uniform' chooses its entries without"),
         ({"mode": "custom", "lut_function": lambda w: w}, "mode 'custom' chooses its entries without"),
     ],
@@ -97,3 +97,12 @@ def test_weights_that_are_left_alone() -> None:
 def test_weights_below_the_threshold() -> None:
     plan = planned(two(), nbits=4, weight_threshold=5000, importance={"w": ONES}, strict=True)
     assert plan.notes == [GIVEN + "'main/w' is small and left alone"]
+
+
+def test_importance_of_all_weights_says_nothing_of_those_that_are_left_alone() -> None:
+    """As ``sensitivity`` writes it: nobody asked for these."""
+    config = OptimizationConfig(OpPalettizerConfig(nbits=4), op_name_configs={"w": None})
+    plan = planned(two(), config, importance=WeightsImportance({"w": ONES, "v": ONES}), strict=True)
+    assert [(decision.weight.name, decision.notes) for decision in plan.decisions] == [("w", ()), ("v", ())]
+    plan = planned(two(), nbits=4, weight_threshold=5000, importance=WeightsImportance({"w": ONES}))
+    assert (plan.small, plan.notes) == (2, [])

@@ -6,8 +6,8 @@ import io
 import sys
 
 import pytest
-from numba import njit
 
+from mil_palettize.algorithms.compiled.jit import Loop
 from mil_palettize.reports.progress import make_progress
 
 
@@ -17,11 +17,10 @@ class Terminal(io.StringIO):
 
 
 def compile_something() -> int:
-    @njit
     def one() -> int:
         return 1
 
-    return one()
+    return int(Loop(one, {}, kept=False)())
 
 
 @pytest.mark.parametrize("stream", [Terminal, io.StringIO])
@@ -35,9 +34,17 @@ def test_the_bar_says_that_it_compiles(stream: type[io.StringIO], monkeypatch: p
     progress.advance("main/w", 1, 50)
     progress.close()
     assert output.getvalue().count("compiling, once after installing") == (stream is Terminal)
+    assert output.getvalue().count("mil_palettize: compiling loops, ") == (stream is not Terminal)
     before = output.getvalue()
     compile_something()
     assert output.getvalue() == before
+
+
+def test_what_compiles_before_the_bar_is_told_too(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = make_progress(True)
+    compile_something()
+    progress.close()
+    assert capsys.readouterr().err.count("compiling loops") == 1
 
 
 def test_a_bar_that_was_never_begun_closes() -> None:

@@ -308,3 +308,26 @@ def test_groups_beyond_the_first_are_counted() -> None:
 def test_printable_text_stays() -> None:
     assert printable("模型 é\n→ ─") == "模型 é\n→ ─"
     assert printable("\udcff\x00\u202e") == r"\udcff\x00\u202e"
+
+
+def test_weights_of_one_name_are_told_apart() -> None:
+    def weight(function: str, block: str = "", name: str = "w") -> WeightReport:
+        return dataclasses.replace(PALETTIZED, function=function, block=block, name=name)
+
+    two = report_of(weight("main"), weight("other"), weight("main", name="v"))
+    assert list(two.labels().values()) == ["main/w", "other/w", "v"]
+    nested = report_of(weight("main", "cond[0]"), weight("main", "cond[1]"), weight("main", "cond[1]", "v"))
+    assert list(nested.labels().values()) == ["w in cond[0]", "w in cond[1]", "v"]
+    skipped = report_of(*(dataclasses.replace(w, status="skipped", reason="so") for w in two.weights))
+    for report in (two, nested, skipped):
+        assert all(label in report.to_text() for label in report.labels().values())
+
+
+def test_decompressing_what_is_not_compressed_says_so() -> None:
+    nothing = "Nothing is compressed in it: the new package holds what the old one does.\n"
+    assert nothing in report_of(action="decompressed").to_text()
+    assert (
+        nothing
+        not in report_of(dataclasses.replace(PALETTIZED, status="decompressed"), action="decompressed").to_text()
+    )
+    assert nothing not in report_of().to_text()

@@ -10,7 +10,7 @@ import pytest
 from coremltools.proto import MIL_pb2 as MIL
 from mil_messages import block, const, function, op, write_package
 
-from mil_palettize import OpPalettizerConfig, OptimizationConfig, PlanError, Report, palettize_package
+from mil_palettize import Calibration, OpPalettizerConfig, OptimizationConfig, PlanError, Report, palettize_package
 from mil_palettize.cli.main import main
 
 NOTHING = "Nothing was palettized."
@@ -73,3 +73,22 @@ def test_strict_where_the_values_rule_it_out(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="strict"):
         palettize_package(source, tmp_path / "other.mlpackage", unique, strict=True)
     assert {item.name for item in tmp_path.iterdir()} == {"in.mlpackage", "out.mlpackage"}
+
+
+def test_a_bulk_that_is_represented_far_worse_than_the_squared_error_says(tmp_path: Path) -> None:
+    """Few large elements: their entries are missing where nearly all others are. Calibration looks at outputs."""
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((96, 96)) * np.where(random.uniform(size=(96, 96)) < 0.01, 100.0, 1.0)
+    source = package(tmp_path, weight.astype(np.float16))
+    for nbits in (4, 8):
+        (found,) = palettized(source, nbits=nbits).palettized
+        assert [note.startswith("warning: heavy tails: ") for note in found.notes] == [True]
+    assert not any(w.notes for w in palettized(package(tmp_path, weight.clip(-4, 4).astype(np.float16))).palettized)
+    calibrated = palettize_package(
+        package(tmp_path, weight.astype(np.float16)),
+        tmp_path / "out.mlpackage",
+        config(),
+        overwrite=True,
+        calibration=Calibration(method="weights"),
+    )
+    assert not any("heavy tails" in note for w in calibrated.palettized for note in w.notes)

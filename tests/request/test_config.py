@@ -18,7 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mil_messages import const, decisions, op, planned, program, value
 
-from mil_palettize import ConfigError, OpPalettizerConfig, OptimizationConfig, PlanError, Report, palettize_package
+from mil_palettize import (
+    ConfigError,
+    OpPalettizerConfig,
+    OptimizationConfig,
+    PackageError,
+    PlanError,
+    Report,
+    palettize_package,
+)
 from mil_palettize.request.entries import load_config
 from mil_palettize.request.normalised import known_op_types, normalise
 from mil_palettize.request.palette_request import PaletteRequest
@@ -236,7 +244,7 @@ def palettizer(text: str) -> str:
     [
         ("", "it must be a mapping with config_type and global_config, op_type_configs or op_name_configs"),
         ("- conv\n", "it must be a mapping with config_type"),
-        ("a: [", "while parsing a flow node expected the node content.* line 1, column 5"),
+        ("a: [", "line 1, column 5: expected the node content, but found .* while parsing a flow node"),
         ("\tconv: 1", "found character '.t' that cannot start any token"),
         ("global_config: {nbits: 4}", "config_type must be provided with type of string"),
         ("config_type: 3", "config_type must be provided with type of string"),
@@ -280,16 +288,39 @@ def test_yaml_errors_are_one_line_naming_the_file(text: str, message: str, tmp_p
     file = written(tmp_path, text)
     with pytest.raises(ConfigError, match=message) as error:
         load_config(file)
-    assert str(error.value).startswith(f"config {file} is not a coremltools OptimizationConfig: ")
+    assert str(error.value).startswith(f"config {file}")
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: [1, 2\nb: 3\n", "line 2, column 2: expected ',' or ']', but got ':', while parsing a flow sequence that "),
+        ("a: b: c\n", "line 1, column 5: mapping values are not allowed here"),
+        (
+            "\ta: 1\n",
+            "line 1, column 1: found character '\\t' that cannot start any token, while scanning for the next ",
+        ),
+        ("a:\n  b: 1\n c: 2\n", "line 3, column 2: expected <block end>, but found '<block mapping start>', while "),
+        ("a: *x\n", "line 1, column 4: found undefined alias 'x'"),
+        ("a: 1\nb: \x01\n", "line 2, column 4: the character U+0001 is not allowed"),
+        ("--- 1\n--- 2\n", "line 2, column 1: but found another document"),
+    ],
+)
+def test_text_that_is_no_yaml_is_told_by_its_place(text: str, told: str, tmp_path: Path) -> None:
+    file = written(tmp_path, text)
+    with pytest.raises(ConfigError) as error:
+        load_config(file)
+    assert str(error.value).startswith(f"config {file}, {told}")
+    assert ("indent with spaces" in str(error.value)) == ("\t" in text)
+
+
 def test_yaml_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"absent.yaml cannot be read: No such file"):
+    with pytest.raises(PackageError, match=r"absent.yaml cannot be read: No such file"):
         load_config(tmp_path / "absent.yaml")
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+    with pytest.raises(PackageError, match="cannot be read: Is a directory"):
         load_config(tmp_path)
-    with pytest.raises(ConfigError, match="cannot be read: 'utf-8' codec"):
+    with pytest.raises(PackageError, match="cannot be read: 'utf-8' codec"):
         load_config(written(tmp_path, b"\xff\xfe\x00"))
 
 

@@ -9,7 +9,7 @@ import yaml
 from coremltools.optimize import coreml as cto
 from mil_messages import const, op, planned, program
 
-from mil_palettize import ConfigError, OpPalettizerConfig, OptimizationConfig, PlanError
+from mil_palettize import ConfigError, OpPalettizerConfig, OptimizationConfig, PlanError, palettize_package
 from mil_palettize.cli.arguments import build_parser, requests_of
 from mil_palettize.cli.main import COMMANDS
 from mil_palettize.request.entries import load_config
@@ -111,3 +111,20 @@ def test_names_of_torch_modules_have_near_names(key: str) -> None:
     config = OptimizationConfig(OpPalettizerConfig(nbits=4), op_name_configs={key: OpPalettizerConfig(nbits=8)})
     (note,) = planned(made, config).notes
     assert "did you mean 'lm_head_weight_to_fp16'" in note
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("joint_compression", "joint_compression has no effect: no weight is sparse or quantized"),
+        ("redo", "redo has no effect: no weight is a palette that another could replace"),
+    ],
+)
+def test_keywords_without_effect(option: str, told: str, fixtures: Path) -> None:
+    config, plain = OptimizationConfig(OpPalettizerConfig(nbits=4)), fixtures / "conv_fp16_ios18.mlpackage"
+    assert told in palettize_package(plain, None, config, dry_run=True, **{option: True}).notes
+    with pytest.raises(PlanError, match=f"^strict: 1 request cannot be met as asked: {told}"):
+        palettize_package(plain, None, config, dry_run=True, strict=True, **{option: True})
+    used = fixtures / ("quantized_sparse" if option == "joint_compression" else "palettized")
+    report = palettize_package(f"{used}_ios16.mlpackage", None, config, dry_run=True, target="iOS18", **{option: True})
+    assert told not in report.notes

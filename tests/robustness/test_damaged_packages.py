@@ -269,7 +269,7 @@ def test_deeply_nested_blocks(tmp_path: Path) -> None:
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=QUIET)
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=QUIET)
 @given(fixture=st.sampled_from(FIXTURES), data=st.data())
 def test_flipped_bits(tmp_path: Path, fixture: str, data: st.DataObject) -> None:
     """What is not refused is palettized and verified."""
@@ -282,7 +282,7 @@ def test_flipped_bits(tmp_path: Path, fixture: str, data: st.DataObject) -> None
     refusals(package)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=QUIET)
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=QUIET)
 @given(fixture=st.sampled_from(FIXTURES), seed=st.integers(0, 2**32), changes=st.integers(1, 4))
 def test_changed_fields(tmp_path: Path, fixture: str, seed: int, changes: int) -> None:
     """Specifications that parse and mean something else, or nothing."""

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ import pytest
 from mil_palettize.errors import PackageError
 from mil_palettize.expressions.packed import Packed
 from mil_palettize.package import replacement
+from tools.attack import kills
 from tools.attack.cases import FIXTURES, Case, Outcome
 from tools.attack.children import Pool
 from tools.attack.families import FAMILIES
 from tools.attack.kills import SCENARIOS, play_kill
+from tools.attack.tracing import can_trace, traced
 from tools.attack.verbs import MODES, Attempts
 
 KMEANS = next(mode for mode in MODES if mode.name == "kmeans")
@@ -108,6 +111,43 @@ def test_kill_finds_a_swap_that_loses_the_package(tmp_path: Path, monkeypatch: p
         if found:
             break
     assert any("neither the old package nor the new one is complete" in violation for violation in found)
+
+
+def test_runs_are_killed_in_place_of_every_change(tmp_path: Path) -> None:
+    """Threads are followed; what only reads is not counted."""
+    if not can_trace():
+        pytest.skip("system calls cannot be seen here")
+    file = tmp_path / "x"
+
+    def run() -> None:
+        def write() -> None:
+            file.write_bytes(b"all")
+            file.read_bytes()
+            file.rename(tmp_path / "y")
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+
+    whole = traced(run, -1)
+    assert (whole.status, list(whole.calls)) == (0, ["openat", "write", "rename"])
+    (tmp_path / "y").unlink()
+    found = []
+    for fatal in range(3):
+        assert traced(run, fatal).status == -signal.SIGKILL
+        found.append([(path.name, path.read_bytes()) for path in tmp_path.iterdir()])
+    assert found == [[], [("x", b"")], [("x", b"all")]]
+
+
+def test_kills_walk_through_every_place() -> None:
+    """So many kills as a campaign has of each scenario, and none is left out."""
+    for name in ("kill in place", "kill resume"):
+        scenario = SCENARIOS[name]
+        for fixture in scenario.fixtures:
+            places = kills._whole(name, fixture).places
+            turns = [turn for turn in range(250 // len(scenario.fixtures)) if turn % kills.ANY != kills.ANY - 1]
+            met = {places[(turn - turn // kills.ANY) % len(places)] for turn in turns}
+            assert met == set(places)
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from tools.attack.cases import Case, Outcome, Play
 from tools.attack.children import Pool
 from tools.attack.families import FAMILIES, SHARES
 from tools.attack.kills import SCENARIOS, play_kill
+from tools.attack.tracing import can_trace
 from tools.attack.warming import warm_up
 
 KILL_SHARE = 4  # without counts: mutations for each kill
@@ -122,6 +123,7 @@ def main() -> int:
     started = time.monotonic()
     Pool(plays, 1 if options.replay else options.jobs, tally.add).play(_chosen(options), until)
     print(tally.table())
+    print(f"kills at {'system calls' if can_trace() else 'operations of Python: system calls cannot be seen here'}")
     print(f"{tally.violations} violations, {time.monotonic() - started:.0f} seconds on {options.jobs} processes")
     return 1 if tally.violations else 0
 

@@ -22,6 +22,7 @@ from mil_palettize import inspect_package, palettize_package
 from mil_palettize.encoding.kept_files import packed_file
 from mil_palettize.package.blob import BlobReader
 from tools.attack.cases import FIXTURES, SMALL, Case, Outcome, Play
+from tools.attack.evaluating import EVALUATING
 from tools.attack.file_mutations import (
     change_archive,
     change_config,
@@ -92,20 +93,6 @@ def _configs(case: Case, folder: Path) -> Outcome:
         "palettize --config",
         ["palettize", str(source), str(attempts.destination), "--config", str(recipe), "--workers", "1", "--quiet"],
     )
-    return attempts.outcome
-
-
-def _inputs(case: Case, folder: Path) -> Outcome:
-    random = case.random
-    sound = FIXTURES / "conv_fp16_ios16.mlpackage"
-    attempts = Attempts(folder, sound, sound)
-    file = io.BytesIO()
-    shapes = [tuple(i.type.multiArrayType.shape) for i in read_spec(sound).description.input]
-    names = [i.name for i in read_spec(sound).description.input]
-    arrays = {n: np.zeros(s, np.float32) for n, s in zip(names, shapes, strict=True)}
-    np.savez(file, **arrays)  # type: ignore[arg-type]
-    (folder / "x.npz").write_bytes(change_archive(file.getvalue(), random))
-    attempts.command("run --inputs", ["run", str(sound), "--inputs", str(folder / "x.npz")])
     return attempts.outcome
 
 
@@ -182,7 +169,7 @@ def _changing(case: Case, folder: Path) -> Outcome:
     source, sound = _placed(folder, random)
     if random.random() < 0.7:
         source = _large(folder)
-    file = next(path for path in files_of(source) if path.name == "weight.bin")
+    file = random.choice([path for path in files_of(source) if "weight.bin" in path.name])
     start = random.randrange(1, 60)
     attempts = Attempts(folder, source, sound)
     mode = random.choice(MODES)
@@ -289,10 +276,10 @@ FAMILIES: dict[str, Play] = {
     "config": _configs,
     "resume": _resumes,
     "changing file": _changing,
-    "inputs": _inputs,
+    **EVALUATING,
 }
 # Of a hundred mutations, how many are of each.
 SHARES = {
-    "program": 34, "grown program": 6, "weights": 14, "bits": 14, "manifest": 7, "config": 8, "resume": 11,
-    "changing file": 2, "inputs": 4,
+    "program": 28, "grown program": 6, "weights": 12, "bits": 12, "manifest": 6, "config": 9, "resume": 10,
+    "changing file": 2, "evaluator": 6, "inputs": 4, "pictures": 2, "sensitivity": 3,
 }  # fmt: skip

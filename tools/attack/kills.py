@@ -1,8 +1,9 @@
-"""Runs that are killed at every operation on files, and at any other moment; then the run is made again.
+"""Runs that are killed at every system call by which a disk changes, and at any other moment; then made again.
 
-A child of its own runs with every function by which Python changes a disk counted, and sends itself SIGKILL in place
-of operation number n, or in the middle of the bytes of a write. Then: a complete package is there, the old one or the
-new one, the source is what it was, and the same command ends as if nothing had been, with nothing left beside it.
+A child of its own is killed in place of change number n, one after the other until all have had their turn, in the
+middle of the bytes of each write, or at any moment. Where system calls cannot be seen (``tracing.py``), changes are the
+functions of Python that make them. Then: a complete package is there, the old one or the new one, the source is what it
+was, and the same command ends as if nothing had been, with nothing left beside it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from mil_palettize import decompress_package, palettize_package
 from mil_palettize.package.replacement import previous_path
 from tools.attack.cases import FIXTURES, Case, Outcome
+from tools.attack.tracing import can_trace, traced
 from tools.attack.verbs import MODES, Contents, config, contents
 
 # Functions of ``os`` that change a disk, or what survives of it.
@@ -30,7 +32,7 @@ CHANGES = (
 )  # fmt: skip
 LONGEST = 60  # seconds a run may take
 TORN = "pwrite"
-LEAST_POINTS = 400
+ANY = 4  # of so many kills, one is at any moment
 
 
 @dataclass(frozen=True)
@@ -109,9 +111,10 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Whole:
-    """What an uninterrupted run does: its operations, seconds, and what it leaves."""
+    """What an uninterrupted run does. ``places``: where it can be killed, each a number of a "call" (system call), an
+    "operation" (Python's) or a "torn" write; how many ``seconds`` it takes; and what it leaves."""
 
-    operations: tuple[str, ...]
+    places: tuple[tuple[str, int], ...]
     seconds: float
     written: Contents
     names: tuple[str, ...]
@@ -128,7 +131,18 @@ def _whole(name: str, fixture: str) -> _Whole:
             place.run()
         seconds = time.perf_counter() - started
         names = tuple(sorted(path.name for path in Path(folder).iterdir()))
-        return _Whole(tuple(counted.operations), seconds, contents(place.destination), names)
+        torn = [("torn", number) for number, what in enumerate(counted.operations) if what == TORN]
+        return _Whole((*_changes(name, fixture, counted), *torn), seconds, contents(place.destination), names)
+
+
+def _changes(name: str, fixture: str, counted: _Counted) -> list[tuple[str, int]]:
+    """Every change of a run, as system calls where these can be seen."""
+    if not can_trace():
+        return [("operation", number) for number in range(len(counted.operations))]
+    with tempfile.TemporaryDirectory() as folder:
+        place = _Place(Path(folder), SCENARIOS[name], fixture)
+        place.set_up()
+        return [("call", number) for number in range(len(traced(place.run, -1).calls))]
 
 
 class _Counted:
@@ -175,20 +189,20 @@ class _Counted:
 
 
 def play_kill(case: Case, folder: Path) -> Outcome:
-    """Number n: fixture n mod their count; then the operation, whole or torn, or (every fourth) any moment."""
+    """Number n: fixture n mod their count; then the next place, or (every fourth) any moment."""
     scenario = SCENARIOS[case.family]
     fixture = scenario.fixtures[case.number % len(scenario.fixtures)]
     whole = _whole(case.family, fixture)
     place = _Place(folder, scenario, fixture)
     place.set_up()
     turn = case.number // len(scenario.fixtures)
-    child = os.fork()
-    if child == 0:
-        _run_to_death(place, whole, turn)
-    if turn % 4 == 3:
-        time.sleep(case.random.random() * whole.seconds)
-        os.kill(child, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    kind, number = whole.places[(turn - turn // ANY) % len(whole.places)]
+    if turn % ANY == ANY - 1:
+        status = _killed_after(place, case.random.random() * whole.seconds)
+    elif kind == "call":
+        status = traced(lambda: _alone(place.run), number).status
+    else:
+        status = _killed_at(place, number, torn=kind == "torn")
     outcome = Outcome(succeeded=int(status == 0), refused=int(status == -signal.SIGKILL))
     if status not in (0, -signal.SIGKILL):
         outcome.violations.append(f"the run to be killed ended with {status}")
@@ -196,17 +210,40 @@ def play_kill(case: Case, folder: Path) -> Outcome:
     return outcome
 
 
-def _run_to_death(place: _Place, whole: _Whole, turn: int) -> None:
+def _alone(run: Callable[[], object]) -> None:
+    """In a child: with a limit of time, and nothing said."""
     signal.alarm(LONGEST)
-    operation = (turn // 4 * 3 + turn % 4) % (2 * len(whole.operations))
-    fatal = -1 if turn % 4 == 3 else operation // 2
-    try:
-        with open(os.devnull, "w") as nowhere, _Counted(fatal, torn=bool(operation % 2)):
-            sys.stderr = nowhere
+    with open(os.devnull, "w") as nowhere:
+        sys.stderr = nowhere
+        run()
+
+
+def _killed_after(place: _Place, seconds: float) -> int:
+    child = _child(lambda: _alone(place.run))
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _killed_at(place: _Place, number: int, *, torn: bool) -> int:
+    """At operation ``number`` of Python's."""
+
+    def run() -> None:
+        with _Counted(number, torn=torn):
             place.run()
-        os._exit(0)
-    finally:
-        os._exit(1)
+
+    return os.waitstatus_to_exitcode(os.waitpid(_child(lambda: _alone(run)), 0)[1])
+
+
+def _child(run: Callable[[], None]) -> int:
+    child = os.fork()
+    if child == 0:
+        try:
+            run()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return child
 
 
 def _after_death(place: _Place, whole: _Whole) -> list[str]:

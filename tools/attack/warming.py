@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
-from tools.attack.cases import FIXTURES, Outcome
+from tools.attack.cases import FIXTURES, Case, Outcome
+from tools.attack.evaluating import EVALUATING, has_pictures
 from tools.attack.families import FAMILIES
 from tools.attack.verbs import MODES, Attempts
 
@@ -29,14 +29,25 @@ def warm_up() -> None:
                 attempts.palettize(mode)
             shutil.rmtree(source)
             _told(fixture, attempts.outcome)
-    with suppress(ImportError):
+    _warm_evaluator()
+
+
+def _warm_evaluator() -> None:
+    """Or leave out the families that need what is not there."""
+    try:
         import torch
-
-        torch.set_num_threads(1)
-        import mil_palettize.torch  # noqa: F401
-
+    except ImportError:
+        for family in EVALUATING:
+            del FAMILIES[family]
         return
-    FAMILIES.pop("inputs", None)
+    torch.set_num_threads(1)
+    if not has_pictures():
+        del FAMILIES["pictures"]
+    with tempfile.TemporaryDirectory(prefix="attack-") as folder:
+        for family in FAMILIES.keys() & EVALUATING.keys():
+            place = Path(folder, family)
+            place.mkdir()
+            FAMILIES[family](Case(family, 0), place)
 
 
 def _told(fixture: str, outcome: Outcome) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 from mil_palettize.algorithms.compiled.jit import compiled
 from mil_palettize.algorithms.compiled.seeding import stratified
 
-Windows = Iterable[tuple[np.ndarray, np.ndarray]]  # points, float64 (n, dim), and positive weights (n,)
+# Points, float64 (n, dim), and positive weights, (n,) or for each coordinate (n, dim).
+Windows = Iterable[tuple[np.ndarray, np.ndarray]]
 
 
 @compiled
@@ -45,7 +46,8 @@ def _variance(points, weights, mean):  # type: ignore[no-untyped-def]
 
 @compiled
 def _draw(points, weights, mean, by_weight, by_square, picks, below, drawn):  # type: ignore[no-untyped-def]
-    """Fill ``drawn`` (n,) with new weights: 0 for all points but those whose chances hold some of the sorted ``picks``.
+    """Fill ``drawn`` (n,) with what multiplies weights: 0 but for points whose chances hold some of the sorted
+    ``picks``.
 
     ``below``: the sum of the chances before these points; returns it with theirs.
     """
@@ -57,28 +59,33 @@ def _draw(points, weights, mean, by_weight, by_square, picks, below, drawn):  # 
         while position < len(picks) and picks[position] < below:
             position += 1
             times += 1
-        drawn[i] = times * weights[i] / chance
+        drawn[i] = times / chance
     return below
 
 
 def coreset(windows: Callable[[], Windows], dim: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most ``size`` of the points and their new weights; always the same.
+    """At most ``size`` of the points and their new weights, of the shape they had; always the same.
 
     Goes over ``windows()`` three times. The points are not all the same.
     """
     total, variance, sums = 0.0, 0.0, np.zeros(dim)
     for points, weights in windows():
-        total += _add(points, weights, sums)
+        total += _add(points, _of_points(weights), sums)
     mean = sums / total
     for points, weights in windows():
-        variance += _variance(points, weights, mean)
+        variance += _variance(points, _of_points(weights), mean)
     picks = np.empty(size)
     stratified(2.0, picks)
     chosen, new_weights, below = [], [], 0.0
     for points, weights in windows():
         drawn = np.empty(len(points))
-        below = _draw(points, weights, mean, 1 / total, 1 / variance, picks, below, drawn)
+        below = _draw(points, _of_points(weights), mean, 1 / total, 1 / variance, picks, below, drawn)
         kept = drawn > 0
         chosen.append(points[kept])
-        new_weights.append(drawn[kept])
-    return np.concatenate(chosen), np.concatenate(new_weights)
+        new_weights.append((weights[kept].T * drawn[kept]).T)
+    return np.concatenate(chosen), np.ascontiguousarray(np.concatenate(new_weights))
+
+
+def _of_points(weights: np.ndarray) -> np.ndarray:
+    """(n,): means over coordinates."""
+    return weights if weights.ndim == 1 else weights.mean(axis=1)

@@ -1,7 +1,8 @@
 """Lloyd's k-means of weighted vectors, compiled (numba, without the GIL, every sum in a fixed order).
 
-``points``: float64 (n, dim); ``weights``: float64 (n,), positive; ``centers``: float64 (k, dim); ``codes``: int32
-(n,), the index of each point's center.
+``points``: float64 (n, dim); ``weights``: positive float64, (n,) for a number of each point or (n, dim) for one of each
+coordinate, which is compiled apart; ``centers``: float64 (k, dim); ``codes``: int32 (n,), the index of each point's
+center. ``masses``: sums of weights, (k,) or (k, dim); ``sums``: of weights times points, (k, dim).
 
 Every point is compared with every center, many points at a time, in loops that become vector instructions. Up to 256
 centers of a few coordinates that is quicker than bounds that rule centers out (Hamerly 2010), which were tried.
@@ -11,20 +12,45 @@ from __future__ import annotations
 
 import numpy as np
 
-from mil_palettize.algorithms.compiled.jit import compiled
+from mil_palettize.algorithms.compiled.jit import compiled, inlined
 
 STRIDE = 1.6  # centers move farther than to the mean: about half as many steps, and it leaves shallow minima
 _BLOCK = 256  # points that are compared together: they stay in the first-level cache
 
 
-@compiled
-def squared_distance(points, i, others, j):  # type: ignore[no-untyped-def]
-    """Of ``points[i]`` and ``others[j]``."""
+@inlined
+def weight_of(weights, i, t):  # type: ignore[no-untyped-def]
+    """The weight of coordinate t of point i; also the mass of a center's."""
+    return weights[i] if weights.ndim == 1 else weights[i, t]
+
+
+@inlined
+def cost_of(points, weights, i, others, j):  # type: ignore[no-untyped-def]
+    """The weighted squared distance of ``points[i]`` from ``others[j]``."""
     total = 0.0
     for t in range(points.shape[1]):
         difference = points[i, t] - others[j, t]
-        total += difference * difference
-    return total
+        if weights.ndim == 1:
+            total += difference * difference
+        else:
+            total += weights[i, t] * difference * difference
+    return total * weights[i] if weights.ndim == 1 else total
+
+
+@inlined
+def add_mass(masses, j, weights, i):  # type: ignore[no-untyped-def]
+    """Add the weights of point i to the masses of center j."""
+    if weights.ndim == 1:
+        masses[j] += weights[i]
+    else:
+        for t in range(weights.shape[1]):
+            masses[j, t] += weights[i, t]
+
+
+@inlined
+def is_used(masses, j):  # type: ignore[no-untyped-def]
+    """Whether center j has points."""
+    return masses[j] > 0.0 if masses.ndim == 1 else masses[j, 0] > 0.0
 
 
 @compiled
@@ -40,14 +66,26 @@ def _distances(coordinates, size, centers, j, distances):  # type: ignore[no-unt
 
 
 @compiled
+def _weighted_distances(coordinates, factors, size, centers, j, distances):  # type: ignore[no-untyped-def]
+    """``_distances`` with the weights of the coordinates in ``factors``."""
+    for p in range(size):
+        difference = coordinates[0, p] - centers[j, 0]
+        distances[p] = factors[0, p] * difference * difference
+    for t in range(1, coordinates.shape[0]):
+        for p in range(size):
+            difference = coordinates[t, p] - centers[j, t]
+            distances[p] += factors[t, p] * difference * difference
+
+
+@compiled
 def assign(points, weights, centers, codes, masses, sums):  # type: ignore[no-untyped-def]
     """Fill ``codes`` with the exactly nearest centers, ties to the lower; returns the weighted squared error.
 
-    Adds the points to ``masses`` (k,) and ``sums`` (k, dim) of their centers. Loops over many points at a time become
-    vector instructions, which makes comparing everything quicker than choosing what to compare.
+    Adds the points to ``masses`` and ``sums`` of their centers. Loops over many points at a time become vector
+    instructions, which makes comparing everything quicker than choosing what to compare.
     """
     n, dim = points.shape
-    coordinates, distances = np.empty((dim, _BLOCK)), np.empty(_BLOCK)
+    coordinates, factors, distances = np.empty((dim, _BLOCK)), np.empty((dim, _BLOCK)), np.empty(_BLOCK)
     least, best = np.empty(_BLOCK), np.empty(_BLOCK, np.int64)
     error = 0.0
     for start in range(0, n, _BLOCK):
@@ -55,21 +93,25 @@ def assign(points, weights, centers, codes, masses, sums):  # type: ignore[no-un
         for p in range(size):
             for t in range(dim):
                 coordinates[t, p] = points[start + p, t]
+                factors[t, p] = weight_of(weights, start + p, t)
         least[:] = np.inf
         best[:] = 0
         for j in range(centers.shape[0]):
-            _distances(coordinates, size, centers, j, distances)
+            if weights.ndim == 1:
+                _distances(coordinates, size, centers, j, distances)
+            else:
+                _weighted_distances(coordinates, factors, size, centers, j, distances)
             for p in range(size):
                 nearer = distances[p] < least[p]
                 least[p] = distances[p] if nearer else least[p]
                 best[p] = j if nearer else best[p]
         for p in range(size):
-            weight, j = weights[start + p], best[p]
-            codes[start + p] = j
-            error += weight * least[p]
-            masses[j] += weight
+            i, j = start + p, best[p]
+            codes[i] = j
+            error += weights[i] * least[p] if weights.ndim == 1 else least[p]
+            add_mass(masses, j, weights, i)
             for t in range(dim):
-                sums[j, t] += weight * points[start + p, t]
+                sums[j, t] += factors[t, p] * points[i, t]
     return error
 
 
@@ -78,10 +120,11 @@ def move(centers, masses, sums, stride):  # type: ignore[no-untyped-def]
     """Move centers by ``stride`` of the way to the means of their points; returns the sum of mass by squared way."""
     gain = 0.0
     for j in range(centers.shape[0]):
-        if masses[j] > 0.0:
+        if is_used(masses, j):
             for t in range(centers.shape[1]):
-                way = (sums[j, t] / masses[j] - centers[j, t]) * stride
-                gain += masses[j] * way * way
+                mass = weight_of(masses, j, t)
+                way = (sums[j, t] / mass - centers[j, t]) * stride
+                gain += mass * way * way
                 centers[j, t] += way
     return gain
 
@@ -90,11 +133,11 @@ def move(centers, masses, sums, stride):  # type: ignore[no-untyped-def]
 def _refill(points, weights, centers, codes, masses):  # type: ignore[no-untyped-def]
     """Move every center without points to the point that adds most to the error."""
     for j in range(len(masses)):
-        if masses[j] > 0.0:
+        if is_used(masses, j):
             continue
         far, most = -1, 0.0
         for i in range(points.shape[0]):
-            value = weights[i] * squared_distance(points, i, centers, codes[i])
+            value = cost_of(points, weights, i, centers, codes[i])
             if value > most:
                 far, most = i, value
         if far < 0:
@@ -110,7 +153,8 @@ def lloyd(points, weights, centers, codes, steps, tolerance):  # type: ignore[no
     Moves ``centers`` to the means of their points, and fills ``codes``. Centers without points move to one far from its
     own center.
     """
-    masses, sums = np.empty(len(centers)), np.empty(centers.shape)
+    sums = np.zeros(centers.shape)
+    masses = np.zeros(len(centers)) if weights.ndim == 1 else np.zeros(centers.shape)
     for _ in range(steps):
         masses[:] = 0.0
         sums[:] = 0.0

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mil_palettize.algorithms.compiled.jit import compiled
-from mil_palettize.algorithms.compiled.lloyd import squared_distance
+from mil_palettize.algorithms.compiled.jit import compiled, inlined
+from mil_palettize.algorithms.compiled.lloyd import add_mass, cost_of, is_used, weight_of
 
 
 @compiled
@@ -46,24 +46,23 @@ def _draw(masses, total, state):  # type: ignore[no-untyped-def]
 @compiled
 def scatter(points, weights, state, trials, centers):  # type: ignore[no-untyped-def]
     """Greedy k-means++ (Arthur, Vassilvitskii 2007): each next center is the best of ``trials`` points, drawn with
-    probability in proportion to their squared distance from the centers so far."""
+    probability in proportion to what they add to the error with the centers so far."""
     n = points.shape[0]
-    least, tried, chosen, masses = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
-    centers[0] = points[_draw(weights, weights.sum(), state)]
+    least, tried, chosen = np.empty(n), np.empty(n), np.empty(n)
     for i in range(n):
-        least[i] = squared_distance(points, i, centers, 0)
+        least[i] = weight_of(weights, i, 0)
+    centers[0] = points[_draw(least, least.sum(), state)]
+    for i in range(n):
+        least[i] = cost_of(points, weights, i, centers, 0)
     for j in range(1, centers.shape[0]):
-        total = 0.0
-        for i in range(n):
-            masses[i] = weights[i] * least[i]
-            total += masses[i]
+        total = least.sum()
         smallest = np.inf
         for _ in range(trials):
-            candidate = _draw(masses, total, state)
+            candidate = _draw(least, total, state)
             potential = 0.0
             for i in range(n):
-                tried[i] = min(least[i], squared_distance(points, i, points, candidate))
-                potential += weights[i] * tried[i]
+                tried[i] = min(least[i], cost_of(points, weights, i, points, candidate))
+                potential += tried[i]
             if potential < smallest:
                 smallest = potential
                 centers[j] = points[candidate]
@@ -71,14 +70,24 @@ def scatter(points, weights, state, trials, centers):  # type: ignore[no-untyped
         least, chosen = chosen, least
 
 
+@inlined
+def _merging(centers, masses, i, j):  # type: ignore[no-untyped-def]
+    """What merging two centers adds to the squared error (Ward 1963)."""
+    total = 0.0
+    for t in range(centers.shape[1]):
+        one, other = weight_of(masses, i, t), weight_of(masses, j, t)
+        difference = centers[i, t] - centers[j, t]
+        total += difference * difference * (one * other / (one + other))
+    return total
+
+
 @compiled
 def _partner(centers, masses, i):  # type: ignore[no-untyped-def]
-    """The center whose merging with center i adds least to the squared error, and how much (Ward 1963)."""
+    """The center whose merging with center i adds least to the squared error, and how much."""
     near, cost = i, np.inf
     for j in range(len(masses)):
-        if j != i and masses[j] > 0.0:
-            share = masses[i] * masses[j] / (masses[i] + masses[j])
-            value = squared_distance(centers, i, centers, j) * share
+        if j != i and is_used(masses, j):
+            value = _merging(centers, masses, i, j)
             if value < cost:
                 near, cost = j, value
     return near, cost
@@ -95,17 +104,18 @@ def merge(centers, masses, kept):  # type: ignore[no-untyped-def]
     version, seen = np.zeros(n, np.int64), np.zeros(n, np.int64)
     left = 0
     for i in range(n):
-        if masses[i] > 0.0:
+        if is_used(masses, i):
             left += 1
             near[i], cost[i] = _partner(centers, masses, i)
     while left > len(kept):
         a = np.argmin(cost)
         b = near[a]
         if seen[a] == version[b]:
-            mass = masses[a] + masses[b]
             for t in range(centers.shape[1]):
-                centers[a, t] = (masses[a] * centers[a, t] + masses[b] * centers[b, t]) / mass
-            masses[a], masses[b] = mass, 0.0
+                one, other = weight_of(masses, a, t), weight_of(masses, b, t)
+                centers[a, t] = (one * centers[a, t] + other * centers[b, t]) / (one + other)
+            add_mass(masses, a, masses, b)
+            masses[b] = 0.0
             cost[b] = np.inf
             version[a] += 1
             version[b] += 1
@@ -114,7 +124,7 @@ def merge(centers, masses, kept):  # type: ignore[no-untyped-def]
         seen[a] = version[near[a]]
     filled = 0
     for i in range(n):
-        if masses[i] > 0.0:
+        if is_used(masses, i):
             kept[filled] = centers[i]
             filled += 1
     for i in range(filled, len(kept)):

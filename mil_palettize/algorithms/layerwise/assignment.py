@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from mil_palettize.algorithms.compiled.jit import compiled, inlined
+from mil_palettize.algorithms.layerwise.column_vectors import compensated_columns, descended_columns
 from mil_palettize.algorithms.layerwise.form import Values
 from mil_palettize.algorithms.layerwise.work import Work
 
@@ -55,6 +56,9 @@ def _assign_block(target, feedback, upper, columns, table, spread, kept, tables,
 def compensated(work: Work, values: Values) -> None:
     """Fill ``work.indices``: column by column, the largest diagonal first, each to the entry nearest to what makes
     good the errors of the columns before."""
+    if work.members.shape[1] > 1:
+        compensated_columns(work, values)
+        return
     count, rows, vector, columns = work.target.shape
     for g in range(count):
         order, upper = work.damped.compensation[g]
@@ -108,6 +112,9 @@ def _descend(hessian, error, gradient, table, spread, kept, tables, indices):  #
 
 def descended(work: Work, values: Values, sweeps: int) -> None:
     """Change ``work.indices`` one by one, each to the best entry while all others stay; never raises the objective."""
+    if work.members.shape[1] > 1:
+        descended_columns(work, values, sweeps)
+        return
     for g in range(len(work.target)):
         for _ in range(sweeps):
             changed = _descend(

@@ -12,6 +12,11 @@ from mil_palettize.expressions.packed import Packed
 from mil_palettize.expressions.weight_expr import Lut, Scale, Sparse, WeightExpr, lut_of
 
 
+class UnsupportedLayoutError(Exception):
+    """A palette that the steps here cannot change: of vectors that lie neither along the rows of the matrices nor along
+    the same columns in every row, or of integers with an offset."""
+
+
 @dataclass(frozen=True, eq=False)
 class Form:
     """Where each element of a weight takes its value from; all arrays 1-D, an item for each element in C order.
@@ -39,7 +44,7 @@ class Values:
 
 
 def taken_apart(expr: WeightExpr) -> tuple[Form, Values]:
-    """Of a palette: a ``Lut``, in a ``Scale``, in a ``Sparse`` of the same shape."""
+    """Of a palette: a ``Lut``, in a ``Scale``, in a ``Sparse`` of the same shape. Raises UnsupportedLayoutError."""
     lut, scale = lut_of(expr), _scale(expr)
     shape, axis, dim = lut.shape, lut.vector_axis, lut.vector
     position = np.arange(lut.indices.count).reshape(lut.indices.shape)
@@ -104,6 +109,8 @@ def _scale(expr: WeightExpr) -> np.ndarray | None:
     inner = expr.data if isinstance(expr, Sparse) else expr
     if not isinstance(inner, Scale):
         return None
+    if inner.offset is not None:
+        raise UnsupportedLayoutError
     return inner.scale if isinstance(inner.scale, np.ndarray) else inner.scale.decode()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mil_palettize.algorithms.layerwise.form import Values
-from mil_palettize.algorithms.layerwise.work import Work, decoded, gathered, product
+from mil_palettize.algorithms.layerwise.work import Work, gathered, product
 
 _RIDGE = 1e-6  # relative, towards the present entries: entries that hardly anything uses stay where they are
 _TOLERANCE = 1e-12
@@ -36,7 +36,7 @@ def refitted_tables(works: Sequence[Work], values: Values, steps: int) -> np.nda
             break
         curved = _RIDGE * diagonal * direction
         for work in works:
-            spread = decoded(direction, work.indices, work.table, work.spread, work.kept)
+            spread = work.decoded(direction, work.spread)
             gathered(product(spread, work.hessian), work, curved)
         curvature = _dots(direction, curved, apart)
         alpha = np.where(curvature > 0.0, size / np.where(curvature > 0.0, curvature, 1.0), 0.0)
@@ -65,7 +65,7 @@ def refitted_scales(works: Sequence[Work], values: Values) -> np.ndarray:
         return values.scales
     across, along = np.zeros(len(values.scales)), np.zeros(len(values.scales))
     for work in works:
-        units = decoded(values.tables, work.indices, work.table, np.ones(work.spread.shape), work.kept)
+        units = work.decoded(values.tables, np.ones(work.spread.shape))
         number = work.scale[..., 0]
         pulled = product(units, work.hessian)
         np.add.at(across, number, np.sum(work.target * pulled, axis=-1))

@@ -117,12 +117,13 @@ def read_weight(request: Request) -> Weight:
     array = source.read()
     mask = None
     if request.mask is not None:
-        if request.mask.nbits != 1 or request.mask.shape != tuple(array.shape):
+        if request.mask.nbits != 1 or request.mask.shape != request.indices_shape:
+            what = "element" if request.cluster_dim == 1 else f"vector of {request.cluster_dim} along {request.axis}"
             raise AlgorithmError(
                 f"weight '{source.name}' of shape {list(array.shape)} has a mask of {request.mask.nbits} bits and "
-                f"shape {list(request.mask.shape)}; a mask has 1 bit for every element"
+                f"shape {list(request.mask.shape)}; a mask has 1 bit for every {what}"
             )
-        mask = request.mask.unpack().view(bool)
+        mask = np.repeat(request.mask.unpack().view(bool), request.cluster_dim, axis=request.axis)
     _check_finite(source.name, array, mask)
     importance, largest = None, 1.0
     if request.importance is not None:

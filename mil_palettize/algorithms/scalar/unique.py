@@ -5,23 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from mil_palettize.algorithms.distribution import Distribution
-from mil_palettize.algorithms.vector.vectors import Vectors
+from mil_palettize.algorithms.vector.vectors import VectorSet
 from mil_palettize.errors import AlgorithmError
 
 
 class TooManyValuesError(AlgorithmError):
-    """A weight, or one group of it, has at least ``found`` distinct values; ``limit`` can be told apart.
+    """A weight, or one group of it, has more than ``limit`` distinct values, which is how many can be told apart.
 
-    ``what``: "values", or "vectors" of them.
+    ``what``: "values", or "vectors" of them. The line is the same for all weights, so that reports group them.
     """
 
-    def __init__(self, name: str, found: int, limit: int, what: str = "values") -> None:
+    def __init__(self, name: str, limit: int, what: str = "values") -> None:
         super().__init__(
-            f"weight '{name}' has {found} or more distinct {what} in one look-up table. Unique values in weight cannot "
-            f"be represented by {limit.bit_length() - 1} bits palettization, which holds {limit}: use mode 'kmeans', "
-            "or smaller groups"
+            f"weight '{name}' has more than {limit} distinct {what} in one look-up table. Unique values in weight "
+            f"cannot be represented by {limit.bit_length() - 1} bits palettization: use mode 'kmeans', or smaller "
+            "groups"
         )
-        self.found = found
         self.limit = limit
 
 
@@ -30,15 +29,15 @@ def entries(distribution: Distribution, nbits: int) -> np.ndarray:
 
     0.0 and -0.0 are one value, which is stored as 0.0.
     """
-    limit, found = 1 << nbits, len(distribution.values)
-    if found > limit:
-        raise TooManyValuesError(distribution.name, found, limit)
+    limit = 1 << nbits
+    if len(distribution.values) > limit:
+        raise TooManyValuesError(distribution.name, limit)
     return distribution.values
 
 
-def vector_entries(vectors: Vectors, nbits: int) -> np.ndarray:
+def vector_entries(vectors: VectorSet, nbits: int) -> np.ndarray:
     """The distinct vectors, float64 (k, dim); ``nbits`` is the most that may be used. Raises ``TooManyValuesError``."""
     found = vectors.distinct(1 << nbits)
     if found is None:
-        raise TooManyValuesError(vectors.name, (1 << nbits) + 1, 1 << nbits, "vectors")
+        raise TooManyValuesError(vectors.name, 1 << nbits, "vectors")
     return found

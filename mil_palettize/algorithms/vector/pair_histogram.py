@@ -5,41 +5,44 @@ from __future__ import annotations
 import numpy as np
 
 from mil_palettize.algorithms.compiled.jit import compiled
-from mil_palettize.algorithms.vector.vectors import Vectors
+from mil_palettize.algorithms.compiled.lloyd import add_mass, weight_of
+from mil_palettize.algorithms.vector.vectors import VectorSet
 
 _KEYS = 1 << 16  # upper halves of float32 patterns
 _ASCENDING = np.concatenate([np.arange(_KEYS - 1, _KEYS // 2 - 1, -1), np.arange(_KEYS // 2)])
 
 
 @compiled
-def _count(points, keys, bins, across, masses, sums):  # type: ignore[no-untyped-def]
-    """Add pairs (n, 2) to the masses (cells,) and sums (cells, 2) of their cells, ``across`` of them in each direction;
-    ``keys``: uint16 (n, 2)."""
+def _count(points, weights, keys, bins, across, masses, sums):  # type: ignore[no-untyped-def]
+    """Add pairs (n, 2) to the masses (cells,) or (cells, 2) and sums (cells, 2) of their cells, ``across`` of them in
+    each direction; ``keys``: uint16 (n, 2)."""
     for i in range(points.shape[0]):
         cell = bins[keys[i, 0]] * across + bins[keys[i, 1]]
-        masses[cell] += 1.0
-        sums[cell, 0] += points[i, 0]
-        sums[cell, 1] += points[i, 1]
+        add_mass(masses, cell, weights, i)
+        sums[cell, 0] += weight_of(weights, i, 0) * points[i, 0]
+        sums[cell, 1] += weight_of(weights, i, 1) * points[i, 1]
 
 
-def cell_means(pairs: Vectors, sample: np.ndarray, across: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means (n, 2) and counts (n,) of the occupied cells, float64, n at most ``across**2``.
+def cell_means(pairs: VectorSet, sample: np.ndarray, across: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means (n, 2) and weights of the occupied cells, (n,), or (n, 2) where those of coordinates differ; float64, n at
+    most ``across**2``.
 
     Cells are products of bins in proportion to density**(1/3) of the coordinates of ``sample`` (m, 2), as steps of an
     optimal quantizer are: outliers do not make them coarse.
     """
     bins = _bins(sample, across)
+    of_each = pairs.weights(np.arange(1)).shape[1:]
 
     def work(first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        masses, sums = np.zeros(across**2), np.zeros((across**2, 2))
-        for _, points in pairs.windows(first, last):
-            _count(points, _keys(points), bins, across, masses, sums)
+        masses, sums = np.zeros((across**2, *of_each)), np.zeros((across**2, 2))
+        for _, points, weights in pairs.windows(first, last):
+            _count(points, weights, _keys(points), bins, across, masses, sums)
         return masses, sums
 
     parts = pairs.over_spans(work)
     masses, sums = sum(part[0] for part in parts), sum(part[1] for part in parts)
-    used = masses > 0
-    return sums[used] / masses[used, None], masses[used]
+    used = masses.reshape(len(sums), -1)[:, 0] > 0
+    return sums[used] / masses[used].reshape(-1, *(of_each or (1,))), masses[used]
 
 
 def _keys(points: np.ndarray) -> np.ndarray:

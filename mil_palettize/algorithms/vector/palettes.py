@@ -12,7 +12,7 @@ from mil_palettize.algorithms.compiled.lloyd import assign
 from mil_palettize.algorithms.palette import Palette, Request
 from mil_palettize.algorithms.scalar.grouped import pack_all
 from mil_palettize.algorithms.source import raise_non_finite
-from mil_palettize.algorithms.vector.vectors import Vectors
+from mil_palettize.algorithms.vector.vectors import Vectors, VectorSet
 from mil_palettize.expressions.weight_expr import Lut, Packed
 
 
@@ -24,7 +24,7 @@ class VectorAlgorithm:
     Without nbits in the request, ``nbits`` is the most allowed. ``lossless``: the palette has to be.
     """
 
-    entries: Callable[[Vectors, int], np.ndarray]
+    entries: Callable[[VectorSet, int], np.ndarray]
     lossless: bool = False
 
 
@@ -37,7 +37,7 @@ class _Table:
     signal: float
 
 
-def vector_blocks(array: np.ndarray, request: Request) -> np.ndarray:
+def _blocks(array: np.ndarray, request: Request) -> np.ndarray:
     """A C-contiguous weight as ``Vectors`` wants it: (outer, groups, rows, dim, inner)."""
     dim, axis, groups = request.cluster_dim, request.axis, request.groups
     outer, inner = math.prod(array.shape[:axis]), math.prod(array.shape[axis + 1 :])
@@ -49,9 +49,9 @@ def vector_palette(algorithm: VectorAlgorithm, request: Request) -> Palette:
 
     Raises ``NonFiniteError`` and what the algorithm raises.
     """
-    source, dim, axis, groups = request.source, request.cluster_dim, request.axis, request.groups
+    source, axis, groups = request.source, request.axis, request.groups
     array = np.ascontiguousarray(source.read())
-    blocks = vector_blocks(array, request)
+    blocks = _blocks(array, request)
     outer, inner = blocks.shape[0], blocks.shape[4]
     indices = np.empty((outer, groups, blocks.shape[2], inner), np.uint8)
     inside = request.pmap if groups == 1 else map
@@ -66,8 +66,7 @@ def vector_palette(algorithm: VectorAlgorithm, request: Request) -> Palette:
     nbits = request.nbits_for(max(len(part.entries) for part in parts))
     tables = [np.pad(part.entries, ((0, (1 << nbits) - len(part.entries)), (0, 0)), mode="edge") for part in parts]
     stored = np.stack(tables).astype(source.dtype).reshape(request.lut_shape(nbits))
-    shape = tuple(size // dim if i == axis else size for i, size in enumerate(array.shape))
-    expr = Lut(Packed(pack_all(indices.reshape(-1), nbits, request), nbits, shape), stored, axis)
+    expr = Lut(Packed(pack_all(indices.reshape(-1), nbits, request), nbits, request.indices_shape), stored, axis)
     return Palette(expr, math.fsum(part.error for part in parts), math.fsum(part.signal for part in parts))
 
 
@@ -82,9 +81,9 @@ def _table(algorithm: VectorAlgorithm, request: Request, vectors: Vectors, codes
     def work(first: int, last: int) -> list[float]:
         masses, sums = np.zeros(len(stored)), np.zeros(stored.shape)
         errors = []
-        for start, points in vectors.windows(first, last):
+        for start, points, weights in vectors.windows(first, last):
             part = codes[start : start + len(points)]
-            errors.append(float(assign(points, np.ones(len(points)), stored, part, masses, sums)))
+            errors.append(float(assign(points, weights, stored, part, masses, sums)))
         return errors
 
     errors = [error for span in vectors.over_spans(work) for error in span]

@@ -9,6 +9,7 @@ import numpy as np
 from coremltools.converters.mil.mil import Block, Operation, Program, Var, types
 from coremltools.converters.mil.mil import Builder as mb
 
+from mil_palettize.expressions.packed import Packed
 from mil_palettize.expressions.weight_expr import Lut, Part, Scale, Sparse, WeightExpr
 from mil_palettize.program.forms import PACKED, Form
 from mil_palettize.program.palette_ops import SCALED_SUFFIX, SUFFIX
@@ -41,9 +42,12 @@ def replace_nonzeros(const: Operation, sparse: Operation, expr: WeightExpr) -> N
     assert isinstance(expr, Sparse)
     assert isinstance(expr.data, Lut)
     lut, named = expr.data, f"{const.name}{SUFFIX}"
+    inputs: dict[str, object] = {"indices_mask": sparse.mask}
+    if lut.vector_axis is not None:
+        inputs = {"indices_mask": _typed(expr.mask), "vector_axis": np.int32(lut.vector_axis)}
     mask, values = mb.constexpr_lut_to_sparse(
-        indices_mask=sparse.mask,
-        indices_nonzero_data=_indices(lut)[np.asarray(sparse.mask.val) != 0].flatten(),
+        **inputs,
+        indices_nonzero_data=_typed(lut.indices)[expr.mask.unpack() != 0].flatten(),
         lut=_table(lut, named, sparse),
         name=named,
         before_op=sparse,
@@ -59,19 +63,19 @@ def replace_integers(const: Operation, scaled: Operation, expr: WeightExpr) -> N
     if isinstance(expr, Lut):
         assert isinstance(expr.lut, Scale)
         table = _scaled(expr.lut, named, scaled)
-        dense = mb.constexpr_lut_to_dense(indices=_indices(expr), lut=table, name=scaled.name, before_op=scaled)
+        dense = mb.constexpr_lut_to_dense(indices=_typed(expr.indices), lut=table, name=scaled.name, before_op=scaled)
     else:
         assert isinstance(expr, Scale)
         assert isinstance(expr.data, Lut)
         integers = mb.constexpr_lut_to_dense(
-            indices=_indices(expr.data), lut=expr.data.table, name=named, before_op=scaled
+            indices=_typed(expr.data.indices), lut=expr.data.table, name=named, before_op=scaled
         )
         dense = _scaled(Scale(expr.data, expr.scale, expr.offset), scaled.name, scaled, integers)
     _replace_constexpr(scaled, dense)
 
 
 def _looked_up(lut: Lut, name: str, before: Operation) -> Var:
-    inputs: dict[str, object] = {"indices": _indices(lut), "lut": _table(lut, name, before)}
+    inputs: dict[str, object] = {"indices": _typed(lut.indices), "lut": _table(lut, name, before)}
     if lut.vector_axis is not None:
         inputs["vector_axis"] = np.int32(lut.vector_axis)
     return mb.constexpr_lut_to_dense(**inputs, name=name, before_op=before)
@@ -89,9 +93,10 @@ def _scaled(expr: Scale, name: str, before: Operation, data: Var | None = None) 
     return mb.constexpr_blockwise_shift_scale(**inputs, name=name, before_op=before)
 
 
-def _indices(lut: Lut) -> np.ndarray:
-    dtype = types.nptype_from_builtin(types.string_to_builtin(f"uint{lut.indices.nbits}"))
-    return np.asarray(lut.indices.unpack().astype(dtype))
+def _typed(packed: Packed) -> np.ndarray:
+    """Marked as of so many bits, as coremltools does."""
+    dtype = types.nptype_from_builtin(types.string_to_builtin(f"uint{packed.nbits}"))
+    return np.asarray(packed.unpack().astype(dtype))
 
 
 def _array(part: Part) -> np.ndarray:

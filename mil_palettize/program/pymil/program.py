@@ -6,11 +6,13 @@ messages each is a reference whose offset is its number.
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import numpy as np
 from coremltools.converters.mil.backend.mil.helper import create_file_value_tensor, types_to_proto_primitive
 from coremltools.converters.mil.backend.mil.load import MILProtoExporter
 from coremltools.converters.mil.mil import Builder as mb
-from coremltools.converters.mil.mil import Operation, Program, Var, types
+from coremltools.converters.mil.mil import Function, Operation, Program, Var, types
 
 from mil_palettize.expressions.packed import Packed
 from mil_palettize.expressions.weight_expr import Const, Scale, Sparse, WeightExpr
@@ -24,16 +26,37 @@ from mil_palettize.program.values import MIL, tensor_type
 from mil_palettize.program.weight import Weight
 
 _OPAQUE = tensor_type((), MIL.DataType.Value("UNUSED_TYPE"))
+# Compressed op -> the input that joint compression makes a palette of.
+_MAIN = {"constexpr_sparse_to_dense": "nonzero_data", "constexpr_blockwise_shift_scale": "data"}
 
 
 class _Skeleton(MILProtoExporter):
-    """coremltools' own serializer, writing no weight file: the n-th constant is said to be at offset n."""
+    """coremltools' own serializer, writing no weight file: the n-th constant is said to be at offset n.
+
+    ``named``: what holds the values of constants, by function and name of the result, in program order: names of
+    sibling blocks may share one. It is how those are found that stand in the program itself.
+    """
 
     def __init__(self, program: Program) -> None:
         # The base class validates the whole program, which in the middle of a pipeline need not be valid yet.
         self.prog = program
         self.specification_version = OPSETS[-1].spec
         self.constants: list[Var] = []
+        self.named: dict[tuple[str, str], list[Operation]] = defaultdict(list)
+        self._function = ""
+
+    def convert_function(self, function: Function, opset: str, *, name: str = "") -> MIL.Function:
+        self._function = name
+        return super().convert_function(function, opset)
+
+    def translate_const(self, op: Operation) -> MIL.Operation:
+        self.named[self._function, op.outputs[0].name].append(op)
+        return super().translate_const(op)
+
+    def translate_constexpr(self, op: Operation) -> MIL.Operation:
+        main = op.inputs.get(_MAIN.get(op.op_type, ""))
+        self.named[self._function, op.outputs[0].name].append(op if main is None or main.op is None else main.op)
+        return super().translate_constexpr(op)
 
     def create_file_value(self, var: Var) -> MIL.Value:
         self.constants.append(var)
@@ -54,7 +77,8 @@ class PymilProgram:
         self._skeleton = _Skeleton(program)
         model = CoreML.Model()
         for name, function in program.functions.items():
-            message = self._skeleton.convert_function(function, _opset_name(function.opset_version.value))
+            opset = _opset_name(function.opset_version.value)
+            message = self._skeleton.convert_function(function, opset, name=name)
             model.mlProgram.functions[name].CopyFrom(message)
         self._survey = survey(Stage("", model))
 
@@ -63,8 +87,10 @@ class PymilProgram:
 
     def constant(self, weight: Weight) -> Operation:
         """The ``const`` op of a weight's data; for a compressed weight, of what joint compression takes."""
-        assert weight.storage is not None
-        return self._skeleton.constants[weight.storage[1]].op
+        if weight.storage is not None:
+            return self._skeleton.constants[weight.storage[1]].op
+        same = [site.weight.id for site in self._survey.sites if _is_called(site.weight, weight)]
+        return self._skeleton.named[weight.function, weight.name][same.index(weight.id)]
 
     def held(self, weight: Weight) -> WeightExpr | None:
         """What a compressed weight is stored as; None for a dense one."""
@@ -113,6 +139,10 @@ def _whole_bytes(array: np.ndarray) -> np.ndarray:
     """Integers, also those of types numpy has not, as int8 or uint8."""
     unsigned = types.numpy_type_to_builtin_type(array.dtype).is_unsigned()
     return np.asarray(array).astype(np.uint8 if unsigned else np.int8)
+
+
+def _is_called(one: Weight, other: Weight) -> bool:
+    return one.form != "inline" and (one.function, one.name) == (other.function, other.name)
 
 
 def _opset_name(specification_version: int) -> str:

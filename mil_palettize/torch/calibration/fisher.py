@@ -80,6 +80,8 @@ def _own_loss(outputs: Mapping[str, torch.Tensor], label: int | None, random: to
         scores = first.reshape(-1)
         normal = bool((scores >= 0).all()) and abs(float(scores.sum()) - 1.0) < 1e-2
         logs = (scores + 1e-9).log() if normal else torch.log_softmax(scores, 0)
+        if label is None and not bool(torch.isfinite(logs).all()):
+            raise EvaluationError("an answer of the network is not finite, so that no label can be drawn from it")
         if label is None:
             label = int(torch.multinomial(logs.detach().exp(), 1, generator=random))
         if not 0 <= label < len(logs):

@@ -85,7 +85,7 @@ def inputs(
 def rows_read(step: Step, arguments: Mapping[str, Any], index: np.ndarray) -> np.ndarray:
     """Places of the elements that a look-up reads, int64, repeated as often as they are read."""
     table = torch.from_numpy(index)
-    own = {name: value for name, value in arguments.items() if name != "x"}
+    own = {name: v.cpu() if isinstance(v, torch.Tensor) else v for name, v in arguments.items() if name != "x"}
     return step.call(x=table, **own).reshape(-1).numpy()
 
 

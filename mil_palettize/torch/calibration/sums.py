@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from mil_palettize.torch.calibration.readers import Inputs
+from mil_palettize.torch.calibration.streams import wide
 
 _TOGETHER = 2048  # inputs that are multiplied together
+_PANEL = 192  # columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +57,9 @@ class Sums:
     def __init__(self, where: np.ndarray) -> None:
         self.own = _own(where)
         shape = (self.own.where.shape[0], self.own.where.shape[2], self.own.where.shape[2])
-        self.square, self.cross = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+        self.square = torch.zeros(shape, dtype=torch.float64)  # what is below the diagonal; see _add_square
+        self.cross: torch.Tensor | None = None  # the same as the square so far
         self.count = 0
-        self.same = True
         self._waiting: list[tuple[torch.Tensor, torch.Tensor | None, float]] = []
 
     def add(self, palettized: Inputs, float_inputs: Inputs | None) -> None:
@@ -79,22 +81,42 @@ class Sums:
             return
         own = _joined([part for part, _, _ in self._waiting])
         weights = torch.cat([torch.full((p.shape[1], 1), w, dtype=torch.float64) for p, _, w in self._waiting])
-        weighted = own * weights
-        self.square += own.mT @ weighted
-        if any(other is not None for _, other, _ in self._waiting):
-            self.same = False
-            self.cross += _joined([p if o is None else o for p, o, _ in self._waiting]).mT @ weighted
-        else:
-            self.cross += own.mT @ weighted
+        weighted = own * weights.to(own.device)
+        self.square = self.square.to(own.device)
+        crossed = any(other is not None for _, other, _ in self._waiting)
+        if crossed or self.cross is not None:
+            other = _joined([p if o is None else o for p, o, _ in self._waiting]) if crossed else own
+            if self.cross is None:
+                self.cross = self._whole_square()
+            self.cross += other.mT @ weighted
+        self._add_square(own, weighted)
         self._waiting.clear()
+
+    def _add_square(self, own: torch.Tensor, weighted: torch.Tensor) -> None:
+        """The lower triangle alone, in panels of columns: the other one is its mirror image."""
+        for start in range(0, own.shape[2], _PANEL):
+            panel = slice(start, start + _PANEL)
+            self.square[:, start:, panel] += own[:, :, start:].mT @ weighted[:, :, panel]
 
     def moments(self) -> ReadMoments:
         """Symmetric to the last bit."""
         self._flush()
-        square = self.square.numpy()
-        square = (square + square.swapaxes(1, 2)) / 2.0
-        return ReadMoments(self.own.where, square, None if self.same else self.cross.numpy(), self.count)
+        cross = None if self.cross is None else self.cross.cpu().numpy()
+        return ReadMoments(self.own.where, self._whole_square().cpu().numpy(), cross, self.count)
+
+    def _whole_square(self) -> torch.Tensor:
+        """Symmetric to the last bit."""
+        below = self.square.tril(-1)
+        return below + below.mT + torch.diag_embed(self.square.diagonal(dim1=1, dim2=2))
+
+
+def added(one: ReadMoments, two: ReadMoments) -> ReadMoments:
+    """Of the inputs of both; of one reader."""
+    cross = None
+    if one.cross is not None or two.cross is not None:
+        cross = (one.square if one.cross is None else one.cross) + (two.square if two.cross is None else two.cross)
+    return ReadMoments(one.where, one.square + two.square, cross, one.count + two.count)
 
 
 def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.cat([part.double() for part in parts], dim=1)
+    return torch.cat([wide(part) for part in parts], dim=1)

@@ -4,13 +4,14 @@ the fit, and how much it depends on each element."""
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from mil_palettize.torch.calibration.masks import counted
 from mil_palettize.torch.calibration.readers import RECURRENT, Operand
-from mil_palettize.torch.calibration.streams import Stream
+from mil_palettize.torch.calibration.streams import Stream, wide
 from mil_palettize.torch.evaluator.program import Step
 
 _MOST = 16  # samples that are looked at
@@ -21,7 +22,7 @@ _ELEMENTWISE = frozenset({
     "sub",
 })  # fmt: skip
 # Where these saturate, errors before them do not matter, which moments of inputs cannot tell.
-_SATURATING = frozenset({"sigmoid", "sigmoid_hard", "softsign", "tanh", "scaled_tanh"})
+SATURATING = frozenset({"sigmoid", "sigmoid_hard", "softsign", "tanh", "scaled_tanh"})
 
 
 class Behind:
@@ -32,7 +33,7 @@ class Behind:
         self, stream: Stream, step: Step, operand: Operand, index: np.ndarray,
         following: Sequence[Step], outputs: Collection[str],
     ) -> None:  # fmt: skip
-        self.step, self._operand, self._index = step, operand, torch.from_numpy(index)
+        self.step, self._operand, self._index = step, operand, torch.from_numpy(index).to(stream.device)
         self._tail = _tail(step, following, stream.constants, outputs)
         read = {slot for other in following for slot in other.slots_read()} | set(outputs)
         self._counted = [slot in read for slot in step.outputs]
@@ -40,7 +41,11 @@ class Behind:
     @property
     def saturates(self) -> bool:
         """Whether there are inputs for which the output hardly depends on the weight."""
-        return self.step.info.type in RECURRENT or any(s.info.type in _SATURATING for s, _ in self._tail)
+        return self.step.info.type in RECURRENT or any(s.info.type in SATURATING for s, _ in self._tail)
+
+    def given(self, stream: Stream, sample: int) -> dict[str, Any]:
+        """What the op gets in this sample."""
+        return stream.arguments(sample, self.step)
 
     def with_weight(self, arguments: Mapping[str, Any], flat: torch.Tensor) -> dict[str, Any]:
         """``arguments`` with the elements of ``flat`` (of the weight, C order) in their places."""
@@ -64,45 +69,81 @@ class Behind:
         return [result for result in found if isinstance(result, torch.Tensor) and result.is_floating_point()]
 
 
+class Tried(Protocol):
+    """An op that reads a weight, with what follows it."""
+
+    @property
+    def saturates(self) -> bool: ...
+
+    def given(self, stream: Stream, sample: int) -> dict[str, Any]: ...
+
+    def with_weight(self, arguments: Mapping[str, Any], flat: torch.Tensor) -> dict[str, Any]: ...
+
+    def results(self, stream: Stream, arguments: dict[str, Any]) -> list[torch.Tensor]: ...
+
+
 class Trial:
     """Calling it with an array in the weight's place gives the squared error of the output relative to the output's
     square, both summed over the held out samples, with the inputs of the palettized network on one side and those of
-    the float network, and its weight, on the other."""
+    the float network, and its weight, on the other. ``kept``: of each sample, the positions that count, None for
+    all."""
 
-    def __init__(self, float_stream: Stream, other: Stream, behind: Behind, held: Sequence[int]) -> None:
+    def __init__(
+        self, float_stream: Stream, other: Stream, behind: Tried, held: Sequence[int],
+        kept: Sequence[torch.Tensor | None],
+    ) -> None:  # fmt: skip
         self._stream, self._behind = other, behind
         chosen = held[:: max(1, -(-len(held) // _MOST))]
-        self._arguments = [other.arguments(sample, behind.step) for sample in chosen]
-        floats = (float_stream.arguments(sample, behind.step) for sample in chosen)
-        self._wanted = [behind.results(float_stream, arguments) for arguments in floats]
-        self._power = sum(float(out.double().square().sum()) for outs in self._wanted for out in outs)
+        self._kept = [kept[sample] for sample in chosen]
+        self._arguments = [behind.given(other, sample) for sample in chosen]
+        floats = (behind.given(float_stream, sample) for sample in chosen)
+        self._wanted = [
+            [counted(out, own) for out in behind.results(float_stream, arguments)]
+            for arguments, own in zip(floats, self._kept, strict=True)
+        ]
+        self._power = sum(float(wide(out).square().sum()) for outs in self._wanted for out in outs)
 
     def __call__(self, weight: np.ndarray) -> float:
-        flat = torch.from_numpy(np.array(weight, np.float32).reshape(-1))
+        flat = torch.from_numpy(np.array(weight, np.float32).reshape(-1)).to(self._stream.device)
         error = 0.0
-        for arguments, wanted in zip(self._arguments, self._wanted, strict=True):
+        for arguments, wanted, kept in zip(self._arguments, self._wanted, self._kept, strict=True):
             given = self._behind.with_weight(arguments, flat)
             for one, two in zip(self._behind.results(self._stream, given), wanted, strict=True):
-                error += float((one.double() - two.double()).square().sum())
+                error += float((wide(counted(one, kept)) - wide(two)).square().sum())
         return error / self._power if self._power else error
 
 
-def sensitivity(stream: Stream, behind: Behind, weight: torch.Tensor, samples: Sequence[int], seed: int) -> np.ndarray:
-    """How much the output's squared error grows with that of each element of ``weight``: the mean over ``samples`` of
-    the squared gradient of the output's product with random signs, whose mean over all signs is the sum of squares of
-    the output's own gradients. float64 of the weight's shape."""
-    random = torch.Generator().manual_seed(seed)
+class Trials:
+    """Of a weight that several ops read: the mean of what trials of each of them give."""
+
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        self._trials = trials
+
+    def __call__(self, weight: np.ndarray) -> float:
+        return sum(trial(weight) for trial in self._trials) / len(self._trials)
+
+
+def sensitivity(
+    stream: Stream, behind: Tried, weight: torch.Tensor, samples: Mapping[int, int], seed: int,
+    kept: Sequence[torch.Tensor | None],
+) -> np.ndarray:  # fmt: skip
+    """How much the output's squared error grows with that of each element of ``weight``: the sum over ``samples``
+    (number -> place in ``stream``) of the squared gradient of the output's product with random signs, whose mean over
+    all signs is the sum of squares of the output's own gradients. ``kept``: as in :class:`Trial`. float64 of the
+    weight's shape."""
     total = torch.zeros(weight.numel(), dtype=torch.float64)
-    for sample in samples:
-        arguments = stream.arguments(sample, behind.step)
+    for number, place in samples.items():
+        random = torch.Generator().manual_seed(int(np.random.default_rng([seed, number]).integers(1 << 62)))
+        arguments = behind.given(stream, place)
         with torch.enable_grad():
             flat = weight.detach().float().reshape(-1).requires_grad_()
-            outputs = behind.results(stream, behind.with_weight(arguments, flat))
-            signs = [torch.randint(0, 2, out.shape, generator=random) * 2.0 - 1.0 for out in outputs]
+            found = behind.results(stream, behind.with_weight(arguments, flat))
+            outputs = [counted(out, kept[place]) for out in found]
+            signs = [(torch.randint(0, 2, o.shape, generator=random) * 2.0 - 1.0).to(o.device) for o in outputs]
             value = torch.stack([(out * sign).sum() for out, sign in zip(outputs, signs, strict=True)]).sum()
             (gradient,) = torch.autograd.grad(value, [flat])
-        total += gradient.double().square()
-    return (total / max(1, len(samples))).numpy().reshape(tuple(weight.shape))
+        total += wide(gradient).square().cpu()
+    return total.numpy().reshape(tuple(weight.shape))
 
 
 def _tail(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -18,7 +19,8 @@ from mil_palettize.program.model import Model
 from mil_palettize.program.roles import is_weight_input
 from mil_palettize.program.scopes import Node
 from mil_palettize.program.sites import stored_nbytes
-from mil_palettize.program.stages import Stage
+from mil_palettize.program.stages import Stage, parse_model
+from mil_palettize.program.store import Store
 from mil_palettize.program.survey import Survey, survey
 from mil_palettize.program.values import MIL, type_name
 from mil_palettize.program.weight import WeightId
@@ -145,6 +147,13 @@ class MILModule(nn.Module):
                 yield slot, weight, parameter
 
     @property
+    def reference(self) -> ModuleReference:
+        """What another process needs to have the same module."""
+        path, precision = os.path.abspath(self._model.package.path), PRECISIONS[self.half]
+        spec = self._model.spec.SerializeToString()
+        return ModuleReference(path, spec, self._model.moved, self._stage.label, self.function.name, precision)
+
+    @property
     def functions(self) -> list[str]:
         """All that the model has."""
         return sorted(self._stage.program.functions)
@@ -161,6 +170,11 @@ class MILModule(nn.Module):
     @property
     def package(self) -> Package:
         return self._model.package
+
+    def constant_id(self, slot: str) -> WeightId:
+        """What tells the constant in a slot from all others of the model."""
+        constant = self.function.constants[slot]
+        return WeightId(self._stage.function_label(self.function.name), constant.block, constant.name)
 
     def stored_bytes(self, weight: WeightId) -> int:
         """What the data of one of :attr:`weights_by_id` takes in the package, all its parts together."""
@@ -234,6 +248,26 @@ class MILModule(nn.Module):
         if self.half:
             tensors = {name: t.half().float() if is_half(types[name]) else t for name, t in tensors.items()}
         return tensors
+
+
+@dataclass(frozen=True)
+class ModuleReference:
+    """A module without its weights, which whoever opens it reads from the package's files. ``spec``: the model as it is
+    in memory, serialized; ``moved``: to a later opset; ``stage``: its label."""
+
+    path: str
+    spec: bytes
+    moved: bool
+    stage: str
+    function: str
+    precision: str
+
+    def open(self) -> MILModule:
+        """Raises PackageError where the files are not to be seen from here."""
+        package = Package.open(self.path)
+        model = Model(package, parse_model(self.spec, self.path), Store(package), self.moved)
+        stage = next(stage for stage in model.stages if stage.label == self.stage)
+        return MILModule.from_stage(model, stage, self.function, self.precision)
 
 
 def _as_declared(name: str, value: Any, kind: MIL.ValueType) -> Any:

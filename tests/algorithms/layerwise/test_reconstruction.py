@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mil_palettize.algorithms.layerwise.assignment import compensated, descended
-from mil_palettize.algorithms.layerwise.form import Values, taken_apart
+from mil_palettize.algorithms.layerwise.form import UnsupportedLayoutError, Values, taken_apart
 from mil_palettize.algorithms.layerwise.moments import Moments, Objective, importance, objective
 from mil_palettize.algorithms.layerwise.reconstruction import reconstructed
 from mil_palettize.algorithms.layerwise.refit import refitted_scales, refitted_tables
-from mil_palettize.algorithms.layerwise.work import UnsupportedLayoutError, Work, arranged
+from mil_palettize.algorithms.layerwise.work import Work, arranged
 from mil_palettize.algorithms.making import ArraySource, make_palette
 from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.expressions.packed import Packed
@@ -101,6 +102,11 @@ FORMS = {
     "an int8 table": {"lut_dtype": "int8"},
     "a uint8 table": {"lut_dtype": "uint8"},
     "vectors of two rows": {"cluster_dim": 2, "axis": 0},
+    "vectors of two columns": {"cluster_dim": 2, "axis": 1},
+    "vectors of four columns in groups": {"cluster_dim": 4, "axis": 1, "group_size": 8},
+    "vectors of two rows with scales": {"cluster_dim": 2, "axis": 0, "scale_axis": 0},
+    "vectors of two columns with scales": {"cluster_dim": 2, "axis": 1, "scale_axis": 0},
+    "an int8 table of vectors of two columns": {"cluster_dim": 2, "axis": 1, "lut_dtype": "int8"},
 }
 
 
@@ -154,7 +160,8 @@ def test_no_step_raises_its_objective(name: str) -> None:
         assert work.objective == pytest.approx(kept, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["per tensor", "groups of rows", "groups of columns", "vectors of two rows"])
+@pytest.mark.parametrize("name", ["per tensor", "groups of rows", "groups of columns", "vectors of two rows",
+                                  "vectors of two columns"])  # fmt: skip
 def test_tables_of_enough_steps_are_those_of_least_squares(name: str) -> None:
     work, values = prepared(name, 2)
     found = refitted_tables([work], values, 200)
@@ -228,11 +235,78 @@ def test_a_table_that_is_to_stay_does() -> None:
     assert found.objective < found.before
 
 
-def test_vectors_along_the_columns_are_refused() -> None:
+def test_columns_that_differ_from_row_to_row_are_refused() -> None:
+    """Vectors of a weight that is read turned, and in another order for each row."""
     weight = weight_of((8, 12), 6)
-    aim = objective(moments(8, 12, 6), weight.reshape(-1).astype(float), 0.1, asymmetric=False)
+    found = moments(8, 12, 6)
+    mixed = found.where.copy()
+    mixed[0, 1] = np.roll(mixed[0, 1], 1)
+    aim = objective(replace(found, where=mixed), weight.reshape(-1).astype(float), 0.1, asymmetric=False)
     with pytest.raises(UnsupportedLayoutError):
         reconstructed(palette(weight, 2, cluster_dim=2, axis=1), [aim], rounds=1)
+
+
+@pytest.mark.parametrize("shape", [(6, 4, 3, 3), (4, 6)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_vectors_along_either_axis_of_a_kernel(shape: tuple[int, ...], axis: int) -> None:
+    """Columns that share an index need not lie side by side: the kernel's places are between two input channels."""
+    weight = weight_of(shape, 3)
+    rows, columns = shape[0], weight.size // shape[0]
+    aim = objective(moments(rows, columns, 3), weight.reshape(-1).astype(float), 0.1, asymmetric=True)
+    begin = palette(weight, 2, cluster_dim=2, axis=axis)
+    made = reconstructed(begin, [aim], rounds=4)
+    assert made.objective < 0.9 * made.before
+    assert error(made.expr, aim) == pytest.approx(made.objective, rel=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_columns_together_end_where_no_index_is_better(seed: int) -> None:
+    """Also what compensation assigns is, for a diagonal H, the nearest entry of all."""
+    weight = weight_of((3, 6), seed, np.float32)
+    flat = weight.reshape(-1).astype(float)
+    aim = objective(moments(3, 6, seed), flat, 0.1, asymmetric=False)
+    form, values = taken_apart(palette(weight, 2, cluster_dim=2, axis=1))
+    work = arranged(aim, form, 2)
+    work.put(values)
+    descended(work, values, 100)
+    kept = work.objective
+    indices = values.indices.copy()
+    indices[work.slot] = work.indices
+    work.put(Values(values.tables, indices, values.scales))
+    assert work.objective == pytest.approx(kept, rel=1e-9)
+    for place in range(len(indices)):
+        for other in range(4):
+            changed = indices.copy()
+            changed[place] = other
+            work.put(Values(values.tables, changed, values.scales))
+            assert work.objective >= kept * (1 - 1e-9)
+    apart = Moments(aim.where, np.diag(np.random.default_rng(0).uniform(1, 2, 6))[None])
+    work = arranged(objective(apart, flat, 0.0, asymmetric=False), form, 2)
+    work.put(values)
+    compensated(work, values)
+    off = weight.reshape(3, 3, 1, 2) - values.tables[0]
+    distance = np.sum(np.square(off) * np.diagonal(apart.square[0]).reshape(3, 1, 2), axis=-1)
+    assert np.array_equal(work.indices[0], distance.argmin(axis=-1))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("seed", range(3))
+def test_vectors_against_all_assignments(seed: int, axis: int) -> None:
+    """Two entries of two numbers, six indices: never below the least there is, and nearer to it than the beginning."""
+    weight = weight_of((2, 6) if axis else (4, 3), seed, np.float32)
+    aim = objective(moments(*weight.shape, seed), weight.reshape(-1).astype(float), 0.1, asymmetric=False)
+    begin = palette(weight, 1, cluster_dim=2, axis=axis)
+    made = reconstructed(begin, [aim], rounds=15)
+    form, values = taken_apart(begin)
+    work = arranged(aim, form, 2)
+    best = np.inf
+    for code in itertools.product((0, 1), repeat=values.indices.size):
+        work.put(Values(values.tables, np.array(code, np.uint8), values.scales))
+        tables = refitted_tables([work], Values(values.tables, np.array(code, np.uint8), values.scales), 50)
+        work.put(Values(tables, np.array(code, np.uint8), values.scales))
+        best = min(best, work.objective)
+    assert best * (1 - 1e-5) <= made.objective <= made.before
+    assert made.objective - best <= 0.6 * (made.before - best)
 
 
 def test_singular_moments_are_damped_until_they_are_not() -> None:

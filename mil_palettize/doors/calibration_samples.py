@@ -1,0 +1,105 @@
+"""The samples of a calibration, checked: calls of the model, of which some are held out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mil_palettize.calibration.request import Calibration
+from mil_palettize.errors import EvaluationError
+from mil_palettize.text import format_count
+
+_HELD = 5  # every so many samples one is held out of the fit
+_FEW = 32
+Arrays = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Calls:
+    """``arrays``: inputs by name, of each call of the model; ``begins``: whether it is the first of a sample, where
+    states begin anew: a sample is one call, or a sequence of them."""
+
+    arrays: Sequence[Arrays]
+    begins: Sequence[bool]
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    @property
+    def held(self) -> frozenset[int]:
+        """Numbers of the calls that palettes are not made of: those of every fifth sample, or every fifth call where
+        there are fewer samples."""
+        sample, found = -1, set()
+        by_call = sum(self.begins) < _HELD
+        for number, first in enumerate(self.begins):
+            sample += first
+            if (number if by_call else sample) % _HELD == _HELD - 1:
+                found.add(number)
+        return frozenset(found)
+
+
+def calls_of(calibration: Calibration, module: Any, notes: list[str]) -> Calls:
+    """For ``module``, an evaluator's; ``notes`` are added to. Raises EvaluationError for samples with NaN or no
+    numbers, and what ``read_samples`` does."""
+    from mil_palettize.torch.samples import Samples, read_samples
+
+    given = calibration.sample_data
+    if given is None:
+        from mil_palettize.torch.calibration.made_up_samples import natural_samples
+
+        made = natural_samples(module, calibration.samples, calibration.seed)
+        notes += _count_notes(len(made), "made-up sample") or [
+            f"calibrated on {format_count(len(made), 'made-up sample')}"
+        ]
+        return Calls(made, [True] * len(made))
+    if isinstance(given, str | os.PathLike):
+        read = read_samples(given, module, sequences=True)
+        notes += read.notes
+        given = read
+    assert isinstance(given, list | Samples)  # a calibration keeps a list of what it is given
+    calls = _called(given)
+    _check_finite(given)
+    notes += _count_notes(len(calls), "sample" if all(calls.begins) else "call")
+    return calls
+
+
+def _count_notes(count: int, kind: str) -> list[str]:
+    """What it means that there are few of them."""
+    told = f"calibrated on {format_count(count, kind)} only"
+    if count < _HELD:
+        return [
+            f"{told}: none is held out (a fifth is, from {_HELD} on), so that nothing tells which palettes are better "
+            f"on others; give {_FEW} or more"
+        ]
+    return [f"{told}; {_FEW} or more give better palettes"] if count < _FEW else []
+
+
+def _called(samples: Sequence[Any]) -> Calls:
+    arrays: list[Arrays] = []
+    begins: list[bool] = []
+    for sample in samples:
+        own = [sample] if isinstance(sample, Mapping) else list(sample)
+        arrays += own
+        begins += [position == 0 for position in range(len(own))]
+    return Calls(arrays, begins)
+
+
+def _check_finite(samples: Sequence[Any]) -> None:
+    from mil_palettize.torch.features import plain_array
+
+    for number, sample in enumerate(samples):
+        for call in [sample] if isinstance(sample, Mapping) else sample:
+            for name, value in call.items():
+                array = plain_array(name, value)
+                if array.dtype.kind == "f" and not np.isfinite(array).all():
+                    raise EvaluationError(f"sample {number} has NaN or infinite values in input {name!r}")
+
+
+def fits(module: Any, sample: Arrays) -> bool:
+    """Whether a sample has the inputs that a function takes."""
+    names = module.features.inputs.keys()
+    return set(sample) <= names and names - module.features.defaults.keys() <= set(sample)

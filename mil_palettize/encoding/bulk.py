@@ -1,0 +1,43 @@
+"""How well a palette represents most of a weight's elements, beside its squared error, which few large ones decide."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from mil_palettize.expressions.packed import CHUNK
+from mil_palettize.expressions.weight_expr import Lut, WeightExpr
+
+_BULK = 0.9  # of the elements that are not zero, the smallest ones
+
+
+def bulk_db(expr: WeightExpr) -> float | None:
+    """Signal to noise of the smallest nine tenths of the elements that are not zero, about: as if these lay evenly
+    between the borders of their entries. None for other things than scalars in one table of floats, and where all that
+    is left is exact.
+    """
+    if not isinstance(expr, Lut) or not isinstance(expr.lut, np.ndarray) or expr.lut.dtype.kind != "f":
+        return None
+    if expr.lut.shape[-2] != math.prod(expr.lut.shape):
+        return None
+    entries, first = np.unique(expr.table.reshape(-1).astype(np.float64), return_inverse=True)
+    if len(entries) < 2:
+        return None
+    counts = np.bincount(first, weights=_counts(expr), minlength=len(entries))
+    gaps = np.diff(entries)
+    halves = (np.concatenate((gaps[:1], gaps)) / 2.0, np.concatenate((gaps, gaps[-1:])) / 2.0)
+    errors = (halves[0] ** 3 + halves[1] ** 3) / (3.0 * (halves[0] + halves[1]))
+    counts[entries == 0.0] = 0.0
+    order = np.argsort(np.abs(entries), kind="stable")
+    before = np.cumsum(counts[order]) - counts[order]
+    part = np.clip((_BULK * counts.sum() - before) / np.maximum(counts[order], 1.0), 0.0, 1.0) * counts[order]
+    signal, noise = float(part @ np.square(entries[order])), float(part @ errors[order])
+    return 10.0 * math.log10(signal / noise) if signal > 0.0 and noise > 0.0 else None
+
+
+def _counts(lut: Lut) -> np.ndarray:
+    indices, found = lut.indices.unpack().reshape(-1), np.zeros(1 << lut.indices.nbits, np.int64)
+    for start in range(0, indices.size, CHUNK):  # in pieces: counting makes an int64 copy of the indices
+        found += np.bincount(indices[start : start + CHUNK], minlength=len(found))
+    return found

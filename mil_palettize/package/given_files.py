@@ -1,0 +1,27 @@
+"""What people give as samples and as Python files, looked for before anything heavy is imported to read it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mil_palettize.errors import PackageError
+from mil_palettize.text import python_name
+
+
+def check_samples_exist(source: str | os.PathLike[str]) -> None:
+    """Raise PackageError where nothing is at ``source`` that samples could be read from (see ``read_samples``)."""
+    if python_name(os.fspath(source)) is not None:
+        check_python_file(os.fspath(source))
+    elif not os.path.exists(source):
+        raise PackageError(
+            f"cannot read {source}: there is no such file or folder; samples are a .npz or .npy file, a folder of "
+            "images, or FILE.py:NAME"
+        )
+
+
+def check_python_file(text: str) -> None:
+    """Raise PackageError where ``text`` is FILE.py:NAME and there is no FILE.py."""
+    named = python_name(text)
+    if named is not None and not (path := Path(named[0]).expanduser()).is_file():
+        raise PackageError(f"cannot read {path}: there is no such file; give FILE.py:NAME")

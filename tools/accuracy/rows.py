@@ -1,0 +1,93 @@
+"""A network palettized in every way that is asked for, and measured."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mil_palettize import Calibration, OpPalettizerConfig, OptimizationConfig, palettize_package
+from tools.accuracy.network import Network
+
+MADE_UP = "made-up"
+_MADE_UP_SAMPLES = 128
+_WITHOUT_SEED = ("none", "weights")
+
+
+@dataclass(frozen=True)
+class Row:
+    """``heading``: of the first figure; ``figures``: by the network's headings, of each seed; ``nbytes``: of
+    ``weight.bin``; ``seconds``: of palettizing, on the processor."""
+
+    network: str
+    heading: str
+    nbits: int | None
+    calibration: str
+    figures: list[tuple[float, ...]]
+    nbytes: int
+    seconds: float
+
+    def column(self, number: int) -> list[float]:
+        return [figures[number] for figures in self.figures]
+
+
+def calibration_of(network: Network, kind: str, seed: int, rounds: int) -> Calibration | None:
+    """``none``, ``weights``, ``made-up`` (``made-up-192``: so many), or a number of the network's own samples."""
+    if kind in _WITHOUT_SEED:
+        return None if kind == "none" else Calibration(method="weights", rounds=rounds)
+    if kind.startswith(MADE_UP):
+        return Calibration(samples=int(kind[len(MADE_UP) + 1 :] or _MADE_UP_SAMPLES), seed=seed, rounds=rounds)
+    return Calibration(network.samples(int(kind), seed), seed=seed, rounds=rounds)
+
+
+def rows(name: str, network: Network, options: argparse.Namespace, out: Path) -> Iterator[Row]:
+    """``out``: the package to write, again and again."""
+    first = network.figures[0]
+    yield Row(name, first, None, "", [network.measured(network.source)], weight_nbytes(network.source), 0.0)
+    for nbits in options.nbits:
+        config = OptimizationConfig(
+            global_config=OpPalettizerConfig(nbits=nbits, weight_threshold=0, **_groups(options.group_size))
+        )
+        for kind in options.calibrations:
+            found, seconds = [], []
+            for seed in range(options.seeds if kind not in _WITHOUT_SEED else 1):
+                calibration = calibration_of(network, kind, seed, options.rounds)
+                started = time.process_time()
+                palettize_package(
+                    network.source, out, config, target="iOS18", calibration=calibration, overwrite=True, workers=1
+                )
+                seconds.append(time.process_time() - started)
+                found.append(network.measured(out))
+            yield Row(name, first, nbits, kind, found, weight_nbytes(out), min(seconds))
+
+
+def _groups(size: int | None) -> dict[str, Any]:
+    return {} if size is None else {"granularity": "per_grouped_channel", "group_size": size}
+
+
+def weight_nbytes(package: Path) -> int:
+    return sum(file.stat().st_size for file in package.rglob("weight.bin"))
+
+
+def heading(figures: Sequence[str]) -> str:
+    """The first two lines of a Markdown table."""
+    cells = ("network", "bits", "calibrated with", *figures, "bytes of weight.bin", "CPU s")
+    return f"| {' | '.join(cells)} |\n|{'---|' * len(cells)}"
+
+
+def line(row: Row) -> str:
+    figures = (_told(row.column(number)) for number in range(len(row.figures[0])))
+    bits = "float" if row.nbits is None else str(row.nbits)
+    cells = (row.network, bits, row.calibration, *figures, f"{row.nbytes:,}", f"{row.seconds:.1f}")
+    return f"| {' | '.join(cells)} |"
+
+
+def _told(values: Sequence[float]) -> str:
+    """Four digits: 85.71 of a hundred, 0.9857 of one."""
+    digits = 4 if abs(statistics.mean(values)) <= 1.0 else 2
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
