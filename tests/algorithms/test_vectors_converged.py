@@ -1,4 +1,4 @@
-"""Tables of vectors of large weights end at Lloyd's fixed point over all vectors, not over those they were found with."""
+"""Tables of vectors of large weights end at Lloyd's fixed point over all vectors, not over those of a sample."""
 
 from __future__ import annotations
 
