@@ -165,7 +165,7 @@ def penalised(s0, s1, start_value, penalty, center, rounding, best, parent, boun
     values = np.empty(TOGETHER)
     best[0] = start_value
     parent[0] = 0
-    done, seen, reach, least_start, block = np.int64(0), np.int64(0), np.int64(0), np.int64(0), np.int64(1)
+    done, seen, reach, least_start, block = 0, 0, 0, 0, 1
     while done < n:
         fresh = reach == done
         if not fresh:
