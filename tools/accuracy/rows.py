@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mil_palettize import Calibration, OpPalettizerConfig, OptimizationConfig, palettize_package
+from mil_palettize import Calibration, OpPalettizerConfig, OptimizationConfig, fisher_importance, palettize_package
 from tools.accuracy.network import Network
 
 MADE_UP = "made-up"
 _MADE_UP_SAMPLES = 128
+_FISHER = "fisher-"
 _WITHOUT_SEED = ("none", "weights")
 
 
@@ -35,13 +36,20 @@ class Row:
         return [figures[number] for figures in self.figures]
 
 
-def calibration_of(network: Network, kind: str, seed: int, rounds: int) -> Calibration | None:
-    """``none``, ``weights``, ``made-up`` (``made-up-192``: so many), or a number of the network's own samples."""
-    if kind in _WITHOUT_SEED:
-        return None if kind == "none" else Calibration(method="weights", rounds=rounds)
+def keywords_of(network: Network, kind: str, seed: int, rounds: int) -> dict[str, Any]:
+    """Of ``palettize_package``. ``kind``: ``none``, ``weights``, ``made-up`` (``made-up-192``: so many), a number of
+    the network's own samples, or ``fisher-`` and that number, for sensitive k-means alone."""
+    if kind == "none":
+        return {}
+    if kind == "weights":
+        return {"calibration": Calibration(method="weights", rounds=rounds)}
     if kind.startswith(MADE_UP):
-        return Calibration(samples=int(kind[len(MADE_UP) + 1 :] or _MADE_UP_SAMPLES), seed=seed, rounds=rounds)
-    return Calibration(network.samples(int(kind), seed), seed=seed, rounds=rounds)
+        samples = int(kind[len(MADE_UP) + 1 :] or _MADE_UP_SAMPLES)
+        return {"calibration": Calibration(samples=samples, seed=seed, rounds=rounds)}
+    given = network.samples(int(kind.removeprefix(_FISHER)), seed)
+    if kind.startswith(_FISHER):
+        return {"importance": fisher_importance(network.source, given, seed=seed)}
+    return {"calibration": Calibration(given, seed=seed, rounds=rounds)}
 
 
 def rows(name: str, network: Network, options: argparse.Namespace, out: Path) -> Iterator[Row]:
@@ -55,11 +63,9 @@ def rows(name: str, network: Network, options: argparse.Namespace, out: Path) ->
         for kind in options.calibrations:
             found, seconds = [], []
             for seed in range(options.seeds if kind not in _WITHOUT_SEED else 1):
-                calibration = calibration_of(network, kind, seed, options.rounds)
                 started = time.process_time()
-                palettize_package(
-                    network.source, out, config, target="iOS18", calibration=calibration, overwrite=True, workers=1
-                )
+                keywords = keywords_of(network, kind, seed, options.rounds)
+                palettize_package(network.source, out, config, target="iOS18", overwrite=True, workers=1, **keywords)
                 seconds.append(time.process_time() - started)
                 found.append(network.measured(out))
             yield Row(name, first, nbits, kind, found, weight_nbytes(out), min(seconds))

@@ -56,9 +56,8 @@ class Sums:
 
     def __init__(self, where: np.ndarray) -> None:
         self.own = _own(where)
-        shape = (self.own.where.shape[0], self.own.where.shape[2], self.own.where.shape[2])
-        self.square = torch.zeros(shape, dtype=torch.float64)  # what is below the diagonal; see _add_square
-        self.cross: torch.Tensor | None = None  # the same as the square so far
+        self._lower: torch.Tensor | None = None  # of the square, with its diagonal; None for 0
+        self._cross: torch.Tensor | None = None  # the same as the square so far
         self.count = 0
         self._waiting: list[tuple[torch.Tensor, torch.Tensor | None, float]] = []
 
@@ -82,32 +81,38 @@ class Sums:
         own = _joined([part for part, _, _ in self._waiting])
         weights = torch.cat([torch.full((p.shape[1], 1), w, dtype=torch.float64) for p, _, w in self._waiting])
         weighted = own * weights.to(own.device)
-        self.square = self.square.to(own.device)
-        crossed = any(other is not None for _, other, _ in self._waiting)
-        if crossed or self.cross is not None:
-            other = _joined([p if o is None else o for p, o, _ in self._waiting]) if crossed else own
-            if self.cross is None:
-                self.cross = self._whole_square()
-            self.cross += other.mT @ weighted
+        differs = any(other is not None for _, other, _ in self._waiting)
+        if differs or self._cross is not None:
+            before = self._square() if self._cross is None else self._cross
+            floats = _joined([p if o is None else o for p, o, _ in self._waiting]) if differs else own
+            crossed = floats.mT @ weighted
+            self._cross = crossed if before is None else before.to(own.device) + crossed
         self._add_square(own, weighted)
         self._waiting.clear()
 
     def _add_square(self, own: torch.Tensor, weighted: torch.Tensor) -> None:
         """The lower triangle alone, in panels of columns: the other one is its mirror image."""
-        for start in range(0, own.shape[2], _PANEL):
+        size = own.shape[2]
+        if self._lower is None:
+            self._lower = torch.zeros((own.shape[0], size, size), dtype=own.dtype, device=own.device)
+        for start in range(0, size, _PANEL):
             panel = slice(start, start + _PANEL)
-            self.square[:, start:, panel] += own[:, :, start:].mT @ weighted[:, :, panel]
+            self._lower[:, start:, panel] += own[:, :, start:].mT @ weighted[:, :, panel]
+
+    def _square(self) -> torch.Tensor | None:
+        """Symmetric to the last bit."""
+        if self._lower is None:
+            return None
+        below = self._lower.tril(-1)
+        return below + below.mT + torch.diag_embed(self._lower.diagonal(dim1=1, dim2=2))
 
     def moments(self) -> ReadMoments:
-        """Symmetric to the last bit."""
+        """Of all inputs that were added, one at least."""
         self._flush()
-        cross = None if self.cross is None else self.cross.cpu().numpy()
-        return ReadMoments(self.own.where, self._whole_square().cpu().numpy(), cross, self.count)
-
-    def _whole_square(self) -> torch.Tensor:
-        """Symmetric to the last bit."""
-        below = self.square.tril(-1)
-        return below + below.mT + torch.diag_embed(self.square.diagonal(dim1=1, dim2=2))
+        square = self._square()
+        assert square is not None
+        cross = None if self._cross is None else self._cross.cpu().numpy()
+        return ReadMoments(self.own.where, square.cpu().numpy(), cross, self.count)
 
 
 def added(one: ReadMoments, two: ReadMoments) -> ReadMoments:

@@ -74,7 +74,7 @@ def _taken(x: torch.Tensor, places: Sequence[np.ndarray], groups: int) -> torch.
     numbers = np.where(outside, whole, flat).reshape(-1)
     batch, channels = x.shape[:2]
     zeroed = torch.nn.functional.pad(x.reshape(batch, channels, whole), [0, 1])
-    taken = zeroed.index_select(2, torch.from_numpy(numbers))  # far quicker than an index for each axis
+    taken = zeroed.index_select(2, torch.from_numpy(numbers).to(x.device))  # far quicker than an index for each axis
     apart = taken.reshape(batch, groups, channels // groups, positions, -1)
     return apart.permute(1, 0, 3, 2, 4).reshape(groups, batch * positions, -1)
 
