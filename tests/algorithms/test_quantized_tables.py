@@ -139,6 +139,17 @@ def test_a_table_of_its_own_is_as_good_as_alone(kind: str, dtype: type, nbits: i
     assert np.array_equal(made.expr.decode(), np.concatenate([part.expr.decode() for part in alone]))
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_no_scale_fits_the_codes_better(seed: int) -> None:
+    """The scale of least squares, which the best of some given scales is not."""
+    array = np.random.default_rng(seed).standard_normal((1, 200)).astype(np.float32)
+    lut = lut_of((made := make(array, nbits=4, lut_dtype="int8")).expr)
+    assert isinstance(lut.lut, Scale)
+    codes = lut.lut.data.decode().reshape(-1).astype(float)[lut.indices.unpack()]
+    best = float(np.sum(codes * array) / np.sum(codes * codes))
+    assert made.sse <= error_of(array, codes * best) * (1 + 2e-6)
+
+
 @pytest.mark.parametrize("kind", ["int8", "uint8"])
 def test_eight_bits_have_the_best_step_of_all(kind: str) -> None:
     """All codes are entries then, and the error is that of the nearest multiples of the scale."""

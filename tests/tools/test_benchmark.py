@@ -284,13 +284,14 @@ def figures(**changes: object) -> dict:
     }  # fmt: skip
     machine = {
         "system": "Linux", "architecture": "x86_64", "processors": 2, "python": "3.11.7", "coremltools": "9.0",
+        "scikit-learn": "1.9.1",
     }  # fmt: skip
     return {"machine": machine, "runs": 3, "quick": False, "comparisons": [row | changes]}
 
 
 def test_the_table_of_comparisons() -> None:
     lines = document(figures()).splitlines()
-    assert lines[0].endswith("coremltools 9.0; runs: 3")
+    assert lines[0].endswith("coremltools 9.0, scikit-learn 1.9.1; runs: 3")
     row = "| 4 bits | 0.091 s | 5.0 s | 55 (50–60) | 25x | 499 / 610 MB | 1.000000 | 0.50 (0.25) |"
     assert row in lines
     head = lines.index(row) - 2

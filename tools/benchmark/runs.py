@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -171,5 +171,13 @@ def machine() -> Figures:
         "architecture": platform.machine(),
         "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("coremltools", "numpy", "numba")},
+        **{name: version_of(name) for name in ("coremltools", "scikit-learn", "numpy", "numba")},
     }
+
+
+def version_of(name: str) -> str:
+    """coremltools does not need scikit-learn to be installed, and makes some palettes with it."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"

@@ -115,7 +115,8 @@ def document(results: Mapping[str, Any]) -> str:
     machine = results["machine"]
     title = (
         f"{machine['system']} {machine['architecture']}, {machine['processors']} processors, Python "
-        f"{machine['python']}, coremltools {machine['coremltools']}; runs: {results['runs']}"
+        f"{machine['python']}, coremltools {machine['coremltools']}, scikit-learn {machine['scikit-learn']}; "
+        f"runs: {results['runs']}"
     )
     if results["quick"]:
         title += "\nLittle packages: whether it all works, not how fast it is. The targets are for the full run."

@@ -124,20 +124,20 @@ def _between(s0, s1, start_value, k, center, rounding, bounds_few, few, bounds_m
     current = np.empty(n + 1)
     values = np.empty(TOGETHER)
     previous[0] = start_value
-    for j in range(1, k + 1):
+    for j in range(1, k + 1):  # int64 as elsewhere: the loops of other types would be compiled anew
         conquer(
             s0,
             s1,
             previous,
-            low[j - 1],
-            high[j - 1],
-            low[j],
-            high[j],
+            np.int64(low[j - 1]),
+            np.int64(high[j - 1]),
+            np.int64(low[j]),
+            np.int64(high[j]),
             center,
             rounding,
             0.0,
             current,
-            low[j] - offset[j],
+            np.int64(low[j] - offset[j]),
             argument,
             values,
         )
