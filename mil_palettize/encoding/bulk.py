@@ -14,8 +14,8 @@ _BULK = 0.9  # of the elements that are not zero, the smallest ones
 
 def bulk_db(expr: WeightExpr) -> float | None:
     """Signal to noise of the smallest nine tenths of the elements that are not zero, about: as if these lay evenly
-    between the borders of their entries. None for other things than scalars in one table of floats, and where all that
-    is left is exact.
+    around their entries, as far as the nearer border. None for other things than scalars in one table of floats, and
+    where all that is left is exact.
     """
     if not isinstance(expr, Lut) or not isinstance(expr.lut, np.ndarray) or expr.lut.dtype.kind != "f":
         return None
@@ -26,8 +26,9 @@ def bulk_db(expr: WeightExpr) -> float | None:
         return None
     counts = np.bincount(first, weights=_counts(expr), minlength=len(entries))
     gaps = np.diff(entries)
-    halves = (np.concatenate((gaps[:1], gaps)) / 2.0, np.concatenate((gaps, gaps[-1:])) / 2.0)
-    errors = (halves[0] ** 3 + halves[1] ** 3) / (3.0 * (halves[0] + halves[1]))
+    # Where entries lie apart on one side only, few elements lie between: the nearer border says how far they spread.
+    halves = np.minimum(np.concatenate((gaps[:1], gaps)), np.concatenate((gaps, gaps[-1:]))) / 2.0
+    errors = np.square(halves) / 3.0
     counts[entries == 0.0] = 0.0
     order = np.argsort(np.abs(entries), kind="stable")
     before = np.cumsum(counts[order]) - counts[order]

@@ -16,15 +16,14 @@ import numpy as np
 from mil_palettize.errors import PackageError
 from mil_palettize.package.links import refuse_pointer
 
-_SINGLE = b"\x93NUMPY"
-_ARCHIVE = b"PK"
+_SINGLE, _ARCHIVE = b"\x93NUMPY", b"PK"
+_MOST_PACKED = 1100  # no more bytes come of one that is deflated
 _KINDS = {
     b"\x89PNG": "is a PNG picture",
     b"\xff\xd8\xff": "is a JPEG picture",
     b"\x80": "is a Python pickle",
     b"\x1f\x8b": "is a gzip file",
 }
-_MOST_PACKED = 1100  # no more bytes come of one that is deflated
 # What zipfile and numpy raise for files that are damaged, encrypted or of unknown compression (both RuntimeError), or
 # that say sizes no memory has (OverflowError, MemoryError).
 _UNREADABLE = (
@@ -49,7 +48,7 @@ def read_members(path: Path, what: str, advice: str) -> np.ndarray | dict[str, n
     if not start.startswith((_SINGLE, _ARCHIVE)):
         raise PackageError(f"{path} {_kind(start)}, and is no .npz file; {advice}")
     try:
-        _check_sizes(path)
+        _check_sizes(path, packed=start.startswith(_ARCHIVE))
         found = np.load(path, allow_pickle=False)
         if isinstance(found, np.ndarray):
             return found
@@ -59,14 +58,13 @@ def read_members(path: Path, what: str, advice: str) -> np.ndarray | dict[str, n
         raise unreadable(path, error, what) from error
 
 
-def _check_sizes(path: Path) -> None:
+def _check_sizes(path: Path, *, packed: bool) -> None:
     """Raise ValueError for arrays that say they are larger than what is stored, or than packing makes of that: no
     memory is asked for on their word."""
-    with path.open("rb") as file:
-        if file.read(len(_ARCHIVE)) != _ARCHIVE:
-            file.seek(0)
+    if not packed:
+        with path.open("rb") as file:
             _check_header(file, path.stat().st_size)
-            return
+        return
     with zipfile.ZipFile(path) as archive:
         infos = archive.infolist()
         if sum(info.compress_size for info in infos) > path.stat().st_size:

@@ -15,7 +15,7 @@ _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}B/{total_fmt}B [{elapsed}<{remai
 _CALIBRATING = "calibrating {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
 _NAME_WIDTH = 24
 _COMPILING = "compiling, once after installing"
-_COMPILING_LINE = "mil_palettize: compiling loops, which takes some seconds, once per version and kind of palette\n"
+COMPILING_LINE = "mil_palettize: compiling loops, which takes some seconds, once per version and kind of palette\n"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class BarProgress:
             bar.set_postfix_str(_COMPILING)
         else:
             with suppress(AttributeError, OSError, ValueError):  # there may be no stream, or nobody listening
-                sys.stderr.write(_COMPILING_LINE)
+                sys.stderr.write(COMPILING_LINE)
                 sys.stderr.flush()
 
     def calibrate(self, done: int, total: int, name: str) -> None:

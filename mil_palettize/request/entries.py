@@ -18,15 +18,14 @@ from mil_palettize.errors import ConfigError, PackageError, UnsupportedModeError
 from mil_palettize.request.near_names import near_names
 from mil_palettize.request.normalised import Requests
 from mil_palettize.request.palette_request import DEFAULTS, PaletteRequest, palette_request
+from mil_palettize.request.yaml_text import read_yaml
 
 STANDARD_STREAM = "-"
 _TYPE = "config_type"
 _PALETTIZER = "OpPalettizerConfig"
 _LEVELS = ("op_type_configs", "op_name_configs")
-_MERGE = "tag:yaml.org,2002:merge"
 _LARGEST = 16 << 20  # bytes of a file: recipes have an entry for each op at most
-_LONGEST_SCALAR = 4000  # characters
-_MOST_MERGED = 10_000
+_LONGEST_TOLD = 1000  # characters of an error, which shows what it found
 _KEYS = (_TYPE, "global_config", *_LEVELS)
 _OPTIONS = tuple(name for name in DEFAULTS if name != "lut_function")
 Options = Mapping[str, Any]
@@ -114,60 +113,6 @@ def _line(mapping: Mapping[Any, Any], key: object) -> str:
     return "" if line is None else f" (line {line})"
 
 
-class _Located(dict[Any, Any]):
-    """A mapping of a file, with the line of each key."""
-
-    lines: Mapping[Any, int] = {}
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe, in time that follows the file: keys are text, whatever YAML would make of them (numbers can be chosen to
-    collide), and what is merged has a limit. A key given twice is an error: YAML would take the last one silently."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            if key.tag == _MERGE:
-                continue
-            name, line = self._key(key), key.start_mark.line + 1
-            if name in lines:
-                raise ConfigError(f"{name!r} is given twice, in lines {lines[name]} and {line}")
-            lines[name] = line
-        self.flatten_mapping(node)
-        found = _Located({self._key(key): self.construct_object(value, deep=True) for key, value in node.value})
-        found.lines = lines
-        return found
-
-    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
-        if isinstance(node, yaml.ScalarNode) and len(node.value) > _LONGEST_SCALAR:
-            raise ConfigError(f"line {node.start_mark.line + 1} holds a value of {len(node.value)} characters")
-        return super().construct_scalar(node)
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Put the entries of what is merged in front of the node's own, as YAML does."""
-        merged: list[tuple[yaml.Node, yaml.Node]] = []
-        for key, value in node.value:
-            if key.tag != _MERGE:
-                continue
-            sources = value.value if isinstance(value, yaml.SequenceNode) else [value]
-            for source in reversed(sources):
-                if not isinstance(source, yaml.MappingNode):
-                    raise ConfigError(f"line {key.start_mark.line + 1} merges what is no mapping")
-                self.flatten_mapping(source)
-                merged += source.value
-                if len(merged) > _MOST_MERGED:
-                    raise ConfigError(f"line {key.start_mark.line + 1} merges more than {_MOST_MERGED} entries")
-        node.value = [*merged, *(pair for pair in node.value if pair[0].tag != _MERGE)]
-
-    def _key(self, node: yaml.Node) -> str:
-        if not isinstance(node, yaml.ScalarNode):
-            raise ConfigError(f"line {node.start_mark.line + 1} has a key that is no text")
-        return str(self.construct_object(node, deep=True))
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_mapping)
-
-
 def load_config(path: str | Path) -> Requests:
     """What a YAML file in coremltools' format asks for; ``-`` is standard input.
 
@@ -181,14 +126,15 @@ def load_config(path: str | Path) -> Requests:
     except (OSError, UnicodeDecodeError) as error:
         raise PackageError(f"config {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if len(stored) > _LARGEST:
-        raise ConfigError(f"config {path} has more than {_LARGEST} bytes, which is no recipe for one model")
+        raise PackageError(f"config {path} has more than {_LARGEST} bytes, which is no recipe for one model")
     try:
-        return read_entries(yaml.load(text, _Loader)).requests()
+        return read_entries(read_yaml(text)).requests()
     except yaml.YAMLError as error:
         raise ConfigError(f"config {path}, {_told(error, text)}") from error
     except (ValueError, TypeError, RecursionError) as error:  # TypeError: of a key that is a list
         kind = UnsupportedModeError if isinstance(error, UnsupportedModeError) else ConfigError
         told = " ".join(str(error).split()) or type(error).__name__
+        told = told if len(told) <= _LONGEST_TOLD else f"{told[:_LONGEST_TOLD]}…"
         raise kind(f"config {path} is not a coremltools OptimizationConfig: {told}") from error
 
 

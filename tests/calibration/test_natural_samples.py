@@ -32,8 +32,8 @@ def test_sounds_are_seeded_and_their_power_lies_at_low_frequencies() -> None:
 
 def test_neighbours_of_features_are_alike() -> None:
     noise = smooth_noise((4, 50, 80), np.random.default_rng(0))
-    assert np.corrcoef(noise[:, :, 1:].ravel(), noise[:, :, :-1].ravel())[0, 1] > 0.5
-    assert np.corrcoef(noise[:, 1:].ravel(), noise[:, :-1].ravel())[0, 1] > 0.5
+    assert np.corrcoef(noise[:, :, 1:].ravel(), noise[:, :, :-1].ravel())[0, 1] > 0.4
+    assert np.corrcoef(noise[:, 1:].ravel(), noise[:, :-1].ravel())[0, 1] > 0.4
     magnitudes = features((1, 1, 257), np.random.default_rng(0), positive=True)
     assert magnitudes.min() > 0
     signed = features((3, 20, 80), np.random.default_rng(0), positive=False)

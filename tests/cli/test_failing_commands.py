@@ -115,7 +115,7 @@ def test_failed_verification_has_its_exit_code(run: Run, tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "command", [["run", "{}"], ["compare", "{}", "{}"], ["palettize", "{}", "out", "--nbits", "4", "--check"]]
+    "command", [["run", "{}"], ["compare", "{}", "{}"], ["palettize", "{}", "out.mlpackage", "--nbits", "4", "--check"]]
 )
 def test_without_torch_commands_say_what_to_install(
     command: list[str],

@@ -106,7 +106,7 @@ YAML = {
     "config_type: OpPalettizerConfig\nglobal_config:\n\tnbits: 4": "line 3, column 1",
     "config_type: OpPalettizerConfig\nop_type_configs: [conv]": "op_type_configs",
     "config_type: !!python/object/apply:os.abort []": "could not determine a constructor",
-    "\0": "unacceptable character",
+    "\0": "the character U+0000 is not allowed",
     "[" * 1500: "recursion",
 }  # fmt: skip
 
@@ -117,5 +117,5 @@ def test_wrong_config_files(run: Run, tmp_path: Path, text: str) -> None:
     code, out, err = run(*PALETTIZE, "--config", "recipe.yaml")
     assert (code, out) == (2, "")
     assert YAML[text] in err
-    assert re.fullmatch(r"mil-palettize: error: config recipe\.yaml [^\n]+\n", err)
+    assert re.fullmatch(r"mil-palettize: error: config recipe\.yaml[ ,][^\n]+\n", err)
     assert not (tmp_path / OUT).exists()

@@ -294,7 +294,6 @@ def test_a_dry_run_looks_at_the_samples(fixtures: Path, tmp_path: Path, data: li
     cases: list[tuple[Path, Any]] = [
         (fixtures / NAME, [{"other": np.zeros(2, np.float32)}]),
         (fixtures / NAME, [{"image": np.full(sample_shape(fixtures), np.nan, np.float32)}]),
-        (fixtures / NAME, tmp_path / "nothing.npz"),
         (odd, None),
     ]
     for source, given in cases:
@@ -303,6 +302,10 @@ def test_a_dry_run_looks_at_the_samples(fixtures: Path, tmp_path: Path, data: li
             palettize_package(source, out, config(), calibration=calibration)
         report = palettize_package(source, out, config(), calibration=calibration, dry_run=True)
         assert f"without the dry run, this would be refused: {caught.value}" in report.notes
+    with pytest.raises(PalettizeError, match="there is no such file"):  # told before anything is looked at
+        palettize_package(
+            fixtures / NAME, out, config(), calibration=Calibration(tmp_path / "nothing.npz"), dry_run=True
+        )
     for calibration in (Calibration(data[:2]), Calibration(samples=2), Calibration(method="weights")):
         report = palettize_package(fixtures / NAME, out, config(), calibration=calibration, dry_run=True)
         assert not any("refused" in note for note in report.notes)

@@ -50,7 +50,7 @@ TENSORS = {
     **{f"vectors of {n} {d}": form(dtype=d, cluster_dim=n) for n, d in product((2, 4), FLOATS)},
     **{f"vectors of {n} in groups": form(cluster_dim=n, **grouped(group_size=8)) for n in (2, 4)},
     "vectors iOS26": form(target="iOS26", cluster_dim=2),
-    **{f"vectors, scaled {t}": form(target=t, cluster_dim=2, enable_per_channel_scale=True) for t in TYPED},
+    "vectors, scaled iOS26": form(target="iOS26", cluster_dim=2, enable_per_channel_scale=True),
     "scaled": form(enable_per_channel_scale=True),
     "scaled groups": form(enable_per_channel_scale=True, **grouped()),
     "scaled iOS26": form(target="iOS26", enable_per_channel_scale=True),

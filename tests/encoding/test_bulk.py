@@ -18,7 +18,6 @@ KINDS = {
     "laplace": RANDOM.laplace(size=20_000),
     "heavy": RANDOM.standard_t(2, 20_000).clip(-60, 60),
     "few large": RANDOM.standard_normal(20_000) * np.where(RANDOM.uniform(size=20_000) < 0.002, 40.0, 1.0),
-    "zeros": RANDOM.standard_normal(20_000) * (RANDOM.uniform(size=20_000) < 0.3),
 }
 
 

@@ -320,7 +320,7 @@ def test_killed_worker_of_a_pool(
             assert "BrokenProcessPool" in said()[-1]
 
 
-@pytest.mark.parametrize("fatal", [False, True])
+@pytest.mark.parametrize("fatal", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_killed_worker_of_dask(
     fatal: bool, dask_client: Any, alone: Callable[..., Any], said: Callable[[], list[str]], tmp_path: Path
 ) -> None:

@@ -42,9 +42,11 @@ def quantiles(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return table, np.abs(flat[:, None] - table).argmin(axis=1).astype(np.uint8)
 
 
-def joint(package: Path, written: Path, mode: str = "kmeans", **options: object) -> Report:
+def joint(package: Path, written: Path | None, mode: str = "kmeans", **options: object) -> Report:
     """Palettized and verified. Options of ``palettize_package`` are ``target`` and ``strict``."""
-    keywords = {name: options.pop(name) for name in ("target", "strict", "joint_compression") if name in options}
+    keywords = {
+        name: options.pop(name) for name in ("target", "strict", "joint_compression", "dry_run") if name in options
+    }
     own = {"lut_function": quantiles} if mode == "custom" else {}
     config = OptimizationConfig(OpPalettizerConfig(**(ALL | {"mode": mode} | MODES[mode] | own | options)))
     keywords = {"joint_compression": True} | keywords
@@ -134,6 +136,34 @@ def test_sparse(mask: str, mode: str, groups: dict[str, object], dtype: type, tm
     assert decode()[MASKS[mask]].all()
     (w,) = report.palettized
     assert (w.joint, w.lossless) == ("sparse", mode == "unique")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("options", [{}, {"lut_dtype": "int8"}, GROUPS | {"nbits": 1}, {"channel_axis": 1}])
+def test_sparse_vectors(whole: bool, options: dict[str, object], tmp_path: Path) -> None:
+    """Where vectors are left or pruned as a whole, zeros stay zeros; others get a palette, and are counted."""
+    axis, draw = options.get("channel_axis", 0), np.random.default_rng(2)
+    shape = tuple(size // 2 if i == axis else size for i, size in enumerate(SHAPE))
+    mask = np.repeat(draw.random(shape) < 0.4, 2, axis=axis)
+    if not whole:
+        mask &= draw.random(SHAPE) < 0.7
+    before, after = built(sparse(mask), tmp_path), tmp_path / "after.mlpackage"
+    report = joint(before, after, cluster_dim=2, strict=True, **options)
+    check_reported(before, after, report)
+    ((op, decode),) = weights(after).found.values()
+    vectors = np.logical_or.reduce([np.moveaxis(mask, axis, 0)[i::2] for i in range(2)])
+    stored = part(op, decode.args[2], after, "indices_mask").astype(bool)
+    assert np.array_equal(np.moveaxis(stored, axis, 0), vectors)
+    kept = np.moveaxis(np.repeat(vectors, 2, axis=0), 0, axis)
+    assert not decode()[~kept].view(np.uint16).any()
+    (w,) = report.palettized
+    assert (w.joint, w.cluster_dim) == ("sparse", 2)
+    shared, pruned = int(kept.sum() - mask.sum()), int((~mask).sum())
+    said = f"{shared:,} of {pruned:,} zeros share a vector with other values and are palettized with them"
+    assert (said in w.notes) == (not whole)
+    assert (shared == 0) == whole
+    (dry,) = joint(before, None, cluster_dim=2, dry_run=True, **options).palettized
+    assert dry.bytes_after is None
 
 
 def test_nothing_left_is_left_alone(tmp_path: Path) -> None:

@@ -110,6 +110,22 @@ def test_refused_before_ios18_and_under_strict(sources: dict[str, Path], tmp_pat
     assert {w.name for w in moved.palettized if w.cluster_dim == 2} >= {"conv_weight", "table_weight"}
 
 
+def test_scales_of_vectors_are_written_and_not_folded(sources: dict[str, Path], tmp_path: Path) -> None:
+    scaled = {"nbits": 4, "cluster_dim": 2, "enable_per_channel_scale": True}
+    config = OptimizationConfig(OpPalettizerConfig(**scaled))
+    report = palettize_package(sources["fp16"], tmp_path / "op.mlpackage", config, verify=True)
+    made = [w for w in report.palettized if w.cluster_dim == 2]
+    assert made
+    assert all(w.scale_axis is not None for w in made)
+    fold = OptimizationConfig(OpPalettizerConfig(**scaled, scale="fold"))
+    folded = palettize_package(sources["fp16"], tmp_path / "fold.mlpackage", fold, verify=True)
+    assert {w.cluster_dim for w in folded.palettized} == {1}
+    why = "no vectors of 2: scale='fold' writes a table for each channel, and a vector lies across 2"
+    assert all(any(why in note for note in w.notes) for w in folded.palettized)
+    with pytest.raises(PlanError, match=r"strict: .*no vectors of 2: scale='fold'"):
+        palettize_package(sources["fp16"], tmp_path / "strict.mlpackage", fold, strict=True)
+
+
 def test_a_function_that_makes_vectors_gets_no_scalars(sources: dict[str, Path], tmp_path: Path) -> None:
     def first_vectors(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         assert weight.shape[0] % 2 == 0

@@ -156,8 +156,24 @@ def config(tmp_path: Path, text: str) -> Path:
 def test_merges_that_double(tmp_path: Path) -> None:
     """Forty lines of them are 2**40 entries."""
     lines = ["a0: &a0 {x: 1, y: 2}", *(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 41))]
+    with pytest.raises(ConfigError, match="its aliases stand for many times what is written"):
+        load_config(config(tmp_path, "\n".join(lines)))
+    lines = lines[:14]
     with pytest.raises(ConfigError, match="merges more than 10000 entries"):
         load_config(config(tmp_path, "\n".join(lines)))
+
+
+def test_aliases_that_double(tmp_path: Path) -> None:
+    """An error that shows the value would be of 2**40 parts."""
+    lists = ", ".join(["&a0 [x, x]", *(f"&a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 41))])
+    with pytest.raises(ConfigError, match="its aliases stand for many times what is written"):
+        load_config(config(tmp_path, f"global_config: [{lists}]"))
+
+
+def test_errors_show_a_part_of_what_they_found(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="must be a mapping of options or null") as caught:
+        load_config(config(tmp_path, f"global_config: [{', '.join(['abc'] * 50_000)}]"))
+    assert len(str(caught.value)) < 1500
 
 
 def test_merges_that_people_write(tmp_path: Path) -> None:
@@ -235,11 +251,11 @@ def test_archives_that_claim_more_than_they_have(what: str, tmp_path: Path) -> N
     name, made, told = BOMBS[what]
     (tmp_path / name).write_bytes(made())
     with pytest.raises(PackageError, match=told):
-        read_members(tmp_path / name, "a file of arrays")
+        read_members(tmp_path / name, "a file of arrays", "save arrays")
 
 
 def test_archives_that_are_packed_as_people_do(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "x.npz", a=np.zeros(1 << 20), b=np.arange(3))
-    found = read_members(tmp_path / "x.npz", "a file of arrays")
+    found = read_members(tmp_path / "x.npz", "a file of arrays", "save arrays")
     assert isinstance(found, dict)
     assert {name: len(array) for name, array in found.items()} == {"a": 1 << 20, "b": 3}

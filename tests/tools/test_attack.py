@@ -16,7 +16,8 @@ from mil_palettize.expressions.packed import Packed
 from mil_palettize.package import replacement
 from tools.attack import kills
 from tools.attack.cases import FIXTURES, Case, Outcome
-from tools.attack.children import Pool
+from tools.attack.children import Pool, _waits_for_a_processor
+from tools.attack.evaluating import EVALUATING, has_pictures
 from tools.attack.families import FAMILIES
 from tools.attack.kills import SCENARIOS, play_kill
 from tools.attack.tracing import can_trace, traced
@@ -90,6 +91,36 @@ def test_children_that_die_or_hang_are_put_down_to_their_case(monkeypatch: pytes
         "family:3": ["the process takes more than 0.2 seconds"],
     }
     assert [told[f"family:{number}"].succeeded for number in (0, 2, 4)] == [1, 1, 1]
+
+
+def test_children_that_wait_for_a_processor_are_not_hanging() -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("the system does not tell")
+    assert _waits_for_a_processor(os.getpid())
+    child = os.fork()
+    if child == 0:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        os._exit(0)
+    os.waitpid(child, os.WUNTRACED)
+    assert not _waits_for_a_processor(child)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert not _waits_for_a_processor(child)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", EVALUATING)
+def test_files_that_models_are_run_on_are_attacked(family: str, tmp_path: Path) -> None:
+    """Verbs are tried, and most of them get as far as the damage."""
+    pytest.importorskip("torch")
+    if family == "pictures" and not has_pictures():
+        pytest.skip("pictures need Pillow")
+    found = []
+    for number in range(3):
+        (tmp_path / str(number)).mkdir()
+        found.append(EVALUATING[family](Case(family, number), tmp_path / str(number)))
+    assert [outcome.violations for outcome in found] == [[]] * 3
+    assert all(outcome.succeeded + outcome.refused for outcome in found)
 
 
 def test_a_case_is_told_by_its_name() -> None:

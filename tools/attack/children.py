@@ -92,7 +92,7 @@ class Pool:
                     self._take(child, data)
                     continue
                 left += self._end(child, "")
-            elif time.monotonic() - child.since > PATIENCE:
+            elif time.monotonic() - child.since > PATIENCE and not _waits_for_a_processor(child.pid):
                 os.kill(child.pid, signal.SIGKILL)
                 left += self._end(child, f"takes more than {PATIENCE} seconds")
             elif time.monotonic() > until:  # what it is about is not counted
@@ -121,6 +121,15 @@ class Pool:
             said = why or (f"takes more than {SECONDS} seconds" if status == -signal.SIGPROF else f"dies with {status}")
             self.done(child.current, Outcome(violations=[f"the process {said}"]))
         return list(child.waiting)
+
+
+def _waits_for_a_processor(pid: int) -> bool:
+    """Whether a process would go on if others let it; False where that cannot be told."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state == "R"
 
 
 def _play_batch(plays: dict[str, Play], batch: list[Case], folder: Path, pipe: int) -> None:

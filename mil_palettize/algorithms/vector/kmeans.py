@@ -30,6 +30,7 @@ _PAIRS = 1 << 16  # pairs from which a histogram is quicker, and sample that lay
 _ALL = 1 << 18  # pairs up to which all of them are the points of the last steps
 _ACROSS = 128, 256  # cells of the histograms in each direction, for starts and for the last steps
 _WORK, _PAIRS_WORK = 1 << 22, 1 << 24  # points times centers times starts
+_BREATHING = 8  # starts, at most
 _STEPS = 6  # of Lloyd in each half of a breath
 _TOLERANCE = 3e-5
 
@@ -77,7 +78,7 @@ def _of_sample(vectors: VectorSet, k: int) -> np.ndarray:
     """Centers (k, dim) by way of a coreset, or of all vectors where they are few."""
     points = _Points(*vectors.sample(_SAMPLE))
     some = points.some(min(1 << 14, max(1 << 12, 64 * k)))
-    centers = _best_starts(vectors, some, k, _WORK, 1)[0]
+    centers = _best_starts(vectors, some, k, _WORK)[0]
     if len(points) >= 1 << 17:
         points.some(1 << 16).improve(centers, 60, _TOLERANCE)
     points.improve(centers, 60 if len(points) <= 1 << 17 else 30, _TOLERANCE)
@@ -90,36 +91,39 @@ def _of_pairs(vectors: VectorSet, k: int) -> np.ndarray:
     """Centers (k, 2) by way of joint histograms."""
     laid_out, all_ = vectors.sample(_PAIRS)[0], vectors.count <= _ALL
     some = _Points(*cell_means(vectors, laid_out, _ACROSS[0]))
-    starts = _best_starts(vectors, some, k, _PAIRS_WORK, 2)
+    starts = _best_starts(vectors, some, k, _PAIRS_WORK)
     points = _Points(*(vectors.sample(_ALL) if all_ else cell_means(vectors, laid_out, _ACROSS[1])))
 
     def finish(centers: np.ndarray) -> tuple[float, np.ndarray]:
         return points.improve(centers, 60, _TOLERANCE)[0], centers
 
-    centers = min(vectors.pmap(finish, starts), key=lambda result: result[0])[1]
+    finalists = starts[: 2 if all_ else 1]
+    centers = min(vectors.pmap(finish, finalists), key=lambda result: result[0])[1]
     if not all_:
         _improve(vectors, centers, 1)
     return centers
 
 
-def _best_starts(vectors: VectorSet, some: _Points, k: int, work: int, count: int) -> list[np.ndarray]:
-    """Centers (k, dim) of the ``count`` starts with the smallest errors on a few points, after they breathed there.
+def _best_starts(vectors: VectorSet, some: _Points, k: int, work: int) -> list[np.ndarray]:
+    """Centers (k, dim) of the starts with the smallest errors on a few points, after they breathed there; the best one
+    first.
 
     ``work``: about so many times a point is compared with a center in one step of all starts.
     """
     runs = min(256, max(2, work // (len(some) * k)))
+    count = min(_BREATHING, max(1, work // 2 // (len(some) * k)))
 
     def start(run: int) -> tuple[float, np.ndarray]:
         centers = _start(some, k, run)
         return some.improve(centers, 25, 2e-4)[0], centers
 
-    def breathed(found: tuple[float, np.ndarray]) -> np.ndarray:
+    def breathed(found: tuple[float, np.ndarray]) -> tuple[float, np.ndarray]:
         centers, codes = found[1], np.empty(len(some), np.int32)
-        breathe(some.values, some.weights, centers, codes, max(1, k // 8), _STEPS)
-        return centers
+        return float(breathe(some.values, some.weights, centers, codes, max(1, k // 8), _STEPS)), centers
 
     found = sorted(vectors.pmap(start, range(runs)), key=lambda result: result[0])
-    return list(vectors.pmap(breathed, found[:count]))
+    found = sorted(vectors.pmap(breathed, found[:count]), key=lambda result: result[0])
+    return [centers for _, centers in found]
 
 
 def _start(points: _Points, k: int, run: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from mil_palettize.torch.calibration.natural_sound import features, sound
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.features import GRAYSCALES
-from mil_palettize.torch.made_up_inputs import default_shape, plausible_inputs, table_sizes
+from mil_palettize.torch.made_up_inputs import plausible_inputs, table_sizes
 
 _LEAST_SIDE = 8  # pixels of what is taken for an image
 _DEVIATION = 0.27  # of dead leaves, about a mean of 0.5
@@ -69,9 +69,9 @@ def _made(
         gray = image.colorSpace in GRAYSCALES
         made = np.rint(dead_leaves(height, width, 1 if gray else 3, random) * 255).astype(np.uint8)
         return made[0] if gray else np.ascontiguousarray(made.transpose(1, 2, 0))
-    if kind.WhichOneof("Type") != "multiArrayType":
+    if kind.WhichOneof("Type") not in ("multiArrayType", None):  # a function may have no description
         return None
-    shape, dtype = default_shape(kind.multiArrayType), array.dtype
+    shape, dtype = array.shape, array.dtype
     if rows is not None:
         return np.minimum(rows * random.uniform(0.0, 1.0, shape) ** 3, rows - 1).astype(dtype)
     if dtype.kind != "f":
