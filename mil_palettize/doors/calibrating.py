@@ -16,7 +16,7 @@ from mil_palettize.calibration.kept import KeptRun, run_digest
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.calibration.solving import Findings, Solved, solved
 from mil_palettize.calibration.without_samples import place_findings, solved_alone
-from mil_palettize.doors.calibrated_biases import biases_corrected
+from mil_palettize.doors.calibrated_biases import NO_HELD, biases_corrected
 from mil_palettize.doors.calibration_guard import GUARDS, Comparison, Guard, on_noise
 from mil_palettize.doors.calibration_outputs import constant_outputs
 from mil_palettize.doors.calibration_plan import PlannedWeight, planned_weights
@@ -275,18 +275,13 @@ class _Run:
                 comparisons.append(on_noise(module, plain, calibrated, seed=asked.seed, device=asked.device))
             self._give_up(comparisons, list(wanted.values()))
             self._tell_tables(guard, tables, wanted, comparisons[0])
-        if self.calibration.bias:
-            self._correct_biases(module, samples, states, held)
+            if asked.bias:
+                palettes, options = self._decoded(wanted), self._options(held)
+                self.done.biases, told = biases_corrected(self.model, guard, samples, palettes, options, states)
+                self.done.notes += [] if told in self.done.notes else [told]
+        elif self.calibration.bias:
+            self.done.notes.append(NO_HELD)
         return walked
-
-    def _correct_biases(
-        self, module: Any, samples: Sequence[Mapping[str, Any]], states: Any, held: frozenset[int]
-    ) -> None:
-        made = {slot: self.done.palettes.get(weight) for slot, weight in module.weight_ids.items()}
-        arrays = {slot: found.expr.decode() for slot, found in made.items() if isinstance(found, Encoded)}
-        self.done.biases, told = biases_corrected(self.model, module, samples, arrays, self._options(held), states)
-        if told not in self.done.notes:
-            self.done.notes.append(told)
 
     def _tell_tables(
         self, guard: Guard, tables: Sequence[str], wanted: Mapping[str, PlannedWeight], found: Comparison

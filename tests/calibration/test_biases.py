@@ -115,7 +115,7 @@ def test_where_it_is_no_gain_they_stay(source: Path, tmp_path: Path, monkeypatch
     from mil_palettize.doors import calibration_guard
 
     noise = iter([1.0, 0.5, 1.0, 1.0])
-    monkeypatch.setattr(calibration_guard, "_noise", lambda *given: next(noise))
+    monkeypatch.setattr(calibration_guard, "noise", lambda *given: next(noise))
     report = palettize_package(
         source, tmp_path / "o.mlpackage", CONFIG, calibration=Calibration(rows(40), bias=True), verify=True
     )

@@ -116,8 +116,8 @@ def main() -> int:
     tempfile.tempdir = str(options.folder or (memory if os.access(memory, os.W_OK) else tempfile.gettempdir()))
     counted = options.mutations is not None or options.kills is not None or options.replay
     seconds = options.seconds if options.seconds is not None else (float("inf") if counted else 60.0)
+    warm_up()  # on a machine that is busy, longer than all that follows
     until = time.monotonic() + seconds
-    warm_up()
     tally = Tally()
     plays: dict[str, Play] = {**FAMILIES, **dict.fromkeys(SCENARIOS, play_kill)}
     started = time.monotonic()

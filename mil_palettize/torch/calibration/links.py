@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
 from typing import Any
@@ -31,12 +31,14 @@ class LostError(Exception):
 
 @dataclass(frozen=True)
 class Invitation:
-    """Where a worker calls back. ``hosts``: names of the machine, to be tried in order."""
+    """Where a worker calls back. ``hosts``: names of the machine, to be tried in order; ``number``: one of its own, as
+    there are executors that carry out equal tasks once."""
 
     hosts: tuple[str, ...]
     machine: str
     port: int
     key: bytes
+    number: int = 0
 
     def accept(self) -> Connection | None:
         """Call back; None where nobody waits any more."""
@@ -105,13 +107,14 @@ def links_to(executor: Executor, count: int, task: Callable[[Invitation], object
         names = (socket.gethostname(), socket.getfqdn()) if not local else ()
         invitation = Invitation(names, socket.gethostname(), server.getsockname()[1], os.urandom(32))
         try:
-            why = _submitted(executor, [task] * count, invitation, futures)
-            deadline = time.monotonic() + _FIRST
+            why = _submitted(executor, task, [replace(invitation, number=i) for i in range(count)], futures)
+            begun = time.monotonic()
+            deadline = begun + _FIRST
             while len(links) < len(futures) and time.monotonic() < deadline and not all(f.done() for f in futures):
                 link = _called_back(server, invitation.key)
                 if link is not None:
                     links.append(link)
-                    deadline = time.monotonic() + _NEXT
+                    deadline = time.monotonic() + max(_NEXT, time.monotonic() - begun)  # all may have to import
         finally:
             for future in futures:
                 with suppress(Exception):  # of an executor that is broken
@@ -121,9 +124,10 @@ def links_to(executor: Executor, count: int, task: Callable[[Invitation], object
 
 
 def _submitted(
-    executor: Executor, tasks: Sequence[Callable[[Invitation], object]], invitation: Invitation, futures: list[Any]
+    executor: Executor, task: Callable[[Invitation], object], invitations: Sequence[Invitation], futures: list[Any]
 ) -> str:
-    for task in tasks:
+    """Add a future for each of ``invitations``, and say why there is none for the others."""
+    for invitation in invitations:
         try:
             futures.append(executor.submit(task, invitation))
         except Exception as error:
