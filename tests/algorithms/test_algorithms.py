@@ -208,7 +208,7 @@ def test_unique_limit(dtype: type, axis: int | None) -> None:
     array = np.stack([np.arange(256), np.arange(256)]).astype(dtype)
     assert np.array_equal(make(array, "unique", axis=axis, group_size=group_size).expr.decode(), array)
     array = np.stack([np.arange(257), np.arange(257)]).astype(dtype)
-    with pytest.raises(TooManyValuesError, match=r"has 257 or more .* which holds 256") as caught:
+    with pytest.raises(TooManyValuesError, match="more than 256 distinct values in one look-up table") as caught:
         make(array, "unique", axis=axis, group_size=group_size)
     assert caught.value.limit == 256
 
