@@ -226,10 +226,12 @@ def _check_version(folder: Path, version: object) -> None:
 def _read_items(folder: Path, entries: object) -> tuple[Item, ...]:
     if not isinstance(entries, dict):
         raise _damaged(folder, "its itemInfoEntries are not an object")
-    return tuple(_read_item(folder, identifier, entry) for identifier, entry in entries.items())
+    seen: set[str] = set()
+    return tuple(_read_item(folder, identifier, entry, seen) for identifier, entry in entries.items())
 
 
-def _read_item(folder: Path, identifier: str, entry: object) -> Item:
+def _read_item(folder: Path, identifier: str, entry: object, seen: set[str]) -> Item:
+    """``seen``: paths of items that were looked at on the disk, once however many items name them."""
     if not isinstance(entry, dict):
         raise _damaged(folder, f"its item {identifier!r} is not an object")
     for key in ("path", "name", "author", "description"):
@@ -239,10 +241,12 @@ def _read_item(folder: Path, identifier: str, entry: object) -> Item:
     where = f"its item {name!r} is at {path!r}"
     if not _is_plain(path):
         raise _damaged(folder, f"{where}; only paths below {DATA}/ without .. are allowed")
-    if not may_be_read(folder / DATA / path, folder):
-        raise _damaged(folder, f"{where}, a link that leads out of the package; {way_out(folder)}")
-    if not os.path.exists(folder / DATA / path):
-        raise _damaged(folder, f"{where}, but nothing is there")
+    if path not in seen:
+        if not may_be_read(folder / DATA / path, folder):
+            raise _damaged(folder, f"{where}, a link that leads out of the package; {way_out(folder)}")
+        if not os.path.exists(folder / DATA / path):
+            raise _damaged(folder, f"{where}, but nothing is there")
+        seen.add(path)
     return Item(identifier, Path(path), name)
 
 
