@@ -32,7 +32,8 @@ _ACROSS = 128, 256  # cells of the histograms in each direction, for starts and 
 _WORK, _PAIRS_WORK = 1 << 22, 1 << 24  # points times centers times starts
 _BREATHING = 8  # starts, at most
 _STEPS = 6  # of Lloyd in each half of a breath
-_TOLERANCE = 3e-5
+_TOLERANCE, _FINE = 3e-5, 1e-7  # relative gain of a step below which no more are made
+_FEW_STEPS, _LAST_WORK = 60, 1 << 30  # of the last steps on pairs: at least, and points times centers times steps
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,10 @@ def _of_pairs(vectors: VectorSet, k: int) -> np.ndarray:
     starts = _best_starts(vectors, some, k, _PAIRS_WORK)
     points = _Points(*(vectors.sample(_ALL) if all_ else cell_means(vectors, laid_out, _ACROSS[1])))
 
+    steps = min(300, max(_FEW_STEPS, _LAST_WORK // (len(points) * k)))
+
     def finish(centers: np.ndarray) -> tuple[float, np.ndarray]:
-        return points.improve(centers, 60, _TOLERANCE)[0], centers
+        return points.improve(centers, steps, _TOLERANCE if steps <= _FEW_STEPS else _FINE)[0], centers
 
     finalists = starts[: 2 if all_ else 1]
     centers = min(vectors.pmap(finish, finalists), key=lambda result: result[0])[1]
