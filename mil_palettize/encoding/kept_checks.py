@@ -105,6 +105,7 @@ def _check_groups(lut: Lut, specification: PaletteSpecification) -> None:
 def _palette_in(expr: WeightExpr, specification: PaletteSpecification, held: WeightExpr | None) -> Lut:
     """The look-up table, in the parts that such a palette has around it and inside."""
     inner: Part = expr
+    _check_steps(inner)
     if specification.scale_axis is not None and isinstance(inner, Scale):
         _check_array(inner.scale, _FLOATS)
         inner = inner.data
@@ -124,6 +125,7 @@ def _palette_in(expr: WeightExpr, specification: PaletteSpecification, held: Wei
 
 
 def _check_table(table: Part, specification: PaletteSpecification, held: WeightExpr | None) -> None:
+    _check_steps(table)
     if isinstance(table, Scale):
         _check_array(table.scale, _FLOATS)
         if table.offset is not None:
@@ -135,6 +137,12 @@ def _check_table(table: Part, specification: PaletteSpecification, held: WeightE
         return
     integers = (np.dtype(np.int8), np.dtype(np.uint8)) if isinstance(held, Scale) else ()
     _check_array(table, (*_FLOATS, *integers))
+
+
+def _check_steps(part: Part) -> None:
+    """No palette is scaled as ``constexpr_affine_dequantize`` does it, and none is written so."""
+    if isinstance(part, Scale) and part.affine:
+        raise DamagedError("it is scaled in one step")
 
 
 def _check_array(array: object, dtypes: tuple[np.dtype, ...]) -> None:

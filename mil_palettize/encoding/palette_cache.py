@@ -238,4 +238,8 @@ def _built(told: dict[str, Any], arrays: Arrays) -> Any:
         return arrays[told["array"]]
     if "dtype" in told:
         return np.dtype(told["dtype"])
-    return tuple(told["shape"]) if "shape" in told else told["value"]
+    if "shape" in told:
+        return tuple(told["shape"])
+    if not isinstance(told["value"], int | None):  # numbers of bits and axes, and what is true or false
+        raise DamagedError(f"a part of it is {type(told['value']).__name__}")
+    return told["value"]
