@@ -43,6 +43,7 @@ _INTEGERS = (np.uint8, np.uint16, np.uint32)
 T = TypeVar("T")
 PathLike = str | os.PathLike[str]
 _KINDS = {kind.__name__: kind for kind in (Cast, Const, Lut, Packed, Scale, Sparse)}
+_TYPES = {"bool": (bool,), "int": (int,), "int | None": (int, type(None))}  # of their fields, as annotated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +73,8 @@ class Clustered:
         as of :class:`Task`), None when nothing was that can be used. Raises PackageError where ``source`` does."""
 
         def built(header: dict[str, Any], arrays: Arrays) -> Encoded:
+            for value in header["made"].values():
+                _check_type(value, "int | None")
             made = dataclasses.replace(specification, **header["made"])
             expr = _built(header["expr"], arrays)
             sse, signal, error = float(header["sse"]), float(header["signal"]), header["weighted_error"]
@@ -232,14 +235,25 @@ def _taken_apart(part: object, arrays: Arrays) -> Any:
 
 def _built(told: dict[str, Any], arrays: Arrays) -> Any:
     if "kind" in told:
+        kind = _KINDS[told["kind"]]
         fields = {name: _built(inner, arrays) for name, inner in told["fields"].items()}
-        return _KINDS[told["kind"]](**fields)
+        for field in dataclasses.fields(kind):
+            if field.name in fields:
+                _check_type(fields[field.name], field.type)
+        return kind(**fields)
     if "array" in told:
         return arrays[told["array"]]
     if "dtype" in told:
         return np.dtype(told["dtype"])
     if "shape" in told:
+        for size in told["shape"]:
+            _check_type(size, "int")
         return tuple(told["shape"])
-    if not isinstance(told["value"], int | None):  # numbers of bits and axes, and what is true or false
-        raise DamagedError(f"a part of it is {type(told['value']).__name__}")
     return told["value"]
+
+
+def _check_type(value: object, annotation: object) -> None:
+    """1, 1.0 and true are equal, and what is written of them, and its digest, is not."""
+    allowed = _TYPES.get(str(annotation))
+    if allowed is not None and type(value) not in allowed:
+        raise DamagedError(f"{value!r} stands for {annotation}")

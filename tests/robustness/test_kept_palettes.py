@@ -93,16 +93,18 @@ def test_kept_palette_of_something_else(
     assert len([r for r in caplog.records if "is made again" in r.message]) == len(palettes)
 
 
-@pytest.mark.parametrize("value", [True, "text"])
-def test_kept_palette_that_is_scaled_otherwise(
-    value: object, fixtures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("part", "field", "value"), [("lut", "affine", True), ("lut", "affine", "text"), ("indices", "signed", 0)]
+)
+def test_kept_palette_that_says_otherwise_of_its_parts(
+    part: str, field: str, value: object, fixtures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its values would be the same, and no op that is written says how these were computed."""
+    """Its values are the same, and what would be written is not what is reported of it."""
     whole = run(fixtures, tmp_path / "a.mlpackage", tmp_path / "kept", lut_dtype="int8")
     palettes = [path for path in sorted((tmp_path / "kept").rglob("*.npz")) if is_palette(path)]
     for path in palettes:
         header, arrays = parts(path)
-        header["expr"]["fields"]["lut"]["fields"]["affine"] = {"value": value}
+        header["expr"]["fields"][part]["fields"][field] = {"value": value}
         path.write_bytes(packed_file(header, arrays))
     with caplog.at_level(logging.WARNING, "mil_palettize"):
         again = run(fixtures, tmp_path / "a.mlpackage", tmp_path / "kept", lut_dtype="int8")
