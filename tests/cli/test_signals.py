@@ -20,7 +20,8 @@ import ctypes, sys, time
 from mil_palettize.cli.main import main
 from mil_palettize.encoding import encoder
 def slow(*arguments, **options):
-    print("slow", flush=True)
+    sys.stdout.write("slow\\n")  # at once: two threads may come here
+    sys.stdout.flush()
     ctypes.CDLL(None).sleep(60)
 encoder.make_palette = slow
 """
