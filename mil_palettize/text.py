@@ -26,6 +26,12 @@ def format_some(parts: Sequence[str], most: int = 5) -> str:
     return ", ".join(parts[:most]) + more
 
 
+def format_first(sentences: Sequence[str], most: int = 3) -> str:
+    """The first few, and how many more there are."""
+    more = f" (and {len(sentences) - most} more)" if len(sentences) > most else ""
+    return "; ".join(sentences[:most]) + more
+
+
 def printable(text: str) -> str:
     """``text`` with control characters escaped: names come from packages, and terminals obey them."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

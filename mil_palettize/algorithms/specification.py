@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mil_palettize.algorithms.options import GRANULARITIES
+from mil_palettize.expressions.packed import Packed, mask_of_vectors
 
 
 @dataclass(frozen=True)
@@ -37,3 +38,7 @@ class PaletteSpecification:
     def granularity(self) -> str:
         """One of ``GRANULARITIES``."""
         return GRANULARITIES[self.group_size is not None]
+
+    def mask_of(self, mask: Packed) -> Packed:
+        """``mask`` of a sparse weight's elements (1 bit each) as that of what has an index: scalars, or vectors."""
+        return mask_of_vectors(mask, self.cluster_dim, (self.axis or 0) % len(mask.shape))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,11 @@ def check_samples(model: Model, calibration: Calibration) -> None:
                 whole.features.tensors(call)
 
 
+def _moments(found: Any) -> list[Moments]:
+    """Of what a walk collected, which knows torch, as solvers take them, which do not."""
+    return [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
+
+
 class _Run:
     def __init__(
         self,
@@ -162,8 +167,7 @@ class _Run:
         samples = [module.features.tensors(call) for call in given.arrays]
 
         def note(found: Any) -> None:
-            moments = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
-            self.elsewhere[keys[found.slot]].append((moments, found.reads))
+            self.elsewhere[keys[found.slot]].append((_moments(found), found.reads))
 
         states = states_before(module, samples, given.begins)
         executor = None if self.pool is None else self.pool.executor
@@ -234,7 +238,7 @@ class _Run:
         def solve(found: Any) -> np.ndarray | None:
             if found.reads is not None:
                 tables.append(found.slot)
-            moments, reads = [Moments(m.where, m.square, m.cross, m.count) for m in found.moments], found.reads
+            moments, reads = _moments(found), found.reads
             for more, read in self.elsewhere.pop(self._key(wanted[found.slot]), ()):
                 moments += more
                 reads = read if reads is None else reads if read is None else reads + read
@@ -274,7 +278,7 @@ class _Run:
                 calibrated = self._decoded(wanted)
                 comparisons.append(on_noise(module, plain, calibrated, seed=asked.seed, device=asked.device))
             self._give_up(comparisons, list(wanted.values()))
-            self._tell_tables(guard, tables, wanted, comparisons[0])
+            self._tell_tables(guard, {slot: one for slot, one in wanted.items() if slot in tables}, comparisons[0])
             if asked.bias:
                 palettes, options = self._decoded(wanted), self._options(held)
                 self.done.biases, told = biases_corrected(self.model, guard, samples, palettes, options, states)
@@ -283,10 +287,8 @@ class _Run:
             self.done.notes.append(NO_HELD)
         return walked
 
-    def _tell_tables(
-        self, guard: Guard, tables: Sequence[str], wanted: Mapping[str, PlannedWeight], found: Comparison
-    ) -> None:
-        arrays = {slot: array for slot, array in self._decoded(wanted).items() if slot in tables}
+    def _tell_tables(self, guard: Guard, tables: Mapping[str, PlannedWeight], found: Comparison) -> None:
+        arrays = self._decoded(tables)
         told = guard.tables_told(arrays, min(found.plain, found.calibrated)) if arrays else None
         self.done.notes += [] if told is None else [told]
 
@@ -302,8 +304,12 @@ class _Run:
         if self.clustered is None or any(task.specification.lut_function is not None for task in tasks.values()):
             return None
         place = repr((module.reference.stage, module.function_name, list(given.begins), sorted(given.held)))
-        model = fingerprint(self.model.spec, self.model.store)
-        return KeptRun(self.clustered, run_digest(model, self.calibration, tasks, samples, place))
+        return KeptRun(self.clustered, run_digest(self._fingerprint, self.calibration, tasks, samples, place))
+
+    @cached_property
+    def _fingerprint(self) -> bytes:
+        """Of the whole model, which every function's key holds."""
+        return fingerprint(self.model.spec, self.model.store)
 
     def _made_before(self, slot: str, one: PlannedWeight, kept: KeptRun | None) -> Solved | None:
         """What an earlier function, or an earlier run, made of a weight."""

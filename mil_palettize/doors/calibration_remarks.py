@@ -9,7 +9,7 @@ from mil_palettize.calibration.request import Calibration
 from mil_palettize.calibration.solving import is_left_alone
 from mil_palettize.errors import PlanError
 from mil_palettize.planning.plan import Plan
-from mil_palettize.text import format_count
+from mil_palettize.text import format_count, format_some
 
 _NAMED = 3
 
@@ -52,5 +52,4 @@ def _importance(plan: Plan) -> Iterator[str]:
 
 
 def _told(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
-    return f"{format_count(len(keys), 'weight')} ({', '.join(map(repr, keys[:_NAMED]))}{more})"
+    return f"{format_count(len(keys), 'weight')} ({format_some([*map(repr, keys)], _NAMED)})"

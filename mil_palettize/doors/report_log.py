@@ -6,6 +6,7 @@ import logging
 from collections import defaultdict
 
 from mil_palettize.reports.report import Report
+from mil_palettize.text import format_some
 
 logger = logging.getLogger("mil_palettize")
 _NAMES = 3
@@ -22,8 +23,7 @@ def log_report(report: Report) -> None:
         if weight.status == "skipped" and not weight.reason.startswith("left alone by"):
             said[f"left alone: {weight.reason}"].append(labels[weight.id])
     for what, names in said.items():
-        more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
-        logger.warning("%s%s: %s", ", ".join(names[:_NAMES]), more, what)
+        logger.warning("%s: %s", format_some(names, _NAMES), what)
     for note in report.notes:
         logger.warning("%s", note)
     logger.info("%s", report.to_text())

@@ -29,7 +29,6 @@ from mil_palettize.encoding.kept_checks import check_errors
 from mil_palettize.encoding.kept_files import DamagedError
 from mil_palettize.encoding.palette_cache import Clustered, palette_key
 from mil_palettize.encoding.results import Declined, Encoded
-from mil_palettize.expressions.packed import mask_of_vectors
 from mil_palettize.expressions.weight_expr import Const, Lut, Scale, Sparse, WeightExpr, lut_of
 from mil_palettize.planning.sizes import not_smaller
 from mil_palettize.program.forms import Form
@@ -125,9 +124,8 @@ class Task:
         """Of a sparse weight: which zeros get a palette, because they lie in a vector with something else."""
         if not isinstance(self.held, Sparse) or self.specification.cluster_dim == 1:
             return ""
-        dim, axis = self.specification.cluster_dim, self.specification.axis or 0
-        vectors = mask_of_vectors(self.held.mask, dim, axis % len(self.held.shape))
-        zeros = dim * vectors.ones() - self.held.count
+        vectors = self.specification.mask_of(self.held.mask)
+        zeros = self.specification.cluster_dim * vectors.ones() - self.held.count
         if not zeros:
             return ""
         pruned = self.held.mask.count - self.held.count
@@ -137,9 +135,7 @@ class Task:
         source, held, mask = self.source, self.held, None
         own = self.importance.array if self.importance is not None and weighs(specification) else None
         if isinstance(held, Sparse):
-            dim, axis = specification.cluster_dim, specification.axis or 0
-            source = ArraySource(source.name, held.decode())
-            mask = mask_of_vectors(held.mask, dim, axis % len(held.shape))
+            source, mask = ArraySource(source.name, held.decode()), specification.mask_of(held.mask)
         elif isinstance(held, Scale):
             source, own = ArraySource(source.name, _bytes(held.data.decode())), _importance(source.name, held, own)
         return make_palette(source, specification, pmap=pmap, mask=mask, importance=own, distinct=distinct)

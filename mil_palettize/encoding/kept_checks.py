@@ -13,7 +13,6 @@ from mil_palettize.algorithms.making import Distribution, Source
 from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.encoding.kept_files import DamagedError
 from mil_palettize.encoding.results import Encoded
-from mil_palettize.expressions.packed import mask_of_vectors
 from mil_palettize.expressions.weight_expr import Const, Lut, Part, Scale, Sparse, WeightExpr
 from mil_palettize.request.importance import Importance
 
@@ -90,7 +89,7 @@ def check_errors(found: Encoded, source: Source, held: WeightExpr | None, import
 def _check_carried_out(made: PaletteSpecification, specification: PaletteSpecification) -> None:
     """As asked, or a table for each channel."""
     asked, spread = (specification.axis, specification.group_size), (specification.spread_axis, 1)
-    if (made.axis, made.group_size) not in (asked, spread) or isinstance(made.axis, bool):
+    if (made.axis, made.group_size) not in (asked, spread):
         raise DamagedError(f"its groups are of {made.group_size} along axis {made.axis}, not as planned")
 
 
@@ -112,7 +111,7 @@ def _palette_in(expr: WeightExpr, specification: PaletteSpecification, held: Wei
     elif isinstance(held, Scale) and isinstance(inner, Scale):
         inner = inner.data
     if isinstance(held, Sparse):
-        mask = mask_of_vectors(held.mask, specification.cluster_dim, (specification.axis or 0) % len(held.shape))
+        mask = specification.mask_of(held.mask)
         if not isinstance(inner, Sparse) or inner.mask.shape != mask.shape:
             raise DamagedError("it is no palette of what a sparse weight holds")
         if inner.mask.data.tobytes() != mask.data.tobytes():

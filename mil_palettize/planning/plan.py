@@ -18,7 +18,7 @@ from mil_palettize.request.importance import Importance
 from mil_palettize.request.near_names import near_names
 from mil_palettize.request.normalised import Requests, check_op_types
 from mil_palettize.request.precedence import Resolved, resolve
-from mil_palettize.text import format_count, format_some
+from mil_palettize.text import format_count, format_first, format_some
 
 SELECTIONS = ("weights", "all")
 _MOST_NEAR = 10  # entries that match nothing for which near names are looked for: it takes a look at every name
@@ -216,7 +216,4 @@ def _reasons(decisions: list[Decision]) -> str:
 def _refuse_unmet(plan: Plan, idle: list[str]) -> None:
     unmet = [f"{d.weight.key!r}: {d.reason or d.notes[-1]}" for d in plan.decisions if d.unmet] + idle
     if unmet:
-        more = f" (and {len(unmet) - 3} more)" if len(unmet) > 3 else ""
-        raise PlanError(
-            f"strict: {format_count(len(unmet), 'request')} cannot be met as asked: {'; '.join(unmet[:3])}{more}"
-        )
+        raise PlanError(f"strict: {format_count(len(unmet), 'request')} cannot be met as asked: {format_first(unmet)}")

@@ -27,9 +27,7 @@ from mil_palettize.request.normalised import Requests
 from mil_palettize.rewriting.other_files import folder_nbytes
 from mil_palettize.rewriting.planned_palettes import PlannedPalettes
 from mil_palettize.rewriting.redo import Old, all_ops, as_if_dense, find_old, tell
-from mil_palettize.text import format_count
-
-_NAMED = 3  # weights that an error names
+from mil_palettize.text import format_count, format_first
 
 
 @dataclass(frozen=True)
@@ -209,6 +207,5 @@ def refuse_declined(results: Mapping[WeightId, object]) -> None:
     """Raise PlanError for weights whose values rule out what was asked for."""
     unmet = [f"{w.key!r}: {r.reason}" for w, r in results.items() if isinstance(r, Declined) and r.unmet]
     if unmet:
-        more = f" (and {len(unmet) - _NAMED} more)" if len(unmet) > _NAMED else ""
-        told = f"{'; '.join(unmet[:_NAMED])}{more}"
-        raise PlanError(f"strict: {format_count(len(unmet), 'weight')} cannot be palettized as asked: {told}")
+        count = format_count(len(unmet), "weight")
+        raise PlanError(f"strict: {count} cannot be palettized as asked: {format_first(unmet)}")

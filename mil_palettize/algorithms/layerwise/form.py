@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mil_palettize.algorithms.quantized_grid import Grid, proposed, stored
+from mil_palettize.algorithms.scales import stored_scales
 from mil_palettize.expressions.packed import Packed
 from mil_palettize.expressions.weight_expr import Lut, Scale, Sparse, WeightExpr, lut_of
 
@@ -86,7 +87,7 @@ def put_together(expr: WeightExpr, values: Values, grids: Sequence[Grid]) -> Wei
 def rounded(expr: WeightExpr, values: Values) -> tuple[Values, list[Grid]]:
     """The same in numbers that ``expr`` can hold, and the grid of each quantized table."""
     lut, scale = lut_of(expr), _scale(expr)
-    scales = values.scales if scale is None else _positive(values.scales, scale.dtype)
+    scales = values.scales if scale is None else stored_scales(values.scales, scale.dtype)
     if isinstance(lut.lut, np.ndarray):
         tables = _finite(values.tables, lut.lut.dtype)
         return Values(tables, values.indices, scales), []
@@ -112,11 +113,6 @@ def _scale(expr: WeightExpr) -> np.ndarray | None:
     if inner.offset is not None:
         raise UnsupportedLayoutError
     return inner.scale if isinstance(inner.scale, np.ndarray) else inner.scale.decode()
-
-
-def _positive(scales: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    info = np.finfo(dtype)
-    return np.clip(scales, float(info.tiny), float(info.max)).astype(dtype).astype(np.float64)
 
 
 def _finite(tables: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -20,6 +20,7 @@ from mil_palettize.algorithms.scalar.grouped import pack_all
 from mil_palettize.algorithms.scalar.quantized_table import Sample, quantized
 from mil_palettize.algorithms.scalar.scaled_assignment import Fit, fit, fit_patterns
 from mil_palettize.algorithms.scalar.weighted_distribution import distribution_of, quotients
+from mil_palettize.algorithms.scales import least_squares_scales
 from mil_palettize.algorithms.source import ArraySource
 from mil_palettize.expressions.weight_expr import Lut, Packed, Part, Scale, Sparse, WeightExpr
 
@@ -94,7 +95,7 @@ def _solve(algorithm: ScalarAlgorithm, request: Request, weight: Weight, scales:
             f"weight '{request.source.name}' has values that are not exact in {request.source.dtype} when divided by "
             "the scales of their channels; mode 'unique' is lossless: leave out the scales, or use mode 'kmeans'"
         )
-    return _Solution(palette, None if scales is None else _refitted(request, scales, fits))
+    return _Solution(palette, None if scales is None else least_squares_scales(fits, scales, request.source.dtype))
 
 
 def _chunk(
@@ -205,12 +206,3 @@ def on_grids(request: Request, tables: Sequence[tuple[Grid, np.ndarray]]) -> Tab
     grids = [grid for grid, _ in tables]
     values = np.stack([grid.decode(row) for grid, row in zip(grids, codes, strict=True)])
     return Tables(values, np.array([len(row) for _, row in tables]), request, codes, grids)
-
-
-def _refitted(request: Request, scales: np.ndarray, fits: Sequence[Fit]) -> np.ndarray:
-    """Scales of least squares for the entries as they are, in the weight's dtype; positive normal numbers."""
-    cross, power = sum(made.cross for made in fits), sum(made.power for made in fits)
-    info = np.finfo(request.source.dtype)
-    with np.errstate(all="ignore"):
-        better = np.where((cross > 0.0) & (power > 0.0), cross / power, scales)
-    return np.clip(better, float(info.tiny), float(info.max)).astype(request.source.dtype).astype(np.float64)

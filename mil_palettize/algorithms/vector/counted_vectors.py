@@ -93,24 +93,20 @@ def counted_vectors(request: Request, weight: Weight, *, rounded: bool = False) 
     inside = request.pmap if request.groups == 1 else map
     found = []
     for group in range(request.groups):
-        kept = None if weight.mask is None else in_rows(weight.mask, request, group)[:, 0]
-        elements = in_rows(weight.array, request, group).astype(np.float32, copy=False)
-        own, importance = (
-            None if array is None else in_rows(array, request, group) for array in (channels, weight.importance)
+        parts = (weight.array, weight.mask, channels, weight.importance)
+        rows, left, own, importance = (
+            None if array is None else vectors_of(weight.part(array, group), request.axis, request.cluster_dim)
+            for array in parts
         )
+        assert rows is not None
+        kept = None if left is None else left[:, 0]
+        elements = rows.astype(np.float32, copy=False)
         if kept is not None:
             elements = elements[kept]
             own, importance = (None if part is None else part[kept] for part in (own, importance))
         name, dtype = request.source.name, request.source.dtype
         found.append(CountedVectors(name, dtype, elements, own, importance, inside, rounded=rounded))
     return found
-
-
-def in_rows(array: np.ndarray, request: Request, group: int) -> np.ndarray:
-    """The vectors of a group of an array of the weight's shape: contiguous (n, dim)."""
-    size = array.shape[request.axis] // request.groups
-    part = array[(slice(None),) * request.axis + (slice(group * size, (group + 1) * size),)]
-    return vectors_of(part, request.axis, request.cluster_dim)
 
 
 def vectors_of(part: np.ndarray, axis: int, dim: int) -> np.ndarray:

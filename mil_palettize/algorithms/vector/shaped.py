@@ -17,6 +17,7 @@ from mil_palettize.algorithms.palette import ArrayAlgorithm, Palette, Request
 from mil_palettize.algorithms.quantized_grid import UnquantizableError, exact_grid, proposed, stored
 from mil_palettize.algorithms.scalar.counted_elements import Weight, read_weight
 from mil_palettize.algorithms.scalar.grouped import pack_all
+from mil_palettize.algorithms.scales import least_squares_scales, stored_scales
 from mil_palettize.algorithms.vector.counted_vectors import CountedVectors, counted_vectors, vectors_of
 from mil_palettize.algorithms.vector.fits import Fit, Table, fit
 from mil_palettize.algorithms.vector.palettes import VectorAlgorithm
@@ -77,12 +78,7 @@ def _first_scales(weight: Weight, lossless: bool) -> list[np.ndarray | None]:
     kept = np.ones(weight.array.shape, bool) if weight.mask is None else weight.mask
     squares = np.square(np.where(kept, weight.array, 0), dtype=np.float64)
     means = np.sqrt(squares.sum(axis=others) / np.maximum(kept.sum(axis=others), 1))
-    return [largest, _positive(means, weight.array.dtype)]
-
-
-def _positive(scales: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    info = np.finfo(dtype)
-    return np.clip(scales, float(info.tiny), float(info.max)).astype(dtype).astype(np.float64)
+    return [largest, stored_scales(means, weight.array.dtype)]
 
 
 def _over_groups(request: Request, work: Callable[[int], Fit]) -> list[Fit]:
@@ -139,10 +135,7 @@ def _better(one: _Solution, other: _Solution) -> _Solution:
 def _refitted(request: Request, vectors: Sequence[CountedVectors], before: _Solution) -> _Solution:
     """With scales of least squares for the entries as they are."""
     assert before.scales is not None
-    cross, power = sum(made.cross for made in before.fits), sum(made.power for made in before.fits)
-    with np.errstate(all="ignore"):
-        scales = np.where((cross > 0.0) & (power > 0.0), cross / power, before.scales)
-    held = _positive(scales, vectors[0].dtype)
+    held = least_squares_scales(before.fits, before.scales, vectors[0].dtype)
     return _Solution(
         held, _over_groups(request, lambda group: fit(vectors[group].scaled(held), before.fits[group].table))
     )

@@ -18,6 +18,7 @@ from mil_palettize.program.opsets.operands import OpAtPlace
 from mil_palettize.program.opsets.rules import RULES
 from mil_palettize.program.opsets.verdicts import Refusal, Rewrite, Verdict
 from mil_palettize.program.scopes import Scope, build_scope
+from mil_palettize.text import format_some
 
 _NAMES_PER_REASON = 3
 
@@ -187,9 +188,7 @@ def _surveyed(program: MIL.Program, target: Opset) -> _Survey:
 def _refusal_text(survey: _Survey) -> str:
     parts = []
     for (op_type, reason), places in sorted(survey.refusals.items()):
-        shown = ", ".join(places[:_NAMES_PER_REASON])
-        more = f" and {len(places) - _NAMES_PER_REASON} more" if len(places) > _NAMES_PER_REASON else ""
-        parts.append(f"{len(places)} {op_type} ({shown}{more}): {reason}")
+        parts.append(f"{len(places)} {op_type} ({format_some(places, _NAMES_PER_REASON)}): {reason}")
     target = survey.target
     return (
         f"the program cannot move to {target.target} ({target.name}) without changing what it computes: "
