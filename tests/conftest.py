@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 # Tests run side by side: numpy, which reads this when it is loaded, would have a thread for each core in each of them.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -74,3 +75,16 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
+
+
+@pytest.fixture(scope="module")
+def dask_client() -> Iterator[Any]:
+    """Of two workers, each a process."""
+    distributed = pytest.importorskip("distributed", reason="distributed is not installed: pip install '.[dask]'")
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=logging.CRITICAL
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client

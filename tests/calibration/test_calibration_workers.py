@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import threading
@@ -34,15 +33,8 @@ def processes() -> Iterator[Executor]:
 
 
 @pytest.fixture(scope="module")
-def dask() -> Iterator[Any]:
-    distributed = pytest.importorskip("distributed", reason="distributed is not installed: pip install '.[dask]'")
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=logging.CRITICAL
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client.get_executor()
+def dask(dask_client: Any) -> Any:
+    return dask_client.get_executor()
 
 
 def written(source: Path, out: Path, calibration: Calibration, **options: Any) -> list[bytes]:

@@ -70,18 +70,6 @@ class _LateFuture(Future[object]):
 
 
 @pytest.fixture(scope="module")
-def dask_client() -> Iterator[Any]:
-    distributed = pytest.importorskip("distributed", reason="distributed is not installed: pip install '.[dask]'")
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=logging.CRITICAL
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client
-
-
-@pytest.fixture(scope="module")
 def pools() -> Iterator[dict[str, Executor]]:
     with (
         ThreadPoolExecutor(2) as threads,

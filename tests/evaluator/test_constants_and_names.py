@@ -13,7 +13,7 @@ from packages import constants, read_spec, spec_file
 
 torch = pytest.importorskip("torch")
 
-from evaluator import Build, mb, program_of, saved  # noqa: E402
+from evaluator import mb, opened, program_of, saved  # noqa: E402
 
 from mil_palettize.torch import MILModule  # noqa: E402
 
@@ -22,10 +22,6 @@ RNG = np.random.default_rng(0)
 
 def floats(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
-
-
-def opened(build: Build, inputs: Sequence[Any], folder: Path, target: Any = ct.target.iOS18) -> MILModule:
-    return MILModule.from_package(saved(program_of(build, inputs, target), folder, target))
 
 
 # Constants

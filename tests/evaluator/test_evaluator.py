@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from packages import read_spec, spec_file
 
 torch = pytest.importorskip("torch")
 
-from evaluator import Build, evaluated, mb, program_of, same, saved  # noqa: E402
+from evaluator import evaluated, mb, opened, program_of, same, saved  # noqa: E402
 
 from mil_palettize import ConfigError, EvaluationError, PackageError, UnsupportedOpError  # noqa: E402
 from mil_palettize.torch import MILModule  # noqa: E402
@@ -25,10 +24,6 @@ RNG = np.random.default_rng(0)
 
 def floats(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
-
-
-def opened(build: Build, inputs: Sequence[Any], folder: Path, target: Any = ct.target.iOS18) -> MILModule:
-    return MILModule.from_package(saved(program_of(build, inputs, target), folder, target))
 
 
 # Blocks

@@ -63,6 +63,10 @@ def saved(program: Any, folder: Path, target: Any = ct.target.iOS18) -> Path:
     return path
 
 
+def opened(build: Build, inputs: Sequence[Any], folder: Path, target: Any = ct.target.iOS18) -> MILModule:
+    return MILModule.from_package(saved(program_of(build, inputs, target), folder, target))
+
+
 def evaluated(build: Build, *arrays: np.ndarray, target: Any = ct.target.iOS18) -> list[np.ndarray]:
     """Outputs of ``build(*inputs)``, a function of MIL variables, for these inputs, run by the evaluator.
 

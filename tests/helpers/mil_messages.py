@@ -102,6 +102,11 @@ def op(
     return made
 
 
+def reading(name: str, output: str = "y") -> MIL.Operation:
+    """An op that reads ``name`` as its weight."""
+    return op("linear", output, {"x": "x", "weight": name}, shape=(1, 16))
+
+
 def block(
     *operations: MIL.Operation, inputs: Sequence[tuple[str, Shape]] = (), outputs: Sequence[str] = ()
 ) -> MIL.Block:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from coremltools.proto import MIL_pb2 as MIL
 from coremltools.proto import Model_pb2
-from mil_messages import block, const, function, kind, op, program, surveyed, value, write_package
+from mil_messages import block, const, function, kind, op, program, reading, surveyed, value, write_package
 
 from mil_palettize import (
     OpPalettizerConfig,
@@ -32,10 +32,6 @@ from mil_palettize.request.entries import load_config
 
 CONFIG = OptimizationConfig(OpPalettizerConfig(nbits=2, weight_threshold=8))
 RANDOM = np.random.default_rng(0).standard_normal((16, 16)).astype(np.float16)
-
-
-def reading(name: str, output: str) -> MIL.Operation:
-    return op("linear", output, {"x": "x", "weight": name}, shape=(1, 16))
 
 
 def stored(shape: tuple[int, ...], dtype: str, data: bytes) -> MIL.Value:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from coremltools.proto import MIL_pb2 as MIL
 from handmade import contents
-from mil_messages import block, const, function, kind, op, program, surveyed, value, write_package
+from mil_messages import block, const, function, kind, op, program, reading, surveyed, value, write_package
 from packages import constants
 
 from mil_palettize import (
@@ -36,10 +36,6 @@ from mil_palettize.reports.report import WeightReport
 
 CONFIG = OptimizationConfig(OpPalettizerConfig(nbits=4, weight_threshold=8))
 RANDOM = np.random.default_rng(0).standard_normal((16, 16)).astype(np.float16)
-
-
-def reading(name: str) -> MIL.Operation:
-    return op("linear", "y", {"x": "x", "weight": name}, shape=(1, 16))
 
 
 def palettize(package: Path, **options: object) -> Report:

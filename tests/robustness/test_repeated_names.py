@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from coremltools.proto import MIL_pb2 as MIL
-from mil_messages import block, const, function, kind, op, program, value, write_package
+from mil_messages import block, const, function, kind, op, program, reading, value, write_package
 from packages import constants
 
 from mil_palettize import (
@@ -21,10 +21,6 @@ from mil_palettize import (
 
 CONFIG = OptimizationConfig(OpPalettizerConfig(nbits=4, weight_threshold=8))
 RANDOM = np.random.default_rng(0).standard_normal((16, 16)).astype(np.float16)
-
-
-def reading(name: str, output: str = "y") -> MIL.Operation:
-    return op("linear", output, {"x": "x", "weight": name}, shape=(1, 16))
 
 
 @pytest.mark.parametrize("options", [{}, {"verify": True}, {"select": "all", "target": "iOS18"}])
