@@ -47,7 +47,9 @@ def check_destination(source: Path, destination: Path, overwrite: bool) -> None:
     """
     _check_name(destination)
     target = _resolved(destination)
-    _check_target(target, overwrite)
+    _check_parent(target)
+    with _locked(target.parent):
+        _check_target(target, overwrite)
     real_source = _resolved(source)
     if _is_same(real_source, target):
         return
@@ -80,7 +82,9 @@ def replacing(destination: Path, *, overwrite: bool, needed_bytes: int) -> Itera
     _check_name(destination)
     recover(destination)
     target = _resolved(destination)
-    _check_target(target, overwrite)
+    _check_parent(target)
+    with _locked(target.parent):
+        _check_target(target, overwrite)
     _check_space(target.parent, needed_bytes)
     staging, owner = _make_staging(target)
     try:
@@ -238,12 +242,16 @@ def _check_name(destination: Path) -> None:
         )
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
+def _check_parent(target: Path) -> None:
     parent = target.parent
     if not os.path.isdir(parent):
         raise PackageError(f"cannot write {target}: {_missing(parent)}")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise PackageError(f"cannot write {target}: no permission to write into {parent}")
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    """The parent is locked: a package that another run is just renaming would look like none."""
     if not os.path.lexists(target):
         return
     if os.path.isfile(target):
