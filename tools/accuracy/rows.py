@@ -58,7 +58,9 @@ def rows(name: str, network: Network, options: argparse.Namespace, out: Path) ->
     yield Row(name, first, None, "", [network.measured(network.source)], weight_nbytes(network.source), 0.0)
     for nbits in options.nbits:
         config = OptimizationConfig(
-            global_config=OpPalettizerConfig(nbits=nbits, weight_threshold=0, **_groups(options.group_size))
+            global_config=OpPalettizerConfig(
+                nbits=nbits, weight_threshold=options.weight_threshold, **_groups(options.group_size)
+            )
         )
         for kind in options.calibrations:
             found, seconds = [], []
