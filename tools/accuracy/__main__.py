@@ -33,7 +33,7 @@ def main() -> None:
         type=int,
         default=0,
         metavar="N",
-        help="weights of so many elements or fewer stay as they are",
+        help="weights of at most so many elements stay",
     )
     parser.add_argument("--rounds", type=int, default=15, help="of tables and indices in turn, at most")
     parser.add_argument("--seeds", type=int, default=3)
