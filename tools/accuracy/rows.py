@@ -6,7 +6,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tools.accuracy.network import Network
 
 MADE_UP = "made-up"
 _MADE_UP_SAMPLES = 128
+_BIAS = "+bias"
 _FISHER = "fisher-"
 _WITHOUT_SEED = ("none", "weights")
 
@@ -38,9 +39,13 @@ class Row:
 
 def keywords_of(network: Network, kind: str, seed: int, rounds: int) -> dict[str, Any]:
     """Of ``palettize_package``. ``kind``: ``none``, ``weights``, ``made-up`` (``made-up-192``: so many), a number of
-    the network's own samples, or ``fisher-`` and that number, for sensitive k-means alone."""
+    the network's own samples, or ``fisher-`` and that number, for sensitive k-means alone. ``+bias`` behind it: biases
+    are corrected too."""
     if kind == "none":
         return {}
+    if kind.endswith(_BIAS):
+        keywords = keywords_of(network, kind.removesuffix(_BIAS), seed, rounds)
+        return {"calibration": replace(keywords["calibration"], bias=True)}
     if kind == "weights":
         return {"calibration": Calibration(method="weights", rounds=rounds)}
     if kind.startswith(MADE_UP):
