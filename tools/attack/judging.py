@@ -82,4 +82,5 @@ def _decoders(package: Path) -> dict[str, Callable[[], np.ndarray]]:
         read = constants(package)
     except Exception:
         return {}
-    return {name: decode for (_, _, _, name), (_, decode) in read.items() if called[name] == 1}
+    known = Counter(name for _, _, _, name in read)  # also of constants that are too damaged to be surveyed
+    return {name: decode for (_, _, _, name), (_, decode) in read.items() if called[name] == known[name] == 1}
