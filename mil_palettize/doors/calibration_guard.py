@@ -91,15 +91,39 @@ def on_noise(module: Any, plain: Arrays, calibrated: Arrays, *, seed: int, devic
 
 
 def noise(wanted: Outputs, found: Outputs) -> float:
-    """Squared error of all outputs of floats, each relative to its power."""
-    total = 0.0
+    """Squared error of all outputs of numbers, probabilities among them, each relative to its power; infinite where
+    some are not finite any more. Where there are none, how many whole numbers or labels differ: a share of each."""
+    from mil_palettize.torch.metrics import Sums
+
+    total, named, numbers = 0.0, 0.0, False
     for name in wanted[0] if wanted else ():
-        pairs = [(one[name], two[name]) for one, two in zip(wanted, found, strict=True)]
-        pairs = [(a, b) for a, b in pairs if hasattr(a, "is_floating_point") and a.is_floating_point()]
-        power = sum(float(a.double().square().sum()) for a, _ in pairs)
-        error = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
-        total += error / power if power else error
-    return total
+        sums, differing = Sums(), 0.0
+        for one, two in zip(wanted, found, strict=True):
+            before, after = (_numbers(outputs[name], one[name]) for outputs in (one, two))
+            if before is None or after is None:
+                differing += _differing(one[name], two[name]) / len(wanted)
+            else:
+                numbers = True
+                sums.add(before, after)
+        named += differing
+        total += math.inf if sums.non_finite else sums.noise / (sums.signal or 1.0)
+    return total if numbers else named
+
+
+def _numbers(value: Any, like: Any) -> Any:
+    """A tensor of floats, None for everything else. Probabilities come in the order that ``like`` has them in."""
+    import torch
+
+    if isinstance(value, dict):
+        return torch.tensor([float(value[label]) for label in like], dtype=torch.float64)
+    return value if isinstance(value, torch.Tensor) and value.is_floating_point() else None
+
+
+def _differing(one: Any, two: Any) -> float:
+    """The share of elements that differ."""
+    if hasattr(one, "shape"):
+        return float((one != two).double().mean()) if one.shape == two.shape and one.numel() else float(one is not two)
+    return float(one != two)
 
 
 def _decibels(found: float) -> str:

@@ -75,7 +75,7 @@ class Encoded:
             self.weighted_error,
             self.calibration,
             self.kept,
-            bulk_db(self.expr) if self.calibration is None else None,
+            bulk_db(self.expr, self.sse) if self.calibration is None else None,
         )
 
 

@@ -208,7 +208,7 @@ class Report:
         small = f", {self.small} at or below the threshold" if self.action == PALETTIZED else ""
         changed = self.palettized + self.decompressed
         lines = [
-            f"{self.source} → {self.destination or '(dry run)'}",
+            f"{self.source} → {self.destination or ('(dry run)' if self.dry_run else 'a new one')}",
             f"{format_bytes(self.bytes_before)} → {'about ' if self.dry_run else ''}{format_bytes(self.bytes_after)}"
             + _times(self.bytes_before, self.bytes_after)
             + ("" if self.dry_run else f", in {self.seconds:.2f} s")

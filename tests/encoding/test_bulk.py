@@ -7,10 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from mil_palettize.algorithms.making import ArraySource, make_palette
+from mil_palettize.algorithms.making import ArraySource, Palette, make_palette
 from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.encoding.bulk import bulk_db
-from mil_palettize.expressions.weight_expr import WeightExpr
 
 RANDOM = np.random.default_rng(0)
 KINDS = {
@@ -21,20 +20,24 @@ KINDS = {
 }
 
 
-def palette(values: np.ndarray, nbits: int) -> WeightExpr:
+def palette(values: np.ndarray, nbits: int, mode: str = "kmeans") -> Palette:
     source = ArraySource("w", values.astype(np.float32).reshape(100, -1))
-    return make_palette(source, PaletteSpecification("kmeans", nbits, (nbits,))).expr
+    return make_palette(source, PaletteSpecification(mode, nbits, (nbits,)))
+
+
+def told(made: Palette) -> float | None:
+    return bulk_db(made.expr, made.sse)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("nbits", [4, 8])
 def test_of_nine_tenths_of_the_elements(kind: str, nbits: int) -> None:
     values = KINDS[kind]
-    expr = palette(values, nbits)
+    made = palette(values, nbits)
     sizes = np.abs(values)
     bulk = (sizes > 0) & (sizes <= np.quantile(sizes[sizes > 0], 0.9))
-    error = values[bulk] - expr.decode().reshape(-1)[bulk]
-    found = bulk_db(expr)
+    error = values[bulk] - made.expr.decode().reshape(-1)[bulk]
+    found = told(made)
     assert found is not None
     assert found == pytest.approx(10 * math.log10(np.square(values[bulk]).sum() / np.square(error).sum()), abs=2.0)
 
@@ -43,5 +46,27 @@ def test_what_has_none() -> None:
     """Tables of which there are several, and one number only."""
     values = KINDS["normal"].astype(np.float32).reshape(100, -1)
     grouped = PaletteSpecification("kmeans", 4, (4,), axis=0, group_size=50)
-    assert bulk_db(make_palette(ArraySource("w", values), grouped).expr) is None
-    assert bulk_db(palette(np.full(20_000, 2.0), 1)) is None
+    assert told(make_palette(ArraySource("w", values), grouped)) is None
+    assert told(palette(np.full(20_000, 2.0), 1)) is None
+    assert told(palette(np.round(KINDS["normal"]), 4)) is None  # lossless
+
+
+def test_elements_that_became_zero() -> None:
+    """Nearly all are lost between two that are far out, which the error of the whole hides."""
+    values = KINDS["normal"].copy()
+    values[:2] = 4000.0, -3000.0
+    made = palette(values, 3, "uniform")
+    values -= made.expr.decode().reshape(-1)
+    assert np.count_nonzero(made.expr.decode()) < 20_000 / 2
+    found = told(made)
+    assert found is not None
+    assert found < 3.0
+
+
+def test_zeros_that_were_zeros_do_not_count() -> None:
+    pruned = np.where(RANDOM.uniform(size=20_000) < 0.7, 0.0, KINDS["normal"])
+    made, dense = palette(pruned, 4), palette(pruned[pruned != 0.0][:5_000], 4)
+    found, alone = told(made), told(dense)
+    assert found is not None
+    assert alone is not None
+    assert found == pytest.approx(alone, abs=2.0)

@@ -66,7 +66,7 @@ def _constant(
     """``readers``: the constants that are decoded from this one."""
     if len(readers) > _DEEPEST:
         raise PackageError(
-            f"{op_name(readers[0])!r} is made of constants that are made of others, over {_DEEPEST} deep"
+            f"{op_name(readers[0])!r} is made of constants that are made of others, over {_DEEPEST} deep or in a circle"
         )
     if op.type == "const":
         return value_array(op.attributes["val"], store, op_name(op))
@@ -112,7 +112,10 @@ class _Parameters:
             return value_array(self.op.attributes[name], self.store, owner)
         if not self.has(name):
             raise PackageError(f"{owner!r} ({self.op.type}) lacks its parameter {name!r}; the package is damaged")
-        binding = self.op.inputs[name].arguments[0]
+        bindings = self.op.inputs[name].arguments
+        if len(bindings) > 1:
+            raise PackageError(f"{name} of {owner!r} ({self.op.type}) is bound to {len(bindings)} values, not to one")
+        binding = bindings[0]
         if binding.WhichOneof("binding") == "value":
             return value_array(binding.value, self.store, owner)
         if binding.name not in self.scope:
