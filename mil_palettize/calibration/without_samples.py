@@ -17,7 +17,8 @@ from mil_palettize.program.roles import is_weight_input
 from mil_palettize.program.weight import Weight
 
 _CONVOLUTIONS = ("conv", "conv_transpose")
-_TABLES = ("gather", "gather_along_axis", "gather_nd")
+# Tables are only looked up; inputs of recurrent layers, and their own states, have no sign in common.
+_WITHOUT_MEANS = ("gather", "gather_along_axis", "gather_nd", "lstm", "gru", "rnn")
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,11 @@ class Reading:
 
 
 def reading(weight: Weight) -> Reading | None:
-    """Of all ops that multiply with the weight; None where they differ, or one of them only looks it up."""
+    """Of all ops that multiply with the weight; None where they differ, or the place of one tells nothing of inputs."""
     readers = [c for c in weight.consumers if is_weight_input(c.op_type, c.input_name)]
     found = set()
     for reader in readers:
-        if reader.op_type in _TABLES or reader.channel_axis is None:
+        if reader.op_type in _WITHOUT_MEANS or reader.channel_axis is None:
             return None
         convolves = reader.op_type in _CONVOLUTIONS and not reader.path
         found.add(Reading(reader.channel_axis, reader.groups, len(weight.shape) - 2 if convolves else 0))

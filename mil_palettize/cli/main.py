@@ -33,7 +33,7 @@ from mil_palettize.errors import (
 from mil_palettize.package.given_files import check_python_file, check_samples_exist
 from mil_palettize.package.links import following_links
 from mil_palettize.package.mlpackage import Package
-from mil_palettize.text import printable
+from mil_palettize.text import format_count, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,8 +116,20 @@ def _sensitivity(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     door.write_importance(options.out, found, options.package)
-    output.show(sensitivity_json(found) if options.json else sensitivity_text(found, output.width()))
+    of = _sensitivity_source(options)
+    told = sensitivity_json(found, of, options.out) if options.json else None
+    output.show(told or sensitivity_text(found, of, options.out, output.width()))
     return 0
+
+
+def _sensitivity_source(options: argparse.Namespace) -> str:
+    """Of which samples, and of what: in words."""
+    given, seed = options.calibrate, f"seed {options.seed}"
+    samples = f"{format_count(given, 'made-up sample')} ({seed})" if isinstance(given, int) else f"samples of {given}"
+    if options.loss is not None:
+        return f"{samples}, the loss {options.loss}"
+    right = f"labels of {options.labels}" if options.labels else f"labels drawn from the model's answers ({seed})"
+    return f"{samples}, {right}"
 
 
 def _decompress(options: argparse.Namespace) -> int:

@@ -72,7 +72,7 @@ def check_report_path(
     """Refuse a place that cannot be written to, or where the file would spoil a package or what is read, before any
     work is done. ``read``: what other options were given, by option; what is no path (a number, None) is of no file.
 
-    Raises ConfigError saying what to choose instead.
+    Raises ConfigError for a file that has another use, PackageError where none can be written: what to choose instead.
     """
     path = Path(os.path.realpath(report))
     for package in packages:
@@ -82,11 +82,11 @@ def check_report_path(
         if isinstance(source, str):
             _check_apart(option, report, other, source)
     if path.is_dir():
-        raise ConfigError(f"{option} {report} is a folder; give the name of a file")
+        raise PackageError(f"{option} {report} is a folder; give the name of a file")
     if not path.parent.is_dir():
-        raise ConfigError(f"{option} {report} is in the folder {path.parent}, which does not exist; make it first")
+        raise PackageError(f"{option} {report} is in the folder {path.parent}, which does not exist; make it first")
     if not os.access(report if os.path.exists(report) else path.parent, os.W_OK):
-        raise ConfigError(f"no permission to write {option} {report}; choose another place")
+        raise PackageError(f"no permission to write {option} {report}; choose another place")
 
 
 def _check_apart(option: str, report: str, other: str, source: str) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from mil_palettize.errors import ConfigError, PackageError, memory_told
+from mil_palettize.doors.calibration_samples import fits
+from mil_palettize.errors import ConfigError, EvaluationError, PackageError, PlanError, memory_told
 from mil_palettize.package.array_files import read_members
 from mil_palettize.package.given_files import check_samples_exist
 from mil_palettize.package.mlpackage import Package
@@ -48,11 +49,11 @@ def fisher_importance(
     ``labels``: the right class of each, else labels are drawn from the network's own answers; ``loss``: of the outputs
     of a sample (tensors by name) and its number, to a tensor of one element. ``damping``: times the mean of each
     weight's information is added to it: undamped it ruins palettes, and 1 is right for most networks. ``function``: of
-    a model with several.
+    a model with several; without it all that take the samples, where a weight that several hold counts for all.
 
-    Raises ConfigError for labels of another number or with a loss, a damping that is not finite and positive, samples
-    fewer than 1, pipelines, and without torch; EvaluationError for samples that the model does not take and for a loss
-    that is no finite number; PackageError; UnsupportedOpError.
+    Raises ConfigError for labels with a loss, a damping that is not finite and positive, samples fewer than 1,
+    pipelines, and without torch; EvaluationError for samples that the model does not take, labels of another number,
+    and a loss that is no finite number or depends on no weight; PackageError; UnsupportedOpError.
     """
     if not (damping > 0.0 and math.isfinite(damping)):
         raise ConfigError(f"damping is {damping}; give a finite number above 0, such as 1")
@@ -64,18 +65,48 @@ def fisher_importance(
     if isinstance(samples, str | os.PathLike):
         check_samples_exist(samples)
     from mil_palettize.torch.calibration.fisher import fisher
-    from mil_palettize.torch.calibration.made_up_samples import natural_samples
     from mil_palettize.torch.evaluator.module import MILModule
+
+    whole = MILModule.from_package(source, function)
+    names = whole.functions if function is None else [whole.function_name]
+    found, values = dict[str, np.ndarray](), dict[str, bytes]()
+    for name in names:
+        module = whole if name == whole.function_name else MILModule.from_package(source, name)
+        given = _samples(samples, module, module is whole, seed)
+        if given is None:
+            continue
+        ids, weights = module.weight_ids, module.weights
+        for slot, array in fisher(module, given, labels=labels, loss=loss, seed=seed).items():
+            found[ids[slot].key] = array
+            values[ids[slot].key] = hashlib.sha256(weights[slot].detach().numpy().tobytes()).digest()
+    return WeightsImportance((key, _damped(array, damping)) for key, array in _summed(found, values).items())
+
+
+def _samples(
+    given: Sequence[Mapping[str, Any]] | PathLike | int, module: Any, needed: bool, seed: int
+) -> Sequence[Mapping[str, Any]] | None:
+    """For one function; None where they are of others, and not ``needed`` for this one."""
+    from mil_palettize.torch.calibration.made_up_samples import natural_samples
     from mil_palettize.torch.samples import read_samples
 
-    module = MILModule.from_package(source, function)
-    if isinstance(samples, int):
-        given: Sequence[Mapping[str, Any]] = natural_samples(module, samples, seed)
-    else:
-        given = read_samples(samples, module) if isinstance(samples, str | os.PathLike) else samples
-    found = fisher(module, given, labels=labels, loss=loss, seed=seed)
-    ids = module.weight_ids
-    return WeightsImportance((ids[slot].key, _damped(array, damping)) for slot, array in found.items())
+    if isinstance(given, int):
+        return natural_samples(module, given, seed)
+    try:
+        read = read_samples(given, module) if isinstance(given, str | os.PathLike) else given
+    except EvaluationError:
+        if needed:
+            raise
+        return None
+    return read if needed or all(fits(module, sample) for sample in read) else None
+
+
+def _summed(found: Mapping[str, np.ndarray], values: Mapping[str, bytes]) -> dict[str, np.ndarray]:
+    """What functions share counts for all of them. ``values``: by which a weight is known again."""
+    sums: dict[tuple[tuple[int, ...], bytes], np.ndarray] = {}
+    for key, array in found.items():
+        place = array.shape, values[key]
+        sums[place] = sums[place] + array if place in sums else array
+    return {key: sums[array.shape, values[key]] for key, array in found.items()}
 
 
 def _damped(array: np.ndarray, damping: float) -> np.ndarray:
@@ -99,8 +130,8 @@ def write_importance(path: PathLike, importance: Mapping[str, np.ndarray], sourc
 def read_importance(path: PathLike, source: PathLike) -> dict[str, np.ndarray]:
     """Of a ``.npz`` file, for the weights of ``source``.
 
-    Raises PackageError for a file that is none, ConfigError naming a weight that was another one when the file was
-    written; arrays that somebody else saved say nothing of that.
+    Raises PackageError for a file that is none, or holds what is called as no constant of the model; PlanError naming a
+    weight that was another one when the file was written, of which arrays that somebody else saved say nothing.
     """
     members = read_members(Path(path), _IMPORTANCE, _IMPORTANCE_ADVICE)
     if isinstance(members, np.ndarray):
@@ -110,6 +141,7 @@ def read_importance(path: PathLike, source: PathLike) -> dict[str, np.ndarray]:
     for name in members.keys() - found.keys():
         raise PackageError(f"{path} has a member {name!r} that is no array; it must be {_IMPORTANCE}")
     if not told:
+        _check_named(path, found, source)
         return found
     _check_same(path, told, _facts(source, found))
     return WeightsImportance(found)
@@ -153,13 +185,22 @@ def _facts(source: PathLike, names: Collection[str]) -> dict[str, list[dict[str,
     return found
 
 
+def _check_named(path: PathLike, names: Collection[str], source: PathLike) -> None:
+    with Model.open(source) as model:
+        weights = [site.weight for site in model.survey().sites]
+    known = {weight.key for weight in weights} | {weight.name for weight in weights}
+    for name in names:
+        if name not in known:
+            raise PackageError(f"{path} has an array {name!r}, but {source} no such weight; {_IMPORTANCE_ADVICE}")
+
+
 def _check_same(path: PathLike, told: Mapping[str, Any], found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     for name, before in told.items():
         if name not in found or before in found[name]:  # names that the model has not are refused with all others
             continue
         now = found[name][0]
         other = "other values" if before["shape"] == now["shape"] else f"shape {before['shape']}, not {now['shape']},"
-        raise ConfigError(f"weight {name!r} had {other} when {path} was written; run sensitivity on this package")
+        raise PlanError(f"weight {name!r} had {other} when {path} was written; run sensitivity on this package")
 
 
 def read_labels(path: PathLike) -> list[int]:

@@ -19,6 +19,7 @@ from mil_palettize import (
     OpPalettizerConfig,
     OptimizationConfig,
     PackageError,
+    PlanError,
     fisher_importance,
     palettize_package,
 )
@@ -95,7 +96,7 @@ def test_what_cannot_be_is_one_line(
 
 
 def test_labels_of_another_number(fixtures: Path) -> None:
-    with pytest.raises(ConfigError, match="1 labels for 4 samples"):
+    with pytest.raises(EvaluationError, match="1 labels for 4 samples"):
         fisher_importance(fixtures / NAME, 4, labels=[0])
 
 
@@ -132,7 +133,7 @@ def test_weights_that_are_no_longer_the_same_are_named(
     capsys.readouterr()
     out = tmp_path / "out.mlpackage"
     command = ["palettize", str(tmp_path / "other.mlpackage"), str(out), "--nbits", "2", "--redo"]
-    assert main([*command, "--sensitivity", str(tmp_path / "s.npz")]) == 2
+    assert main([*command, "--sensitivity", str(tmp_path / "s.npz")]) == 4
     error = capsys.readouterr().err
     assert any(f"weight 'main/{w.name}' had other values" in error for w in report.palettized)
     assert len(error.strip().splitlines()) == 1
@@ -150,7 +151,7 @@ def test_a_weight_of_another_shape_is_named(fixtures: Path, tmp_path: Path) -> N
         packages.append(saved(program, tmp_path / str(number)))
     found = fisher_importance(packages[0], 4)
     write_importance(tmp_path / "s.npz", found, packages[0])
-    with pytest.raises(ConfigError, match=r"had shape \[4, 8\], not \[6, 8\], when .*s\.npz was written"):
+    with pytest.raises(PlanError, match=r"had shape \[4, 8\], not \[6, 8\], when .*s\.npz was written"):
         read_importance(tmp_path / "s.npz", packages[1])
 
 
@@ -161,3 +162,23 @@ def test_labels_in_either_kind_of_file(tmp_path: Path) -> None:
     np.savez(tmp_path / "y.npz", labels=np.array([1, 2]), others=np.array([1]))
     with pytest.raises(PackageError, match="is no list of whole numbers"):
         read_labels(tmp_path / "y.npz")
+
+
+def test_a_classifier_answers_with_its_probabilities(fixtures: Path) -> None:
+    found = fisher_importance(fixtures / "image_classifier_ios15.mlpackage", 4)
+    assert any(array.max() > array.min() for array in found.values())
+
+
+def test_a_weight_that_functions_share_counts_for_all_of_them(fixtures: Path) -> None:
+    path = fixtures / "multifunction_ios18.mlpackage"
+    whole = fisher_importance(path, 3)
+    parts = {name: fisher_importance(path, 3, function=name) for name in ("prefill", "decode")}
+    assert whole.keys() == parts["prefill"].keys() | parts["decode"].keys()
+    assert np.array_equal(whole["prefill/base_weight"], whole["decode/base_weight"])
+    assert not np.array_equal(whole["prefill/base_weight"], parts["prefill"]["prefill/base_weight"])
+    assert np.array_equal(whole["decode/adapter_weight"], parts["decode"]["decode/adapter_weight"])
+
+
+def test_a_loss_that_depends_on_no_weight(fixtures: Path) -> None:
+    with pytest.raises(EvaluationError, match="depends on no weight in any sample"):
+        fisher_importance(fixtures / NAME, 4, loss=lambda outputs, number: next(iter(outputs.values())).detach().sum())

@@ -11,6 +11,7 @@ import torch
 
 from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.torch.evaluator.module import MILModule
+from mil_palettize.torch.evaluator.program import OpInfo
 from mil_palettize.torch.python_files import told
 
 # Of one sample: its outputs by name, and its number, to one number.
@@ -32,17 +33,19 @@ def fisher(
     the network's own answer where it has one output of classes, a row of numbers (arXiv 1412.1193), and for any other
     network the product of its outputs with random signs, of which the mean square is that of all outputs together.
 
-    Raises ConfigError for labels of another number, EvaluationError for a loss that is no finite number.
+    A classifier's answer is that of its probabilities.
+
+    Raises ConfigError for labels that are no classes of the network, EvaluationError for labels of another number and
+    for a loss that is no finite number, or depends on no weight in any sample.
     """
     if labels is not None and len(labels) != len(samples):
-        raise ConfigError(f"{len(labels)} labels for {len(samples)} samples; give one for each")
+        raise EvaluationError(f"{len(labels)} labels for {len(samples)} samples; give one for each")
     weights = module.weights
     sums = {name: torch.zeros(weight.shape, dtype=torch.float64) for name, weight in weights.items()}
-    random = torch.Generator().manual_seed(seed)
+    random, depends = torch.Generator().manual_seed(seed), False
     for number, sample in enumerate(samples):
         with torch.enable_grad():
-            outputs = module.run(module.features.tensors(sample))
-            floats = {n: o for n, o in outputs.items() if isinstance(o, torch.Tensor) and o.is_floating_point()}
+            floats = _floats(module, sample)
             if loss is not None:
                 value = _called(loss, floats, number)
             else:
@@ -50,11 +53,40 @@ def fisher(
             _check(value, number)
             if not value.requires_grad:
                 continue
+            depends = True
             found = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
         for total, gradient in zip(sums.values(), found, strict=True):
             if gradient is not None:
                 total += gradient.double().square()
+    if loss is not None and not depends:
+        raise EvaluationError(
+            "the loss depends on no weight in any sample; compute it from the outputs as the tensors they are"
+        )
     return {name: (total / max(1, len(samples))).numpy() for name, total in sums.items()}
+
+
+class _Probabilities:
+    """Hears what a classifier makes its answer of, which is no tensor."""
+
+    def __init__(self) -> None:
+        self.found: torch.Tensor | None = None
+
+    def will_run(self, op: OpInfo, inputs: Mapping[str, Any]) -> None:
+        if op.type == "classify":
+            self.found = inputs["probabilities"]
+
+    def did_run(self, op: OpInfo, outputs: Sequence[Any]) -> None:
+        """Its outputs are a label and a dictionary."""
+
+
+def _floats(module: MILModule, sample: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Outputs of a sample that gradients flow through, by name."""
+    listener = _Probabilities()
+    with module.listening(listener):
+        outputs = module.run(module.features.tensors(sample))
+    answer = None if listener.found is None else listener.found.reshape(-1)
+    tensors = {name: answer if isinstance(out, dict) else out for name, out in outputs.items()}
+    return {n: o for n, o in tensors.items() if isinstance(o, torch.Tensor) and o.is_floating_point()}
 
 
 def _called(loss: Loss, outputs: Mapping[str, torch.Tensor], number: int) -> torch.Tensor:
@@ -78,7 +110,7 @@ def _own_loss(outputs: Mapping[str, torch.Tensor], label: int | None, random: to
         raise EvaluationError("the network has no output of floats; give a loss")
     if len(outputs) == 1 and first.numel() == first.shape[-1] > 1:
         scores = first.reshape(-1)
-        normal = bool((scores >= 0).all()) and abs(float(scores.sum()) - 1.0) < 1e-2
+        normal = bool((scores >= 0).all()) and abs(float(scores.detach().sum()) - 1.0) < 1e-2
         logs = (scores + 1e-9).log() if normal else torch.log_softmax(scores, 0)
         if label is None and not bool(torch.isfinite(logs).all()):
             raise EvaluationError("an answer of the network is not finite, so that no label can be drawn from it")
