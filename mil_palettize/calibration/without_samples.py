@@ -17,14 +17,13 @@ from mil_palettize.program.roles import is_weight_input
 from mil_palettize.program.weight import Weight
 
 _CONVOLUTIONS = ("conv", "conv_transpose")
-# Tables are only looked up; inputs of recurrent layers, and their own states, have no sign in common.
-_WITHOUT_MEANS = ("gather", "gather_along_axis", "gather_nd", "lstm", "gru", "rnn")
+_PLANES = 4  # the rank of a weight of convolutions over two axes
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a weight is multiplied: ``rows``: the axis of its output channels; ``groups``: of a convolution; ``kernel``:
-    how many of its last axes are one."""
+    """How a convolution multiplies with a weight: ``rows``: the axis of its output channels; ``groups``: its own;
+    ``kernel``: how many of the last axes are one."""
 
     rows: int
     groups: int
@@ -32,21 +31,24 @@ class Reading:
 
 
 def reading(weight: Weight) -> Reading | None:
-    """Of all ops that multiply with the weight; None where they differ, or the place of one tells nothing of inputs."""
-    readers = [c for c in weight.consumers if is_weight_input(c.op_type, c.input_name)]
+    """Of the convolutions of pictures that multiply with the weight; None where they differ, or anything else does.
+
+    Nothing holds of the inputs of other ops: on audio and recurrent networks the same moments made outputs worse.
+    """
     found = set()
-    for reader in readers:
-        if reader.op_type in _WITHOUT_MEANS or reader.channel_axis is None:
+    for reader in (c for c in weight.consumers if is_weight_input(c.op_type, c.input_name)):
+        if reader.op_type not in _CONVOLUTIONS or reader.path or len(weight.shape) < _PLANES:
             return None
-        convolves = reader.op_type in _CONVOLUTIONS and not reader.path
-        found.add(Reading(reader.channel_axis, reader.groups, len(weight.shape) - 2 if convolves else 0))
+        if reader.channel_axis is None:
+            return None
+        found.add(Reading(reader.channel_axis, reader.groups, len(weight.shape) - 2))
     return found.pop() if len(found) == 1 else None
 
 
 def structured_moments(shape: tuple[int, ...], read: Reading) -> Moments:
     """One matrix for each group; all other axes than that of the rows are columns."""
     places = np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
-    groups = read.groups if read.kernel else 1
+    groups = read.groups
     if groups > 1 and read.rows == 1:  # conv_transpose: groups lie along the inputs
         apart = places.reshape(groups, shape[0] // groups, *shape[1:]).swapaxes(1, 2)
         where = apart.reshape(groups, shape[1], -1)

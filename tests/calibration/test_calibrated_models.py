@@ -223,4 +223,3 @@ def test_what_a_compressed_weight_holds_is_calibrated(fixtures: Path) -> None:
             assert np.array_equal(encoded.expr.dense_mask(), before.dense_mask())
         if isinstance(encoded.expr, Scale) and encoded.expr.offset is not None:
             assert "rule compensation out" in encoded.note
-    assert any(e.calibration is not None and e.calibration.method == "compensated" for e in made.values())

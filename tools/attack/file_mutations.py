@@ -77,6 +77,8 @@ def change_manifest(stored: bytes, random: Random) -> bytes:
     try:
         content = json.loads(stored)
         assert isinstance(content["itemInfoEntries"], dict)
+        assert all(isinstance(entry, dict) for entry in content["itemInfoEntries"].values())
+        assert content["itemInfoEntries"]
     except Exception:  # changed before
         return flip_bits(stored, random)
     how = random.randrange(7)
