@@ -17,6 +17,7 @@ from mil_palettize.encoding.encoder import PMap, Task
 from mil_palettize.encoding.results import CalibrationFigures, Declined, Encoded
 from mil_palettize.expressions.weight_expr import Scale, WeightExpr
 from mil_palettize.request.importance import Importance
+from mil_palettize.text import format_count
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +131,7 @@ def _encoded(
 
 def _told(figures: CalibrationFigures, restricted: bool) -> str:
     damping = f", damping {figures.damping:g}" if figures.damping else ""
-    source = f"{figures.samples} samples" if figures.samples else "the weights alone"
+    source = format_count(figures.samples, "sample") if figures.samples else "the weights alone"
     why = " (its form, or the ops that read it, rule compensation out)" if restricted else ""
     told = f"calibrated by {source}: {figures.method}{damping}{why}"
     if figures.before_db is None or figures.after_db is None:

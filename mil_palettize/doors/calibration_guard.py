@@ -56,15 +56,18 @@ class Guard:
     def noise(self, arrays: Arrays) -> float:
         """Of the outputs with these arrays in the place of constants, by slot."""
         from mil_palettize.torch.calibration.walk import outputs_with
+        from mil_palettize.torch.metrics import outputs_noise
 
         found = outputs_with(self.module, self.samples, arrays, states=self.states, device=self.device)
-        return noise(self.wanted, found)
+        return outputs_noise(self.wanted, found)
 
     def held(self, plain: Arrays, calibrated: Outputs) -> Comparison:
         """On samples that palettes were not made of. ``calibrated``: outputs with all calibrated palettes."""
+        from mil_palettize.torch.metrics import outputs_noise
+
         count = format_count(len(self.samples), "sample")
         told = f"outputs of {self.module.function_name!r} on {count} held out"
-        return Comparison(told, self.noise(plain), noise(self.wanted, calibrated))
+        return Comparison(told, self.noise(plain), outputs_noise(self.wanted, calibrated))
 
     def tables_told(self, tables: Arrays, whole: float) -> str | None:
         """Where palettes of look-up tables alone make most of the noise of the outputs, which is ``whole``."""
@@ -88,42 +91,6 @@ def on_noise(module: Any, plain: Arrays, calibrated: Arrays, *, seed: int, devic
     guard = Guard(module, made, None, outputs_with(module, made, {}, device=device), device)
     told = f"outputs of {module.function_name!r} on {format_count(GUARDS, 'sample')} of noise"
     return Comparison(told, guard.noise(plain), guard.noise(calibrated))
-
-
-def noise(wanted: Outputs, found: Outputs) -> float:
-    """Squared error of all outputs of numbers, probabilities among them, each relative to its power; infinite where
-    some are not finite any more. Where there are none, how many whole numbers or labels differ: a share of each."""
-    from mil_palettize.torch.metrics import Sums
-
-    total, named, numbers = 0.0, 0.0, False
-    for name in wanted[0] if wanted else ():
-        sums, differing = Sums(), 0.0
-        for one, two in zip(wanted, found, strict=True):
-            before, after = (_numbers(outputs[name], one[name]) for outputs in (one, two))
-            if before is None or after is None:
-                differing += _differing(one[name], two[name]) / len(wanted)
-            else:
-                numbers = True
-                sums.add(before, after)
-        named += differing
-        total += math.inf if sums.non_finite else sums.noise / (sums.signal or 1.0)
-    return total if numbers else named
-
-
-def _numbers(value: Any, like: Any) -> Any:
-    """A tensor of floats, None for everything else. Probabilities come in the order that ``like`` has them in."""
-    import torch
-
-    if isinstance(value, dict):
-        return torch.tensor([float(value[label]) for label in like], dtype=torch.float64)
-    return value if isinstance(value, torch.Tensor) and value.is_floating_point() else None
-
-
-def _differing(one: Any, two: Any) -> float:
-    """The share of elements that differ."""
-    if hasattr(one, "shape"):
-        return float((one != two).double().mean()) if one.shape == two.shape and one.numel() else float(one is not two)
-    return float(one != two)
 
 
 def _decibels(found: float) -> str:

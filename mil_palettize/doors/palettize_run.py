@@ -14,7 +14,7 @@ from mil_palettize.doors.calibrating import Calibrated, calibrated, check_sample
 from mil_palettize.doors.calibration_remarks import calibration_remarks
 from mil_palettize.encoding.palette_cache import Clustered
 from mil_palettize.encoding.workers import Workers
-from mil_palettize.errors import EvaluationError, PackageError, PalettizeError, VerifyError
+from mil_palettize.errors import EvaluationError, PackageError, PalettizeError, PlanError, VerifyError
 from mil_palettize.package.replacement import check_destination, replacing
 from mil_palettize.program.model import Model
 from mil_palettize.program.opsets.move import opset_of
@@ -70,9 +70,20 @@ class PalettizeRun:
             report.notes += model.remarks()
             report.notes += calibration_remarks(prepared.plan, self.calibration, strict=self.strict)
             report.notes += self._refusals(model)
+            report.notes += self._idle()
             if self.destination is not None and not self.dry_run:
                 self._write(Path(self.destination), prepared, report)
         return report
+
+    def _idle(self) -> list[str]:
+        """What has no effect, which is an error under ``strict``, and where a link leads."""
+        found = [f"{name} has no effect in a dry run" for name in ("check", "verify") if getattr(self, name)]
+        if found and self.dry_run and self.strict:
+            raise PlanError(f"strict: {found[0]}; leave it out")
+        told = found if self.dry_run else []
+        if self.destination is not None and os.path.islink(self.destination):
+            told.append(f"{self.destination} is a link: {os.path.realpath(self.destination)} is what is written")
+        return told
 
     def _refusals(self, model: Model) -> list[str]:
         """Why a dry run would be refused if it was none."""

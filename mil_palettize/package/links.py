@@ -46,6 +46,8 @@ def may_be_read(path: Path, package: Path) -> bool:
 
 def way_out(package: Path) -> str:
     """What to do about a link that may not be followed."""
+    if _FOLLOWING.get():
+        return "links of folders are never followed: put the folder itself there"
     return f"put the file itself there, or give --follow-links if {package.name} can be trusted"
 
 

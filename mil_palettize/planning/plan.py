@@ -157,7 +157,8 @@ def _ineligible(weight: Weight, resolved: Resolved, form: Form | None, select: s
     if weight.obstacle and not weight.joint:
         return weight.obstacle + _way_out(weight)
     if weight.size <= resolved.request.weight_threshold:
-        return f"{weight.size:,} elements, not above weight_threshold={resolved.request.weight_threshold:,}"
+        noun = "element" if weight.size == 1 else "elements"
+        return f"{weight.size:,} {noun}, not above weight_threshold={resolved.request.weight_threshold:,}"
     if len(weight.shape) < 2:
         return f"rank {len(weight.shape)}; palettes are made of weights of rank 2 and more"
     if not weight.consumers:

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from mil_palettize.errors import ConfigError, PackageError, UnsupportedModeError
+from mil_palettize.package.links import refuse_pointer
 from mil_palettize.request.near_names import near_names
 from mil_palettize.request.normalised import Requests
 from mil_palettize.request.palette_request import DEFAULTS, PaletteRequest, palette_request
@@ -120,6 +121,8 @@ def load_config(path: str | Path) -> Requests:
     are not known.
     """
     try:
+        if path != STANDARD_STREAM:
+            refuse_pointer(Path(path))
         with nullcontext(sys.stdin.buffer) if path == STANDARD_STREAM else open(path, "rb") as file:
             stored = file.read(_LARGEST + 1)
         text = stored.decode("utf-8-sig")

@@ -86,7 +86,8 @@ def normalise(
         return replace(config, joint=joint_compression, importance=weighed)
     coreml = _coreml()
     if coreml is None or not isinstance(config, coreml.OptimizationConfig):
-        raise ConfigError(f"config must be an OptimizationConfig, got {type(config).__name__}")
+        made = "from_yaml reads one from a file, from_dict from a mapping"
+        raise ConfigError(f"config must be an OptimizationConfig, got {type(config).__name__}; {made}")
     if config._op_selector is not None:
         raise ConfigError(
             "op_selector of ct.compression_utils is not supported; use op_type_configs or op_name_configs"

@@ -127,7 +127,7 @@ def _check_memory(wanted: Sequence[_Wanted], count: int) -> None:
         told = ", ".join(f"{one.name} {list(one.shape)}" for one in wanted)
         raise EvaluationError(
             f"{format_count(count, 'sample')} of inputs ({told}) cannot be made up: {one_line(error)}; "
-            "ask for fewer, or give --inputs"
+            "ask for fewer, or give samples"
         ) from error
 
 

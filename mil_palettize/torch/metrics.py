@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -108,3 +110,35 @@ def snr_db(one: torch.Tensor, two: torch.Tensor) -> float:
     sums = Sums()
     sums.add(one, two)
     return sums.snr_db()
+
+
+def outputs_noise(wanted: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> float:
+    """Squared error of all outputs of numbers, probabilities among them, each relative to its power; infinite where
+    some are not finite any more. Where there are none, how many whole numbers or labels differ: a share of each."""
+    total, named, numbers = 0.0, 0.0, False
+    for name in wanted[0] if wanted else ():
+        sums, differing = Sums(), 0.0
+        for one, two in zip(wanted, found, strict=True):
+            before, after = (_numbers(outputs[name], one[name]) for outputs in (one, two))
+            if before is None or after is None:
+                differing += _differing(one[name], two[name]) / len(wanted)
+            else:
+                numbers = True
+                sums.add(before, after)
+        named += differing
+        total += math.inf if sums.non_finite else sums.noise / (sums.signal or 1.0)
+    return total if numbers else named
+
+
+def _numbers(value: Any, like: Any) -> torch.Tensor | None:
+    """A tensor of floats, None for everything else. Probabilities come in the order that ``like`` has them in."""
+    if isinstance(value, dict):
+        return torch.tensor([float(value[label]) for label in like], dtype=torch.float64)
+    return value if isinstance(value, torch.Tensor) and value.is_floating_point() else None
+
+
+def _differing(one: Any, two: Any) -> float:
+    """The share of elements that differ."""
+    if hasattr(one, "shape"):
+        return float((one != two).double().mean()) if one.shape == two.shape and one.numel() else float(one is not two)
+    return float(one != two)

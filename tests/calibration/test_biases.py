@@ -112,10 +112,10 @@ def test_without_being_asked_they_stay(source: Path, tmp_path: Path) -> None:
 
 
 def test_where_it_is_no_gain_they_stay(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mil_palettize.doors import calibration_guard
+    from mil_palettize.torch import metrics
 
     noise = iter([1.0, 0.5, 1.0, 1.0])
-    monkeypatch.setattr(calibration_guard, "noise", lambda *given: next(noise))
+    monkeypatch.setattr(metrics, "outputs_noise", lambda *given: next(noise))
     report = palettize_package(
         source, tmp_path / "o.mlpackage", CONFIG, calibration=Calibration(rows(40), bias=True), verify=True
     )

@@ -11,7 +11,8 @@ pytest.importorskip("torch")
 
 from mil_palettize import Calibration, OpPalettizerConfig, OptimizationConfig, Report, palettize_package
 from mil_palettize.doors import calibrating
-from mil_palettize.doors.calibration_guard import Comparison, noise
+from mil_palettize.doors.calibration_guard import Comparison
+from mil_palettize.torch.metrics import outputs_noise
 
 
 def palettized(fixtures: Path, folder: Path, table_bits: int, matrix_bits: int) -> Report:
@@ -45,8 +46,8 @@ def test_noise_of_outputs_is_relative_to_the_power_of_each() -> None:
 
     wanted = [{"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([0.01]), "n": torch.tensor([1])}]
     found = [{"a": torch.tensor([3.0, 5.0]), "b": torch.tensor([0.02]), "n": torch.tensor([9])}]
-    assert noise(wanted, found) == pytest.approx(1.0 / 25.0 + 1.0)
-    assert np.isfinite(noise([], []))
+    assert outputs_noise(wanted, found) == pytest.approx(1.0 / 25.0 + 1.0)
+    assert np.isfinite(outputs_noise([], []))
 
 
 def test_noise_of_a_classifier_is_that_of_its_probabilities() -> None:
@@ -54,7 +55,7 @@ def test_noise_of_a_classifier_is_that_of_its_probabilities() -> None:
 
     wanted = [{"label": "cat", "p": {"cat": 0.8, "dog": 0.6}, "n": torch.tensor([1])}]
     found = [{"label": "dog", "p": {"dog": 0.6, "cat": 0.5}, "n": torch.tensor([9])}]
-    assert noise(wanted, found) == pytest.approx(0.09)
+    assert outputs_noise(wanted, found) == pytest.approx(0.09)
 
 
 def test_noise_of_whole_numbers_alone_is_how_many_differ() -> None:
@@ -62,12 +63,12 @@ def test_noise_of_whole_numbers_alone_is_how_many_differ() -> None:
 
     wanted = [{"n": torch.tensor([1, 2, 3, 4]), "label": "a"}, {"n": torch.tensor([1, 2, 3, 4]), "label": "a"}]
     found = [{"n": torch.tensor([1, 2, 3, 5]), "label": "a"}, {"n": torch.tensor([1, 2, 3, 4]), "label": "b"}]
-    assert noise(wanted, found) == pytest.approx(0.125 + 0.5)
+    assert outputs_noise(wanted, found) == pytest.approx(0.125 + 0.5)
 
 
 def test_what_is_not_finite_any_more_is_infinite_noise() -> None:
     import torch
 
     masked = [{"y": torch.tensor([float("-inf"), 2.0])}]
-    assert noise(masked, [{"y": torch.tensor([float("-inf"), 1.0])}]) == pytest.approx(0.25)
-    assert noise(masked, [{"y": torch.tensor([float("-inf"), float("nan")])}]) == np.inf
+    assert outputs_noise(masked, [{"y": torch.tensor([float("-inf"), 1.0])}]) == pytest.approx(0.25)
+    assert outputs_noise(masked, [{"y": torch.tensor([float("-inf"), float("nan")])}]) == np.inf

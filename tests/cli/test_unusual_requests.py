@@ -175,4 +175,4 @@ def test_a_thousand_million_samples(folder: Path, capsys: pytest.CaptureFixture[
     code, said = failed(capsys, "run", IN, "--random", "1000000000")
     assert code == 4
     assert "1000000000 samples of inputs " in said
-    assert said.endswith("; ask for fewer, or give --inputs\n")
+    assert said.endswith("; ask for fewer, or give samples\n")
