@@ -214,7 +214,7 @@ def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
     sub = commands.add_parser("compare", help="what a palette did to a model's outputs", epilog=_EPILOG)
     sub.add_argument("first", type=_path, metavar="ORIGINAL.mlpackage")
     sub.add_argument("second", type=_path, metavar="PALETTIZED.mlpackage")
-    _add_inputs(sub, 8)
+    _add_inputs(sub, 8, "NAME, or all, of a model with several [the default one; a gate: all]")
     sub.add_argument("--runtime", choices=("torch", "coreml"), default="torch", help="[torch], or coreml on a Mac")
     sub.add_argument("--per-op", action="store_true", help="also the results of every op")
     sub.add_argument(
@@ -230,7 +230,7 @@ def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
     sub.add_argument("--json", action="store_true", help="JSON on standard output")
 
 
-def _add_inputs(sub: Parser, random: int) -> None:
+def _add_inputs(sub: Parser, random: int, function: str = "of a model with several [the default one]") -> None:
     which = sub.add_mutually_exclusive_group()
     which.add_argument(
         "--inputs", type=_path, metavar="X",
@@ -238,7 +238,7 @@ def _add_inputs(sub: Parser, random: int) -> None:
     )  # fmt: skip
     which.add_argument("--random", type=_count, default=random, metavar="N", help=f"make up N samples [{random}]")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="of made up samples [0]")
-    sub.add_argument("--function", metavar="NAME", help="of a model with several [the default one]")
+    sub.add_argument("--function", metavar="NAME", help=function)
     sub.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="fp16 rounds as devices do [fp32]")
 
 

@@ -211,19 +211,19 @@ def _compare(options: argparse.Namespace) -> int:
     if options.html is not None:
         output.check_report_path(options.html, [options.first, options.second], {"--inputs": options.inputs}, "--html")
     _check_given([options.first, options.second], options.inputs)
-    comparison = _load("torch.comparison").compare_packages(
-        options.first,
-        options.second,
-        options.inputs,
+    door = _load("torch.comparison")
+    how = door.Options(
         random=options.random,
         seed=options.seed,
-        function=options.function,
+        # A gate that looked at one function only would let the others pass.
+        function=options.function or (None if options.fail_below is None else "all"),
         # Core ML does not show the results of ops: its page goes without them.
         per_op=options.per_op or (options.html is not None and options.runtime == "torch"),
         precision=options.precision,
         runtime=options.runtime,
         histograms=_HISTOGRAMS if options.html is not None else 0,
     )
+    comparison = door.compare_models(options.first, options.second, options.inputs, how)
     if options.html is not None:
         output.write_report(options.html, _load("reports.page.document").page(comparison))
     output.show(comparison.to_json() + "\n" if options.json else comparison.to_text(output.width()))

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from coremltools.optimize.coreml import OptimizationConfig
 
 PathLike = str | os.PathLike[str]
+Samples = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+Inputs = PathLike | Samples | Mapping[str, Samples] | None
 
 
 @memory_told()
@@ -114,7 +116,7 @@ def palettize_package(
 def compare(
     original: PathLike,
     palettized: PathLike,
-    inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    inputs: Inputs = None,
     *,
     random: int = 8,
     seed: int = 0,
@@ -126,8 +128,10 @@ def compare(
 ) -> ModelComparison:
     """Run both packages on the same inputs, with torch, and compare outputs and weights.
 
-    ``inputs``: what ``MLModel.predict`` takes, arrays (or images) by name, or a sequence of that; else ``random``
-    samples are made up from the description of ``original``, from ``seed``. ``function``: of a model with several.
+    ``inputs``: what ``MLModel.predict`` takes, arrays (or images) by name, or a sequence of that, or a path as the
+    command's ``--inputs``; else ``random`` samples are made up from the description of ``original``, from ``seed``.
+    ``function``: of a model with several, else the default one; "all" for every one, each on samples of its own: made
+    up, or those that ``inputs`` has under its name, as a mapping or as a folder of ``NAME.npz``.
     ``per_op``: also the results of all ops that both have. ``precision``: "fp32", or "fp16" to round every result
     that is declared float16. ``runtime``: "torch", or "coreml" on a Mac. ``histograms``: of so many of the weights that
     lost most, for the page. ``failures`` of what is returned says whether it is good enough.
@@ -137,12 +141,11 @@ def compare(
     """
     for path in (original, palettized):  # before torch is imported, which takes seconds
         Package.open(path)
-    from mil_palettize.torch.comparison import compare_models
+    if isinstance(inputs, str | os.PathLike):
+        check_samples_exist(inputs)
+    from mil_palettize.torch.comparison import Options, compare_models
 
-    return compare_models(
-        original,
-        palettized,
-        inputs,
+    options = Options(
         random=random,
         seed=seed,
         function=function,
@@ -151,3 +154,4 @@ def compare(
         runtime=runtime,
         histograms=histograms,
     )
+    return compare_models(original, palettized, inputs, options)
