@@ -213,7 +213,7 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
 def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
     sub = commands.add_parser("compare", help="what a palette did to a model's outputs", epilog=_EPILOG)
     sub.add_argument("first", type=_path, metavar="ORIGINAL.mlpackage")
-    sub.add_argument("second", type=_path, metavar="PALETTIZED.mlpackage")
+    sub.add_argument("second", type=_path, metavar="PALETTIZED.mlpackage", help="or a .npz of outputs to come near")
     _add_inputs(sub, 8, "NAME, or all, of a model with several [the default one; a gate: all]")
     sub.add_argument("--runtime", choices=("torch", "coreml"), default="torch", help="[torch], or coreml on a Mac")
     sub.add_argument("--per-op", action="store_true", help="also the results of every op")

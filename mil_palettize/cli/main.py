@@ -30,7 +30,12 @@ from mil_palettize.errors import (
     VerifyError,
     memory_told,
 )
-from mil_palettize.package.given_files import check_python_file, check_samples_exist
+from mil_palettize.package.given_files import (
+    check_python_file,
+    check_reference_exists,
+    check_samples_exist,
+    is_reference,
+)
 from mil_palettize.package.links import following_links
 from mil_palettize.package.mlpackage import Package
 from mil_palettize.text import printable
@@ -208,17 +213,22 @@ def _run(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     if options.allow_degenerate and options.fail_below is None:
         raise ConfigError("--allow-degenerate goes with --fail-below, which says what is to pass")
+    reference = is_reference(options.second)
+    packages = [options.first] if reference else [options.first, options.second]
     if options.html is not None:
-        output.check_report_path(options.html, [options.first, options.second], {"--inputs": options.inputs}, "--html")
-    _check_given([options.first, options.second], options.inputs)
+        read = {"--inputs": options.inputs, "the reference": options.second if reference else None}
+        output.check_report_path(options.html, packages, read, "--html")
+    _check_given(packages, options.inputs)
+    if reference:
+        check_reference_exists(options.second)
     door = _load("torch.comparison")
     how = door.Options(
         random=options.random,
         seed=options.seed,
         # A gate that looked at one function only would let the others pass.
-        function=options.function or (None if options.fail_below is None else "all"),
-        # Core ML does not show the results of ops: its page goes without them.
-        per_op=options.per_op or (options.html is not None and options.runtime == "torch"),
+        function=options.function or (None if reference or options.fail_below is None else "all"),
+        # Where the results of ops are not to be seen, the page goes without them.
+        per_op=options.per_op or (options.html is not None and options.runtime == "torch" and not reference),
         precision=options.precision,
         runtime=options.runtime,
         histograms=_HISTOGRAMS if options.html is not None else 0,

@@ -14,7 +14,7 @@ from mil_palettize.doors.palettize_run import PalettizeRun
 from mil_palettize.encoding.palette_cache import clustered_in
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ConfigError, memory_told
-from mil_palettize.package.given_files import check_samples_exist
+from mil_palettize.package.given_files import check_reference_exists, check_samples_exist, is_reference
 from mil_palettize.package.mlpackage import Package
 from mil_palettize.package.replacement import recover
 from mil_palettize.program.opsets.move import parse_target
@@ -128,6 +128,8 @@ def compare(
 ) -> ModelComparison:
     """Run both packages on the same inputs, with torch, and compare outputs and weights.
 
+    ``palettized`` may be a ``.npz`` file of outputs by name, which something else gave for ``inputs``: of one sample,
+    or of several along an axis in front. That is the original then, and the package ``original`` is what is judged.
     ``inputs``: what ``MLModel.predict`` takes, arrays (or images) by name, or a sequence of that, or a path as the
     command's ``--inputs``; else ``random`` samples are made up from the description of ``original``, from ``seed``.
     ``function``: of a model with several, else the default one; "all" for every one, each on samples of its own: made
@@ -139,8 +141,12 @@ def compare(
     Raises ConfigError for a wrong request and without torch, PackageError, UnsupportedOpError naming all ops that are
     not known, EvaluationError for inputs that the models do not take.
     """
-    for path in (original, palettized):  # before torch is imported, which takes seconds
-        Package.open(path)
+    # Before torch is imported, which takes seconds.
+    Package.open(original)
+    if is_reference(palettized):
+        check_reference_exists(palettized)
+    else:
+        Package.open(palettized)
     if isinstance(inputs, str | os.PathLike):
         check_samples_exist(inputs)
     from mil_palettize.torch.comparison import Options, compare_models

@@ -131,7 +131,8 @@ class WeightComparison:
 
 @dataclass
 class ModelComparison:
-    """Two models on the same inputs. ``inputs``: where these came from, in words. ``ops``: empty unless asked for;
+    """Two models on the same inputs. ``inputs``: where these came from, in words. ``bytes_before``: 0
+    where the original is no package. ``ops``: empty unless asked for;
     ``unmatched``: ops of either that the other has not."""
 
     original: str
@@ -209,7 +210,7 @@ class ModelComparison:
         """For a terminal of ``width`` columns."""
         lines = [
             f"{self.original} → {self.palettized}",
-            f"{format_bytes(self.bytes_before)} → {format_bytes(self.bytes_after)}",
+            " → ".join(format_bytes(size) for size in (self.bytes_before, self.bytes_after) if size),
             "",
             self.outputs_text(width),
         ]

@@ -4,45 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-from mil_palettize.errors import ConfigError, EvaluationError
+from mil_palettize.errors import EvaluationError
+from mil_palettize.package.given_files import is_reference
 from mil_palettize.reports.function_comparisons import joined
 from mil_palettize.reports.model_comparison import ModelComparison
+from mil_palettize.torch.comparison_options import ALL, Options, Sample
 from mil_palettize.torch.coreml_runtime import CoreMLModel
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
 from mil_palettize.torch.evaluator.module import PathLike
-from mil_palettize.torch.function_inputs import ALL, inputs_of
-from mil_palettize.torch.made_up_inputs import plausible_inputs
+from mil_palettize.torch.function_inputs import inputs_of
 from mil_palettize.torch.paired_run import PairedRun
-from mil_palettize.torch.samples import Samples, read_samples
+from mil_palettize.torch.reference import compare_with_recorded
+from mil_palettize.torch.samples import samples_for
+from mil_palettize.torch.sides import DeviceSide, PackageSide, Side
 from mil_palettize.torch.weight_pairs import weight_comparisons
 
-RUNTIMES = ("torch", "coreml")
-Sample = Mapping[str, Any]
 Inputs = PathLike | Sample | Sequence[Sample] | Mapping[str, Sequence[Sample]] | None
-
-
-@dataclass(frozen=True)
-class Options:
-    """Those of ``mil_palettize.compare``, which says what they are."""
-
-    random: int = 8
-    seed: int = 0
-    function: str | None = None
-    per_op: bool = False
-    precision: str = "fp32"
-    runtime: str = "torch"
-    histograms: int = 0
 
 
 def compare_models(original: PathLike, palettized: PathLike, inputs: Inputs, options: Options) -> ModelComparison:
     """``mil_palettize.compare``."""
-    if options.runtime not in RUNTIMES:
-        raise ConfigError(f"runtime is {options.runtime!r}; use one of {list(RUNTIMES)}")
-    if options.runtime == "coreml" and options.per_op:
-        raise ConfigError("Core ML does not show the results of ops; per_op goes with the runtime 'torch'")
+    if is_reference(palettized):
+        return compare_with_recorded(original, palettized, inputs, options)
     if options.function != ALL:
         return _compared(original, palettized, inputs, options)
     functions = _shared_functions(original, palettized, options.precision)
@@ -77,11 +62,9 @@ def _compared(original: PathLike, palettized: PathLike, inputs: Inputs, options:
     paths = [os.fspath(path) for path in (original, palettized)]
     modules = [open_model(path, options.function, precision=options.precision) for path in paths]
     _check_alike(paths, modules)
-    samples, told = _samples(modules[0], inputs, options)
-    runners: list[Any] = list(modules)
-    if options.runtime == "coreml":
-        runners = [CoreMLModel(path, options.function, modules[0].features) for path in paths]
-    run = PairedRun(runners[0], runners[1], options.per_op, options.seed, paths)
+    samples, told = samples_for(modules[0], inputs, options.random, options.seed)
+    sides = [_side(path, module, options) for path, module in zip(paths, modules, strict=True)]
+    run = PairedRun(sides[0], sides[1], per_op=options.per_op, seed=options.seed)
     for sample in samples:
         run.add(sample)
     return ModelComparison(
@@ -95,10 +78,16 @@ def _compared(original: PathLike, palettized: PathLike, inputs: Inputs, options:
         weights=weight_comparisons(modules[0], modules[1], options.histograms),
         ops=run.op_comparisons(),
         unmatched=run.unmatched,
-        precision=options.precision if options.runtime == "torch" else "the device's own precision",
-        runtime=options.runtime if options.runtime == "torch" else "Core ML",
+        precision=options.told_precision,
+        runtime=options.told_runtime,
         notes=[*_notes(modules[0], inputs is None, options.function), *run.notes(), *samples.notes],
     )
+
+
+def _side(path: str, module: Evaluated, options: Options) -> Side:
+    if options.runtime == "torch":
+        return PackageSide(path, module)
+    return DeviceSide(path, CoreMLModel(path, options.function, module.features))
 
 
 def _check_alike(paths: Sequence[str], modules: Sequence[Evaluated]) -> None:
@@ -123,18 +112,3 @@ def _notes(module: Evaluated, made_up: bool, function: str | None) -> Iterator[s
             f"This is function {module.function_name!r}; the model also has {', '.join(others)}: ask for each, or for "
             f"{ALL!r}."
         )
-
-
-def _samples(module: Evaluated, inputs: Any, options: Options) -> tuple[Samples, str]:
-    """And where they came from, in words."""
-    if inputs is None:
-        if options.random < 1:
-            raise ConfigError(f"random is {options.random}; ask for at least 1 sample")
-        made_up = plausible_inputs(module, options.random, options.seed)
-        return Samples(made_up), f"random inputs from the description, seed {options.seed}"
-    if isinstance(inputs, str | os.PathLike):
-        return read_samples(inputs, module), f"inputs of {os.fspath(inputs)}"
-    samples: list[Any] = [inputs] if isinstance(inputs, Mapping) else list(inputs)
-    if not samples:
-        raise EvaluationError("there are no inputs; give at least one sample")
-    return Samples(samples), "given inputs"

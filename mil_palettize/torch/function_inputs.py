@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ALL = "all"  # of ``function``: every one the model has
-
 
 def inputs_of(function: str, functions: Sequence[str], inputs: Any) -> Any:
     """What of ``inputs`` is for one of ``functions``: theirs by name, of a mapping or of a folder with a file

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -10,25 +9,21 @@ import torch
 
 from mil_palettize.errors import EvaluationError
 from mil_palettize.reports.model_comparison import OpComparison, OutputComparison
-from mil_palettize.torch.coreml_runtime import CoreMLModel
-from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.ops.random import drawing
 from mil_palettize.torch.evaluator.program import OpInfo
-from mil_palettize.torch.features import GRAYSCALE_FLOAT16
 from mil_palettize.torch.metrics import Sums
 from mil_palettize.torch.op_captures import Capture, FirstNonFinite
 from mil_palettize.torch.output_sums import OutputSums
-
-Sample = Mapping[str, Any]
+from mil_palettize.torch.sides import PackageSide, RecordedSide, Sample, Side, TorchSide, as_model_gives
 
 
 class PairedRun:
-    """``one``, ``two``: :class:`MILModule`, :class:`Pipeline` or :class:`CoreMLModel`; ``paths``: of both, for errors.
-    The results of only one are in memory."""
+    """``one``: the original. ``per_op``: both are packages that the evaluator runs, and the results of their ops are
+    compared too; those of only one are in memory. ``seed``: of what ops draw."""
 
-    def __init__(self, one: Any, two: Any, per_op: bool, seed: int, paths: Sequence[str]) -> None:
+    def __init__(self, one: Side, two: Side, *, per_op: bool, seed: int) -> None:
         self._pair = one, two
-        self._paths = paths
+        self._foreign = isinstance(one, RecordedSide | TorchSide)
         self._per_op = per_op
         self._seed = seed
         self._samples = 0
@@ -59,32 +54,36 @@ class PairedRun:
         self.unmatched = max(self.unmatched, len(kept.keys() - matched) + len(extra))
         single = sorted(results[0].keys() ^ results[1].keys())
         if single:
-            path = self._paths[0 if single[0] in results[0] else 1]
+            path = self._pair[0 if single[0] in results[0] else 1].name
             raise EvaluationError(f"output {single[0]!r} is of {path} only; compare a model with its palette")
         for name, value in results[0].items():
             output = self._found.setdefault(name, OutputSums(name))
-            output.add(value, results[1][name])
+            two = results[1][name]
+            output.add(as_model_gives(name, value, two) if self._foreign else value, two)
             if output.sums.original_non_finite and self._not_finite is None:
                 self._not_finite = sample, self._seed + self._samples
         self._samples += 1
 
     def _predict(self, which: int, sample: Sample, capture: Capture) -> dict[str, Any]:
-        model = self._pair[which]
-        context: AbstractContextManager[Any] = model.listening(capture) if self._per_op else nullcontext()
+        side = self._pair[which]
+        context: AbstractContextManager[Any] = nullcontext()
+        if self._per_op and isinstance(side, PackageSide):
+            context = side.module.listening(capture)
         try:
             with context, drawing(self._seed + self._samples):
-                return _outputs(model, sample)
+                return side.outputs(sample)
         except EvaluationError as error:  # which of the two files it is about
-            raise EvaluationError(f"{self._paths[which]}: {error}") from error
+            raise EvaluationError(f"{side.name}: {error}") from error
 
     def _first_non_finite(self) -> str:
         """Where values of the original stop being finite, in words; "" where all are, or ops cannot be seen."""
-        if self._not_finite is None or isinstance(self._pair[0], CoreMLModel):
+        original = self._pair[0]
+        if self._not_finite is None or not isinstance(original, PackageSide):
             return ""
         listener = FirstNonFinite()
         sample, seed = self._not_finite
-        with self._pair[0].listening(listener), drawing(seed):
-            self._pair[0].results(sample)
+        with original.module.listening(listener), drawing(seed):
+            original.module.results(sample)
         return listener.told()
 
     def notes(self) -> list[str]:
@@ -104,18 +103,3 @@ class PairedRun:
 
     def op_comparisons(self) -> list[OpComparison]:
         return [OpComparison(name, kind, sums.distance()) for name, (kind, sums) in self._ops.items()]
-
-
-def _outputs(model: Evaluated | CoreMLModel, sample: Sample) -> dict[str, Any]:
-    """What the model predicts, and its images also before they are rounded to bytes: there a difference may vanish."""
-    if isinstance(model, CoreMLModel):
-        return model.predict(sample)
-    results = model.results(sample)
-    predicted = model.features.outputs(results)
-    images = {name: image for name in results if (image := model.features.image_output(name)) is not None}
-    unrounded = {
-        f"{name} (before rounding)": results[name].detach().cpu().numpy()
-        for name, image in images.items()
-        if image.colorSpace != GRAYSCALE_FLOAT16  # which is not rounded
-    }
-    return predicted | unrounded

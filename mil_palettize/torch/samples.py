@@ -10,14 +10,14 @@ from typing import Any, overload
 
 import numpy as np
 
-from mil_palettize.errors import EvaluationError
+from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.package.given_files import check_samples_exist
 from mil_palettize.torch.array_files import Arrays, load_arrays
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.module import PathLike
 from mil_palettize.torch.features import CHANNELS, shape_refusal
 from mil_palettize.torch.image_folder import pictures
-from mil_palettize.torch.made_up_inputs import default_shape
+from mil_palettize.torch.made_up_inputs import default_shape, plausible_inputs
 from mil_palettize.torch.python_files import defined, is_defined, told
 
 
@@ -39,6 +39,21 @@ class Samples(Sequence[Arrays]):
 
     def __getitem__(self, index: int | slice) -> Arrays | Sequence[Arrays]:
         return self.arrays[index]
+
+
+def samples_for(module: Evaluated, inputs: Any, count: int, seed: int) -> tuple[Samples, str]:
+    """``inputs`` of ``mil_palettize.compare``, and where they came from, in words: those of :func:`read_samples`, what
+    was given, or ``count`` made up ones from ``seed``. Raises what these do."""
+    if inputs is None:
+        if count < 1:
+            raise ConfigError(f"random is {count}; ask for at least 1 sample")
+        return Samples(plausible_inputs(module, count, seed)), f"random inputs from the description, seed {seed}"
+    if isinstance(inputs, str | os.PathLike):
+        return read_samples(inputs, module), f"inputs of {os.fspath(inputs)}"
+    samples: list[Any] = [inputs] if isinstance(inputs, Mapping) else list(inputs)
+    if not samples:
+        raise EvaluationError("there are no inputs; give at least one sample")
+    return Samples(samples), "given inputs"
 
 
 def read_samples(source: PathLike, module: Evaluated, *, sequences: bool = False) -> Samples:

@@ -57,7 +57,7 @@ def _tile(what: str, figure: str, detail: str) -> str:
 
 def _size_tile(comparison: ModelComparison) -> str:
     before, after = comparison.bytes_before, comparison.bytes_after
-    detail = f"{format_bytes(before)} → {format_bytes(after)}"
+    detail = f"{format_bytes(before)} → {format_bytes(after)}" if before else "of the package"
     if before == after or not (before and after):
         return _tile("Size", "the same" if before == after else format_bytes(after), detail)
     ratio = f"{before / after:.2f}× smaller" if after < before else f"{after / before:.2f}× larger"
