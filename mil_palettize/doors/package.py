@@ -14,7 +14,12 @@ from mil_palettize.doors.palettize_run import PalettizeRun
 from mil_palettize.encoding.palette_cache import clustered_in
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ConfigError, memory_told
-from mil_palettize.package.given_files import check_reference_exists, check_samples_exist, is_reference
+from mil_palettize.package.given_files import (
+    check_labels_exist,
+    check_reference_exists,
+    check_samples_exist,
+    is_reference,
+)
 from mil_palettize.package.mlpackage import Package
 from mil_palettize.package.replacement import recover
 from mil_palettize.program.opsets.move import parse_target
@@ -125,6 +130,8 @@ def compare(
     precision: str = "fp32",
     runtime: str = "torch",
     histograms: int = 0,
+    logits: Sequence[str] = (),
+    labels: Any = None,
 ) -> ModelComparison:
     """Run both packages on the same inputs, with torch, and compare outputs and weights.
 
@@ -136,7 +143,10 @@ def compare(
     up, or those that ``inputs`` has under its name, as a mapping or as a folder of ``NAME.npz``.
     ``per_op``: also the results of all ops that both have. ``precision``: "fp32", or "fp16" to round every result
     that is declared float16. ``runtime``: "torch", or "coreml" on a Mac. ``histograms``: of so many of the weights that
-    lost most, for the page. ``failures`` of what is returned says whether it is good enough.
+    lost most, for the page. ``logits``: outputs whose last axis is of classes, else one of that name; of these and of a
+    classifier's probabilities it is told how often the same class is the most probable, and more. ``labels``: right
+    classes of the samples: a sequence (of names or numbers; of logits also arrays of numbers, -100 for none), or a path
+    as the command's ``--labels``. ``failures`` of what is returned says whether it is good enough.
 
     Raises ConfigError for a wrong request and without torch, PackageError, UnsupportedOpError naming all ops that are
     not known, EvaluationError for inputs that the models do not take.
@@ -149,6 +159,7 @@ def compare(
         Package.open(palettized)
     if isinstance(inputs, str | os.PathLike):
         check_samples_exist(inputs)
+    check_labels_exist(labels)
     from mil_palettize.torch.comparison import Options, compare_models
 
     options = Options(
@@ -159,5 +170,7 @@ def compare(
         precision=precision,
         runtime=runtime,
         histograms=histograms,
+        logits=logits,
+        labels=labels,
     )
     return compare_models(original, palettized, inputs, options)

@@ -18,7 +18,8 @@ from mil_palettize.errors import EvaluationError, PackageError, PalettizeError, 
 from mil_palettize.package.replacement import check_destination, replacing
 from mil_palettize.program.model import Model
 from mil_palettize.program.opsets.move import opset_of
-from mil_palettize.reports.model_comparison import ModelComparison, OutputComparison
+from mil_palettize.reports.compared_parts import OutputComparison
+from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.progress import Progress, ProgressEvent, make_progress
 from mil_palettize.reports.report import Report
 from mil_palettize.request.normalised import Requests

@@ -31,6 +31,12 @@ def check_reference_exists(path: str | os.PathLike[str]) -> None:
         raise PackageError(f"cannot read {path}: there is no such file; give a .npz file of outputs, or a package")
 
 
+def check_labels_exist(path: object) -> None:
+    """Raise PackageError where ``path`` is one, and there is no such file."""
+    if isinstance(path, str | os.PathLike) and not Path(path).is_file():
+        raise PackageError(f"cannot read {path}: there is no such file; labels are a .csv, .npy or .npz file")
+
+
 def check_python_file(text: str) -> None:
     """Raise PackageError where ``text`` is FILE.py:NAME and there is no FILE.py."""
     named = python_name(text)

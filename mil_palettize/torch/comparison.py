@@ -15,7 +15,7 @@ from mil_palettize.torch.coreml_runtime import CoreMLModel
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
 from mil_palettize.torch.evaluator.module import PathLike
 from mil_palettize.torch.function_inputs import inputs_of
-from mil_palettize.torch.paired_run import PairedRun
+from mil_palettize.torch.paired_run import paired
 from mil_palettize.torch.reference import compare_with_recorded
 from mil_palettize.torch.samples import samples_for
 from mil_palettize.torch.sides import DeviceSide, PackageSide, Side
@@ -64,9 +64,7 @@ def _compared(original: PathLike, palettized: PathLike, inputs: Inputs, options:
     _check_alike(paths, modules)
     samples, told = samples_for(modules[0], inputs, options.random, options.seed)
     sides = [_side(path, module, options) for path, module in zip(paths, modules, strict=True)]
-    run = PairedRun(sides[0], sides[1], per_op=options.per_op, seed=options.seed)
-    for sample in samples:
-        run.add(sample)
+    run = paired(sides[0], sides[1], samples, options)
     return ModelComparison(
         original=paths[0],
         palettized=paths[1],

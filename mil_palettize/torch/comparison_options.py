@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mil_palettize.errors import ConfigError
 
 ALL = "all"  # of ``function``: every one the model has
+LOGITS = "logits"  # what exporters call an output of logits
 RUNTIMES = ("torch", "coreml")
 Sample = Mapping[str, Any]
 
@@ -25,6 +26,8 @@ class Options:
     precision: str = "fp32"
     runtime: str = "torch"
     histograms: int = 0
+    logits: Sequence[str] = ()
+    labels: Any = None
 
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:

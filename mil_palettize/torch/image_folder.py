@@ -17,9 +17,9 @@ from mil_palettize.torch.made_up_inputs import default_size
 _NAMED = 3  # files that are named where some cannot be read
 
 
-def pictures(folder: Path, module: Evaluated) -> tuple[list[dict[str, np.ndarray]], list[str]]:
+def pictures(folder: Path, module: Evaluated) -> tuple[list[dict[str, np.ndarray]], list[str], list[str]]:
     """A sample for each picture in ``folder`` and the folders in it, in the order of their paths, uint8 (height, width)
-    or (height, width, 3); and what is to be said of them.
+    or (height, width, 3); what is to be said of them; and the path of each in ``folder``.
 
     One of a size that the model does not take is scaled until it covers the size of the description, and cut at the
     middle. Raises ConfigError without Pillow, EvaluationError for a model whose input is no picture, PackageError for a
@@ -32,7 +32,7 @@ def pictures(folder: Path, module: Evaluated) -> tuple[list[dict[str, np.ndarray
     hidden = {path for path in folder.rglob("*") if any(p.startswith(".") for p in path.relative_to(folder).parts)}
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path not in hidden)
     images = [path for path in paths if path.suffix.lower() in suffixes]
-    found, refused, resized = [], [], 0
+    found, names, refused, resized = [], [], [], 0
     for path in images:
         try:
             with image_class.open(path) as opened:
@@ -44,9 +44,10 @@ def pictures(folder: Path, module: Evaluated) -> tuple[list[dict[str, np.ndarray
             height, width = default_size(kind)
             picture, resized = ops.fit(picture, (width, height), image_class.Resampling.BICUBIC), resized + 1
         found.append({name: np.asarray(picture, np.uint8)})
+        names.append(path.relative_to(folder).as_posix())
     if not found:
         raise PackageError(f"{folder} has no picture that can be read; give a folder of images")
-    return found, _notes(folder, kind, resized, refused, len(paths) - len(images))
+    return found, _notes(folder, kind, resized, refused, len(paths) - len(images)), names
 
 
 def _picture_input(folder: Path, module: Evaluated) -> str:

@@ -11,15 +11,19 @@ import numpy as np
 import torch
 
 from mil_palettize.errors import EvaluationError
-from mil_palettize.reports.model_comparison import Distance, OutputComparison
+from mil_palettize.reports.compared_parts import Distance, OutputComparison
+from mil_palettize.torch.class_sums import ClassSums
+from mil_palettize.torch.labels import class_number
 from mil_palettize.torch.metrics import Sums, snr_db
 
 
 @dataclass
 class OutputSums:
-    """Of the samples added so far."""
+    """Of the samples added so far. ``logits``: its last axis is of classes."""
 
     name: str
+    logits: bool = False
+    classes: ClassSums = field(default_factory=ClassSums)
     shape: tuple[int, ...] = ()
     sums: Sums = field(default_factory=Sums)
     worst: float = math.inf
@@ -30,14 +34,17 @@ class OutputSums:
     labels: set[Any] = field(default_factory=set)
     other_shapes: int = 0
 
-    def add(self, one: Any, two: Any) -> None:
-        """What both models give for a sample. Raises EvaluationError where these cannot be compared."""
+    def add(self, one: Any, two: Any, label: Any = None) -> None:
+        """What both models give for a sample; ``label``: the right class, or those of the rows of logits, where that is
+        known. Raises EvaluationError where these cannot be compared."""
         self.samples += 1
         if isinstance(one, dict) or isinstance(two, dict):
             if not isinstance(one, dict) or not isinstance(two, dict) or one.keys() != two.keys():
                 raise EvaluationError(f"the classes of output {self.name!r} differ; compare a model with its palette")
             self._judge(_most_probable(one) == _most_probable(two))
-            one, two = (np.array([values[label] for label in one], np.float64) for values in (one, two))
+            right = None if label is None else np.array([class_number(label, list(one), self.name)])
+            one, two = (np.array([values[name] for name in one], np.float64) for values in (one, two))
+            self.classes.add(one, two, right, logits=False)
         if not isinstance(one, np.ndarray) or not isinstance(two, np.ndarray):
             self._judge(one == two)
             self.labels |= {one, two}
@@ -46,11 +53,20 @@ class OutputSums:
         if one.shape != two.shape:
             self.other_shapes += 1
             one, two = _of_one_length(self.name, one, two)
+        if self.logits:
+            self._add_logits(one, two, label)
         if one.dtype.kind in "iub":
             self._judge(float(np.mean(one == two)) if one.size else 1.0)
         pair = torch.as_tensor(np.asarray(one, np.float64)), torch.as_tensor(np.asarray(two, np.float64))
         self.sums.add(*pair)
         self.worst = min(self.worst, snr_db(*pair))
+
+    def _add_logits(self, one: np.ndarray, two: np.ndarray, label: Any) -> None:
+        if one.dtype.kind != "f" or not one.ndim or one.shape[-1] < 2:
+            told = f"output {self.name!r} is {one.dtype}{list(one.shape)}"
+            raise EvaluationError(f"{told}, whose last axis is not of classes; logits are floats, two classes or more")
+        right = None if label is None else _numbers(label, one.shape[-1], self.name)
+        self.classes.add(one, two, right, logits=True)
 
     def _judge(self, agreed: float) -> None:
         self.judged, self.agreed = True, self.agreed + agreed
@@ -62,19 +78,29 @@ class OutputSums:
     def comparison(self, figures: Distance | None, first_non_finite: str, *, telling: bool) -> OutputComparison:
         """``figures``: those of the output; ``telling``: whether any output of the model tells of a palette."""
         nothing = figures.nothing if figures is not None else "" if telling else self._one_label()
+        classes = self.classes.figures()
         return OutputComparison(
             self.name,
             self.shape,
             figures,
             self.worst if self.numbers else None,
-            self.agreed / self.samples if self.judged else None,
+            self.agreed / self.samples if self.judged else None if classes is None else classes.same,
             nothing,
             first_non_finite if self.sums.original_non_finite else "",
+            classes,
         )
 
     def _one_label(self) -> str:
         """Of text: why it tells nothing by itself, "" where it does. Beside probabilities it need not."""
         return f"it is always {next(iter(self.labels))!r}" if len(self.labels) == 1 else ""
+
+
+def _numbers(label: Any, classes: int, name: str) -> np.ndarray:
+    """Of labels for rows of logits, whose classes have no names."""
+    array = np.asarray(label)
+    if array.dtype.kind in "iu":
+        return array
+    return np.array([class_number(one, range(classes), name) for one in array.reshape(-1)]).reshape(array.shape)
 
 
 def _most_probable(probabilities: Mapping[Any, float]) -> Any:

@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 
 from mil_palettize.errors import EvaluationError
-from mil_palettize.reports.model_comparison import OpComparison, OutputComparison
+from mil_palettize.reports.compared_parts import OpComparison, OutputComparison
+from mil_palettize.torch.comparison_options import LOGITS, Options
 from mil_palettize.torch.evaluator.ops.random import drawing
 from mil_palettize.torch.evaluator.program import OpInfo
+from mil_palettize.torch.labels import labels_for
 from mil_palettize.torch.metrics import Sums
 from mil_palettize.torch.op_captures import Capture, FirstNonFinite
 from mil_palettize.torch.output_sums import OutputSums
+from mil_palettize.torch.samples import Samples
 from mil_palettize.torch.sides import PackageSide, RecordedSide, Sample, Side, TorchSide, as_model_gives
 
 
 class PairedRun:
     """``one``: the original. ``per_op``: both are packages that the evaluator runs, and the results of their ops are
-    compared too; those of only one are in memory. ``seed``: of what ops draw."""
+    compared too; those of only one are in memory. ``seed``: of what ops draw. ``logits``: outputs whose last axis is of
+    classes."""
 
-    def __init__(self, one: Side, two: Side, *, per_op: bool, seed: int) -> None:
+    def __init__(self, one: Side, two: Side, *, per_op: bool, seed: int, logits: Sequence[str] = ()) -> None:
         self._pair = one, two
         self._foreign = isinstance(one, RecordedSide | TorchSide)
         self._per_op = per_op
         self._seed = seed
+        self._logits = logits
         self._samples = 0
         self._found: dict[str, OutputSums] = {}
         self._ops: dict[str, tuple[str, Sums]] = {}
         self._not_finite: tuple[Sample, int] | None = None  # the first sample that is none of the original, its seed
         self.unmatched = 0
+        self.remarks: list[str] = []
 
-    def add(self, sample: Sample) -> None:
-        """Run both on ``sample``. Raises EvaluationError."""
+    def add(self, sample: Sample, label: Any = None) -> None:
+        """Run both on ``sample``; ``label``: its right class or classes, where known. Raises EvaluationError."""
         kept: dict[str, torch.Tensor] = {}
         matched: set[str] = set()
         extra: set[str] = set()
@@ -57,12 +65,17 @@ class PairedRun:
             path = self._pair[0 if single[0] in results[0] else 1].name
             raise EvaluationError(f"output {single[0]!r} is of {path} only; compare a model with its palette")
         for name, value in results[0].items():
-            output = self._found.setdefault(name, OutputSums(name))
+            output = self._found.setdefault(name, OutputSums(name, self._is_logits(name, value)))
             two = results[1][name]
-            output.add(as_model_gives(name, value, two) if self._foreign else value, two)
+            output.add(as_model_gives(name, value, two) if self._foreign else value, two, label)
             if output.sums.original_non_finite and self._not_finite is None:
                 self._not_finite = sample, self._seed + self._samples
         self._samples += 1
+
+    def _is_logits(self, name: str, value: Any) -> bool:
+        """As asked for, or as the usual name says."""
+        usual = isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.shape[-1:] > (1,)
+        return name in self._logits or (not self._logits and name == LOGITS and usual)
 
     def _predict(self, which: int, sample: Sample, capture: Capture) -> dict[str, Any]:
         side = self._pair[which]
@@ -86,8 +99,18 @@ class PairedRun:
             original.module.results(sample)
         return listener.told()
 
+    def check_classes(self, *, labelled: bool) -> None:
+        """Raise EvaluationError for logits that are no output, and for labels without an output of classes."""
+        unknown = [name for name in self._logits if name not in self._found]
+        if unknown:
+            raise EvaluationError(
+                f"there is no output {unknown[0]!r} for logits; the model gives {', '.join(map(repr, self._found))}"
+            )
+        if labelled and not any(output.classes.rows or output.logits for output in self._found.values()):
+            raise EvaluationError("labels need an output of classes; name that of logits (--logits NAME)")
+
     def notes(self) -> list[str]:
-        return [
+        return self.remarks + [
             f"Output {name!r} is longer or shorter in {o.other_shapes} of {o.samples} samples, where what is missing "
             "counts as zeros."
             for name, o in self._found.items()
@@ -103,3 +126,14 @@ class PairedRun:
 
     def op_comparisons(self) -> list[OpComparison]:
         return [OpComparison(name, kind, sums.distance()) for name, (kind, sums) in self._ops.items()]
+
+
+def paired(one: Side, two: Side, samples: Samples, options: Options) -> PairedRun:
+    """Both run on all samples, with their labels where these are given. Raises EvaluationError."""
+    labels = None if options.labels is None else labels_for(options.labels, samples)
+    run = PairedRun(one, two, per_op=options.per_op, seed=options.seed, logits=options.logits)
+    for number, sample in enumerate(samples):
+        run.add(sample, None if labels is None else labels.of_samples[number])
+    run.check_classes(labelled=labels is not None)
+    run.remarks += [] if labels is None else labels.notes
+    return run

@@ -17,7 +17,7 @@ from mil_palettize.torch.comparison_options import ALL, Options, Sample
 from mil_palettize.torch.coreml_runtime import CoreMLModel
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
 from mil_palettize.torch.evaluator.module import PathLike
-from mil_palettize.torch.paired_run import PairedRun
+from mil_palettize.torch.paired_run import paired
 from mil_palettize.torch.samples import Samples, samples_for
 from mil_palettize.torch.sides import DeviceSide, PackageSide, RecordedSide, Side, TorchSide
 
@@ -50,6 +50,8 @@ def compare_with(
     seed: int = 0,
     function: str | None = None,
     precision: str = "fp32",
+    logits: Sequence[str] = (),
+    labels: Any = None,
 ) -> ModelComparison:
     """How far a package is from the torch model it was made of: as ``mil_palettize.compare``, with ``module`` for the
     original; weights and ops are not compared.
@@ -68,7 +70,7 @@ def compare_with(
     described = [name for name in features.outputs_described if name != features.label]  # no module gives labels
     names = described if outputs is None else list(outputs)
     side = TorchSide(module, features, names, arguments)
-    options = Options(random=random, seed=seed, function=function, precision=precision)
+    options = Options(random=random, seed=seed, function=function, precision=precision, logits=logits, labels=labels)
     return _judged(side, names, package, opened, listed, told, options)
 
 
@@ -85,9 +87,7 @@ def _judged(
     judged: Side = PackageSide(path, module, names)
     if options.runtime == "coreml":
         judged = DeviceSide(path, CoreMLModel(path, options.function, module.features), names)
-    run = PairedRun(original, judged, per_op=False, seed=options.seed)
-    for sample in samples:
-        run.add(sample)
+    run = paired(original, judged, samples, options)
     return ModelComparison(
         original=original.name,
         palettized=path,

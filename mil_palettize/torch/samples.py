@@ -23,10 +23,12 @@ from mil_palettize.torch.python_files import defined, is_defined, told
 
 @dataclass(frozen=True)
 class Samples(Sequence[Arrays]):
-    """``arrays``: inputs by name, of each sample; ``notes``: what was done to them on the way."""
+    """``arrays``: inputs by name, of each sample; ``notes``: what was done to them on the way; ``names``: of pictures,
+    their paths in the folder, with ``/``; empty for others."""
 
     arrays: Sequence[Arrays]
     notes: Sequence[str] = ()
+    names: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.arrays)

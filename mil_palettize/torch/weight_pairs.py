@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mil_palettize.program.weight import WeightId
-from mil_palettize.reports.model_comparison import WeightComparison
+from mil_palettize.reports.compared_parts import WeightComparison
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.metrics import snr_db
 
