@@ -217,13 +217,14 @@ def _compare(options: argparse.Namespace) -> int:
     limits = {name: limit for name in _LIMITS if (limit := getattr(options, name)) is not None}
     if options.allow_degenerate and not limits:
         raise ConfigError("--allow-degenerate goes with --fail-below, or another limit that says what is to pass")
+    samples = options.inputs if options.sequence is None else options.sequence
     reference = is_reference(options.second)
     packages = [options.first] if reference else [options.first, options.second]
     if options.html is not None:
-        read = {"--inputs": options.inputs, "--labels": options.labels}
+        read = {"--inputs": options.inputs, "--sequence": options.sequence, "--labels": options.labels}
         read |= {"the reference": options.second} if reference else {}
         output.check_report_path(options.html, packages, read, "--html")
-    _check_given(packages, options.inputs)
+    _check_given(packages, samples)
     check_labels_exist(options.labels)
     if reference:
         check_reference_exists(options.second)
@@ -240,8 +241,11 @@ def _compare(options: argparse.Namespace) -> int:
         histograms=_HISTOGRAMS if options.html is not None else 0,
         logits=options.logits or (),
         labels=options.labels,
+        sequence=options.sequence is not None,
+        steps=options.steps,
+        greedy=options.greedy,
     )
-    comparison = door.compare_models(options.first, options.second, options.inputs, how)
+    comparison = door.compare_models(options.first, options.second, samples, how)
     if options.html is not None:
         output.write_report(options.html, _load("reports.page.document").page(comparison))
     output.show(comparison.to_json() + "\n" if options.json else comparison.to_text(output.width()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from mil_palettize.cli.parsers import Parser
 from mil_palettize.cli.values import count, decibels, nats, path, seed, share
@@ -35,7 +36,12 @@ def add_compare(commands: argparse._SubParsersAction[Parser], epilog: str) -> No
     sub = commands.add_parser("compare", help="what a palette did to a model's outputs", epilog=epilog)
     sub.add_argument("first", type=path, metavar="ORIGINAL.mlpackage")
     sub.add_argument("second", type=path, metavar="PALETTIZED.mlpackage", help="or a .npz of outputs to come near")
-    _add_inputs(sub, 8, "NAME, or all, of a model with several [the default one; a gate: all]")
+    which = _add_inputs(sub, 8, "NAME, or all, of a model with several [the default one; a gate: all]")
+    which.add_argument("--sequence", type=path, metavar="X", help="samples that are calls of sequences")
+    sub.add_argument("--steps", type=count, metavar="N", help="only the first N calls of each sequence [all]")
+    sub.add_argument(
+        "--greedy", type=count, default=0, metavar="N", help="where N tokens part that each model chooses itself"
+    )
     sub.add_argument("--runtime", choices=("torch", "coreml"), default="torch", help="[torch], or coreml on a Mac")
     sub.add_argument("--per-op", action="store_true", help="also the results of every op")
     sub.add_argument(
@@ -65,7 +71,8 @@ def add_compare(commands: argparse._SubParsersAction[Parser], epilog: str) -> No
     sub.add_argument("--json", action="store_true", help="JSON on standard output")
 
 
-def _add_inputs(sub: Parser, random: int, function: str = "of a model with several [the default one]") -> None:
+def _add_inputs(sub: Parser, random: int, function: str = "of a model with several [the default one]") -> Any:
+    """The group of what samples may be, of which one is given."""
     which = sub.add_mutually_exclusive_group()
     which.add_argument(
         "--inputs", type=path, metavar="X",
@@ -75,3 +82,4 @@ def _add_inputs(sub: Parser, random: int, function: str = "of a model with sever
     sub.add_argument("--seed", type=seed, default=0, metavar="N", help="of made up samples [0]")
     sub.add_argument("--function", metavar="NAME", help=function)
     sub.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="fp16 rounds as devices do [fp32]")
+    return which

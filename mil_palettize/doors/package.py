@@ -132,6 +132,9 @@ def compare(
     histograms: int = 0,
     logits: Sequence[str] = (),
     labels: Any = None,
+    sequence: bool = False,
+    steps: int | None = None,
+    greedy: int = 0,
 ) -> ModelComparison:
     """Run both packages on the same inputs, with torch, and compare outputs and weights.
 
@@ -146,7 +149,10 @@ def compare(
     lost most, for the page. ``logits``: outputs whose last axis is of classes, else one of that name; of these and of a
     classifier's probabilities it is told how often the same class is the most probable, and more. ``labels``: right
     classes of the samples: a sequence (of names or numbers; of logits also arrays of numbers, -100 for none), or a path
-    as the command's ``--labels``. ``failures`` of what is returned says whether it is good enough.
+    as the command's ``--labels``. A sample may be a sequence of calls, through which states live; figures are told of
+    each call too. ``sequence``: all samples are the calls of one (of a ``.npz`` also of several, with an axis more).
+    ``steps``: only so many calls of each. ``greedy``: tokens that each model chooses itself after each sample, and
+    where they part (see ``--greedy``). ``failures`` of what is returned says whether it is good enough.
 
     Raises ConfigError for a wrong request and without torch, PackageError, UnsupportedOpError naming all ops that are
     not known, EvaluationError for inputs that the models do not take.
@@ -172,5 +178,8 @@ def compare(
         histograms=histograms,
         logits=logits,
         labels=labels,
+        sequence=sequence,
+        steps=steps,
+        greedy=greedy,
     )
     return compare_models(original, palettized, inputs, options)

@@ -70,7 +70,7 @@ class OutputComparison:
     outputs the share of equal elements, of logits that of rows with the same most probable class; None for others.
     ``nothing``: why there is nothing to compare, though nothing differs, "" where there is. ``first_non_finite``: the
     ops of the original that first gave NaN or infinity, in words, where it has such values. ``classes``: of
-    probabilities and logits."""
+    probabilities and logits. ``steps``: of sequences, the same of each call, over those that have it."""
 
     name: str
     shape: tuple[int, ...]
@@ -80,6 +80,7 @@ class OutputComparison:
     nothing: str = ""
     first_non_finite: str = ""
     classes: ClassFigures | None = None
+    steps: tuple[OutputComparison, ...] = ()
 
     @property
     def snr_db(self) -> float:
@@ -103,6 +104,7 @@ class OutputComparison:
             "first_non_finite": self.first_non_finite or None,
             "worst_snr_db": None if self.worst_snr_db is None else finite(self.worst_snr_db),
             "agreement": self.agreement,
+            "steps": [{"snr_db": finite(step.snr_db), "agreement": step.agreement} for step in self.steps],
             "classes": None if self.classes is None else self.classes.to_dict(),
         }
 

@@ -11,6 +11,7 @@ from typing import Any
 from mil_palettize.reports.class_figures import finite
 from mil_palettize.reports.compared_parts import OpComparison, OutputComparison, WeightComparison
 from mil_palettize.reports.gate import Gate
+from mil_palettize.reports.greedy_figures import GreedyFigures
 from mil_palettize.reports.tables import format_table, indented_lines
 from mil_palettize.text import format_bytes, format_count, printable
 
@@ -33,6 +34,7 @@ class ModelComparison:
     weights: list[WeightComparison] = field(default_factory=list)
     ops: list[OpComparison] = field(default_factory=list)
     unmatched: int = 0
+    greedy: GreedyFigures | None = None
     precision: str = "fp32"
     runtime: str = "torch"
     notes: list[str] = field(default_factory=list)
@@ -87,6 +89,7 @@ class ModelComparison:
             ],
             "ops": [{"name": op.name, "type": op.kind, **op.figures.to_dict()} for op in self.ops],
             "unmatched_ops": self.unmatched,
+            "greedy": None if self.greedy is None else self.greedy.to_dict(),
             "precision": self.precision,
             "runtime": self.runtime,
             "warnings": self.warnings,
@@ -119,7 +122,9 @@ class ModelComparison:
         rows = [_output_row(output) for output in self.outputs]
         warnings = indented_lines((f"warning: {warning}" for warning in self.warnings), width)
         table = format_table(_OUTPUT_HEADER, rows, width, right=1)
-        return "\n".join([told, table, *_classes_lines(self.outputs, width), *warnings])
+        lines = [told, table, *_classes_lines(self.outputs, width), *_steps_lines(self.outputs, width)]
+        lines += [] if self.greedy is None else indented_lines([self.greedy.sentence()], width)
+        return "\n".join([*lines, *warnings])
 
 
 _OUTPUT_HEADER = ("output", "SNR dB", "worst sample", "PSNR dB", "cosine", "max difference", "agreement")
@@ -145,6 +150,14 @@ def _classes_lines(outputs: list[OutputComparison], width: int) -> Iterator[str]
             sentence = output.classes.sentence(output.name)
             told = f"{output.name}, {format_count(output.classes.rows, 'row')} of classes: {facts}."
             yield from indented_lines([told, sentence] if sentence else [told], width)
+
+
+def _steps_lines(outputs: list[OutputComparison], width: int) -> Iterator[str]:
+    """Of sequences: the first call, the middle one, the last and the worst."""
+    rows = [[o.name, *steps_row(o)] for o in outputs if o.steps and o.figures is not None]
+    if rows:
+        yield ""
+        yield format_table(("SNR dB by call", *STEPS), rows, width, right=1)
 
 
 def _ops_table(ops: list[OpComparison], width: int) -> str:
@@ -188,3 +201,14 @@ def decibels_text(value: float) -> str:
     if math.isnan(value):
         return "nothing"
     return "equal" if value > 0 else "lost"
+
+
+STEPS = ("first", "middle", "last", "worst")  # calls of a sequence that are shown
+
+
+def steps_row(output: OutputComparison) -> list[str]:
+    """The SNR of :data:`STEPS`, the last of them with its number."""
+    values = [step.snr_db for step in output.steps]
+    worst = min(range(len(values)), key=lambda i: loss(values[i], unknown=math.inf))
+    shown = [decibels_text(values[i]) for i in (0, len(values) // 2, len(values) - 1)]
+    return [*shown, f"{decibels_text(values[worst])} at {worst + 1}"]

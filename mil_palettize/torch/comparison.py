@@ -6,18 +6,19 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from mil_palettize.errors import EvaluationError
+from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.package.given_files import is_reference
 from mil_palettize.reports.function_comparisons import joined
 from mil_palettize.reports.model_comparison import ModelComparison
+from mil_palettize.torch.asked_samples import samples_for
 from mil_palettize.torch.comparison_options import ALL, Options, Sample
 from mil_palettize.torch.coreml_runtime import CoreMLModel
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
 from mil_palettize.torch.evaluator.module import PathLike
 from mil_palettize.torch.function_inputs import inputs_of
+from mil_palettize.torch.greedy import greedy_figures
 from mil_palettize.torch.paired_run import paired
 from mil_palettize.torch.reference import compare_with_recorded
-from mil_palettize.torch.samples import samples_for
 from mil_palettize.torch.sides import DeviceSide, PackageSide, Side
 from mil_palettize.torch.weight_pairs import weight_comparisons
 
@@ -33,6 +34,8 @@ def compare_models(original: PathLike, palettized: PathLike, inputs: Inputs, opt
     functions = _shared_functions(original, palettized, options.precision)
     if len(functions) < 2:
         return _compared(original, palettized, inputs, replace(options, function=None))
+    if options.greedy:
+        raise ConfigError(f"greedy is of one function of {', '.join(functions)}; name it")
     return joined({name: _of_function(name, functions, original, palettized, inputs, options) for name in functions})
 
 
@@ -62,9 +65,10 @@ def _compared(original: PathLike, palettized: PathLike, inputs: Inputs, options:
     paths = [os.fspath(path) for path in (original, palettized)]
     modules = [open_model(path, options.function, precision=options.precision) for path in paths]
     _check_alike(paths, modules)
-    samples, told = samples_for(modules[0], inputs, options.random, options.seed)
+    samples, told = samples_for(modules[0], inputs, options)
     sides = [_side(path, module, options) for path, module in zip(paths, modules, strict=True)]
     run = paired(sides[0], sides[1], samples, options)
+    greedy = greedy_figures(sides[0], sides[1], modules[0], samples, options)
     return ModelComparison(
         original=paths[0],
         palettized=paths[1],
@@ -76,6 +80,7 @@ def _compared(original: PathLike, palettized: PathLike, inputs: Inputs, options:
         weights=weight_comparisons(modules[0], modules[1], options.histograms),
         ops=run.op_comparisons(),
         unmatched=run.unmatched,
+        greedy=greedy,
         precision=options.told_precision,
         runtime=options.told_runtime,
         notes=[*_notes(modules[0], inputs is None, options.function), *run.notes(), *samples.notes],

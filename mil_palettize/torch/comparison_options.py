@@ -28,12 +28,17 @@ class Options:
     histograms: int = 0
     logits: Sequence[str] = ()
     labels: Any = None
+    sequence: bool = False
+    steps: int | None = None
+    greedy: int = 0
 
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:
             raise ConfigError(f"runtime is {self.runtime!r}; use one of {list(RUNTIMES)}")
         if self.runtime == "coreml" and self.per_op:
             raise ConfigError("Core ML does not show the results of ops; per_op goes with the runtime 'torch'")
+        if self.greedy < 0:
+            raise ConfigError(f"greedy is {self.greedy}; give a number of tokens, 0 for none")
 
     @property
     def told_precision(self) -> str:

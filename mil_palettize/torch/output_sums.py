@@ -19,7 +19,8 @@ from mil_palettize.torch.metrics import Sums, snr_db
 
 @dataclass
 class OutputSums:
-    """Of the samples added so far. ``logits``: its last axis is of classes."""
+    """Of the samples added so far. ``logits``: its last axis is of classes. ``steps``: of the
+    calls of sequences, first to last."""
 
     name: str
     logits: bool = False
@@ -33,6 +34,7 @@ class OutputSums:
     numbers: bool = False
     labels: set[Any] = field(default_factory=set)
     other_shapes: int = 0
+    steps: list[OutputSums] = field(default_factory=list)
 
     def add(self, one: Any, two: Any, label: Any = None) -> None:
         """What both models give for a sample; ``label``: the right class, or those of the rows of logits, where that is
@@ -61,6 +63,13 @@ class OutputSums:
         self.sums.add(*pair)
         self.worst = min(self.worst, snr_db(*pair))
 
+    def add_step(self, step: int, one: Any, two: Any, label: Any) -> None:
+        """As :meth:`add`, of call number ``step`` of a sequence."""
+        self.add(one, two, label)
+        if step == len(self.steps):
+            self.steps.append(OutputSums(self.name, self.logits))
+        self.steps[step].add(one, two, label)
+
     def _add_logits(self, one: np.ndarray, two: np.ndarray, label: Any) -> None:
         if one.dtype.kind != "f" or not one.ndim or one.shape[-1] < 2:
             told = f"output {self.name!r} is {one.dtype}{list(one.shape)}"
@@ -88,6 +97,7 @@ class OutputSums:
             nothing,
             first_non_finite if self.sums.original_non_finite else "",
             classes,
+            tuple(step.comparison(step.figures, "", telling=True) for step in self.steps),
         )
 
     def _one_label(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -33,15 +33,27 @@ class PairedRun:
         self._per_op = per_op
         self._seed = seed
         self._logits = logits
-        self._samples = 0
+        self._calls = 0
         self._found: dict[str, OutputSums] = {}
         self._ops: dict[str, tuple[str, Sums]] = {}
-        self._not_finite: tuple[Sample, int] | None = None  # the first sample that is none of the original, its seed
+        self._not_finite: tuple[Sequence[Sample], int] | None = None  # calls up to the first such, and that one's seed
         self.unmatched = 0
         self.remarks: list[str] = []
 
-    def add(self, sample: Sample, label: Any = None) -> None:
-        """Run both on ``sample``; ``label``: its right class or classes, where known. Raises EvaluationError."""
+    def add(self, sample: Sample | Sequence[Sample], label: Any = None) -> None:
+        """Run both on ``sample``, or on a sequence of calls, through which their states live. ``label``: its right
+        class or classes, or those of each call, where known. Raises EvaluationError."""
+        states = [side.make_state() for side in self._pair]
+        if isinstance(sample, Mapping):
+            self._call([sample], states, label, step=None)
+            return
+        if label is not None and len(label) != len(sample):
+            raise EvaluationError(f"a sequence has {len(sample)} calls, and labels for {len(label)}; give one for each")
+        for step in range(len(sample)):
+            self._call(sample[: step + 1], states, None if label is None else label[step], step)
+
+    def _call(self, calls: Sequence[Sample], states: Sequence[Any], label: Any, step: int | None) -> None:
+        """The last of ``calls``."""
         kept: dict[str, torch.Tensor] = {}
         matched: set[str] = set()
         extra: set[str] = set()
@@ -56,8 +68,8 @@ class PairedRun:
 
         keep = Capture(lambda op, name, value: kept.update({name: value}))
         results = [
-            self._predict(0, sample, keep),
-            self._predict(1, sample, Capture(compare_with)),
+            self._predict(0, calls[-1], states[0], keep),
+            self._predict(1, calls[-1], states[1], Capture(compare_with)),
         ]
         self.unmatched = max(self.unmatched, len(kept.keys() - matched) + len(extra))
         single = sorted(results[0].keys() ^ results[1].keys())
@@ -67,24 +79,28 @@ class PairedRun:
         for name, value in results[0].items():
             output = self._found.setdefault(name, OutputSums(name, self._is_logits(name, value)))
             two = results[1][name]
-            output.add(as_model_gives(name, value, two) if self._foreign else value, two, label)
+            one = as_model_gives(name, value, two) if self._foreign else value
+            if step is None:
+                output.add(one, two, label)
+            else:
+                output.add_step(step, one, two, label)
             if output.sums.original_non_finite and self._not_finite is None:
-                self._not_finite = sample, self._seed + self._samples
-        self._samples += 1
+                self._not_finite = calls, self._seed + self._calls
+        self._calls += 1
 
     def _is_logits(self, name: str, value: Any) -> bool:
         """As asked for, or as the usual name says."""
         usual = isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.shape[-1:] > (1,)
         return name in self._logits or (not self._logits and name == LOGITS and usual)
 
-    def _predict(self, which: int, sample: Sample, capture: Capture) -> dict[str, Any]:
+    def _predict(self, which: int, sample: Sample, state: Any, capture: Capture) -> dict[str, Any]:
         side = self._pair[which]
         context: AbstractContextManager[Any] = nullcontext()
         if self._per_op and isinstance(side, PackageSide):
             context = side.module.listening(capture)
         try:
-            with context, drawing(self._seed + self._samples):
-                return side.outputs(sample)
+            with context, drawing(self._seed + self._calls):
+                return side.outputs(sample, state)
         except EvaluationError as error:  # which of the two files it is about
             raise EvaluationError(f"{side.name}: {error}") from error
 
@@ -94,9 +110,12 @@ class PairedRun:
         if self._not_finite is None or not isinstance(original, PackageSide):
             return ""
         listener = FirstNonFinite()
-        sample, seed = self._not_finite
-        with original.module.listening(listener), drawing(seed):
-            original.module.results(sample)
+        calls, seed = self._not_finite
+        state = original.make_state()
+        for number, call in enumerate(calls, start=seed - len(calls) + 1):
+            context = original.module.listening(listener) if number == seed else nullcontext()
+            with context, drawing(number):
+                original.module.results(call, state)
         return listener.told()
 
     def check_classes(self, *, labelled: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from torch import nn
 from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.torch.array_files import load_arrays
+from mil_palettize.torch.asked_samples import samples_for
 from mil_palettize.torch.comparison_options import ALL, Options, Sample
 from mil_palettize.torch.coreml_runtime import CoreMLModel
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
 from mil_palettize.torch.evaluator.module import PathLike
 from mil_palettize.torch.paired_run import paired
-from mil_palettize.torch.samples import Samples, samples_for
+from mil_palettize.torch.samples import Samples
 from mil_palettize.torch.sides import DeviceSide, PackageSide, RecordedSide, Side, TorchSide
 
 
@@ -28,14 +29,16 @@ def compare_with_recorded(package: PathLike, reference: PathLike, inputs: Any, o
         raise ConfigError(f"{reference} holds outputs: give the inputs that they are of (--inputs)")
     if options.function == ALL:
         raise ConfigError(f"{reference} is of one function; name it")
-    if options.per_op:
-        raise ConfigError(f"{reference} has no results of ops; leave per_op out")
+    if options.per_op or options.greedy:
+        what = "per_op" if options.per_op else "greedy"
+        raise ConfigError(f"{reference} is of outputs only; leave {what} out")
     module = open_model(package, options.function, precision=options.precision)
-    samples, told = samples_for(module, inputs, options.random, options.seed)
+    samples, told = samples_for(module, inputs, options)
     arrays = load_arrays(Path(reference))
     if isinstance(arrays, np.ndarray):
         raise EvaluationError(f"{reference} holds one array without a name; save outputs by name with numpy.savez")
-    recorded = RecordedSide(os.fspath(reference), arrays, len(samples), module.features)
+    calls = sum(1 if isinstance(sample, Mapping) else len(sample) for sample in samples)
+    recorded = RecordedSide(os.fspath(reference), arrays, calls, module.features)
     return _judged(recorded, recorded.names, package, module, samples, told, options)
 
 
@@ -65,12 +68,12 @@ def compare_with(
     Raises what ``compare`` does, and ConfigError for a module in training mode.
     """
     opened = open_model(package, function, precision=precision)
-    listed, told = samples_for(opened, samples, random, seed)
     features = opened.features
     described = [name for name in features.outputs_described if name != features.label]  # no module gives labels
     names = described if outputs is None else list(outputs)
     side = TorchSide(module, features, names, arguments)
     options = Options(random=random, seed=seed, function=function, precision=precision, logits=logits, labels=labels)
+    listed, told = samples_for(opened, samples, options)
     return _judged(side, names, package, opened, listed, told, options)
 
 

@@ -10,23 +10,23 @@ from typing import Any, overload
 
 import numpy as np
 
-from mil_palettize.errors import ConfigError, EvaluationError
+from mil_palettize.errors import EvaluationError
 from mil_palettize.package.given_files import check_samples_exist
 from mil_palettize.torch.array_files import Arrays, load_arrays
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.module import PathLike
 from mil_palettize.torch.features import CHANNELS, shape_refusal
 from mil_palettize.torch.image_folder import pictures
-from mil_palettize.torch.made_up_inputs import default_shape, plausible_inputs
+from mil_palettize.torch.made_up_inputs import default_shape
 from mil_palettize.torch.python_files import defined, is_defined, told
 
 
 @dataclass(frozen=True)
 class Samples(Sequence[Arrays]):
-    """``arrays``: inputs by name, of each sample; ``notes``: what was done to them on the way; ``names``: of pictures,
-    their paths in the folder, with ``/``; empty for others."""
+    """``arrays``: inputs by name, of each sample, lists of that where samples are sequences of calls; ``notes``: what
+    was done to them on the way; ``names``: of pictures, their paths in the folder, with ``/``; empty for others."""
 
-    arrays: Sequence[Arrays]
+    arrays: Sequence[Any]
     notes: Sequence[str] = ()
     names: Sequence[str] = ()
 
@@ -41,21 +41,6 @@ class Samples(Sequence[Arrays]):
 
     def __getitem__(self, index: int | slice) -> Arrays | Sequence[Arrays]:
         return self.arrays[index]
-
-
-def samples_for(module: Evaluated, inputs: Any, count: int, seed: int) -> tuple[Samples, str]:
-    """``inputs`` of ``mil_palettize.compare``, and where they came from, in words: those of :func:`read_samples`, what
-    was given, or ``count`` made up ones from ``seed``. Raises what these do."""
-    if inputs is None:
-        if count < 1:
-            raise ConfigError(f"random is {count}; ask for at least 1 sample")
-        return Samples(plausible_inputs(module, count, seed)), f"random inputs from the description, seed {seed}"
-    if isinstance(inputs, str | os.PathLike):
-        return read_samples(inputs, module), f"inputs of {os.fspath(inputs)}"
-    samples: list[Any] = [inputs] if isinstance(inputs, Mapping) else list(inputs)
-    if not samples:
-        raise EvaluationError("there are no inputs; give at least one sample")
-    return Samples(samples), "given inputs"
 
 
 def read_samples(source: PathLike, module: Evaluated, *, sequences: bool = False) -> Samples:
@@ -76,6 +61,11 @@ def read_samples(source: PathLike, module: Evaluated, *, sequences: bool = False
     path = Path(source)
     if path.is_dir():
         return Samples(*pictures(path, module))
+    return Samples(samples_in(path, module, arrays_of(path, module)))
+
+
+def arrays_of(path: Path, module: Evaluated) -> Arrays:
+    """By input, as the file has them. Raises EvaluationError where these are not the model's inputs."""
     arrays = _loaded(path, module)
     module.features.check_names(arrays)
     lacking = sorted(module.features.inputs.keys() - arrays.keys() - module.features.defaults.keys())
@@ -84,7 +74,12 @@ def read_samples(source: PathLike, module: Evaluated, *, sequences: bool = False
             f"{path} lacks the input {lacking[0]!r}; it has {sorted(arrays)}, the model takes "
             f"{module.features.inputs_text()}"
         )
-    return Samples(_apart(path, {name: _split(module, name, array) for name, array in arrays.items()}))
+    return arrays
+
+
+def samples_in(path: Path, module: Evaluated, arrays: Arrays) -> list[Arrays]:
+    """The samples that ``arrays`` of :func:`arrays_of` hold."""
+    return _apart(path, {name: _split(module, name, array) for name, array in arrays.items()})
 
 
 def _apart(path: Path, split: Mapping[str, np.ndarray | Sequence[np.ndarray]]) -> list[Arrays]:
@@ -149,7 +144,8 @@ def _given(text: str, module: Evaluated, sequences: bool) -> list[Any]:
         what = f"sample {number} of {text}"
         if isinstance(sample, list | tuple) and sample and all(isinstance(call, Mapping) for call in sample):
             if not sequences:
-                raise EvaluationError(f"{what} is a sequence of calls, which only a calibration takes; give the calls")
+                refused = "is a sequence of calls, which is for calibration and compare; give the calls"
+                raise EvaluationError(f"{what} {refused}")
             arrays.append([_named(call, what, module) for call in sample])
         else:
             arrays.append(_named(sample, what, module))

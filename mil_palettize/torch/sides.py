@@ -13,6 +13,7 @@ from torch import nn
 from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.torch.coreml_runtime import CoreMLModel
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
+from mil_palettize.torch.evaluator.ops.states import State
 from mil_palettize.torch.features import GRAYSCALE_FLOAT16, Features, plain_array
 
 Sample = Mapping[str, Any]
@@ -23,7 +24,10 @@ class Side(Protocol):
 
     name: str
 
-    def outputs(self, sample: Sample) -> dict[str, Any]:
+    def make_state(self) -> Any:
+        """A new one, with which a sequence of calls begins."""
+
+    def outputs(self, sample: Sample, state: Any) -> dict[str, Any]:
         """By name. Raises EvaluationError."""
 
 
@@ -35,10 +39,13 @@ class PackageSide:
         self.module = module
         self._only = only
 
-    def outputs(self, sample: Sample) -> dict[str, Any]:
+    def make_state(self) -> dict[str, State]:
+        return self.module.make_state()
+
+    def outputs(self, sample: Sample, state: Any) -> dict[str, Any]:
         """What the model predicts, and its images also before they are rounded to bytes: there a difference may
         vanish."""
-        results, features = self.module.results(sample), self.module.features
+        results, features = self.module.results(sample, state), self.module.features
         predicted = features.outputs(results)
         if self._only is not None:
             return {name: predicted[name] for name in self._only}
@@ -59,8 +66,11 @@ class DeviceSide:
         self._model = model
         self._only = only
 
-    def outputs(self, sample: Sample) -> dict[str, Any]:
-        predicted = self._model.predict(sample)
+    def make_state(self) -> Any:
+        return self._model.make_state()
+
+    def outputs(self, sample: Sample, state: Any) -> dict[str, Any]:
+        predicted = self._model.predict(sample, state)
         return predicted if self._only is None else {name: predicted[name] for name in self._only}
 
 
@@ -83,7 +93,10 @@ class RecordedSide:
             {output: array[i] if calls > 1 else array for output, array in arrays.items()} for i in range(calls)
         )
 
-    def outputs(self, sample: Sample) -> dict[str, Any]:
+    def make_state(self) -> None:
+        """What was recorded has none."""
+
+    def outputs(self, sample: Sample, state: Any) -> dict[str, Any]:
         return next(self._rows)
 
 
@@ -110,7 +123,10 @@ class TorchSide:
         self._order = list(features.inputs)
         self._arguments = arguments or self._in_order
 
-    def outputs(self, sample: Sample) -> dict[str, Any]:
+    def make_state(self) -> None:
+        """Torch modules keep theirs themselves."""
+
+    def outputs(self, sample: Sample, state: Any) -> dict[str, Any]:
         given = self._arguments(sample)
         with torch.no_grad():
             found = self._module(**given) if isinstance(given, Mapping) else self._module(*given)

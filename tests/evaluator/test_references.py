@@ -140,8 +140,10 @@ def test_wrong_requests(package: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "r.npz", **torch_outputs())
     with pytest.raises(ConfigError, match="give the inputs that they are of"):
         compare(package, tmp_path / "r.npz")
-    with pytest.raises(ConfigError, match="has no results of ops"):
+    with pytest.raises(ConfigError, match="is of outputs only; leave per_op out"):
         compare(package, tmp_path / "r.npz", SAMPLES, per_op=True)
+    with pytest.raises(ConfigError, match="is of outputs only; leave greedy out"):
+        compare(package, tmp_path / "r.npz", SAMPLES, greedy=2)
 
 
 def test_the_command(package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 from mil_palettize.reports.compared_parts import OpComparison, OutputComparison, WeightComparison
-from mil_palettize.reports.model_comparison import ModelComparison, decibels_text, loss
+from mil_palettize.reports.model_comparison import STEPS, ModelComparison, decibels_text, loss, steps_row
 from mil_palettize.reports.page.charts import CHART_STYLE, domain, drawable, escaped, histogram, snr_chart
 from mil_palettize.reports.page.style import STYLE
 from mil_palettize.text import format_bytes, format_count
@@ -80,7 +80,8 @@ def _run_tile(comparison: ModelComparison) -> str:
 
 def _notes(comparison: ModelComparison) -> str:
     changes = [o.classes.sentence(o.name) for o in comparison.outputs if o.classes is not None]
-    notes = [escaped(note) for note in (*filter(None, changes), *comparison.notes)]
+    told = [*filter(None, changes), *([] if comparison.greedy is None else [comparison.greedy.sentence()])]
+    notes = [escaped(note) for note in (*told, *comparison.notes)]
     warning = "".join(f"<p><strong>Warning:</strong> {escaped(told)}.</p>" for told in comparison.warnings)
     # A note may be of random ops instead.
     of_inputs = [comparison.inputs, *(note for note in comparison.notes if "input" in note.lower())]
@@ -175,6 +176,8 @@ def _facts(output: OutputComparison) -> Iterable[tuple[str, str]]:
         yield "not finite any more", _of(f.non_finite, f.total)
     if output.agreement is not None:
         yield "agreement", _share(output.agreement)
+    if output.steps:
+        yield from (zip((f"{name} call" for name in STEPS), steps_row(output), strict=True))
     yield from () if output.classes is None else output.classes.facts()
 
 
