@@ -17,7 +17,7 @@ from mil_palettize.package.mlpackage import Package
 from mil_palettize.program.messages import CoreML, Suppression
 from mil_palettize.program.model import Model
 from mil_palettize.program.stages import pipeline_models
-from mil_palettize.program.weight import WeightId
+from mil_palettize.program.weight import Weight, WeightId
 from mil_palettize.torch.evaluator.execution import Listener
 from mil_palettize.torch.evaluator.memory import one_line
 from mil_palettize.torch.evaluator.module import MILModule, PathLike
@@ -108,6 +108,10 @@ class Pipeline:
     @property
     def weights_by_id(self) -> dict[WeightId, nn.Parameter]:
         return {id: weight for module in self.modules.values() for id, weight in module.weights_by_id.items()}
+
+    @property
+    def weight_facts(self) -> dict[WeightId, Weight]:
+        return {id: facts for module in self.modules.values() for id, facts in module.weight_facts.items()}
 
     def stored_bytes(self, weight: WeightId) -> int:
         return self.modules[weight.stage].stored_bytes(weight)
