@@ -76,7 +76,7 @@ def _add_inputs(sub: Parser, random: int, function: str = "of a model with sever
     which = sub.add_mutually_exclusive_group()
     which.add_argument(
         "--inputs", type=path, metavar="X",
-        help="samples: .npz of arrays by input, .npy for one input, a folder of images, or FILE.py:NAME (a generator)",
+        help="samples: .npz of arrays by input, .npy for one input, .jsonl, .wav, a folder of images, or FILE.py:NAME",
     )  # fmt: skip
     which.add_argument("--random", type=count, default=random, metavar="N", help=f"make up N samples [{random}]")
     sub.add_argument("--seed", type=seed, default=0, metavar="N", help="of made up samples [0]")

@@ -15,8 +15,8 @@ def check_samples_exist(source: str | os.PathLike[str]) -> None:
         check_python_file(os.fspath(source))
     elif not os.path.exists(source):
         raise PackageError(
-            f"cannot read {source}: there is no such file or folder; samples are a .npz or .npy file, a folder of "
-            "images, or FILE.py:NAME"
+            f"cannot read {source}: there is no such file or folder; samples are a .npz, .npy, .jsonl or .wav "
+            "file, a folder of images, or FILE.py:NAME"
         )
 
 

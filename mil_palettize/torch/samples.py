@@ -17,8 +17,12 @@ from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.module import PathLike
 from mil_palettize.torch.features import CHANNELS, shape_refusal
 from mil_palettize.torch.image_folder import pictures
+from mil_palettize.torch.json_lines import SUFFIXES, json_lines
 from mil_palettize.torch.made_up_inputs import default_shape
 from mil_palettize.torch.python_files import defined, is_defined, told
+from mil_palettize.torch.sound_file import windows
+
+_SEQUENCE = "a sequence of calls, which is for calibration and compare; give the calls"
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ def read_samples(source: PathLike, module: Evaluated, *, sequences: bool = False
 
     ``source``: a ``.npz`` file that has an array for each input, of one sample, of several along an axis more in front,
     or along the first axis where the model's own is 1; a ``.npy`` file of the same for a model with one input; a folder
-    of pictures for a model that takes one; or ``FILE.py:NAME``, a function without arguments that gives (or an iterable
+    of pictures for a model that takes one; lines of JSON (:func:`json_lines`); a ``.wav`` file
+    (:func:`windows`); or ``FILE.py:NAME``, a function without arguments that gives (or an iterable
     of) samples: mappings as ``MLModel.predict`` takes them, or arrays for a model with one input.
 
     Raises PackageError for a file that cannot be read, EvaluationError for one that does not fit, ConfigError without
@@ -61,7 +66,19 @@ def read_samples(source: PathLike, module: Evaluated, *, sequences: bool = False
     path = Path(source)
     if path.is_dir():
         return Samples(*pictures(path, module))
+    if path.suffix.lower() in SUFFIXES:
+        return Samples(_lines(path, module, sequences))
+    if path.suffix.lower() == ".wav":
+        return Samples(*windows(path, module, _only_input(path, module)))
     return Samples(samples_in(path, module, arrays_of(path, module)))
+
+
+def _lines(path: Path, module: Evaluated, sequences: bool) -> list[Any]:
+    needed = _needed(module)
+    found = json_lines(path, module, needed[0] if len(needed) == 1 else None)
+    if not sequences and any(isinstance(sample, list) for sample in found):
+        raise EvaluationError(f"{path} has {_SEQUENCE}")
+    return found
 
 
 def arrays_of(path: Path, module: Evaluated) -> Arrays:
@@ -120,13 +137,17 @@ def _takes(kind: Any, shape: tuple[int, ...]) -> bool:
 
 def _only_input(what: object, module: Evaluated) -> str:
     """The name of what is given without one."""
-    needed = [name for name in module.features.inputs if name not in module.features.defaults]
+    needed = _needed(module)
     if len(needed) != 1:
         raise EvaluationError(
             f"{what} holds a single array, and the model takes {module.features.inputs_text()}; save arrays by these "
             "names with numpy.savez"
         )
     return needed[0]
+
+
+def _needed(module: Evaluated) -> list[str]:
+    return [name for name in module.features.inputs if name not in module.features.defaults]
 
 
 def _given(text: str, module: Evaluated, sequences: bool) -> list[Any]:
@@ -144,8 +165,7 @@ def _given(text: str, module: Evaluated, sequences: bool) -> list[Any]:
         what = f"sample {number} of {text}"
         if isinstance(sample, list | tuple) and sample and all(isinstance(call, Mapping) for call in sample):
             if not sequences:
-                refused = "is a sequence of calls, which is for calibration and compare; give the calls"
-                raise EvaluationError(f"{what} {refused}")
+                raise EvaluationError(f"{what} is {_SEQUENCE}")
             arrays.append([_named(call, what, module) for call in sample])
         else:
             arrays.append(_named(sample, what, module))

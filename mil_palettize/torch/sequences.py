@@ -21,7 +21,7 @@ def read_sequences(source: str | os.PathLike[str], module: Evaluated) -> Samples
     """As :func:`read_samples`, but what that takes for samples are the calls of one sequence, in their order. A file of
     arrays may also hold several, with an axis for sequences before that for calls, and a function may give lists."""
     path = Path(source)
-    if not is_defined(os.fspath(source)) and not path.is_dir():
+    if not is_defined(os.fspath(source)) and path.suffix.lower() in (".npz", ".npy"):
         arrays = arrays_of(path, module)
         several = {name: array for name, array in arrays.items() if _axes_more(module, name, array) == 2}
         if several:
