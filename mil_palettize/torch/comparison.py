@@ -67,7 +67,7 @@ def _compared(original: PathLike, palettized: PathLike, inputs: Inputs, options:
     _check_alike(paths, modules)
     samples, told = samples_for(modules[0], inputs, options)
     sides = [_side(path, module, options) for path, module in zip(paths, modules, strict=True)]
-    run = paired(sides[0], sides[1], samples, options)
+    run = paired(sides[0], sides[1], samples, options, modules[0].boxes)
     greedy = greedy_figures(sides[0], sides[1], modules[0], samples, options)
     return ModelComparison(
         original=paths[0],

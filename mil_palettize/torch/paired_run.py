@@ -11,6 +11,7 @@ import torch
 
 from mil_palettize.errors import EvaluationError
 from mil_palettize.reports.compared_parts import OpComparison, OutputComparison
+from mil_palettize.torch.box_matching import BoxCounts, BoxOutputs, side_by_side
 from mil_palettize.torch.comparison_options import LOGITS, Options
 from mil_palettize.torch.evaluator.ops.random import drawing
 from mil_palettize.torch.evaluator.program import OpInfo
@@ -25,14 +26,24 @@ from mil_palettize.torch.sides import PackageSide, RecordedSide, Sample, Side, T
 class PairedRun:
     """``one``: the original. ``per_op``: both are packages that the evaluator runs, and the results of their ops are
     compared too; those of only one are in memory. ``seed``: of what ops draw. ``logits``: outputs whose last axis is of
-    classes."""
+    classes. ``boxes``: outputs of boxes, which are matched."""
 
-    def __init__(self, one: Side, two: Side, *, per_op: bool, seed: int, logits: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        one: Side,
+        two: Side,
+        *,
+        per_op: bool,
+        seed: int,
+        logits: Sequence[str] = (),
+        boxes: BoxOutputs | None = None,
+    ) -> None:
         self._pair = one, two
         self._foreign = isinstance(one, RecordedSide | TorchSide)
         self._per_op = per_op
         self._seed = seed
         self._logits = logits
+        self._boxes, self._box_counts = boxes, BoxCounts()
         self._calls = 0
         self._found: dict[str, OutputSums] = {}
         self._ops: dict[str, tuple[str, Sums]] = {}
@@ -76,6 +87,8 @@ class PairedRun:
         if single:
             path = self._pair[0 if single[0] in results[0] else 1].name
             raise EvaluationError(f"output {single[0]!r} is of {path} only; compare a model with its palette")
+        if self._boxes is not None and set(self._boxes) <= results[0].keys():
+            results = list(side_by_side(results[0], results[1], self._boxes, self._box_counts))
         for name, value in results[0].items():
             output = self._found.setdefault(name, OutputSums(name, self._is_logits(name, value)))
             two = results[1][name]
@@ -129,12 +142,14 @@ class PairedRun:
             raise EvaluationError("labels need an output of classes; name that of logits (--logits NAME)")
 
     def notes(self) -> list[str]:
-        return self.remarks + [
+        boxes = self._box_counts.note()
+        longer = [
             f"Output {name!r} is longer or shorter in {o.other_shapes} of {o.samples} samples, where what is missing "
             "counts as zeros."
             for name, o in self._found.items()
             if o.other_shapes
         ]
+        return [*([boxes] if boxes else []), *self.remarks, *longer]
 
     def outputs(self) -> list[OutputComparison]:
         """Of all outputs, over all samples."""
@@ -147,10 +162,10 @@ class PairedRun:
         return [OpComparison(name, kind, sums.distance()) for name, (kind, sums) in self._ops.items()]
 
 
-def paired(one: Side, two: Side, samples: Samples, options: Options) -> PairedRun:
+def paired(one: Side, two: Side, samples: Samples, options: Options, boxes: BoxOutputs | None = None) -> PairedRun:
     """Both run on all samples, with their labels where these are given. Raises EvaluationError."""
     labels = None if options.labels is None else labels_for(options.labels, samples)
-    run = PairedRun(one, two, per_op=options.per_op, seed=options.seed, logits=options.logits)
+    run = PairedRun(one, two, per_op=options.per_op, seed=options.seed, logits=options.logits, boxes=boxes)
     for number, sample in enumerate(samples):
         run.add(sample, None if labels is None else labels.of_samples[number])
     run.check_classes(labelled=labels is not None)

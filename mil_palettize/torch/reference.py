@@ -90,7 +90,7 @@ def _judged(
     judged: Side = PackageSide(path, module, names)
     if options.runtime == "coreml":
         judged = DeviceSide(path, CoreMLModel(path, options.function, module.features), names)
-    run = paired(original, judged, samples, options)
+    run = paired(original, judged, samples, options, module.boxes)
     return ModelComparison(
         original=original.name,
         palettized=path,

@@ -88,6 +88,8 @@ class MILModule(nn.Module):
         compiled = compile_function(name, message, model.store)
         return cls(model, stage, compiled, features_of(stage.model, name, compiled.types), precision).eval()
 
+    boxes: None = None  # which only a pipeline's suppression gives
+
     def forward(self, **inputs: Any) -> dict[str, Any]:
         """Run on tensors, by the names of the inputs; states begin with zeros."""
         return self.run(inputs)
