@@ -50,7 +50,13 @@ if TYPE_CHECKING:
 EXIT_DIFFERENT = 1
 _HISTOGRAMS = 8  # weights whose values a page shows
 _FAILURES = 3  # outputs that a failed gate names
-_LIMITS = ("fail_below", "max_disagreement", "max_accuracy_loss", "max_kl")  # of compare: any makes it a gate
+_LIMITS = (
+    "fail_below",
+    "max_disagreement",
+    "max_accuracy_loss",
+    "max_kl",
+    "min_iou",
+)  # any makes a gate
 EXIT_UNMET = 4
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130

@@ -70,7 +70,8 @@ class OutputComparison:
     outputs the share of equal elements, of logits that of rows with the same most probable class; None for others.
     ``nothing``: why there is nothing to compare, though nothing differs, "" where there is. ``first_non_finite``: the
     ops of the original that first gave NaN or infinity, in words, where it has such values. ``classes``: of
-    probabilities and logits. ``steps``: of sequences, the same of each call, over those that have it."""
+    probabilities and logits. ``mean_iou``: of masks (int32 of two axes or more), the intersection over the union of a
+    class's area in both, the mean of all classes. ``steps``: of sequences, the same of each call."""
 
     name: str
     shape: tuple[int, ...]
@@ -80,6 +81,7 @@ class OutputComparison:
     nothing: str = ""
     first_non_finite: str = ""
     classes: ClassFigures | None = None
+    mean_iou: float | None = None
     steps: tuple[OutputComparison, ...] = ()
 
     @property
@@ -104,6 +106,7 @@ class OutputComparison:
             "first_non_finite": self.first_non_finite or None,
             "worst_snr_db": None if self.worst_snr_db is None else finite(self.worst_snr_db),
             "agreement": self.agreement,
+            "mean_iou": self.mean_iou,
             "steps": [{"snr_db": finite(step.snr_db), "agreement": step.agreement} for step in self.steps],
             "classes": None if self.classes is None else self.classes.to_dict(),
         }

@@ -13,12 +13,13 @@ from mil_palettize.reports.compared_parts import OutputComparison
 class Gate:
     """Each limit is None where it is not asked for. ``fail_below``: decibels of SNR. ``max_disagreement``: share of
     samples, rows or elements with another label. ``max_kl``: mean of nats. ``max_accuracy_loss``: accuracy before less
-    that after. ``allow_degenerate``: outputs may have nothing to compare."""
+    that after. ``min_iou``: mean of the classes of a mask. ``allow_degenerate``: let nothing to compare pass."""
 
     fail_below: float | None = None
     max_disagreement: float | None = None
     max_kl: float | None = None
     max_accuracy_loss: float | None = None
+    min_iou: float | None = None
     allow_degenerate: bool = False
 
     def failures(self, outputs: Sequence[OutputComparison]) -> list[str]:
@@ -35,6 +36,8 @@ class Gate:
         if self.max_accuracy_loss is not None:
             limit = self.max_accuracy_loss
             found += _above(outputs, _accuracy_loss, limit, "accuracy falls by {:.2%}, more than {:.4g}%", 100)
+        if self.min_iou is not None:
+            found += _too_far(outputs, self.min_iou)
         return found
 
     def _degenerate(self, outputs: Sequence[OutputComparison]) -> Iterator[str]:
@@ -50,6 +53,14 @@ class Gate:
                 continue
             told = "not finite or another label" if output.snr_db == -math.inf else f"{output.snr_db:.1f} dB"
             yield f"output {output.name!r}: {told}, below {fail_below:g} dB"
+
+
+def _too_far(outputs: Sequence[OutputComparison], min_iou: float) -> Iterator[str]:
+    if all(output.mean_iou is None for output in outputs):
+        yield "no output is a mask of classes (int32 of two axes or more)"
+    for output in outputs:
+        if output.mean_iou is not None and not output.mean_iou >= min_iou:
+            yield f"output {output.name!r}: mean IoU {output.mean_iou:.2%}, less than {100 * min_iou:.4g}%"
 
 
 def _above(

@@ -62,13 +62,15 @@ class ModelComparison:
         max_disagreement: float | None = None,
         max_kl: float | None = None,
         max_accuracy_loss: float | None = None,
+        min_iou: float | None = None,
         allow_degenerate: bool = False,
     ) -> list[str]:
         """Why this comparison is not good enough, a line for each output: an SNR below ``fail_below`` decibels, a
         larger share (0 to 1) of other labels or classes than ``max_disagreement``, a larger mean KL divergence than
-        ``max_kl`` nats, a larger loss of accuracy (0 to 1) than ``max_accuracy_loss``, or nothing to compare, unless
+        ``max_kl`` nats, a larger loss of accuracy (0 to 1) than ``max_accuracy_loss``, a smaller mean
+        IoU (0 to 1) of a mask than ``min_iou``, or nothing to compare, unless
         ``allow_degenerate``. Empty where it passes."""
-        gate = Gate(fail_below, max_disagreement, max_kl, max_accuracy_loss, allow_degenerate)
+        gate = Gate(fail_below, max_disagreement, max_kl, max_accuracy_loss, min_iou, allow_degenerate)
         return gate.failures(self.outputs)
 
     def to_dict(self) -> dict[str, Any]:
@@ -150,6 +152,8 @@ def _classes_lines(outputs: list[OutputComparison], width: int) -> Iterator[str]
             sentence = output.classes.sentence(output.name)
             told = f"{output.name}, {format_count(output.classes.rows, 'row')} of classes: {facts}."
             yield from indented_lines([told, sentence] if sentence else [told], width)
+        if output.mean_iou is not None:
+            yield from indented_lines([f"{output.name}: mean IoU of its classes {output.mean_iou:.2%}."], width)
 
 
 def _steps_lines(outputs: list[OutputComparison], width: int) -> Iterator[str]:

@@ -14,17 +14,19 @@ from mil_palettize.errors import EvaluationError
 from mil_palettize.reports.compared_parts import Distance, OutputComparison
 from mil_palettize.torch.class_sums import ClassSums
 from mil_palettize.torch.labels import class_number
+from mil_palettize.torch.mask_sums import MaskSums, is_mask
 from mil_palettize.torch.metrics import Sums, snr_db
 
 
 @dataclass
 class OutputSums:
-    """Of the samples added so far. ``logits``: its last axis is of classes. ``steps``: of the
-    calls of sequences, first to last."""
+    """Of the samples added so far. ``logits``: its last axis is of classes. ``steps``: of the calls of sequences,
+    first to last."""
 
     name: str
     logits: bool = False
     classes: ClassSums = field(default_factory=ClassSums)
+    masks: MaskSums = field(default_factory=MaskSums)
     shape: tuple[int, ...] = ()
     sums: Sums = field(default_factory=Sums)
     worst: float = math.inf
@@ -59,6 +61,8 @@ class OutputSums:
             self._add_logits(one, two, label)
         if one.dtype.kind in "iub":
             self._judge(float(np.mean(one == two)) if one.size else 1.0)
+            if is_mask(one):
+                self.masks.add(one, two)
         pair = torch.as_tensor(np.asarray(one, np.float64)), torch.as_tensor(np.asarray(two, np.float64))
         self.sums.add(*pair)
         self.worst = min(self.worst, snr_db(*pair))
@@ -97,6 +101,7 @@ class OutputSums:
             nothing,
             first_non_finite if self.sums.original_non_finite else "",
             classes,
+            self.masks.mean_iou(),
             tuple(step.comparison(step.figures, "", telling=True) for step in self.steps),
         )
 

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from evaluator import mb, program_of, saved  # noqa: E402
 from scipy.special import rel_entr, softmax  # noqa: E402
-from sklearn.metrics import accuracy_score, log_loss  # noqa: E402
+from sklearn.metrics import accuracy_score, jaccard_score, log_loss  # noqa: E402
 
 from mil_palettize import EvaluationError, PackageError, compare  # noqa: E402
 from mil_palettize.cli.main import main  # noqa: E402
@@ -24,6 +24,7 @@ from mil_palettize.reports.page.document import page  # noqa: E402
 from mil_palettize.torch import open_model  # noqa: E402
 from mil_palettize.torch.class_sums import IGNORED, ClassSums  # noqa: E402
 from mil_palettize.torch.made_up_inputs import plausible_inputs  # noqa: E402
+from mil_palettize.torch.mask_sums import MaskSums  # noqa: E402
 from mil_palettize.torch.samples import read_samples  # noqa: E402
 
 RNG = np.random.default_rng(5)
@@ -306,3 +307,52 @@ def test_labels_of_other_pictures(classifier: Path, tmp_path: Path) -> None:
 def test_targets_that_do_not_fit(targets: np.ndarray, told: str, pair: tuple[Path, Path]) -> None:
     with pytest.raises(EvaluationError, match=told):
         compare(*pair, random=2, labels=targets)
+
+
+# Masks
+
+
+def test_mean_iou_is_that_of_scikit_learn() -> None:
+    sums = MaskSums()
+    pairs = [(RNG.integers(0, 5, (6, 7)), RNG.integers(0, 6, (6, 7))) for _ in range(4)]
+    for one, two in pairs:
+        sums.add(one, np.where(RNG.uniform(size=one.shape) < 0.7, one, two))
+    assert MaskSums().mean_iou() is None
+    again, (one, two) = MaskSums(), (np.stack([pair[i] for pair in pairs]) for i in range(2))
+    again.add(one, two)
+    wanted = jaccard_score(one.reshape(-1), two.reshape(-1), average=None, labels=range(6))
+    assert again.mean_iou() == pytest.approx(wanted.mean())
+    parts = MaskSums()
+    for pair in pairs:
+        parts.add(*pair)
+    assert parts.mean_iou() == pytest.approx(wanted.mean())
+    many = MaskSums()
+    many.add(np.arange(300).reshape(2, 150), np.arange(300).reshape(2, 150))
+    assert many.mean_iou() is None
+
+
+def test_masks_of_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def model(name: str, shift: float) -> Path:
+        (tmp_path / name).mkdir()
+        build = lambda x: mb.cast(x=mb.round(x=mb.add(x=x, y=np.float32(shift))), dtype="int32", name="mask")  # noqa: E731
+        return saved(program_of(build, [((8, 9), np.float32)]), tmp_path / name)
+
+    pair = model("one", 0.0), model("two", 0.2)
+    samples = plausible_inputs(open_model(pair[0]), 3)
+    found = compare(*pair, samples)
+    one, two = (np.stack([open_model(path).predict(s)["mask"] for s in samples]).reshape(-1) for path in pair)
+    labels = sorted({*one.tolist(), *two.tolist()})
+    wanted = jaccard_score(one, two, average=None, labels=labels).mean()
+    assert found.outputs[0].mean_iou == pytest.approx(wanted)
+    assert f"mean IoU of its classes {wanted:.2%}" in found.to_text()
+    assert "mean IoU" in page(found)
+    assert found.failures(min_iou=wanted - 0.01) == []
+    assert found.failures(min_iou=wanted + 0.01) == [
+        f"output 'mask': mean IoU {wanted:.2%}, less than {100 * (wanted + 0.01):.4g}%"
+    ]
+    assert main(["compare", *map(str, pair), "--random", "2", "--min-iou", "100%"]) == 1
+    assert "mean IoU" in capsys.readouterr().err
+    other = linear(tmp_path, "logits", 0.0)
+    assert compare(other, other, random=1).failures(min_iou=0.5) == [
+        "no output is a mask of classes (int32 of two axes or more)"
+    ]

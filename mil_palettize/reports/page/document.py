@@ -176,6 +176,8 @@ def _facts(output: OutputComparison) -> Iterable[tuple[str, str]]:
         yield "not finite any more", _of(f.non_finite, f.total)
     if output.agreement is not None:
         yield "agreement", _share(output.agreement)
+    if output.mean_iou is not None:
+        yield "mean IoU", _share(output.mean_iou)
     if output.steps:
         yield from (zip((f"{name} call" for name in STEPS), steps_row(output), strict=True))
     yield from () if output.classes is None else output.classes.facts()
