@@ -209,6 +209,7 @@ def _run(options: argparse.Namespace) -> int:
         seed=options.seed,
         function=options.function,
         precision=options.precision,
+        pixels=_load("torch.pixels").pixels_of(options.image_mean, options.image_scale),
     )
     if options.out is not None:
         output.write_report(options.out, predictions.packed_outputs(outcome.outputs))
@@ -250,6 +251,7 @@ def _compare(options: argparse.Namespace) -> int:
         sequence=options.sequence is not None,
         steps=options.steps,
         greedy=options.greedy,
+        pixels=_load("torch.pixels").pixels_of(options.image_mean, options.image_scale),
     )
     comparison = door.compare_models(options.first, options.second, samples, how)
     if options.html is not None:

@@ -61,6 +61,14 @@ def nats(text: str) -> float:
     return found
 
 
+def numbers(text: str) -> tuple[float, ...]:
+    """``0.5`` or ``123.7,116.3,103.5``."""
+    found = tuple(map(_number, text.split(",")))
+    if len(found) not in (1, 3) or not all(map(math.isfinite, found)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number, nor three of them; give one like 0.5, or 124,116,104")
+    return found
+
+
 def _number(text: str) -> float:
     """NaN for what is none."""
     try:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 PathLike = str | os.PathLike[str]
 Samples = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+Numbers = float | Sequence[float]
 Inputs = PathLike | Samples | Mapping[str, Samples] | None
 
 
@@ -135,6 +136,8 @@ def compare(
     sequence: bool = False,
     steps: int | None = None,
     greedy: int = 0,
+    image_mean: Numbers | None = None,
+    image_scale: Numbers | None = None,
 ) -> ModelComparison:
     """Run both packages on the same inputs, with torch, and compare outputs and weights.
 
@@ -152,7 +155,9 @@ def compare(
     as the command's ``--labels``. A sample may be a sequence of calls, through which states live; figures are told of
     each call too. ``sequence``: all samples are the calls of one (of a ``.npz`` also of several, with an axis more).
     ``steps``: only so many calls of each. ``greedy``: tokens that each model chooses itself after each sample, and
-    where they part (see ``--greedy``). ``failures`` of what is returned says whether it is good enough.
+    where they part (see ``--greedy``). ``image_mean``, ``image_scale``: of a folder of images for a model that takes an
+    array, which is (pixel - mean) · scale of pixels from 0 to 255; one number, or three. ``failures`` of what is
+    returned says whether it is good enough.
 
     Raises ConfigError for a wrong request and without torch, PackageError, UnsupportedOpError naming all ops that are
     not known, EvaluationError for inputs that the models do not take.
@@ -167,6 +172,7 @@ def compare(
         check_samples_exist(inputs)
     check_labels_exist(labels)
     from mil_palettize.torch.comparison import Options, compare_models
+    from mil_palettize.torch.pixels import pixels_of
 
     options = Options(
         random=random,
@@ -181,5 +187,6 @@ def compare(
         sequence=sequence,
         steps=steps,
         greedy=greedy,
+        pixels=pixels_of(image_mean, image_scale),
     )
     return compare_models(original, palettized, inputs, options)

@@ -10,6 +10,7 @@ from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.torch.comparison_options import Options
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.made_up_inputs import plausible_inputs
+from mil_palettize.torch.pixels import Pixels
 from mil_palettize.torch.samples import Samples, read_samples
 from mil_palettize.torch.sequences import cut, in_one, read_sequences, told
 
@@ -24,6 +25,8 @@ def samples_for(module: Evaluated, inputs: Any, options: Options) -> tuple[Sampl
 
 
 def _found(module: Evaluated, inputs: Any, options: Options) -> tuple[Samples, str]:
+    if options.pixels is not None and not isinstance(inputs, str | os.PathLike):
+        raise ConfigError("the inputs are no folder of images; leave their mean and scale out")
     if inputs is None:
         if options.random < 1:
             raise ConfigError(f"random is {options.random}; ask for at least 1 sample")
@@ -32,15 +35,15 @@ def _found(module: Evaluated, inputs: Any, options: Options) -> tuple[Samples, s
         return Samples(in_one(made_up) if options.sequence else made_up), source
     if isinstance(inputs, str | os.PathLike):
         read = read_sequences if options.sequence else _read
-        return read(inputs, module), f"inputs of {os.fspath(inputs)}"
+        return read(inputs, module, options.pixels), f"inputs of {os.fspath(inputs)}"
     samples: list[Any] = [inputs] if isinstance(inputs, Mapping) else list(inputs)
     if not samples:
         raise EvaluationError("there are no inputs; give at least one sample")
     return Samples(in_one(samples) if options.sequence else samples), "given inputs"
 
 
-def _read(source: str | os.PathLike[str], module: Evaluated) -> Samples:
-    return read_samples(source, module, sequences=True)
+def _read(source: str | os.PathLike[str], module: Evaluated, pixels: Pixels | None) -> Samples:
+    return read_samples(source, module, sequences=True, pixels=pixels)
 
 
 def _check_calls(samples: Sequence[Any]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mil_palettize.errors import ConfigError
+from mil_palettize.torch.pixels import Pixels
 
 ALL = "all"  # of ``function``: every one the model has
 LOGITS = "logits"  # what exporters call an output of logits
@@ -31,6 +32,7 @@ class Options:
     sequence: bool = False
     steps: int | None = None
     greedy: int = 0
+    pixels: Pixels | None = None
 
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:

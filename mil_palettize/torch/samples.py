@@ -10,7 +10,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from mil_palettize.errors import EvaluationError
+from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.package.given_files import check_samples_exist
 from mil_palettize.torch.array_files import Arrays, load_arrays
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
@@ -19,6 +19,7 @@ from mil_palettize.torch.features import CHANNELS, shape_refusal
 from mil_palettize.torch.image_folder import pictures
 from mil_palettize.torch.json_lines import SUFFIXES, json_lines
 from mil_palettize.torch.made_up_inputs import default_shape
+from mil_palettize.torch.pixels import Pixels
 from mil_palettize.torch.python_files import defined, is_defined, told
 from mil_palettize.torch.sound_file import windows
 
@@ -47,9 +48,11 @@ class Samples(Sequence[Arrays]):
         return self.arrays[index]
 
 
-def read_samples(source: PathLike, module: Evaluated, *, sequences: bool = False) -> Samples:
+def read_samples(
+    source: PathLike, module: Evaluated, *, sequences: bool = False, pixels: Pixels | None = None
+) -> Samples:
     """Samples for ``module.predict``, at least one. ``sequences``: a function may also give lists of them, calls of a
-    model with states one after another.
+    model with states one after another. ``pixels``: what becomes of pictures where a model takes an array.
 
     ``source``: a ``.npz`` file that has an array for each input, of one sample, of several along an axis more in front,
     or along the first axis where the model's own is 1; a ``.npy`` file of the same for a model with one input; a folder
@@ -65,7 +68,9 @@ def read_samples(source: PathLike, module: Evaluated, *, sequences: bool = False
         return Samples(_given(os.fspath(source), module, sequences))
     path = Path(source)
     if path.is_dir():
-        return Samples(*pictures(path, module))
+        return Samples(*pictures(path, module, pixels))
+    if pixels is not None:
+        raise ConfigError(f"{path} is no folder of images; leave their mean and scale out")
     if path.suffix.lower() in SUFFIXES:
         return Samples(_lines(path, module, sequences))
     if path.suffix.lower() == ".wav":
