@@ -18,7 +18,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mil_palettize.cli import output
-from mil_palettize.cli.arguments import build_parser, calibration_of, requests_of, with_values
+from mil_palettize.cli.arguments import build_parser, calibration_of, requests_of
+from mil_palettize.cli.running_arguments import with_values
 from mil_palettize.cli.sensitivities import sensitivity_json, sensitivity_text
 from mil_palettize.cli.signals import Stopped, end, ending_at_once, stopping
 from mil_palettize.errors import (
@@ -30,7 +31,13 @@ from mil_palettize.errors import (
     VerifyError,
     memory_told,
 )
-from mil_palettize.package.given_files import check_python_file, check_samples_exist
+from mil_palettize.package.given_files import (
+    check_labels_exist,
+    check_python_file,
+    check_reference_exists,
+    check_samples_exist,
+    is_reference,
+)
 from mil_palettize.package.links import following_links
 from mil_palettize.package.mlpackage import Package
 from mil_palettize.text import format_count, printable
@@ -43,6 +50,13 @@ if TYPE_CHECKING:
 EXIT_DIFFERENT = 1
 _HISTOGRAMS = 8  # weights whose values a page shows
 _FAILURES = 3  # outputs that a failed gate names
+_LIMITS = (
+    "fail_below",
+    "max_disagreement",
+    "max_accuracy_loss",
+    "max_kl",
+    "min_iou",
+)  # any makes a gate
 EXIT_UNMET = 4
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
@@ -207,6 +221,7 @@ def _run(options: argparse.Namespace) -> int:
         seed=options.seed,
         function=options.function,
         precision=options.precision,
+        pixels=_load("torch.pixels").pixels_of(options.image_mean, options.image_scale),
     )
     if options.out is not None:
         output.write_report(options.out, predictions.packed_outputs(outcome.outputs))
@@ -218,30 +233,45 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    if options.allow_degenerate and options.fail_below is None:
-        raise ConfigError("--allow-degenerate goes with --fail-below, which says what is to pass")
+    limits = {name: limit for name in _LIMITS if (limit := getattr(options, name)) is not None}
+    if options.allow_degenerate and not limits:
+        raise ConfigError("--allow-degenerate goes with --fail-below, or another limit that says what is to pass")
+    samples = options.inputs if options.sequence is None else options.sequence
+    reference = is_reference(options.second)
+    packages = [options.first] if reference else [options.first, options.second]
     if options.html is not None:
-        output.check_report_path(options.html, [options.first, options.second], {"--inputs": options.inputs}, "--html")
-    _check_given([options.first, options.second], options.inputs)
-    comparison = _load("torch.comparison").compare_packages(
-        options.first,
-        options.second,
-        options.inputs,
+        read = {"--inputs": options.inputs, "--sequence": options.sequence, "--labels": options.labels}
+        read |= {"the reference": options.second} if reference else {}
+        output.check_report_path(options.html, packages, read, "--html")
+    _check_given(packages, samples)
+    check_labels_exist(options.labels)
+    if reference:
+        check_reference_exists(options.second)
+    door = _load("torch.comparison")
+    how = door.Options(
         random=options.random,
         seed=options.seed,
-        function=options.function,
-        # Core ML does not show the results of ops: its page goes without them.
-        per_op=options.per_op or (options.html is not None and options.runtime == "torch"),
+        # A gate that looked at one function only would let the others pass.
+        function=options.function or ("all" if limits and not reference else None),
+        # Where the results of ops are not to be seen, the page goes without them.
+        per_op=options.per_op or (options.html is not None and options.runtime == "torch" and not reference),
         precision=options.precision,
         runtime=options.runtime,
         histograms=_HISTOGRAMS if options.html is not None else 0,
+        logits=options.logits or (),
+        labels=options.labels,
+        sequence=options.sequence is not None,
+        steps=options.steps,
+        greedy=options.greedy,
+        pixels=_load("torch.pixels").pixels_of(options.image_mean, options.image_scale),
     )
+    comparison = door.compare_models(options.first, options.second, samples, how)
     if options.html is not None:
         output.write_report(options.html, _load("reports.page.document").page(comparison))
     output.show(comparison.to_json() + "\n" if options.json else comparison.to_text(output.width()))
-    if options.fail_below is None:
+    if not limits:
         return 0
-    failures = comparison.failures(options.fail_below, allow_degenerate=options.allow_degenerate)
+    failures = comparison.failures(**limits, allow_degenerate=options.allow_degenerate)
     return _fail(_failures_text(failures), EXIT_DIFFERENT) if failures else 0
 
 

@@ -14,7 +14,12 @@ from mil_palettize.doors.palettize_run import PalettizeRun
 from mil_palettize.encoding.palette_cache import clustered_in
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ConfigError, memory_told
-from mil_palettize.package.given_files import check_samples_exist
+from mil_palettize.package.given_files import (
+    check_labels_exist,
+    check_reference_exists,
+    check_samples_exist,
+    is_reference,
+)
 from mil_palettize.package.mlpackage import Package
 from mil_palettize.package.replacement import recover
 from mil_palettize.program.opsets.move import parse_target
@@ -27,6 +32,9 @@ if TYPE_CHECKING:
     from coremltools.optimize.coreml import OptimizationConfig
 
 PathLike = str | os.PathLike[str]
+Samples = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+Numbers = float | Sequence[float]
+Inputs = PathLike | Samples | Mapping[str, Samples] | None
 
 
 @memory_told()
@@ -114,7 +122,7 @@ def palettize_package(
 def compare(
     original: PathLike,
     palettized: PathLike,
-    inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    inputs: Inputs = None,
     *,
     random: int = 8,
     seed: int = 0,
@@ -123,26 +131,50 @@ def compare(
     precision: str = "fp32",
     runtime: str = "torch",
     histograms: int = 0,
+    logits: Sequence[str] = (),
+    labels: Any = None,
+    sequence: bool = False,
+    steps: int | None = None,
+    greedy: int = 0,
+    image_mean: Numbers | None = None,
+    image_scale: Numbers | None = None,
 ) -> ModelComparison:
     """Run both packages on the same inputs, with torch, and compare outputs and weights.
 
-    ``inputs``: what ``MLModel.predict`` takes, arrays (or images) by name, or a sequence of that; else ``random``
-    samples are made up from the description of ``original``, from ``seed``. ``function``: of a model with several.
+    ``palettized`` may be a ``.npz`` file of outputs by name, which something else gave for ``inputs``: of one sample,
+    or of several along an axis in front. That is the original then, and the package ``original`` is what is judged.
+    ``inputs``: what ``MLModel.predict`` takes, arrays (or images) by name, or a sequence of that, or a path as the
+    command's ``--inputs``; else ``random`` samples are made up from the description of ``original``, from ``seed``.
+    ``function``: of a model with several, else the default one; "all" for every one, each on samples of its own: made
+    up, or those that ``inputs`` has under its name, as a mapping or as a folder of ``NAME.npz``.
     ``per_op``: also the results of all ops that both have. ``precision``: "fp32", or "fp16" to round every result
     that is declared float16. ``runtime``: "torch", or "coreml" on a Mac. ``histograms``: of so many of the weights that
-    lost most, for the page. ``failures`` of what is returned says whether it is good enough.
+    lost most, for the page. ``logits``: outputs whose last axis is of classes, else one of that name; of these and of a
+    classifier's probabilities it is told how often the same class is the most probable, and more. ``labels``: right
+    classes of the samples: a sequence (of names or numbers; of logits also arrays of numbers, -100 for none), or a path
+    as the command's ``--labels``. A sample may be a sequence of calls, through which states live; figures are told of
+    each call too. ``sequence``: all samples are the calls of one (of a ``.npz`` also of several, with an axis more).
+    ``steps``: only so many calls of each. ``greedy``: tokens that each model chooses itself after each sample, and
+    where they part (see ``--greedy``). ``image_mean``, ``image_scale``: of a folder of images for a model that takes an
+    array, which is (pixel - mean) · scale of pixels from 0 to 255; one number, or three. ``failures`` of what is
+    returned says whether it is good enough.
 
     Raises ConfigError for a wrong request and without torch, PackageError, UnsupportedOpError naming all ops that are
     not known, EvaluationError for inputs that the models do not take.
     """
-    for path in (original, palettized):  # before torch is imported, which takes seconds
-        Package.open(path)
-    from mil_palettize.torch.comparison import compare_models
+    # Before torch is imported, which takes seconds.
+    Package.open(original)
+    if is_reference(palettized):
+        check_reference_exists(palettized)
+    else:
+        Package.open(palettized)
+    if isinstance(inputs, str | os.PathLike):
+        check_samples_exist(inputs)
+    check_labels_exist(labels)
+    from mil_palettize.torch.comparison import Options, compare_models
+    from mil_palettize.torch.pixels import pixels_of
 
-    return compare_models(
-        original,
-        palettized,
-        inputs,
+    options = Options(
         random=random,
         seed=seed,
         function=function,
@@ -150,4 +182,11 @@ def compare(
         precision=precision,
         runtime=runtime,
         histograms=histograms,
+        logits=logits,
+        labels=labels,
+        sequence=sequence,
+        steps=steps,
+        greedy=greedy,
+        pixels=pixels_of(image_mean, image_scale),
     )
+    return compare_models(original, palettized, inputs, options)

@@ -18,7 +18,8 @@ from mil_palettize.errors import EvaluationError, PackageError, PalettizeError, 
 from mil_palettize.package.replacement import check_destination, replacing
 from mil_palettize.program.model import Model
 from mil_palettize.program.opsets.move import opset_of
-from mil_palettize.reports.model_comparison import ModelComparison, OutputComparison
+from mil_palettize.reports.compared_parts import OutputComparison
+from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.progress import Progress, ProgressEvent, make_progress
 from mil_palettize.reports.report import Report
 from mil_palettize.request.normalised import Requests
@@ -29,8 +30,8 @@ from mil_palettize.rewriting.palettization import Prepared, carry_out, prepare
 from mil_palettize.rewriting.verification import verify_package
 
 PathLike = str | os.PathLike[str]
-# Both packages, and the samples to run them on, None for made up ones.
-Compare = Callable[[PathLike, PathLike, Sequence[Mapping[str, Any]] | None], ModelComparison]
+# ``mil_palettize.compare``: both packages, the samples to run them on, None for made up ones, and the function.
+Compare = Callable[..., ModelComparison]
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,8 @@ class PalettizeRun:
         """Put what became of the outputs into the report, or why that could not be told. ``held``: samples that
         calibration did not make palettes of, on which they are run where there are any."""
         try:
-            report.check = compare(self.source, staging, held or None)
+            # Held out samples are of one function.
+            report.check = compare(self.source, staging, held or None, function=None if held else "all")
             if held:
                 report.check.inputs = "samples held out of the calibration"
         except EvaluationError as error:
@@ -160,7 +162,7 @@ class PalettizeRun:
                 moved = Path(folder, "moved.mlpackage")
                 moved.mkdir()
                 write_palettes(model, {}, moved)
-                found = compare(self.source, moved, None)
+                found = compare(self.source, moved, function="all")
         except (EvaluationError, PackageError) as error:
             report.notes.append(f"the move to a later opset was not checked: {error}")
             return

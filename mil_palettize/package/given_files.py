@@ -15,9 +15,26 @@ def check_samples_exist(source: str | os.PathLike[str]) -> None:
         check_python_file(os.fspath(source))
     elif not os.path.exists(source):
         raise PackageError(
-            f"cannot read {source}: there is no such file or folder; samples are a .npz or .npy file, a folder of "
-            "images, or FILE.py:NAME"
+            f"cannot read {source}: there is no such file or folder; samples are a .npz, .npy, .jsonl or .wav "
+            "file, a folder of images, or FILE.py:NAME"
         )
+
+
+def is_reference(path: str | os.PathLike[str]) -> bool:
+    """Whether what is compared with is a file of outputs, and no package: by its name."""
+    return Path(path).suffix.lower() == ".npz"
+
+
+def check_reference_exists(path: str | os.PathLike[str]) -> None:
+    """Raise PackageError where there is no such file of outputs."""
+    if not Path(path).is_file():
+        raise PackageError(f"cannot read {path}: there is no such file; give a .npz file of outputs, or a package")
+
+
+def check_labels_exist(path: object) -> None:
+    """Raise PackageError where ``path`` is one, and there is no such file."""
+    if isinstance(path, str | os.PathLike) and not Path(path).is_file():
+        raise PackageError(f"cannot read {path}: there is no such file; labels are a .csv, .npy or .npz file")
 
 
 def check_python_file(text: str) -> None:

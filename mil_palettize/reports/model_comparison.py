@@ -2,136 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from mil_palettize.reports.class_figures import finite
+from mil_palettize.reports.compared_parts import OpComparison, OutputComparison, WeightComparison
+from mil_palettize.reports.gate import Gate
+from mil_palettize.reports.greedy_figures import GreedyFigures
 from mil_palettize.reports.tables import format_table, indented_lines
 from mil_palettize.text import format_bytes, format_count, printable
 
 _WORST = 10  # ops and weights that are listed
 
 
-@dataclass(frozen=True)
-class Distance:
-    """How far values are from what they were, over all elements of all samples.
-
-    ``snr_db``: 10·log10(Σx² / Σ(x-y)²), infinite where nothing differs. ``psnr_db``: the same with the square of the
-    range of x, times the elements, for Σx². ``cosine`` of the angle between them. ``max_abs``: the largest difference.
-
-    ``elements`` are those that are compared. The others: ``non_finite`` are NaN or infinite now and were not: then the
-    SNR is -infinite, and the other figures say nothing either. ``original_non_finite`` were NaN or infinite before,
-    which no palette did; ``original_changed`` of these are something else now. ``huge`` are from 1e30 on and the same
-    in both, as in a mask. Where nothing is left to compare, all figures are NaN. ``constant``: what all elements are in
-    both, None where they are not.
-    """
-
-    elements: int
-    snr_db: float
-    psnr_db: float
-    cosine: float
-    max_abs: float
-    non_finite: int = 0
-    original_non_finite: int = 0
-    original_changed: int = 0
-    huge: int = 0
-    constant: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Infinite figures are None, with ``equal`` true."""
-        plain = {name: _finite(value) for name, value in dataclasses.asdict(self).items()}
-        return plain | {"equal": self.equal}
-
-    @property
-    def equal(self) -> bool:
-        return self.max_abs == 0 and self.snr_db > 0 and not math.isfinite(self.snr_db)
-
-    @property
-    def total(self) -> int:
-        """All elements, compared or not."""
-        return self.elements + self.non_finite + self.original_non_finite + self.huge
-
-    @property
-    def nothing(self) -> str:
-        """Why these figures say nothing of a palette, "" where they do."""
-        if self.non_finite:
-            return ""
-        if not self.total:
-            return "it has no values"
-        if not self.elements and not self.original_non_finite:
-            return "all values are as large as in a mask"
-        if 2 * self.original_non_finite > self.total:
-            return "most values of the original are not finite" if self.elements else "the original is nowhere finite"
-        return "" if self.constant is None else f"every value is {self.constant:g} in both"
-
-
-@dataclass(frozen=True)
-class OutputComparison:
-    """An output. ``figures``: None for text and dictionaries. ``worst_snr_db``: of the sample that lost most.
-    ``agreement``: share of samples with the same label (a classifier's label, and what is most probable), of integer
-    outputs the share of equal elements; None for others. ``nothing``: why there is nothing to compare, though nothing
-    differs, "" where there is. ``first_non_finite``: the ops of the original that first gave NaN or infinity, in words,
-    where it has such values."""
-
-    name: str
-    shape: tuple[int, ...]
-    figures: Distance | None
-    worst_snr_db: float | None = None
-    agreement: float | None = None
-    nothing: str = ""
-    first_non_finite: str = ""
-
-    @property
-    def snr_db(self) -> float:
-        """-inf where something is not finite any more, where labels differ and nothing else is known, and where there
-        is nothing to compare."""
-        if self.nothing:
-            return -math.inf
-        if self.figures is None:
-            return math.inf if self.agreement == 1 else -math.inf
-        return self.figures.snr_db
-
-
-@dataclass(frozen=True)
-class OpComparison:
-    """The result of an op that both models have, in the order it is made. ``kind``: its type."""
-
-    name: str
-    kind: str
-    figures: Distance
-
-
-@dataclass(frozen=True)
-class WeightComparison:
-    """A weight as stored in both. ``bytes_before``, ``bytes_after``: of all its parts. ``counts`` of the histogram of
-    the original over ``edges`` (one more), and ``entries``: the distinct values it has now, where these are few; empty
-    where they were not asked for."""
-
-    name: str
-    shape: tuple[int, ...]
-    bytes_before: int
-    bytes_after: int
-    snr_db: float
-    edges: tuple[float, ...] = ()
-    counts: tuple[int, ...] = ()
-    entries: tuple[float, ...] = ()
-
-    @property
-    def bits(self) -> float:
-        """Stored now, per element, tables included."""
-        return self.bytes_after * 8 / max(1, math.prod(self.shape))
-
-    @property
-    def bits_before(self) -> float:
-        return self.bytes_before * 8 / max(1, math.prod(self.shape))
-
-
 @dataclass
 class ModelComparison:
-    """Two models on the same inputs. ``inputs``: where these came from, in words. ``ops``: empty unless asked for;
+    """Two models on the same inputs. ``inputs``: where these came from, in words. ``bytes_before``: 0
+    where the original is no package. ``ops``: empty unless asked for;
     ``unmatched``: ops of either that the other has not."""
 
     original: str
@@ -144,6 +34,7 @@ class ModelComparison:
     weights: list[WeightComparison] = field(default_factory=list)
     ops: list[OpComparison] = field(default_factory=list)
     unmatched: int = 0
+    greedy: GreedyFigures | None = None
     precision: str = "fp32"
     runtime: str = "torch"
     notes: list[str] = field(default_factory=list)
@@ -164,19 +55,23 @@ class ModelComparison:
         fp16 = " (fp16 ends at 65504: --precision fp32 tells whether that is why)" if self.precision == "fp16" else ""
         return [sentence for output in self.outputs for sentence in _warnings(output, fp16)]
 
-    def failures(self, fail_below: float, *, allow_degenerate: bool = False) -> list[str]:
-        """Why this comparison is not good enough, a line for each output: an SNR below ``fail_below`` decibels, or
-        nothing to compare, unless ``allow_degenerate``. Empty where it passes."""
-        if not self.outputs and not allow_degenerate:
-            return ["there are no outputs, and nothing to compare"]
-        found = []
-        for output in self.outputs:
-            if output.nothing:
-                found += [] if allow_degenerate else [f"output {output.name!r}: nothing to compare, {output.nothing}"]
-            elif not output.snr_db >= fail_below:
-                told = "not finite or another label" if output.snr_db == -math.inf else f"{output.snr_db:.1f} dB"
-                found.append(f"output {output.name!r}: {told}, below {fail_below:g} dB")
-        return found
+    def failures(
+        self,
+        fail_below: float | None = None,
+        *,
+        max_disagreement: float | None = None,
+        max_kl: float | None = None,
+        max_accuracy_loss: float | None = None,
+        min_iou: float | None = None,
+        allow_degenerate: bool = False,
+    ) -> list[str]:
+        """Why this comparison is not good enough, a line for each output: an SNR below ``fail_below`` decibels, a
+        larger share (0 to 1) of other labels or classes than ``max_disagreement``, a larger mean KL divergence than
+        ``max_kl`` nats, a larger loss of accuracy (0 to 1) than ``max_accuracy_loss``, a smaller mean
+        IoU (0 to 1) of a mask than ``min_iou``, or nothing to compare, unless
+        ``allow_degenerate``. Empty where it passes."""
+        gate = Gate(fail_below, max_disagreement, max_kl, max_accuracy_loss, min_iou, allow_degenerate)
+        return gate.failures(self.outputs)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only; infinite figures are None."""
@@ -187,15 +82,16 @@ class ModelComparison:
             "samples": self.samples,
             "bytes_before": self.bytes_before,
             "bytes_after": self.bytes_after,
-            "snr_db": _finite(self.snr_db),
-            "outputs": [_output_dict(output) for output in self.outputs],
+            "snr_db": finite(self.snr_db),
+            "outputs": [output.to_dict() for output in self.outputs],
             "weights": [
                 {"name": w.name, "shape": list(w.shape), "bits": w.bits, "bytes_before": w.bytes_before,
-                 "bytes_after": w.bytes_after, "snr_db": _finite(w.snr_db)}
+                 "bytes_after": w.bytes_after, "snr_db": finite(w.snr_db)}
                 for w in self.weights
             ],
             "ops": [{"name": op.name, "type": op.kind, **op.figures.to_dict()} for op in self.ops],
             "unmatched_ops": self.unmatched,
+            "greedy": None if self.greedy is None else self.greedy.to_dict(),
             "precision": self.precision,
             "runtime": self.runtime,
             "warnings": self.warnings,
@@ -209,7 +105,7 @@ class ModelComparison:
         """For a terminal of ``width`` columns."""
         lines = [
             f"{self.original} → {self.palettized}",
-            f"{format_bytes(self.bytes_before)} → {format_bytes(self.bytes_after)}",
+            " → ".join(format_bytes(size) for size in (self.bytes_before, self.bytes_after) if size),
             "",
             self.outputs_text(width),
         ]
@@ -227,7 +123,10 @@ class ModelComparison:
         told = f"{format_count(self.samples, 'sample')}: {self.inputs}; {self.precision} by {self.runtime}"
         rows = [_output_row(output) for output in self.outputs]
         warnings = indented_lines((f"warning: {warning}" for warning in self.warnings), width)
-        return "\n".join([told, format_table(_OUTPUT_HEADER, rows, width, right=1), *warnings])
+        table = format_table(_OUTPUT_HEADER, rows, width, right=1)
+        lines = [told, table, *_classes_lines(self.outputs, width), *_steps_lines(self.outputs, width)]
+        lines += [] if self.greedy is None else indented_lines([self.greedy.sentence()], width)
+        return "\n".join([*lines, *warnings])
 
 
 _OUTPUT_HEADER = ("output", "SNR dB", "worst sample", "PSNR dB", "cosine", "max difference", "agreement")
@@ -244,6 +143,25 @@ def _output_row(output: OutputComparison) -> list[str]:
     distances = ["", ""] if f.non_finite else [f"{f.cosine:.6f}", f"{f.max_abs:.3g}"]
     figures = [decibels_text(output.snr_db), worst, decibels_text(f.psnr_db), *distances]
     return [output.name, *figures, agreement]
+
+
+def _classes_lines(outputs: list[OutputComparison], width: int) -> Iterator[str]:
+    for output in outputs:
+        if output.classes is not None:
+            facts = ", ".join(f"{what} {figure}" for what, figure in output.classes.facts())
+            sentence = output.classes.sentence(output.name)
+            told = f"{output.name}, {format_count(output.classes.rows, 'row')} of classes: {facts}."
+            yield from indented_lines([told, sentence] if sentence else [told], width)
+        if output.mean_iou is not None:
+            yield from indented_lines([f"{output.name}: mean IoU of its classes {output.mean_iou:.2%}."], width)
+
+
+def _steps_lines(outputs: list[OutputComparison], width: int) -> Iterator[str]:
+    """Of sequences: the first call, the middle one, the last and the worst."""
+    rows = [[o.name, *steps_row(o)] for o in outputs if o.steps and o.figures is not None]
+    if rows:
+        yield ""
+        yield format_table(("SNR dB by call", *STEPS), rows, width, right=1)
 
 
 def _ops_table(ops: list[OpComparison], width: int) -> str:
@@ -289,19 +207,12 @@ def decibels_text(value: float) -> str:
     return "equal" if value > 0 else "lost"
 
 
-def _output_dict(output: OutputComparison) -> dict[str, Any]:
-    figures = {} if output.figures is None else output.figures.to_dict()
-    return {
-        "name": output.name,
-        "shape": list(output.shape),
-        **figures,
-        **({"equal": False} if output.nothing and output.figures else {}),
-        "nothing_to_compare": output.nothing or None,
-        "first_non_finite": output.first_non_finite or None,
-        "worst_snr_db": None if output.worst_snr_db is None else _finite(output.worst_snr_db),
-        "agreement": output.agreement,
-    }
+STEPS = ("first", "middle", "last", "worst")  # calls of a sequence that are shown
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def steps_row(output: OutputComparison) -> list[str]:
+    """The SNR of :data:`STEPS`, the last of them with its number."""
+    values = [step.snr_db for step in output.steps]
+    worst = min(range(len(values)), key=lambda i: loss(values[i], unknown=math.inf))
+    shown = [decibels_text(values[i]) for i in (0, len(values) // 2, len(values) - 1)]
+    return [*shown, f"{decibels_text(values[worst])} at {worst + 1}"]

@@ -6,13 +6,14 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from mil_palettize.program.block_paths import nested_path, specializations
+from mil_palettize.program.counterparts import counterparts, sampled
 from mil_palettize.program.fingerprints import fingerprint
 from mil_palettize.program.form_names import describe_form
 from mil_palettize.program.model import Model
@@ -32,7 +33,8 @@ OpKey = tuple[WeightId, int]  # as if its result were a constant; which of that 
 
 @dataclass(frozen=True)
 class WeightDifference:
-    """A constant that is not stored the same in both. ``snr_db``: of the second against the first; infinite
+    """A constant that is not stored the same in both. ``renamed``: what it is called in the second, "" where that is
+    ``name``. ``snr_db``: of the second against the first; infinite
     when the values are equal, None when one cannot be decoded here or shapes differ."""
 
     name: str
@@ -42,6 +44,7 @@ class WeightDifference:
     bytes_before: int
     bytes_after: int
     snr_db: float | None
+    renamed: str = ""
 
 
 @dataclass
@@ -86,7 +89,7 @@ class Difference:
         if self.weights:
             rows = [
                 (
-                    printable(w.name if w.function == "main" else f"{w.function}/{w.name}"),
+                    printable(_told_name(w)),
                     w.before,
                     w.after,
                     format_bytes(w.bytes_before),
@@ -98,6 +101,11 @@ class Difference:
             header = ("weight", "first", "second", "first", "second", "SNR dB")
             lines += ["", format_table(header, rows, width, right=3)]
         return "\n".join(map(printable, lines)) + "\n"
+
+
+def _told_name(weight: WeightDifference) -> str:
+    now = f" (now {weight.renamed})" if weight.renamed else ""
+    return (weight.name if weight.function == "main" else f"{weight.function}/{weight.name}") + now
 
 
 def _snr_words(snr_db: float | None) -> str:
@@ -117,6 +125,11 @@ def difference(first: str, a: Model, second: str, b: Model) -> Difference:
 def _compare_ops(a: Model, b: Model, difference: Difference) -> None:
     ops_a, ops_b = dict(_ops(a)), dict(_ops(b))
     sites_a, sites_b = _sites(a), _sites(b)
+    renamed = _renamed(a, b, ops_a, ops_b)
+    difference.weights += [_compare_weight(a, sites_a[one, 0], b, sites_b[two, 0]) for one, two in renamed.items()]
+    for weight, other in renamed.items():
+        del ops_a[weight, 0], ops_b[other, 0]
+    ops_b = {key: _with_first_names(op, key[0].function, renamed) for key, op in ops_b.items()}
     for key in dict.fromkeys([*ops_a, *ops_b]):
         one, two = ops_a.get(key), ops_b.get(key)
         if one is None or two is None:
@@ -130,6 +143,48 @@ def _compare_ops(a: Model, b: Model, difference: Difference) -> None:
         else:
             types = one.type if one.type == two.type else f"{one.type}, {two.type}"
             difference.ops.append(f"{key[0].key} ({types}) differs")
+
+
+def _renamed(
+    a: Model, b: Model, ops_a: Mapping[OpKey, MIL.Operation], ops_b: Mapping[OpKey, MIL.Operation]
+) -> dict[WeightId, WeightId]:
+    """Weights that only the name of tells apart, function by function."""
+    found: dict[WeightId, WeightId] = {}
+    single = _single_sites(a, ops_a, ops_b), _single_sites(b, ops_b, ops_a)
+    for function in {site.weight.function for site in single[0].values()}:
+        one, two = ([s.weight for s in sites.values() if s.weight.function == function] for sites in single)
+        found |= counterparts(one, two, lambda id: _values(a, single[0][id]), lambda id: _values(b, single[1][id]))
+    return found
+
+
+def _single_sites(
+    model: Model, own: Mapping[OpKey, MIL.Operation], others: Mapping[OpKey, MIL.Operation]
+) -> dict[WeightId, Site]:
+    """Constants of more than one axis that the other package has none of that name for."""
+    return {
+        key[0]: site
+        for key, site in _sites(model).items()
+        if key in own and key not in others and is_constant_op(own[key].type) and len(site.weight.shape) > 1
+    }
+
+
+def _values(model: Model, site: Site) -> np.ndarray | None:
+    found = dense(site, model.store)
+    return None if found is None or found.dtype.kind != "f" else sampled(found)
+
+
+def _with_first_names(op: MIL.Operation, function: str, renamed: Mapping[WeightId, WeightId]) -> MIL.Operation:
+    """An op of the second package that reads weights by what they are called in the first."""
+    names = {two.name: one.name for one, two in renamed.items() if one.function == function}
+    read = [b for argument in op.inputs.values() for b in argument.arguments if b.name in names]
+    if not read:
+        return op
+    copied = MIL.Operation()
+    copied.CopyFrom(op)
+    for argument in copied.inputs.values():
+        for binding in argument.arguments:
+            binding.name = names.get(binding.name, binding.name) if binding.name else ""
+    return copied
 
 
 def _ops(model: Model) -> Iterator[tuple[OpKey, MIL.Operation]]:
@@ -163,6 +218,7 @@ def _compare_weight(a: Model, one: Site, b: Model, two: Site) -> WeightDifferenc
         bytes_before=one.weight.nbytes,
         bytes_after=two.weight.nbytes,
         snr_db=_snr_db(dense(one, a.store), dense(two, b.store)),
+        renamed="" if one.weight.name == two.weight.name else two.weight.name,
     )
 
 

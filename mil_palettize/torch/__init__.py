@@ -11,5 +11,6 @@ except ImportError as error:
 
 from mil_palettize.torch.evaluator.model_pipeline import Pipeline, open_model
 from mil_palettize.torch.evaluator.module import MILModule
+from mil_palettize.torch.reference import compare_with
 
-__all__ = ["MILModule", "Pipeline", "open_model"]
+__all__ = ["MILModule", "Pipeline", "compare_with", "open_model"]

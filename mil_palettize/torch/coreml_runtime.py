@@ -18,6 +18,7 @@ class CoreMLModel:
     """``features``: of the model, to know its images."""
 
     _features: Features
+    _stateful: bool
 
     def __init__(self, path: PathLike, function: str | None, features: Features) -> None:
         if sys.platform != "darwin":
@@ -26,11 +27,17 @@ class CoreMLModel:
 
         self._features = features
         self._model: Any = MLModel(os.fspath(path), function_name=function)
+        description = self._model.get_spec().description
+        self._stateful = bool(description.state or any(one.state for one in description.functions))
 
-    def predict(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def make_state(self) -> Any:
+        """A new one, None for a model without states."""
+        return self._model.make_state() if self._stateful else None
+
+    def predict(self, inputs: Mapping[str, Any], state: Any = None) -> dict[str, Any]:
         """Images go in as PIL's, which is what Core ML's interface takes, and come back as arrays."""
         given = {name: self._given(name, value) for name, value in inputs.items()}
-        return {name: _array(value) for name, value in self._model.predict(given).items()}
+        return {name: _array(value) for name, value in self._model.predict(given, state).items()}
 
     def _given(self, name: str, value: Any) -> Any:
         described = self._features.inputs.get(name)

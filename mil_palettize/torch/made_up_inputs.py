@@ -38,7 +38,7 @@ def plausible_inputs(module: Evaluated, count: int, seed: int = 0) -> list[dict[
 
     Floats are drawn from N(0, 1), or are the magnitudes of such numbers where the model gives NaN otherwise (of a
     logarithm, say); integers that are looked up in a table from its rows, others from 0 and 1; images
-    are smooth colours with noise; what a suppression of boxes is set by is what its stage says. All of them fit the
+    are smooth colours with noise; what a suppression of boxes is set by is left to its stage. All of them fit the
     declared types and sizes. Shapes are the default ones of the description. Optional inputs that have a default
     are left out. Raises EvaluationError for an input of another kind, and for more than memory holds; ConfigError for a
     seed below 0.
@@ -52,12 +52,8 @@ def plausible_inputs(module: Evaluated, count: int, seed: int = 0) -> list[dict[
         for name, feature in module.features.inputs.items()
         if name not in module.features.defaults
     ]
-    thresholds = module.thresholds if isinstance(module, Pipeline) else {}
     _check_memory(wanted, count)
-    samples = [
-        {one.name: np.asarray(thresholds[one.name]) if one.name in thresholds else _made(one, random) for one in wanted}
-        for _ in range(count)
-    ]
+    samples = [{one.name: _made(one, random) for one in wanted} for _ in range(count)]
     if _all_finite(module.predict(samples[0])):
         return samples
     magnitudes = [_magnitudes(sample) for sample in samples]

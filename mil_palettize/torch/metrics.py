@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from mil_palettize.reports.compared_parts import Distance
 from mil_palettize.reports.decibels import decibels
-from mil_palettize.reports.model_comparison import Distance
 
 _AT_ONCE = 1 << 20  # elements that are float64 at a time
 _HUGE = 1e30  # what is so large and the same in both is no signal: it masks

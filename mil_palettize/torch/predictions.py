@@ -12,13 +12,14 @@ from typing import IO, Any
 
 import numpy as np
 
-from mil_palettize.errors import EvaluationError
+from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.reports.tables import format_table
 from mil_palettize.text import format_count, printable
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
 from mil_palettize.torch.evaluator.module import PathLike
 from mil_palettize.torch.evaluator.ops.random import drawing
 from mil_palettize.torch.made_up_inputs import plausible_inputs
+from mil_palettize.torch.pixels import Pixels
 from mil_palettize.torch.samples import Arrays, Samples, read_samples
 
 
@@ -39,14 +40,23 @@ def run_package(
     seed: int = 0,
     function: str | None = None,
     precision: str = "fp32",
+    pixels: Pixels | None = None,
 ) -> Outcome:
     """Run a package on ``inputs`` (:func:`read_samples`), else on ``random`` made up samples. Probabilities of a
     classifier come in the order of its classes."""
     module = open_model(path, function, precision=precision)
-    samples = Samples(plausible_inputs(module, random, seed)) if inputs is None else read_samples(inputs, module)
+    samples = _samples(module, inputs, random, seed, pixels)
     found = [_predicted(module, sample, seed + number) for number, sample in enumerate(samples)]
     outputs = {name: [_array(result[name]) for result in found] for name in found[0]}
     return Outcome({name: _joined(name, arrays) for name, arrays in outputs.items()}, len(samples), samples.notes)
+
+
+def _samples(module: Evaluated, inputs: PathLike | None, random: int, seed: int, pixels: Pixels | None) -> Samples:
+    if inputs is not None:
+        return read_samples(inputs, module, pixels=pixels)
+    if pixels is not None:
+        raise ConfigError("made-up inputs are no images; leave their mean and scale out, or give a folder of images")
+    return Samples(plausible_inputs(module, random, seed))
 
 
 def _predicted(module: Evaluated, sample: Mapping[str, Any], seed: int) -> dict[str, Any]:

@@ -10,23 +10,30 @@ from typing import Any, overload
 
 import numpy as np
 
-from mil_palettize.errors import EvaluationError
+from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.package.given_files import check_samples_exist
 from mil_palettize.torch.array_files import Arrays, load_arrays
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.module import PathLike
 from mil_palettize.torch.features import CHANNELS, shape_refusal
 from mil_palettize.torch.image_folder import pictures
+from mil_palettize.torch.json_lines import SUFFIXES, json_lines
 from mil_palettize.torch.made_up_inputs import default_shape
+from mil_palettize.torch.pixels import Pixels
 from mil_palettize.torch.python_files import defined, is_defined, told
+from mil_palettize.torch.sound_file import windows
+
+_SEQUENCE = "a sequence of calls, which is for calibration and compare; give the calls"
 
 
 @dataclass(frozen=True)
 class Samples(Sequence[Arrays]):
-    """``arrays``: inputs by name, of each sample; ``notes``: what was done to them on the way."""
+    """``arrays``: inputs by name, of each sample, lists of that where samples are sequences of calls; ``notes``: what
+    was done to them on the way; ``names``: of pictures, their paths in the folder, with ``/``; empty for others."""
 
-    arrays: Sequence[Arrays]
+    arrays: Sequence[Any]
     notes: Sequence[str] = ()
+    names: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.arrays)
@@ -41,13 +48,16 @@ class Samples(Sequence[Arrays]):
         return self.arrays[index]
 
 
-def read_samples(source: PathLike, module: Evaluated, *, sequences: bool = False) -> Samples:
+def read_samples(
+    source: PathLike, module: Evaluated, *, sequences: bool = False, pixels: Pixels | None = None
+) -> Samples:
     """Samples for ``module.predict``, at least one. ``sequences``: a function may also give lists of them, calls of a
-    model with states one after another.
+    model with states one after another. ``pixels``: what becomes of pictures where a model takes an array.
 
     ``source``: a ``.npz`` file that has an array for each input, of one sample, of several along an axis more in front,
     or along the first axis where the model's own is 1; a ``.npy`` file of the same for a model with one input; a folder
-    of pictures for a model that takes one; or ``FILE.py:NAME``, a function without arguments that gives (or an iterable
+    of pictures for a model that takes one; lines of JSON (:func:`json_lines`); a ``.wav`` file
+    (:func:`windows`); or ``FILE.py:NAME``, a function without arguments that gives (or an iterable
     of) samples: mappings as ``MLModel.predict`` takes them, or arrays for a model with one input.
 
     Raises PackageError for a file that cannot be read, EvaluationError for one that does not fit, ConfigError without
@@ -58,7 +68,26 @@ def read_samples(source: PathLike, module: Evaluated, *, sequences: bool = False
         return Samples(_given(os.fspath(source), module, sequences))
     path = Path(source)
     if path.is_dir():
-        return Samples(*pictures(path, module))
+        return Samples(*pictures(path, module, pixels))
+    if pixels is not None:
+        raise ConfigError(f"{path} is no folder of images; leave their mean and scale out")
+    if path.suffix.lower() in SUFFIXES:
+        return Samples(_lines(path, module, sequences))
+    if path.suffix.lower() == ".wav":
+        return Samples(*windows(path, module, _only_input(path, module)))
+    return Samples(samples_in(path, module, arrays_of(path, module)))
+
+
+def _lines(path: Path, module: Evaluated, sequences: bool) -> list[Any]:
+    needed = _needed(module)
+    found = json_lines(path, module, needed[0] if len(needed) == 1 else None)
+    if not sequences and any(isinstance(sample, list) for sample in found):
+        raise EvaluationError(f"{path} has {_SEQUENCE}")
+    return found
+
+
+def arrays_of(path: Path, module: Evaluated) -> Arrays:
+    """By input, as the file has them. Raises EvaluationError where these are not the model's inputs."""
     arrays = _loaded(path, module)
     module.features.check_names(arrays)
     lacking = sorted(module.features.inputs.keys() - arrays.keys() - module.features.defaults.keys())
@@ -67,7 +96,12 @@ def read_samples(source: PathLike, module: Evaluated, *, sequences: bool = False
             f"{path} lacks the input {lacking[0]!r}; it has {sorted(arrays)}, the model takes "
             f"{module.features.inputs_text()}"
         )
-    return Samples(_apart(path, {name: _split(module, name, array) for name, array in arrays.items()}))
+    return arrays
+
+
+def samples_in(path: Path, module: Evaluated, arrays: Arrays) -> list[Arrays]:
+    """The samples that ``arrays`` of :func:`arrays_of` hold."""
+    return _apart(path, {name: _split(module, name, array) for name, array in arrays.items()})
 
 
 def _apart(path: Path, split: Mapping[str, np.ndarray | Sequence[np.ndarray]]) -> list[Arrays]:
@@ -108,13 +142,17 @@ def _takes(kind: Any, shape: tuple[int, ...]) -> bool:
 
 def _only_input(what: object, module: Evaluated) -> str:
     """The name of what is given without one."""
-    needed = [name for name in module.features.inputs if name not in module.features.defaults]
+    needed = _needed(module)
     if len(needed) != 1:
         raise EvaluationError(
             f"{what} holds a single array, and the model takes {module.features.inputs_text()}; save arrays by these "
             "names with numpy.savez"
         )
     return needed[0]
+
+
+def _needed(module: Evaluated) -> list[str]:
+    return [name for name in module.features.inputs if name not in module.features.defaults]
 
 
 def _given(text: str, module: Evaluated, sequences: bool) -> list[Any]:
@@ -132,7 +170,7 @@ def _given(text: str, module: Evaluated, sequences: bool) -> list[Any]:
         what = f"sample {number} of {text}"
         if isinstance(sample, list | tuple) and sample and all(isinstance(call, Mapping) for call in sample):
             if not sequences:
-                raise EvaluationError(f"{what} is a sequence of calls, which only a calibration takes; give the calls")
+                raise EvaluationError(f"{what} is {_SEQUENCE}")
             arrays.append([_named(call, what, module) for call in sample])
         else:
             arrays.append(_named(sample, what, module))

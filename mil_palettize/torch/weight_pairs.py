@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import torch
 
+from mil_palettize.program.counterparts import counterparts, sampled
 from mil_palettize.program.weight import WeightId
-from mil_palettize.reports.model_comparison import WeightComparison
+from mil_palettize.reports.compared_parts import WeightComparison
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.metrics import snr_db
 
-# As coremltools, and the doors that do as it does, call what they compressed.
-_COMPRESSED = re.compile(r"(_palettized(_pcs)?|_quantized|_sparsified)+(_\d+)?")
 _BINS = 96
 _FEW = 256  # distinct values that are shown as a palette
 
@@ -24,8 +21,7 @@ _FEW = 256  # distinct values that are shown as a palette
 def weight_comparisons(one: Evaluated, two: Evaluated, histograms: int = 0) -> list[WeightComparison]:
     """Weights of ``one`` that are also in ``two``; of the ``histograms`` that lost most, how values are spread."""
     before, after = one.weights_by_id, two.weights_by_id
-    others = {_in_any_function(weight): weight for weight in after}
-    pairs = {weight: other for weight in before if (other := _counterpart(weight, others)) is not None}
+    pairs = _pairs(one, two)
     found = {
         weight: WeightComparison(
             name,
@@ -43,27 +39,14 @@ def weight_comparisons(one: Evaluated, two: Evaluated, histograms: int = 0) -> l
     return list(found.values())
 
 
-def _counterpart(weight: WeightId, others: Mapping[WeightId, WeightId]) -> WeightId | None:
-    """The same weight of the other model, or what it is called there since it is compressed. ``others``: by
-    :func:`_in_any_function`."""
-    wanted = _in_any_function(weight)
-    if wanted in others:
-        return others[wanted]
-    return next(
-        (
-            other
-            for place, other in others.items()
-            if place[:2] == wanted[:2]
-            and place.name.startswith(wanted.name)
-            and _COMPRESSED.fullmatch(place.name[len(wanted.name) :])
-        ),
-        None,
+def _pairs(one: Evaluated, two: Evaluated) -> dict[WeightId, WeightId]:
+    before, after = one.weights_by_id, two.weights_by_id
+    return counterparts(
+        [facts for weight, facts in one.weight_facts.items() if weight in before],
+        [facts for weight, facts in two.weight_facts.items() if weight in after],
+        lambda weight: sampled(before[weight].detach().numpy()),
+        lambda weight: sampled(after[weight].detach().numpy()),
     )
-
-
-def _in_any_function(weight: WeightId) -> WeightId:
-    """Without the function's name: the one that is run may be called otherwise in the other model."""
-    return weight._replace(function=weight.stage)
 
 
 def _spread(weight: WeightComparison, one: torch.Tensor, two: torch.Tensor) -> WeightComparison:

@@ -80,7 +80,7 @@ def test_sequences_that_are_none(data: list[object]) -> None:
 
 
 def test_sequences_of_a_file(fixtures: Path, tmp_path: Path) -> None:
-    """A calibration takes them; a comparison says that it does not."""
+    """A calibration takes them; what takes single samples says that it does not."""
     first = sequences(fixtures, 1, 1)[0][0]
     made = {name: f"np.zeros({array.shape}, np.{array.dtype})" for name, array in first.items()}
     call = ", ".join(f"{name!r}: {text}" for name, text in made.items())
@@ -93,5 +93,5 @@ def test_sequences_of_a_file(fixtures: Path, tmp_path: Path) -> None:
     assert any(note.startswith("calibrated on 2 calls only") for note in report.notes)
     from mil_palettize.torch.samples import read_samples
 
-    with pytest.raises(EvaluationError, match="is a sequence of calls, which only a calibration takes"):
+    with pytest.raises(EvaluationError, match="is a sequence of calls, which is for calibration and compare"):
         read_samples(f"{file}:given", MILModule.from_package(fixtures / NAME))

@@ -10,7 +10,8 @@ import pytest
 from command_line import IN, OUT, PALETTIZE, Run, environment
 
 NO = "no.mlpackage"
-NOTHING = "there is no such file or folder; samples are a .npz or .npy file, a folder of images, or FILE.py:NAME"
+SAMPLES = "samples are a .npz, .npy, .jsonl or .wav file, a folder of images, or FILE.py:NAME"
+NOTHING = f"there is no such file or folder; {SAMPLES}"
 CASES = [
     (("palettize", NO, OUT, "--nbits", "4", "--check"), 3, "there is no "),
     (("palettize", NO, OUT, "--nbits", "4", "--calibrate", "8"), 3, "there is no "),

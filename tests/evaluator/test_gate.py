@@ -17,7 +17,7 @@ from evaluator import mb, program_of, saved  # noqa: E402
 
 from mil_palettize import ModelComparison, compare  # noqa: E402
 from mil_palettize.cli.main import main  # noqa: E402
-from mil_palettize.reports.model_comparison import Distance, OutputComparison  # noqa: E402
+from mil_palettize.reports.compared_parts import Distance, OutputComparison  # noqa: E402
 from mil_palettize.reports.page.document import page  # noqa: E402
 from mil_palettize.torch.metrics import Sums  # noqa: E402
 

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 
 from evaluator import mb, program_of, saved  # noqa: E402
 
-from mil_palettize import EvaluationError, compare  # noqa: E402
+from mil_palettize import EvaluationError  # noqa: E402
 from mil_palettize.torch import open_model  # noqa: E402
 from mil_palettize.torch.evaluator import memory  # noqa: E402
 from mil_palettize.torch.features import Features, check_integers  # noqa: E402
@@ -203,15 +203,6 @@ def test_more_samples_than_memory_holds(fixtures: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(memory, "free_bytes", lambda: 10)
     with pytest.raises(EvaluationError, match=r"1 sample of inputs .* cannot be made up"):
         plausible_inputs(module, 1)
-
-
-def test_thresholds_of_a_detector_are_those_of_its_stage(fixtures: Path) -> None:
-    path = fixtures / "detector_ios16.mlpackage"
-    module = open_model(path)
-    (sample,) = plausible_inputs(module, 1)
-    thresholds = module.thresholds
-    assert all(sample[name] == number for name, number in thresholds.items() if name in module.features.inputs)
-    assert compare(path, path, random=1).outputs
 
 
 def test_magnitudes_only_where_they_help(tmp_path: Path) -> None:

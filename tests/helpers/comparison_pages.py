@@ -8,13 +8,8 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 
-from mil_palettize.reports.model_comparison import (
-    Distance,
-    ModelComparison,
-    OpComparison,
-    OutputComparison,
-    WeightComparison,
-)
+from mil_palettize.reports.compared_parts import Distance, OpComparison, OutputComparison, WeightComparison
+from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.page.document import page
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}

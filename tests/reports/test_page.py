@@ -28,7 +28,7 @@ from comparison_pages import (
     weight,
 )
 
-from mil_palettize.reports.model_comparison import OpComparison, OutputComparison, WeightComparison
+from mil_palettize.reports.compared_parts import OpComparison, OutputComparison, WeightComparison
 from mil_palettize.reports.page.charts import _apart
 from mil_palettize.reports.page.document import page
 from mil_palettize.text import printable

@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from mil_palettize.reports.model_comparison import OpComparison, WeightComparison, decibels_text
+from mil_palettize.reports.compared_parts import OpComparison, WeightComparison
+from mil_palettize.reports.model_comparison import decibels_text
 from mil_palettize.text import format_count, printable
 
 # Heights in the chart of ops, in percent from the top: of results that are equal, of the highest and of the lowest

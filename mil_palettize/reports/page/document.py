@@ -7,14 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
-from mil_palettize.reports.model_comparison import (
-    ModelComparison,
-    OpComparison,
-    OutputComparison,
-    WeightComparison,
-    decibels_text,
-    loss,
-)
+from mil_palettize.reports.compared_parts import OpComparison, OutputComparison, WeightComparison
+from mil_palettize.reports.model_comparison import STEPS, ModelComparison, decibels_text, loss, steps_row
 from mil_palettize.reports.page.charts import CHART_STYLE, domain, drawable, escaped, histogram, snr_chart
 from mil_palettize.reports.page.style import STYLE
 from mil_palettize.text import format_bytes, format_count
@@ -57,7 +51,7 @@ def _tile(what: str, figure: str, detail: str) -> str:
 
 def _size_tile(comparison: ModelComparison) -> str:
     before, after = comparison.bytes_before, comparison.bytes_after
-    detail = f"{format_bytes(before)} → {format_bytes(after)}"
+    detail = f"{format_bytes(before)} → {format_bytes(after)}" if before else "of the package"
     if before == after or not (before and after):
         return _tile("Size", "the same" if before == after else format_bytes(after), detail)
     ratio = f"{before / after:.2f}× smaller" if after < before else f"{after / before:.2f}× larger"
@@ -85,7 +79,9 @@ def _run_tile(comparison: ModelComparison) -> str:
 
 
 def _notes(comparison: ModelComparison) -> str:
-    notes = [escaped(note) for note in comparison.notes]
+    changes = [o.classes.sentence(o.name) for o in comparison.outputs if o.classes is not None]
+    told = [*filter(None, changes), *([] if comparison.greedy is None else [comparison.greedy.sentence()])]
+    notes = [escaped(note) for note in (*told, *comparison.notes)]
     warning = "".join(f"<p><strong>Warning:</strong> {escaped(told)}.</p>" for told in comparison.warnings)
     # A note may be of random ops instead.
     of_inputs = [comparison.inputs, *(note for note in comparison.notes if "input" in note.lower())]
@@ -180,6 +176,11 @@ def _facts(output: OutputComparison) -> Iterable[tuple[str, str]]:
         yield "not finite any more", _of(f.non_finite, f.total)
     if output.agreement is not None:
         yield "agreement", _share(output.agreement)
+    if output.mean_iou is not None:
+        yield "mean IoU", _share(output.mean_iou)
+    if output.steps:
+        yield from (zip((f"{name} call" for name in STEPS), steps_row(output), strict=True))
+    yield from () if output.classes is None else output.classes.facts()
 
 
 def _of(count: int, total: int) -> str:

@@ -17,7 +17,8 @@ from mil_palettize.package.mlpackage import Package
 from mil_palettize.program.messages import CoreML, Suppression
 from mil_palettize.program.model import Model
 from mil_palettize.program.stages import pipeline_models
-from mil_palettize.program.weight import WeightId
+from mil_palettize.program.weight import Weight, WeightId
+from mil_palettize.torch.box_matching import BoxOutputs
 from mil_palettize.torch.evaluator.execution import Listener
 from mil_palettize.torch.evaluator.memory import one_line
 from mil_palettize.torch.evaluator.module import MILModule, PathLike
@@ -38,7 +39,6 @@ class Pipeline:
 
     def __init__(self, model: Model, precision: str) -> None:
         self._model = model
-        self.features = features_of(model.spec, "", {})
         self.modules: dict[str, MILModule] = {}
         self._stages: list[tuple[CoreML.Model, MILModule | None]] = []
         programs = iter(model.stages)
@@ -48,6 +48,9 @@ class Pipeline:
                 program = next(programs)
                 module = self.modules[program.label] = MILModule.from_stage(model, program, None, precision)
             self._stages.append((stage, module))
+        features = features_of(model.spec, "", {})
+        thresholds = {n: torch.tensor(v) for n, v in self._thresholds().items() if n in features.inputs}
+        self.features = replace(features, defaults={**thresholds, **features.defaults})
 
     @property
     def package(self) -> Package:
@@ -59,12 +62,22 @@ class Pipeline:
         return [module for _, module in self._stages if module is not None]
 
     @property
-    def thresholds(self) -> dict[str, float]:
-        """What a suppression of boxes takes for the inputs of the model that set it, by their names."""
-        settings = [s.nonMaximumSuppression for s, _ in self._stages if s.WhichOneof("Type") == _SUPPRESSION]
+    def boxes(self) -> BoxOutputs | None:
+        """The outputs that a suppression of boxes gives, None where it gives none."""
+        found = [
+            BoxOutputs(s.coordinatesOutputFeatureName, s.confidenceOutputFeatureName) for s in self._suppressions()
+        ]
+        return next((names for names in found if set(names) <= self.features.outputs_described.keys()), None)
+
+    def _thresholds(self) -> dict[str, float]:
+        """What a suppression of boxes takes where the inputs that set it are left out, by their names."""
+        settings = self._suppressions()
         return {s.iouThresholdInputFeatureName: s.iouThreshold for s in settings} | {
             s.confidenceThresholdInputFeatureName: s.confidenceThreshold for s in settings
         }
+
+    def _suppressions(self) -> list[Suppression.NonMaximumSuppression]:
+        return [s.nonMaximumSuppression for s, _ in self._stages if s.WhichOneof("Type") == _SUPPRESSION]
 
     functions: Sequence[str] = ()  # a pipeline has none of its own
     function_name = ""
@@ -108,6 +121,10 @@ class Pipeline:
     @property
     def weights_by_id(self) -> dict[WeightId, nn.Parameter]:
         return {id: weight for module in self.modules.values() for id, weight in module.weights_by_id.items()}
+
+    @property
+    def weight_facts(self) -> dict[WeightId, Weight]:
+        return {id: facts for module in self.modules.values() for id, facts in module.weight_facts.items()}
 
     def stored_bytes(self, weight: WeightId) -> int:
         return self.modules[weight.stage].stored_bytes(weight)

@@ -17,8 +17,7 @@ from mil_palettize.package.mlpackage import Package
 from mil_palettize.program.chains import chain_ops
 from mil_palettize.program.model import Model
 from mil_palettize.program.roles import is_weight_input
-from mil_palettize.program.scopes import Node
-from mil_palettize.program.sites import stored_nbytes
+from mil_palettize.program.sites import Site, stored_nbytes
 from mil_palettize.program.stages import Stage, parse_model
 from mil_palettize.program.store import Store
 from mil_palettize.program.survey import Survey, survey
@@ -42,6 +41,7 @@ class MILModule(nn.Module):
 
     ``weights``: the constants that palettization would touch, by name, as parameters: floats that act as weights. They
     and all others are decoded when they are first needed. ``features``: the model's inputs and outputs as described;
+    ``weight_facts``: what is known of the weights without their values, by id.
     ``function``: the program as it is run. ``precision``: "fp32" computes everything in float32; "fp16" rounds results
     declared float16, as devices do.
     """
@@ -56,7 +56,9 @@ class MILModule(nn.Module):
         self._slots: dict[str, str] = {}  # of constants -> names of parameters and buffers
         self._plain: dict[str, Any] = {}  # constants that are no tensors
         label = stage.function_label(function.name)
-        self._nodes = _weight_nodes(survey(stage), label)
+        sites = _weight_sites(survey(stage), label)
+        self._nodes = {weight: site.node for weight, site in sites.items() if site.node is not None}
+        self.weight_facts = {weight: site.weight for weight, site in sites.items()}
         ids = {slot: WeightId(label, c.block, c.name) for slot, c in function.constants.items()}
         self._ids = {slot: weight for slot, weight in ids.items() if weight in self._nodes}
         self.features = features
@@ -85,6 +87,8 @@ class MILModule(nn.Module):
         name, message = function_of(model, stage, function)
         compiled = compile_function(name, message, model.store)
         return cls(model, stage, compiled, features_of(stage.model, name, compiled.types), precision).eval()
+
+    boxes: None = None  # which only a pipeline's suppression gives
 
     def forward(self, **inputs: Any) -> dict[str, Any]:
         """Run on tensors, by the names of the inputs; states begin with zeros."""
@@ -295,10 +299,10 @@ def _own(value: Any, places: Container[int]) -> Any:
     return value.clone() if isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in places else value
 
 
-def _weight_nodes(found: Survey, function: str) -> dict[WeightId, Node]:
+def _weight_sites(found: Survey, function: str) -> dict[WeightId, Site]:
     """The constants of a function that act as weights."""
     return {
-        site.weight.id: site.node
+        site.weight.id: site
         for site in found.sites
         if site.node is not None
         and site.weight.function == function

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 from evaluator import against_torch, evaluated, mb, same  # noqa: E402
 
-from mil_palettize.torch.evaluator.ops import OPS  # noqa: E402
+from mil_palettize.torch.evaluator.ops import OPS, fused_recurrent  # noqa: E402
 
 STEPS, BATCH, INPUTS, HIDDEN = 4, 2, 3, 5
 rng = np.random.default_rng(0)
@@ -212,3 +212,83 @@ def test_gradients_flow_through_time():
     w = {name: torch.tensor(value, requires_grad=True) for name, value in weights(4).items()}
     OPS["lstm"].function(x, h, c, **w)[1].sum().backward()
     assert all(t.grad is not None and bool(t.grad.abs().sum() > 0) for t in (x, h, c, *w.values()))
+
+
+# Torch's own kernels, against the plain form of the ops
+
+
+def both_forms(monkeypatch, kind, *inputs, **options):
+    """Results and gradients of every input by torch's kernels, and step by step."""
+    found = []
+    for fewest in (1, 1000):
+        monkeypatch.setattr(fused_recurrent, "FEWEST_STEPS", fewest)
+        given = [torch.tensor(array, dtype=torch.float64, requires_grad=True) for array in inputs]
+        named = {
+            name: torch.tensor(value, dtype=torch.float64, requires_grad=True)
+            if isinstance(value, np.ndarray)
+            else value
+            for name, value in options.items()
+        }
+        results = OPS[kind].function(*given, **named)
+        sum((result**2).sum() for result in results).backward()
+        leaves = [*given, *(value for value in named.values() if isinstance(value, torch.Tensor))]
+        found.append([*(result.detach() for result in results), *(leaf.grad for leaf in leaves)])
+    return found
+
+
+def count_calls(monkeypatch, name):
+    calls = []
+    original = getattr(fused_recurrent, name)
+    monkeypatch.setattr(fused_recurrent, name, lambda *a: calls.append(name) or original(*a))
+    return calls
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+def test_torch_kernels_of_lstm_compute_the_same(direction, whole, bias, monkeypatch):
+    ways = 2 if direction == "bidirectional" else 1
+    inputs = floats(7, BATCH, INPUTS), floats(BATCH, ways * HIDDEN), floats(BATCH, ways * HIDDEN)
+    options = weights(4, bias=bias)
+    if ways == 2:
+        options |= {f"{name}_back": value for name, value in weights(4, bias=bias).items()}
+    calls = count_calls(monkeypatch, "lstm")
+    fused, plain = both_forms(monkeypatch, "lstm", *inputs, **options, direction=direction, output_sequence=whole)
+    assert calls == ["lstm"]
+    for one, two in zip(fused, plain, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("biases", [(), ("bias",), ("input_bias",), ("bias", "input_bias")])
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_torch_kernels_of_gru_compute_the_same(direction, whole, biases, monkeypatch):
+    inputs = floats(7, BATCH, INPUTS), floats(BATCH, HIDDEN)
+    options = weights(3, bias=False) | {name: floats(3 * HIDDEN) for name in biases}
+    calls = count_calls(monkeypatch, "gru")
+    options |= {"direction": direction, "output_sequence": whole, "reset_after": True}
+    fused, plain = both_forms(monkeypatch, "gru", *inputs, **options)
+    assert calls == ["gru"]
+    for one, two in zip(fused, plain, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("lstm", {"clip": 0.5}),
+        ("lstm", {"peephole": floats(3 * HIDDEN)}),
+        ("lstm", {"activation": "relu"}),
+        ("lstm", {"recurrent_activation": "hard_sigmoid"}),
+        ("gru", {"reset_after": False}),
+        ("gru", {"reset_after": True, "activation": "linear"}),
+    ],
+)
+def test_what_torch_kernels_do_not_have_goes_step_by_step(kind, options, monkeypatch):
+    states = [floats(BATCH, HIDDEN)] * (2 if kind == "lstm" else 1)
+    calls = count_calls(monkeypatch, kind)
+    fused, plain = both_forms(
+        monkeypatch, kind, floats(7, BATCH, INPUTS), *states, **weights(4 if kind == "lstm" else 3), **options
+    )
+    assert not calls
+    assert all(torch.equal(one, two) for one, two in zip(fused, plain, strict=True))

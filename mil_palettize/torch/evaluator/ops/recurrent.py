@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
+from mil_palettize.torch.evaluator.ops import fused_recurrent
 from mil_palettize.torch.evaluator.ops.registry import Flag, Number, Tensor, Text, op
 
 # Arguments: what the input contributes to the gates, then the states. Result: the next states, the hidden one first.
@@ -31,6 +32,13 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid_hard": _hard_sigmoid,
     "linear": _linear,
 }
+
+
+def _fits_torch(x: Tensor, recurrent: str, *others: str) -> bool:
+    """Whether torch's kernels have these activations, and there are steps enough for them."""
+    names = {"tanh", "scaled_tanh"}
+    usual = recurrent.lower() == "sigmoid" and all(name.lower() in names for name in others)
+    return usual and len(x) >= fused_recurrent.FEWEST_STEPS
 
 
 def _run(
@@ -73,6 +81,10 @@ def gru(
 
     ``reset_after``: the state is multiplied with its weights first, and reset then, as in torch.
     """
+    if reset_after and _fits_torch(x, recurrent_activation, activation):
+        x = x.flip(0) if direction == "reverse" else x
+        hidden, last = fused_recurrent.gru(x, initial_h, weight_ih, weight_hh, bias, input_bias)
+        return hidden if output_sequence else hidden[-1:], last
     recurrent, act = ACTIVATIONS[recurrent_activation.lower()], ACTIVATIONS[activation.lower()]
     weight_r, weight_o, weight_z = weight_hh.chunk(3)
     bias_r, bias_o, bias_z = (None, None, None) if bias is None else bias.chunk(3)
@@ -97,13 +109,23 @@ def lstm(
     activation: Text = "tanh", clip: Number | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """In reverse as ``rnn``; of a bidirectional layer both halves are in the order of the input."""
+    directions: list[fused_recurrent.Direction] = [(weight_ih, weight_hh, bias)]
+    if direction == "bidirectional":
+        assert weight_ih_back is not None
+        assert weight_hh_back is not None
+        directions.append((weight_ih_back, weight_hh_back, bias_back))
+    bare = peephole is None and peephole_back is None and clip is None and len({d[2] is None for d in directions}) == 1
+    if bare and _fits_torch(x, recurrent_activation, cell_activation, activation):
+        x = x.flip(0) if direction == "reverse" else x
+        hidden, h, c = fused_recurrent.lstm(x, initial_h, initial_c, directions)
+        last = hidden[-1:] if len(directions) == 1 else h[None]
+        return hidden if output_sequence else last, h, c
     activations = [ACTIVATIONS[name.lower()] for name in (recurrent_activation, cell_activation, activation)]
     forth = _lstm_step(weight_hh, peephole, activations, clip)
-    if direction != "bidirectional":
+    if len(directions) == 1:
         hidden, (h, c) = _run(x, weight_ih, bias, direction == "reverse", (initial_h, initial_c), forth)
         return hidden if output_sequence else hidden[-1:], h, c
-    assert weight_ih_back is not None
-    assert weight_hh_back is not None
+    weight_ih_back, weight_hh_back, bias_back = directions[1]
     back = _lstm_step(weight_hh_back, peephole_back, activations, clip)
     first, second = zip(initial_h.chunk(2, -1), initial_c.chunk(2, -1), strict=True)
     hidden, states = _run(x, weight_ih, bias, False, first, forth)

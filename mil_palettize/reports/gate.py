@@ -1,0 +1,92 @@
+"""What a comparison has to be to pass, and why it does not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from mil_palettize.reports.compared_parts import OutputComparison
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Each limit is None where it is not asked for. ``fail_below``: decibels of SNR. ``max_disagreement``: share of
+    samples, rows or elements with another label. ``max_kl``: mean of nats. ``max_accuracy_loss``: accuracy before less
+    that after. ``min_iou``: mean of the classes of a mask. ``allow_degenerate``: let nothing to compare pass."""
+
+    fail_below: float | None = None
+    max_disagreement: float | None = None
+    max_kl: float | None = None
+    max_accuracy_loss: float | None = None
+    min_iou: float | None = None
+    allow_degenerate: bool = False
+
+    def failures(self, outputs: Sequence[OutputComparison]) -> list[str]:
+        """A line for each output and limit that does not hold, and for a limit that no output has a figure for."""
+        if not outputs and not self.allow_degenerate:
+            return ["there are no outputs, and nothing to compare"]
+        found = list(self._degenerate(outputs))
+        if self.fail_below is not None:
+            found += self._too_low(outputs, self.fail_below)
+        if self.max_disagreement is not None:
+            found += _above(outputs, _disagreement, self.max_disagreement, "{:.2%} disagree, more than {:.4g}%", 100)
+        if self.max_kl is not None:
+            found += _above(outputs, _kl, self.max_kl, "KL divergence {:.3g}, more than {:g}")
+        if self.max_accuracy_loss is not None:
+            limit = self.max_accuracy_loss
+            found += _above(outputs, _accuracy_loss, limit, "accuracy falls by {:.2%}, more than {:.4g}%", 100)
+        if self.min_iou is not None:
+            found += _too_far(outputs, self.min_iou)
+        return found
+
+    def _degenerate(self, outputs: Sequence[OutputComparison]) -> Iterator[str]:
+        for output in outputs:
+            judged = self.fail_below is not None or output.agreement is not None
+            if output.nothing and judged and not self.allow_degenerate:
+                yield f"output {output.name!r}: nothing to compare, {output.nothing}"
+
+    def _too_low(self, outputs: Sequence[OutputComparison], fail_below: float) -> Iterator[str]:
+        for output in outputs:
+            only_labels = output.figures is None and self.max_disagreement is not None  # which has its own limit
+            if output.nothing or only_labels or output.snr_db >= fail_below:
+                continue
+            told = "not finite or another label" if output.snr_db == -math.inf else f"{output.snr_db:.1f} dB"
+            yield f"output {output.name!r}: {told}, below {fail_below:g} dB"
+
+
+def _too_far(outputs: Sequence[OutputComparison], min_iou: float) -> Iterator[str]:
+    if all(output.mean_iou is None for output in outputs):
+        yield "no output is a mask of classes (int32 of two axes or more)"
+    for output in outputs:
+        if output.mean_iou is not None and not output.mean_iou >= min_iou:
+            yield f"output {output.name!r}: mean IoU {output.mean_iou:.2%}, less than {100 * min_iou:.4g}%"
+
+
+def _above(
+    outputs: Sequence[OutputComparison],
+    figure: Callable[[OutputComparison], float | None],
+    limit: float,
+    told: str,
+    unit: float = 1,
+) -> Iterator[str]:
+    figures = {output.name: value for output in outputs if (value := figure(output)) is not None}
+    if not figures:
+        what = "targets (--labels)" if figure is _accuracy_loss else "labels or classes"
+        yield f"no output has {what} to judge by; --logits names one whose last axis is of classes"
+    for name, value in figures.items():
+        if not value <= limit:
+            yield f"output {name!r}: {told.format(value, unit * limit)}"
+
+
+def _disagreement(output: OutputComparison) -> float | None:
+    return None if output.agreement is None else 1 - output.agreement
+
+
+def _kl(output: OutputComparison) -> float | None:
+    return None if output.classes is None else output.classes.kl_mean
+
+
+def _accuracy_loss(output: OutputComparison) -> float | None:
+    right = None if output.classes is None else output.classes.targets
+    return None if right is None else right.accuracy_before - right.accuracy_after
