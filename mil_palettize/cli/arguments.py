@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from mil_palettize import __version__
 from mil_palettize.algorithms.options import GRANULARITIES, LUT_DTYPES, SCALES
 from mil_palettize.algorithms.registry import ALGORITHMS
+from mil_palettize.cli.budget_arguments import add_budget
+from mil_palettize.cli.values import nbytes, path
 from mil_palettize.errors import ConfigError
 from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
 
@@ -97,14 +99,15 @@ def build_parser(commands: Mapping[str, Command]) -> CommandLine:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subs = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     _add_palettize(subs)
+    _add_plan(subs)
     _add_sensitivity(subs)
     _add_decompress(subs)
     inspect = subs.add_parser("inspect", help="list every constant of a package", epilog=_EPILOG)
-    inspect.add_argument("package", type=_path, metavar="IN.mlpackage")
+    inspect.add_argument("package", type=path, metavar="IN.mlpackage")
     inspect.add_argument("--json", action="store_true", help="JSON on standard output")
     diff = subs.add_parser("diff", help="what differs between two packages", epilog=_EPILOG)
-    diff.add_argument("first", type=_path, metavar="A.mlpackage")
-    diff.add_argument("second", type=_path, metavar="B.mlpackage")
+    diff.add_argument("first", type=path, metavar="A.mlpackage")
+    diff.add_argument("second", type=path, metavar="B.mlpackage")
     diff.add_argument("--json", action="store_true", help="JSON on standard output")
     _add_run(subs)
     _add_compare(subs)
@@ -116,8 +119,8 @@ def build_parser(commands: Mapping[str, Command]) -> CommandLine:
 
 def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     sub = commands.add_parser("palettize", help="write a smaller package", epilog=_EPILOG)
-    sub.add_argument("source", type=_path, metavar="IN.mlpackage")
-    sub.add_argument("destination", type=_path, metavar="OUT.mlpackage", nargs="?", help="may be IN with --overwrite")
+    sub.add_argument("source", type=path, metavar="IN.mlpackage")
+    sub.add_argument("destination", type=path, metavar="OUT.mlpackage", nargs="?", help="may be IN with --overwrite")
     what = sub.add_argument_group("palettes (or --config)")
     what.add_argument("--nbits", type=int, choices=LEGAL_NBITS, help="bits per weight (3 from iOS18)")
     modes = tuple(name for name, algorithm in ALGORITHMS.items() if algorithm.selectable)
@@ -133,10 +136,11 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     what.add_argument("--weight-threshold", type=int, metavar="N", help="leave up to N elements alone [2048]")
     what.add_argument(
         "--config",
-        type=_path,
+        type=path,
         metavar="FILE.yaml",
         help="a coremltools OptimizationConfig instead of the above (- reads standard input)",
     )
+    add_budget(sub, required=False)
     how = sub.add_argument_group("how")
     how.add_argument("--target", metavar="iOS18", help="move the package up to this opset [as it is; iOS15 to iOS16]")
     how.add_argument("--joint", action="store_true", help="also what sparse and quantized weights hold (from iOS18)")
@@ -145,14 +149,14 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
         help="for what ops give: on samples (as --inputs of run), on N made up ones (torch), or by the 'weights' alone",
     )  # fmt: skip
     how.add_argument(
-        "--memory", type=_nbytes, metavar="SIZE",
+        "--memory", type=nbytes, metavar="SIZE",
         help="of values while samples are run, such as 2GB; the rest goes to disk [a quarter of what is free]",
     )  # fmt: skip
     how.add_argument("--device", choices=("cpu", "cuda", "mps"), help="what samples are run on with torch [cpu]")
     how.add_argument(
         "--bias", action="store_true", default=None, help="correct biases too, where held out samples gain"
     )
-    how.add_argument("--sensitivity", type=_path, metavar="S.npz", help="what elements count, as sensitivity wrote it")
+    how.add_argument("--sensitivity", type=path, metavar="S.npz", help="what elements count, as sensitivity wrote it")
     how.add_argument("--redo", action="store_true", help="palettize weights that are palettes already again")
     how.add_argument("--select", choices=("weights", "all"), default="weights", help="[weights], or all constants")
     how.add_argument("--strict", action="store_true", help="what cannot be done as asked is an error")
@@ -162,15 +166,28 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
     how.add_argument("--dry-run", action="store_true", help="plan and report, write nothing")
-    how.add_argument("--resume", type=_path, metavar="DIR", help="keep palettes there; what is there is not made again")
+    how.add_argument("--resume", type=path, metavar="DIR", help="keep palettes there; what is there is not made again")
     how.add_argument("--workers", type=int, metavar="N", help="threads [all processors]; no effect on the result")
     _add_shown(sub)
 
 
+def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
+    sub = commands.add_parser("plan", help="a recipe of mixed bits within a budget", epilog=_EPILOG)
+    sub.add_argument("source", type=path, metavar="IN.mlpackage")
+    add_budget(sub, required=True)
+    sub.add_argument("--group-size", type=int, metavar="N", help="one granularity for all, 0 for one table per weight")
+    sub.add_argument("--weight-threshold", type=int, metavar="N", help="leave up to N elements alone [2048]")
+    sub.add_argument("--target", metavar="iOS18", help="the opset that the package will be moved up to [as it is]")
+    sub.add_argument("--out", type=path, metavar="RECIPE.yaml", help="write the recipe there, for palettize --config")
+    sub.add_argument("--plot", type=path, metavar="CURVE.svg", help="draw size against error")
+    sub.add_argument("--workers", type=int, metavar="N", help="threads [all processors]; no effect on the result")
+    sub.add_argument("--json", action="store_true", help="JSON on standard output")
+
+
 def _add_sensitivity(commands: argparse._SubParsersAction[Parser]) -> None:
     sub = commands.add_parser("sensitivity", help="how much weights count for a model's answers", epilog=_EPILOG)
-    sub.add_argument("package", type=_path, metavar="IN.mlpackage")
-    sub.add_argument("--out", type=_path, metavar="S.npz", required=True, help="for palettize --sensitivity")
+    sub.add_argument("package", type=path, metavar="IN.mlpackage")
+    sub.add_argument("--out", type=path, metavar="S.npz", required=True, help="for palettize --sensitivity")
     sub.add_argument(
         "--calibrate",
         type=_calibrated,
@@ -179,9 +196,9 @@ def _add_sensitivity(commands: argparse._SubParsersAction[Parser]) -> None:
         help="samples (as --inputs of run), or N made up ones [64]",
     )
     right = sub.add_mutually_exclusive_group()
-    right.add_argument("--labels", type=_path, metavar="Y.npy", help="right classes [drawn from the model's answers]")
+    right.add_argument("--labels", type=path, metavar="Y.npy", help="right classes [drawn from the model's answers]")
     right.add_argument(
-        "--loss", type=_path, metavar="FILE.py:FUNC",
+        "--loss", type=path, metavar="FILE.py:FUNC",
         help="a function of outputs (tensors by name) and the number of the sample, to a tensor of one element",
     )  # fmt: skip
     sub.add_argument("--damping", type=float, default=1.0, metavar="X", help="of the mean, added to all [1]")
@@ -192,8 +209,8 @@ def _add_sensitivity(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _add_decompress(commands: argparse._SubParsersAction[Parser]) -> None:
     sub = commands.add_parser("decompress", help="make every compressed weight dense again", epilog=_EPILOG)
-    sub.add_argument("source", type=_path, metavar="IN.mlpackage")
-    sub.add_argument("destination", type=_path, metavar="OUT.mlpackage", help="may be IN with --overwrite")
+    sub.add_argument("source", type=path, metavar="IN.mlpackage")
+    sub.add_argument("destination", type=path, metavar="OUT.mlpackage", help="may be IN with --overwrite")
     how = sub.add_argument_group("how")
     how.add_argument("--verify", action="store_true", help="read what was written before it is put in place")
     how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
@@ -204,16 +221,16 @@ def _add_decompress(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     sub = commands.add_parser("run", help="run a model with torch, on any system", epilog=_EPILOG)
-    sub.add_argument("package", type=_path, metavar="MODEL.mlpackage")
+    sub.add_argument("package", type=path, metavar="MODEL.mlpackage")
     _add_inputs(sub, 1)
-    sub.add_argument("--out", type=_path, metavar="Y.npz", help="write the outputs there")
+    sub.add_argument("--out", type=path, metavar="Y.npz", help="write the outputs there")
     sub.add_argument("--json", action="store_true", help="JSON on standard output")
 
 
 def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
     sub = commands.add_parser("compare", help="what a palette did to a model's outputs", epilog=_EPILOG)
-    sub.add_argument("first", type=_path, metavar="ORIGINAL.mlpackage")
-    sub.add_argument("second", type=_path, metavar="PALETTIZED.mlpackage")
+    sub.add_argument("first", type=path, metavar="ORIGINAL.mlpackage")
+    sub.add_argument("second", type=path, metavar="PALETTIZED.mlpackage")
     _add_inputs(sub, 8)
     sub.add_argument("--runtime", choices=("torch", "coreml"), default="torch", help="[torch], or coreml on a Mac")
     sub.add_argument("--per-op", action="store_true", help="also the results of every op")
@@ -226,14 +243,14 @@ def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
     sub.add_argument(
         "--allow-degenerate", action="store_true", help="let outputs pass that are constant or not finite in both"
     )
-    sub.add_argument("--html", type=_path, metavar="FILE.html", help="write a page that shows it")
+    sub.add_argument("--html", type=path, metavar="FILE.html", help="write a page that shows it")
     sub.add_argument("--json", action="store_true", help="JSON on standard output")
 
 
 def _add_inputs(sub: Parser, random: int) -> None:
     which = sub.add_mutually_exclusive_group()
     which.add_argument(
-        "--inputs", type=_path, metavar="X",
+        "--inputs", type=path, metavar="X",
         help="samples: .npz of arrays by input, .npy for one input, a folder of images, or FILE.py:NAME (a generator)",
     )  # fmt: skip
     which.add_argument("--random", type=_count, default=random, metavar="N", help=f"make up N samples [{random}]")
@@ -254,7 +271,7 @@ def _calibrated(text: str) -> str | int:
         return _count(text)
     if not os.path.exists(text) and text != _WEIGHTS and (near := _near(text, [_WEIGHTS])):
         raise argparse.ArgumentTypeError(f"there is no file or folder {text!r}{near}")
-    return _path(text)
+    return path(text)
 
 
 def calibration_of(options: argparse.Namespace) -> Calibration | None:
@@ -270,15 +287,6 @@ def calibration_of(options: argparse.Namespace) -> Calibration | None:
     if isinstance(what, int):
         return Calibration(samples=what, **given)
     return Calibration(method="weights") if what == _WEIGHTS else Calibration(what, **given)
-
-
-def _nbytes(text: str) -> int:
-    """Decimal units, as sizes are shown."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)b?", text.strip().lower())
-    nbytes = 0 if found is None else int(float(found[1]) * 1000 ** " kmgt".index(found[2] or " "))
-    if nbytes < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; give one like 500MB or 2GB")
-    return nbytes
 
 
 def _seed(text: str) -> int:
@@ -306,16 +314,10 @@ def _decibels(text: str) -> float:
 
 def _add_shown(sub: Parser) -> None:
     show = sub.add_argument_group("what is shown")
-    show.add_argument("--report", type=_path, metavar="FILE.json", help="write the report there as JSON (-: as --json)")
+    show.add_argument("--report", type=path, metavar="FILE.json", help="write the report there as JSON (-: as --json)")
     which = show.add_mutually_exclusive_group()
     which.add_argument("--json", action="store_true", help="the report as JSON on standard output")
     which.add_argument("--quiet", action="store_true", help="nothing but errors")
-
-
-def _path(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("the path is empty")
-    return text
 
 
 def requests_of(options: argparse.Namespace) -> Requests:

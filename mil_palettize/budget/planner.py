@@ -1,0 +1,254 @@
+"""Bits under a budget: what each weight may get, what that loses and costs, and the best of it all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from mil_palettize.budget.choices import Candidate, Choice, choices_of
+from mil_palettize.budget.distortion import Evaluated, evaluated
+from mil_palettize.budget.knapsack import cheapest
+from mil_palettize.budget.limits import Budget, Limits
+from mil_palettize.budget.recipe import Chosen, Recipe
+from mil_palettize.encoding.workers import Workers
+from mil_palettize.errors import PlanError
+from mil_palettize.planning.device_rules import costs
+from mil_palettize.program.model import Model
+from mil_palettize.program.store import StoredWeight
+from mil_palettize.reports.curve import Point
+from mil_palettize.request.near_names import near_names
+from mil_palettize.request.normalised import Requests
+from mil_palettize.request.palette_request import palette_request
+from mil_palettize.rewriting.palettization import Prepared, prepare
+from mil_palettize.rewriting.predicted_size import predicted_nbytes
+from mil_palettize.text import format_bytes, format_count, format_some
+
+Tell = Callable[[int, int, str], object]
+_ROUNDS = 8  # of corrections by the exact size
+_POINTS = 12  # of the curve
+_NOTHING = Requests(None, {}, {})
+_HELD_UP = 3  # that an error names
+
+
+@dataclass(frozen=True)
+class Source:
+    """The package that is planned for, and where it is moved to first."""
+
+    path: str | os.PathLike[str]
+    target: object = None
+
+    def prepared(self, model: Model, requests: Requests) -> Prepared:
+        return prepare(model, requests, target=self.target, select="weights", strict=False)
+
+    def nbytes(self, requests: Requests) -> int:
+        """Of the package that would be written."""
+        with Model.open(self.path) as model:
+            return predicted_nbytes(self.prepared(model, requests))
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """Everything that is to be chosen from. ``nbytes``: of the package as it is; ``base``: with no palette, moved where
+    there will be any; ``left``: constants that can have none, with the reason and their bytes."""
+
+    source: Source
+    choices: tuple[Evaluated, ...]
+    nbytes: int
+    base: int
+    left: tuple[tuple[str, str, int], ...]
+
+    @property
+    def elements(self) -> int:
+        return sum(one.choice.weight.size for one in self.choices)
+
+    def requests(self, picked: Sequence[int]) -> Requests:
+        entries = {
+            name: one.choice.candidates[i].request
+            for one, i in zip(self.choices, picked, strict=True)
+            for name in one.choice.names
+        }
+        return Requests(None, {}, entries)
+
+    def written_nbytes(self, picked: Sequence[int]) -> int:
+        """Exactly."""
+        return self.source.nbytes(self.requests(picked))
+
+    def column(self, value: Callable[[Candidate], float]) -> list[list[float]]:
+        return [[value(candidate) for candidate in one.choice.candidates] for one in self.choices]
+
+    @property
+    def errors(self) -> list[list[float]]:
+        return [list(one.errors) for one in self.choices]
+
+
+def weighed(source: Source, limits: Limits, pool: Workers, tell: Tell | None = None) -> Weighed:
+    """What ``limits`` allow for each weight of ``source``, with bytes and errors. ``tell``: how many weights are done,
+    of how many, and the name of the last.
+
+    Raises PackageError, PlanError for entries of ``keep`` that mean nothing and a target that cannot be had.
+    """
+    one_bit = Requests(palette_request({"nbits": 1, "weight_threshold": limits.weight_threshold}), {}, {})
+    with Model.open(source.path) as model:
+        prepared = source.prepared(model, one_bit)
+        choices = _allowed(choices_of(prepared, limits.grid()), limits)
+        tasks = ((one.weight.nbytes, partial(_evaluated, model, one)) for one in choices)
+        found = []
+        for number, result in enumerate(pool.ordered(tasks, here=True), 1):
+            found.append(result)
+            if tell is not None:
+                tell(number, len(choices), result.choice.weight.key)
+        left = tuple(
+            (d.weight.key, d.reason, d.weight.nbytes) for d in prepared.plan.decisions if d.specification is None
+        )
+        nbytes = model.package.nbytes()
+    return Weighed(source, tuple(found), nbytes, source.nbytes(_NOTHING), left)
+
+
+def _evaluated(model: Model, choice: Choice) -> Evaluated:
+    return evaluated(choice, StoredWeight(model.store, choice.sites[0]).read())
+
+
+def _allowed(choices: Sequence[Choice], limits: Limits) -> list[Choice]:
+    met: set[str] = set()
+    found = []
+    for number, one in enumerate(choices):
+        least, own = limits.least([s.weight for s in one.sites], number == 0, number == len(choices) - 1)
+        met |= own
+        found.append(replace(one, candidates=tuple(c for c in one.candidates if _keeps(c, least))))
+    for name in limits.keep:
+        if name not in met:
+            names = {s.weight.name for one in choices for s in one.sites}
+            raise PlanError(f"keep[{name!r}] matches no weight that could get a palette{near_names(name, names)}")
+    return found
+
+
+def _keeps(candidate: Candidate, least: int | None) -> bool:
+    if candidate.request is None:
+        return True
+    assert candidate.request.nbits is not None
+    return least is not None and candidate.request.nbits / candidate.request.cluster_dim >= least
+
+
+def planned(from_all: Weighed, budget: Budget, device: str) -> Recipe:
+    """The plan with the least sum of errors within ``budget``. Raises PlanError, with the smallest that there is and
+    what holds it there, where there is none."""
+    smallest = _smallest(from_all)
+    if budget.bits_per_weight is not None:
+        most = budget.bits_per_weight * from_all.elements / 8.0
+        column = from_all.column(lambda c: c.stored_nbytes)
+        solution = cheapest(column, from_all.errors, most)
+        if solution is None:
+            least = 8.0 * sum(map(min, column)) / max(1, from_all.elements)
+            raise PlanError(
+                f"{budget.bits_per_weight:g} bits per weight cannot be reached: the least is {least:.3g}"
+                f"{_held_up(from_all)}"
+            )
+        nbytes = from_all.written_nbytes(solution.picked)
+        return _recipe(from_all, solution.picked, nbytes, solution.gap, smallest, device)
+    assert budget.nbytes is not None
+    return _within(from_all, budget.nbytes, smallest, device)
+
+
+def _within(from_all: Weighed, nbytes: int, smallest: int, device: str) -> Recipe:
+    """Sums of bytes taken one by one are corrected by the exact size until that is met."""
+    most = float(nbytes - from_all.base)
+    for _ in range(_ROUNDS):
+        solution = cheapest(from_all.column(lambda c: c.nbytes), from_all.errors, most)
+        if solution is None:
+            break
+        exact = from_all.written_nbytes(solution.picked)
+        if exact <= nbytes:
+            return _recipe(from_all, solution.picked, exact, solution.gap, smallest, device)
+        most -= exact - nbytes
+    raise PlanError(f"{nbytes:,} bytes cannot be reached: the smallest package is {smallest:,}{_held_up(from_all)}")
+
+
+def _smallest(from_all: Weighed) -> int:
+    picked = [min(range(len(row)), key=row.__getitem__) for row in from_all.column(lambda c: c.nbytes)]
+    return from_all.written_nbytes(picked)
+
+
+def _held_up(from_all: Weighed) -> str:
+    """What there is beside the smallest palettes."""
+    stays = [(key, reason, nbytes) for key, reason, nbytes in from_all.left]
+    for one in from_all.choices:
+        if len(one.choice.candidates) == 1:
+            stays.append((one.choice.weight.key, "kept, or its values rule palettes out", one.choice.weight.nbytes))
+    stays.sort(key=lambda item: -item[2])
+    if not stays:
+        return ": every weight at its fewest bits"
+    total = format_bytes(sum(nbytes for *_, nbytes in stays))
+    told = [f"{key!r} ({format_bytes(nbytes)}: {reason})" for key, reason, nbytes in stays]
+    return f"; {total} in {format_count(len(stays), 'constant')} get no palette: {format_some(told, _HELD_UP)}"
+
+
+def _recipe(from_all: Weighed, picked: Sequence[int], nbytes: int, gap: float, smallest: int, device: str) -> Recipe:
+    chosen = tuple(_chosen(one, i) for one, i in zip(from_all.choices, picked, strict=True))
+    target = from_all.source.target
+    return Recipe(
+        source=os.fspath(from_all.source.path),
+        target=None if target is None else getattr(target, "target", str(target)),
+        chosen=chosen,
+        nbytes=nbytes,
+        bytes_before=from_all.nbytes,
+        smallest=smallest,
+        gap=gap,
+        curve=_curve(from_all),
+        notes=tuple(_notes(chosen, device)),
+    )
+
+
+def _chosen(one: Evaluated, picked: int) -> Chosen:
+    choice, candidate = one.choice, one.choice.candidates[picked]
+    before = choice.candidates[0].stored_nbytes
+    weight = choice.weight
+    return Chosen(
+        choice.names, weight.shape, weight.dtype, candidate.options, before, candidate.stored_nbytes, one.errors[picked]
+    )
+
+
+def _notes(chosen: Iterable[Chosen], device: str) -> list[str]:
+    """What the chosen palettes cost on a device."""
+    found: dict[str, int] = {}
+    for one in chosen:
+        for rule in [] if one.options is None else costs(one.options, device):
+            told = f"{rule.what} ({rule.source})"
+            found[told] = found.get(told, 0) + 1
+    return [f"{told}: {format_count(count, 'weight')}" for told, count in found.items()]
+
+
+def _curve(from_all: Weighed) -> tuple[Point, ...]:
+    """Plans of other sizes, and uniform palettes per tensor of those weights that can have them; sizes are sums, off by
+    some bytes."""
+    nbytes, errors = from_all.column(lambda c: c.nbytes), from_all.errors
+    low, high = sum(map(min, nbytes)), 0.0
+    count = max(1, len(errors))
+    points = []
+    for number in range(_POINTS):
+        solution = cheapest(nbytes, errors, low + (high - low) * (number / _POINTS) ** 2)
+        if solution is not None:
+            points.append(_point(from_all, solution.picked, count))
+    for nbits in (1, 2, 3, 4, 6, 8):
+        picked = [_uniform(one, nbits) for one in from_all.choices]
+        if any(picked):
+            points.append(_point(from_all, picked, count, f"{nbits} bits"))
+    return tuple(points)
+
+
+def _point(from_all: Weighed, picked: Sequence[int], count: int, label: str = "") -> Point:
+    pairs: list[tuple[Any, int]] = list(zip(from_all.choices, picked, strict=True))
+    nbytes = from_all.base + sum(one.choice.candidates[i].nbytes for one, i in pairs)
+    return Point(nbytes, sum(one.errors[i] for one, i in pairs) / count, label)
+
+
+def _uniform(one: Evaluated, nbits: int) -> int:
+    """The candidate of one table and ``nbits``, that of leaving it alone where it has none."""
+    for number, candidate in enumerate(one.choice.candidates):
+        request, made = candidate.request, candidate.specification
+        one_table = made is not None and made.group_size is None and made.cluster_dim == 1
+        if one_table and request is not None and request.nbits == nbits:
+            return number
+    return 0

@@ -1,0 +1,55 @@
+"""Bits under a budget, for packages on disk: a recipe, or the package that it makes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from mil_palettize.budget.limits import Budget, Limits
+from mil_palettize.budget.planner import Source, planned, weighed
+from mil_palettize.budget.recipe import Recipe
+from mil_palettize.encoding.workers import Workers
+from mil_palettize.errors import ConfigError, memory_told
+from mil_palettize.program.opsets.move import parse_target
+from mil_palettize.reports.progress import ProgressEvent, make_progress
+
+PathLike = str | os.PathLike[str]
+
+
+@memory_told()
+def plan_mixed_bits(
+    source: PathLike,
+    budget: Budget | int,
+    *,
+    limits: Limits | None = None,
+    target: object = None,
+    workers: int | None = None,
+    progress: bool | Callable[[ProgressEvent], object] | None = None,
+) -> Recipe:
+    """The palettes, one for each weight of the package at ``source``, that lose least within ``budget``.
+
+    ``budget``: a :class:`Budget`, or bytes of the whole package. ``limits``: what palettes may be chosen, and what is
+    to keep more (see :class:`Limits`). ``target``: opset that the package will be moved up to; groups need iOS18.
+    ``workers``: threads, None for all processors; the plan does not depend on them. ``progress``: True for a bar, or a
+    function of :class:`ProgressEvent`. What a palette loses is told by the weights alone: the error that compensation
+    leaves of what the op gives, under moments that inputs of most networks have in common. ``recipe.nbytes`` is what
+    ``palettize_package(source, ..., recipe.config, target=target)`` writes, to the byte.
+
+    Raises ConfigError for a wrong request, PackageError for a package that cannot be read, PlanError for a budget that
+    cannot be reached, with the smallest that can.
+    """
+    wanted = budget if isinstance(budget, Budget) else Budget(nbytes=_whole(budget))
+    limits = Limits() if limits is None else limits
+    goal = None if target is None else parse_target(target)
+    shown = make_progress(progress)
+    try:
+        with Workers(workers) as pool:
+            return planned(weighed(Source(source, goal), limits, pool, shown.calibrate), wanted, limits.device)
+    finally:
+        shown.close()
+
+
+def _whole(budget: object) -> int:
+    if isinstance(budget, bool) or not isinstance(budget, int):
+        raise ConfigError(f"budget is {budget!r}; give a Budget, or bytes of the whole package as a whole number")
+    return budget
