@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_SECONDS = 30.0
+SECONDS = 30.0
 _GAP = 1e-6
 
 
@@ -19,12 +19,16 @@ class Solution:
     gap: float
 
 
-def cheapest(costs: Sequence[Sequence[float]], errors: Sequence[Sequence[float]], most: float) -> Solution | None:
+def cheapest(
+    costs: Sequence[Sequence[float]], errors: Sequence[Sequence[float]], most: float, *, seconds: float = SECONDS
+) -> Solution | None:
     """The choice of one candidate from each row of ``costs`` and ``errors`` with the least sum of errors of those whose
     costs add up to ``most`` or less; None where there is none. The multiple-choice knapsack, by the branch and bound of
-    HiGHS (``scipy.optimize.milp``), with half a minute for what is hard."""
+    HiGHS (``scipy.optimize.milp``), which is stopped after ``seconds``."""
     if sum(min(row) for row in costs) > most:
         return None
+    if not costs:
+        return Solution((), 0.0)
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_matrix, vstack
 
@@ -45,7 +49,7 @@ def cheapest(costs: Sequence[Sequence[float]], errors: Sequence[Sequence[float]]
             LinearConstraint(vstack([ones]), np.ones(len(kept)), np.ones(len(kept))),
             LinearConstraint(csr_matrix(cost / unit), -np.inf, most / unit),
         ],
-        options={"mip_rel_gap": _GAP, "time_limit": _SECONDS},
+        options={"mip_rel_gap": _GAP, "time_limit": seconds},
     )
     if found.x is None:
         return None

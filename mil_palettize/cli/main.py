@@ -105,6 +105,7 @@ def _planned(options: argparse.Namespace, budget: Budget) -> Recipe:
         options.source,
         budget,
         limits=limits_of(options),
+        calibration=calibration_of(options),
         target=options.target,
         workers=options.workers,
         progress=None if options.quiet or options.json else True,
@@ -118,7 +119,8 @@ def _plan(options: argparse.Namespace) -> int:
     for option, place in (("--out", options.out), ("--plot", options.plot)):
         if place is not None:
             output.check_report_path(place, [options.source], option=option)
-    options.quiet = False
+    _check_given([options.source], options.calibrate if options.calibrate != "weights" else None)
+    options.quiet = options.bias = False
     recipe = _planned(options, budget)
     if options.out is not None:
         output.write_report(options.out, recipe.to_yaml())

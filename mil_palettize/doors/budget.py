@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 from mil_palettize.budget.limits import Budget, Limits
 from mil_palettize.budget.planner import Source, planned, weighed
 from mil_palettize.budget.recipe import Recipe
+from mil_palettize.calibration.request import Calibration, checked_calibration
+from mil_palettize.doors.budget_costs import element_costs
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ConfigError, memory_told
 from mil_palettize.program.opsets.move import parse_target
@@ -22,6 +25,7 @@ def plan_mixed_bits(
     budget: Budget | int,
     *,
     limits: Limits | None = None,
+    calibration: Calibration | None = None,
     target: object = None,
     workers: int | None = None,
     progress: bool | Callable[[ProgressEvent], object] | None = None,
@@ -31,20 +35,30 @@ def plan_mixed_bits(
     ``budget``: a :class:`Budget`, or bytes of the whole package. ``limits``: what palettes may be chosen, and what is
     to keep more (see :class:`Limits`). ``target``: opset that the package will be moved up to; groups need iOS18.
     ``workers``: threads, None for all processors; the plan does not depend on them. ``progress``: True for a bar, or a
-    function of :class:`ProgressEvent`. What a palette loses is told by the weights alone: the error that compensation
-    leaves of what the op gives, under moments that inputs of most networks have in common. ``recipe.nbytes`` is what
+    function of :class:`ProgressEvent`.
+
+    ``calibration``: its samples tell what a palette loses: what compensation leaves of an error under the moments of
+    the op's inputs, weighed by the squared gradient of the loss, labels drawn from the model's answers. Without it, or
+    with method "weights", the weights alone tell: under moments that inputs of most networks have in common, relative
+    to what the op gives. ``recipe.nbytes`` is what
     ``palettize_package(source, ..., recipe.config, target=target)`` writes, to the byte.
 
     Raises ConfigError for a wrong request, PackageError for a package that cannot be read, PlanError for a budget that
-    cannot be reached, with the smallest that can.
+    cannot be reached, with the smallest that can; with samples also EvaluationError and UnsupportedOpError.
     """
     wanted = budget if isinstance(budget, Budget) else Budget(nbytes=_whole(budget))
     limits = Limits() if limits is None else limits
+    calibration = checked_calibration(calibration)
     goal = None if target is None else parse_target(target)
     shown = make_progress(progress)
     try:
         with Workers(workers) as pool:
-            return planned(weighed(Source(source, goal), limits, pool, shown.calibrate), wanted, limits.device)
+            costs = None
+            if calibration is not None and calibration.method != "weights":
+                costs = partial(element_costs, calibration=calibration, tell=shown.calibrate)
+            return planned(
+                weighed(Source(source, goal), limits, wanted, pool, shown.calibrate, costs), wanted, limits.device
+            )
     finally:
         shown.close()
 
