@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from mil_palettize.calibration.without_samples import Reading, reading
 _ONE_BIT = 1.2
 _LEAST = 1e-9  # of the largest: no element counts nothing
 _MOST_COLUMNS = 1024
+_MANY = (6, 8)  # bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,11 @@ def evaluated(choice: Choice, weight: np.ndarray, cost: np.ndarray | None = None
         counts = np.maximum(part_of(cost, axis, kernel).astype(np.float64), float(cost.max()) * _LEAST or _LEAST)
         importance = counts
         counts = counts * (float(cost.sum(dtype=np.float64)) / float(counts.sum()))
-    errors = [0.0, *(_error(part, c, counts, importance) for c in choice.candidates[1:])]
+    cut = part.size < weight.size
+    errors = [0.0]
+    for candidate in choice.candidates[1:]:
+        derived = _derived(choice.candidates, errors, candidate) if cut else None
+        errors.append(_error(part, candidate, counts, importance) if derived is None else derived)
     finite = [i for i, error in enumerate(errors) if np.isfinite(error)]
     candidates = tuple(choice.candidates[i] for i in finite)
     return Evaluated(replace(choice, candidates=candidates), _never_worse(candidates, [errors[i] for i in finite]))
@@ -98,13 +104,31 @@ def _error(part: np.ndarray, candidate: Candidate, counts: np.ndarray, importanc
     return left * _ONE_BIT if request.nbits <= request.cluster_dim else left
 
 
+def _derived(candidates: Sequence[Candidate], errors: Sequence[float], candidate: Candidate) -> float | None:
+    """The error of many small tables with many entries, which would be fitted to the few elements of a part: that at 4
+    bits, times what as many bits gain in one table. None where that is not known, or is not the case."""
+    request = candidate.request
+    assert request is not None
+    if request.nbits not in _MANY or not request.grouped:
+        return None
+    kind = _kind(candidate)
+    known = {(_kind(c), c.request.nbits): e for c, e in zip(candidates, errors, strict=False) if c.request is not None}
+    own, few, many = (known.get(key) for key in ((kind, 4), ((), 4), ((), request.nbits)))
+    return own * many / few if own is not None and few and many is not None else None
+
+
+def _kind(candidate: Candidate) -> tuple[tuple[str, Any], ...]:
+    """All but the number of bits, () for one table of scalars."""
+    options = candidate.options or {}
+    return tuple(sorted((k, v) for k, v in options.items() if k not in ("nbits", "weight_threshold")))
+
+
 def _never_worse(candidates: Sequence[Candidate], errors: Sequence[float]) -> tuple[float, ...]:
     """Of the same groups and vectors the least error up to each number of bits."""
     best: dict[object, float] = {}
     found = list(errors)
     order = sorted(range(1, len(errors)), key=lambda i: getattr(candidates[i].request, "nbits", 0) or 0)
     for i in order:
-        kind = {k: v for k, v in (candidates[i].options or {}).items() if k != "nbits"}
-        key = tuple(sorted(kind.items()))
+        key = _kind(candidates[i])
         best[key] = found[i] = min(best.get(key, np.inf), errors[i])
     return tuple(found)

@@ -120,7 +120,7 @@ def _plan(options: argparse.Namespace) -> int:
         if place is not None:
             output.check_report_path(place, [options.source], option=option)
     _check_given([options.source], options.calibrate if options.calibrate != "weights" else None)
-    options.quiet = options.bias = False
+    options.quiet, options.bias = False, None
     recipe = _planned(options, budget)
     if options.out is not None:
         output.write_report(options.out, recipe.to_yaml())
