@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--nbits", nargs="+", type=int, default=[4, 3, 2])
     parser.add_argument("--calibrations", nargs="+", default=["none", "weights", "128"])
     parser.add_argument("--group-size", type=int, metavar="N", help="channels per look-up table; one table without it")
+    parser.add_argument("--mixed", action="store_true", help="beside each, mixed bits within the same bytes")
     parser.add_argument("--rounds", type=int, default=15, help="of tables and indices in turn, at most")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, default=10_000, help="of the test")
