@@ -19,18 +19,20 @@ GROUP_SIZES = (32, 16, 8, 4, 1)
 @dataclass(frozen=True)
 class Budget:
     """What all palettes together may take, one of: ``nbytes``, of the whole package as it lies on disk;
-    ``bits_per_weight``, stored for an element of the weights that can be palettized, tables and scales included.
+    ``bits_per_weight``, stored for an element of the weights that can be palettized, tables and scales included;
+    ``min_snr_db``: as few as give this signal to noise, in decibels, at the outputs of the model as they are measured.
 
     Raises ConfigError unless it is one positive number.
     """
 
     nbytes: int | None = None
     bits_per_weight: float | None = None
+    min_snr_db: float | None = None
 
     def __post_init__(self) -> None:
-        given = [value for value in (self.nbytes, self.bits_per_weight) if value is not None]
+        given = [value for value in (self.nbytes, self.bits_per_weight, self.min_snr_db) if value is not None]
         if len(given) != 1:
-            raise ConfigError("a budget is either nbytes, of the package, or bits_per_weight; give one of them")
+            raise ConfigError("a budget is nbytes, of the package, bits_per_weight or min_snr_db; give one of them")
         if isinstance(given[0], bool) or not isinstance(given[0], int | float) or not 0 < given[0] < float("inf"):
             raise ConfigError(f"a budget of {given[0]!r} is none; give a number above 0")
 

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -95,10 +95,16 @@ class Weighed:
         """The candidate of each that takes least."""
         return tuple(min(range(len(row)), key=row.__getitem__) for row in self.column(lambda c: c.nbytes))
 
-    @property
+    @cached_property
     def smallest(self) -> int:
         """Bytes of the smallest package."""
         return self.written_nbytes(self.fewest_bytes)
+
+    @cached_property
+    def curve(self) -> tuple[Point, ...]:
+        """Plans of other sizes, and uniform palettes per tensor of those weights that can have them; sizes are sums,
+        off by some bytes."""
+        return _curve(self)
 
     @property
     def errors(self) -> list[list[float]]:
@@ -179,6 +185,8 @@ def _keeps(candidate: Candidate, least: int | None) -> bool:
 
 def refuse_unreachable(from_all: Weighed, budget: Budget) -> None:
     """Raise PlanError, with the smallest that there is and what holds it there, where that is above ``budget``."""
+    if budget.min_snr_db is not None:
+        return
     if budget.bits_per_weight is not None:
         stored = sum(map(min, from_all.column(lambda c: c.stored_nbytes)))
         least = 8.0 * stored / max(1, from_all.elements)
@@ -194,7 +202,8 @@ def refuse_unreachable(from_all: Weighed, budget: Budget) -> None:
 
 
 def planned(from_all: Weighed, budget: Budget, device: str) -> Recipe:
-    """The plan with the least sum of errors within ``budget``. Raises PlanError where there is none."""
+    """The plan with the least sum of errors within ``budget``, which is bytes or bits. Raises PlanError where there is
+    none."""
     refuse_unreachable(from_all, budget)
     if budget.bits_per_weight is not None:
         most = budget.bits_per_weight * from_all.elements / 8.0
@@ -246,7 +255,7 @@ def _recipe(from_all: Weighed, picked: Sequence[int], nbytes: int, gap: float, d
         bytes_before=from_all.nbytes,
         smallest=from_all.smallest,
         gap=gap,
-        curve=_curve(from_all),
+        curve=from_all.curve,
         notes=(*from_all.notes, *_notes(chosen, device)),
     )
 
@@ -271,8 +280,6 @@ def _notes(chosen: Iterable[Chosen], device: str) -> list[str]:
 
 
 def _curve(from_all: Weighed) -> tuple[Point, ...]:
-    """Plans of other sizes, and uniform palettes per tensor of those weights that can have them; sizes are sums, off by
-    some bytes."""
     nbytes, errors = from_all.column(lambda c: c.nbytes), from_all.errors
     low, high = sum(map(min, nbytes)), 0.0
     count = max(1, len(errors))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mil_palettize.reports.curve import Point
@@ -47,7 +47,8 @@ class Recipe:
     ``nbytes``: of the package that ``palettize_package`` writes with it, to the byte, where ``target`` is the same;
     ``bytes_before``: as it is. ``gap``: how far the sum of errors may lie above the least possible one, relative to it;
     ``smallest``: bytes of the smallest package that was possible. ``curve``: other budgets, and uniform palettes.
-    ``notes``: what a person should know.
+    ``notes``: what a person should know. ``trials``: plans that were written and measured, (bytes, signal to noise of
+    the outputs in decibels), in the order of trying, () where none was.
     """
 
     source: str
@@ -58,7 +59,8 @@ class Recipe:
     smallest: int
     gap: float
     curve: tuple[Point, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    trials: tuple[tuple[int, float], ...] = ()
 
     @property
     def bits_per_weight(self) -> float:
@@ -157,12 +159,15 @@ class Recipe:
             f"{format_count(len(self.chosen), 'weight')}, mean error {self.error:.3g} "
             f"({self.point.decibels:.1f} dB), at most {self.gap:.2g} of it above the least",
         ]
-        blocks = ["\n".join(totals), self.table(width), "\n".join(self.notes)]
+        measured = [f"measured: {nbytes:,} bytes {decibels:.1f} dB" for nbytes, decibels in self.trials]
+        blocks = ["\n".join(totals), self.table(width), "\n".join(measured), "\n".join(self.notes)]
         return printable("\n\n".join(block for block in blocks if block)) + "\n"
 
     def to_json(self) -> str:
         """All figures."""
         data = {name: value for name, value in asdict(self).items() if name != "curve"}
         data |= {"bits_per_weight": self.bits_per_weight, "error": self.error}
+        data["gap"] = self.gap if math.isfinite(self.gap) else None
+        data["trials"] = [[nbytes, snr if math.isfinite(snr) else None] for nbytes, snr in self.trials]
         data["curve"] = [asdict(point) for point in self.curve]
         return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

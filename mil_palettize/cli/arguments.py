@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from mil_palettize import __version__
 from mil_palettize.algorithms.options import GRANULARITIES, LUT_DTYPES, SCALES
 from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.cli.budget_arguments import add_budget
-from mil_palettize.cli.values import nbytes, path
+from mil_palettize.cli.values import decibels, nbytes, path
 from mil_palettize.errors import ConfigError
 from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
 
@@ -241,7 +240,7 @@ def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
     sub.add_argument("--per-op", action="store_true", help="also the results of every op")
     sub.add_argument(
         _FAIL_BELOW,
-        type=_decibels,
+        type=decibels,
         metavar="30dB",
         help="exit with 1 where an output's SNR is less, or tells nothing; also --fail-below=-5dB",
     )
@@ -304,17 +303,6 @@ def _seed(text: str) -> int:
 
 def _is_whole(text: str) -> bool:
     return text.isascii() and text.isdecimal()
-
-
-def _decibels(text: str) -> float:
-    number = text[:-2] if text.lower().endswith("db") else text
-    try:
-        found = float(number)
-    except ValueError:
-        found = math.nan
-    if not math.isfinite(found):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of decibels; give one like 30dB")
-    return found
 
 
 def _add_shown(sub: Parser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from mil_palettize.cli.values import bits, kept, nbytes
+from mil_palettize.cli.values import bits, decibels, kept, nbytes
 from mil_palettize.errors import ConfigError
 from mil_palettize.planning.device_rules import DEVICES
 
@@ -22,6 +22,10 @@ def add_budget(parser: argparse.ArgumentParser, *, required: bool) -> None:
     which = group.add_mutually_exclusive_group(required=required)
     which.add_argument("--target-size", type=nbytes, metavar="SIZE", help="of the whole package, such as 2MB")
     which.add_argument("--bits-per-weight", type=bits, metavar="X", help="stored, tables included, such as 3.2")
+    which.add_argument(
+        "--min-snr", type=decibels, metavar="25dB",
+        help="as few as keep this at the outputs, measured on held out or made up samples (torch)",
+    )  # fmt: skip
     group.add_argument(
         "--keep", type=kept, action="append", metavar="NAME[=BITS]",
         help="leave it alone, or give it that many bits at least; re:PATTERN for several; may be repeated",
@@ -42,17 +46,17 @@ def budget_of(options: argparse.Namespace) -> Budget | None:
     """The one that is asked for. Raises ConfigError for options that go with one, or without."""
     from mil_palettize.budget.limits import Budget
 
-    if options.target_size is None and options.bits_per_weight is None:
+    if all(value is None for value in (options.target_size, options.bits_per_weight, options.min_snr)):
         for name in _LIMITS:
             if getattr(options, name) is not None:
                 flag = "for" if name == "device_rules" else name
-                raise ConfigError(f"--{flag} goes with --target-size or --bits-per-weight")
+                raise ConfigError(f"--{flag} goes with --target-size, --bits-per-weight or --min-snr")
         return None
     for name in _OTHERS:
         if getattr(options, name, None) is not None:
             flag = name.replace("_", "-")
             raise ConfigError(f"a budget and --{flag} exclude each other: the plan says what each weight gets")
-    return Budget(options.target_size, options.bits_per_weight)
+    return Budget(options.target_size, options.bits_per_weight, options.min_snr)
 
 
 def limits_of(options: argparse.Namespace) -> Limits:

@@ -41,3 +41,14 @@ def kept(text: str) -> tuple[str, int | None]:
     if not name or not number.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no NAME or NAME=BITS; give one like 're:.*embed.*=6'")
     return name, int(number)
+
+
+def decibels(text: str) -> float:
+    number = text[:-2] if text.lower().endswith("db") else text
+    try:
+        found = float(number)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of decibels; give one like 30dB")
+    return found

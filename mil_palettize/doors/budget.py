@@ -11,6 +11,7 @@ from mil_palettize.budget.planner import Source, planned, weighed
 from mil_palettize.budget.recipe import Recipe
 from mil_palettize.calibration.request import Calibration, checked_calibration
 from mil_palettize.doors.budget_costs import element_costs
+from mil_palettize.doors.measured_plans import measured_with, smallest_reaching
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ConfigError, memory_told
 from mil_palettize.program.opsets.move import parse_target
@@ -40,7 +41,8 @@ def plan_mixed_bits(
     ``calibration``: its samples tell what a palette loses: what compensation leaves of an error under the moments of
     the op's inputs, weighed by the squared gradient of the loss, labels drawn from the model's answers. Without it, or
     with method "weights", the weights alone tell: under moments that inputs of most networks have in common, relative
-    to what the op gives. ``recipe.nbytes`` is what
+    to what the op gives. For ``min_snr_db`` plans are written to a temporary package and compared, on the samples that
+    calibration held out, else on made-up inputs (needs torch). ``recipe.nbytes`` is what
     ``palettize_package(source, ..., recipe.config, target=target)`` writes, to the byte.
 
     Raises ConfigError for a wrong request, PackageError for a package that cannot be read, PlanError for a budget that
@@ -56,11 +58,12 @@ def plan_mixed_bits(
             costs = None
             if calibration is not None and calibration.method != "weights":
                 costs = partial(element_costs, calibration=calibration, tell=shown.calibrate)
-            return planned(
-                weighed(Source(source, goal), limits, wanted, pool, shown.calibrate, costs), wanted, limits.device
-            )
+            found = weighed(Source(source, goal), limits, wanted, pool, shown.calibrate, costs)
+            if wanted.min_snr_db is None:
+                return planned(found, wanted, limits.device)
     finally:
         shown.close()
+    return smallest_reaching(found, wanted.min_snr_db, limits, measured_with(source, goal, calibration))
 
 
 def _whole(budget: object) -> int:

@@ -70,7 +70,7 @@ def test_limits(run: Run) -> None:
         (("--target-size", "1kB"), "1,000 bytes cannot be reached: the smallest package is", 4),
         (("--target-size", "20kB", "--nbits", "4"), "exclude each other", 2),
         (("--target-size", "20kB", "--redo"), "exclude each other", 2),
-        (("--nbits", "4", "--keep", "a"), "--keep goes with --target-size or --bits-per-weight", 2),
+        (("--nbits", "4", "--keep", "a"), "--keep goes with --target-size", 2),
         (("--nbits", "4", "--for", "ane"), "--for goes with", 2),
         (("--target-size", "20kB", "--keep", "nowhere"), "matches no weight", 4),
         (("--target-size", "20kB", "--keep", "re:("), "no regular expression", 2),
