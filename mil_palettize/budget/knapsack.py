@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +33,7 @@ def cheapest(
     if not costs:
         return Solution((), 0.0)
     from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import csr_matrix, vstack
+    from scipy.sparse import csr_matrix
 
     kept = [_undominated(c, e) for c, e in zip(costs, errors, strict=True)]
     row = np.repeat(np.arange(len(kept)), [len(one) for one in kept])
@@ -41,20 +44,40 @@ def cheapest(
     ones = csr_matrix((np.ones(count), (row, np.arange(count))), shape=(len(kept), count))
     unit = max(float(np.abs(cost).max(initial=0.0)), 1.0)
     whole = float(error.max(initial=0.0)) or 1.0
-    found = milp(
-        error / whole,
-        integrality=np.ones(count),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(vstack([ones]), np.ones(len(kept)), np.ones(len(kept))),
-            LinearConstraint(csr_matrix(cost / unit), -np.inf, most / unit),
-        ],
-        options={"mip_rel_gap": _GAP, "time_limit": seconds},
-    )
+    with _standard_output_apart():
+        found = milp(
+            error / whole,
+            integrality=np.ones(count),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(ones, np.ones(len(kept)), np.ones(len(kept))),
+                LinearConstraint(csr_matrix(cost / unit), -np.inf, most / unit),
+            ],
+            options={"mip_rel_gap": _GAP, "time_limit": seconds},
+        )
     if found.x is None:
         return None
     picked = {i: j for (i, j), x in zip(flat, found.x, strict=True) if x > 0.5}
     return Solution(tuple(picked[i] for i in range(len(kept))), float(found.mip_gap or 0.0))
+
+
+@contextmanager
+def _standard_output_apart() -> Iterator[None]:
+    """HiGHS writes a line of its own to it now and then, whatever it is told, which would spoil JSON there."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # it is closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _undominated(costs: Sequence[float], errors: Sequence[float]) -> list[int]:

@@ -38,8 +38,10 @@ _POINTS = 12  # of the curve
 _SECONDS_OF_POINT = 1.0
 _NOTHING = Requests(None, {}, {})
 _HELD_UP = 3  # that an error names
-_ALONE = "errors are told by the weights alone: of each op's output, relative to its power, all ops alike"
-_SAMPLED = "errors are changes of the loss in nats, summed, as samples tell them"
+_ALONE = "errors are told by the weights alone: of each op's output, relative to its power, all counted alike"
+_SAMPLED = (
+    "errors are told by samples: noise at the model's outputs relative to their power, summed up over the weights"
+)
 
 
 @dataclass(frozen=True)
@@ -282,23 +284,22 @@ def _notes(chosen: Iterable[Chosen], device: str) -> list[str]:
 def _curve(from_all: Weighed) -> tuple[Point, ...]:
     nbytes, errors = from_all.column(lambda c: c.nbytes), from_all.errors
     low, high = sum(map(min, nbytes)), 0.0
-    count = max(1, len(errors))
     points = []
     for number in range(_POINTS):
         solution = cheapest(nbytes, errors, low + (high - low) * (number / _POINTS) ** 2, seconds=_SECONDS_OF_POINT)
         if solution is not None:
-            points.append(_point(from_all, solution.picked, count))
+            points.append(_point(from_all, solution.picked))
     for nbits in (1, 2, 3, 4, 6, 8):
         picked = [_uniform(one, nbits) for one in from_all.choices]
         if any(picked):
-            points.append(_point(from_all, picked, count, f"{nbits} bits"))
+            points.append(_point(from_all, picked, f"{nbits} bits"))
     return tuple(points)
 
 
-def _point(from_all: Weighed, picked: Sequence[int], count: int, label: str = "") -> Point:
+def _point(from_all: Weighed, picked: Sequence[int], label: str = "") -> Point:
     pairs: list[tuple[Any, int]] = list(zip(from_all.choices, picked, strict=True))
     nbytes = from_all.base + sum(one.choice.candidates[i].nbytes for one, i in pairs)
-    return Point(nbytes, sum(one.errors[i] for one, i in pairs) / count, label)
+    return Point(nbytes, sum(one.errors[i] for one, i in pairs), label)
 
 
 def _uniform(one: Evaluated, nbits: int) -> int:

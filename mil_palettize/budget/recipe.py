@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Chosen:
     """What a weight gets. ``names``: entries of the config; ``options``: of its entry, None for "leave alone";
-    ``bytes_before``, ``bytes_after``: stored, tables and scales included; ``error``: relative to the power of what its
-    op gives."""
+    ``bytes_before``, ``bytes_after``: stored, tables and scales included; ``error``: as the notes of
+    the recipe say."""
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
@@ -70,8 +70,8 @@ class Recipe:
 
     @property
     def error(self) -> float:
-        """The mean of the weights' errors."""
-        return sum(one.error for one in self.chosen) / len(self.chosen) if self.chosen else 0.0
+        """The sum of the weights' errors."""
+        return sum(one.error for one in self.chosen)
 
     @property
     def point(self) -> Point:
@@ -97,7 +97,7 @@ class Recipe:
     def told(self, nbytes: int | None) -> list[str]:
         """For the report of a package written with it, of ``nbytes``, None where none was written."""
         planned = (
-            f"planned: {self.nbytes:,} bytes, {self.bits_per_weight:.2f} bits per weight, mean error "
+            f"planned: {self.nbytes:,} bytes, {self.bits_per_weight:.2f} bits per weight, error "
             f"{self.point.decibels:.1f} dB; the smallest package possible had {self.smallest:,}"
         )
         if nbytes is None or nbytes == self.nbytes:
@@ -119,7 +119,7 @@ class Recipe:
             f"# {line}"
             for line in (
                 f"{self.source}: {self.bytes_before:,} bytes, with this recipe {self.nbytes:,},",
-                f"{self.bits_per_weight:.2f} bits per weight where there can be palettes; mean error "
+                f"{self.bits_per_weight:.2f} bits per weight where there can be palettes; error "
                 f"{self.error:.3g} ({self.point.decibels:.1f} dB)",
                 *([] if self.target is None else [f"for --target {self.target}"]),
                 *self.notes,
@@ -156,7 +156,7 @@ class Recipe:
         totals = [
             f"{self.source}: {format_bytes(self.bytes_before)} → {format_bytes(self.nbytes)} ({self.nbytes:,} bytes), "
             f"{self.bits_per_weight:.2f} bits per weight",
-            f"{format_count(len(self.chosen), 'weight')}, mean error {self.error:.3g} "
+            f"{format_count(len(self.chosen), 'weight')}, error {self.error:.3g} "
             f"({self.point.decibels:.1f} dB), at most {self.gap:.2g} of it above the least",
         ]
         measured = [f"measured: {nbytes:,} bytes {decibels:.1f} dB" for nbytes, decibels in self.trials]

@@ -39,8 +39,8 @@ def plan_mixed_bits(
     function of :class:`ProgressEvent`.
 
     ``calibration``: its samples tell what a palette loses: what compensation leaves of an error under the moments of
-    the op's inputs, weighed by the squared gradient of the loss, labels drawn from the model's answers. Without it, or
-    with method "weights", the weights alone tell: under moments that inputs of most networks have in common, relative
+    the op's inputs, in units of the noise that a palette in its place made at the model's outputs. Without it, or with
+    method "weights", the weights alone tell: under moments that inputs of most networks have in common, relative
     to what the op gives. For ``min_snr_db`` plans are written to a temporary package and compared, on the samples that
     calibration held out, else on made-up inputs (needs torch). ``recipe.nbytes`` is what
     ``palettize_package(source, ..., recipe.config, target=target)`` writes, to the byte.

@@ -19,7 +19,7 @@ _DECIBELS, _SIZES = 10, 6  # lines, about
 
 @dataclass(frozen=True)
 class Point:
-    """A package's size, and the mean error of its weights, relative to what their ops give. ``label``: what it is, ""
+    """A package's size, and the sum of its weights' errors, relative. ``label``: what it is, ""
     for a plan."""
 
     nbytes: int
@@ -87,5 +87,5 @@ def _text(x: float, y: float, text: str) -> str:
 
 def _svg(parts: Sequence[str]) -> str:
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}">'
-    label = "<title>Size of the package against the mean error of what ops give</title>"
+    label = "<title>Size of the package against the error that is told beforehand</title>"
     return "\n".join([head, label, f"<style>{_STYLE}</style>", *parts, "</svg>"]) + "\n"

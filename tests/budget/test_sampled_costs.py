@@ -90,8 +90,12 @@ def test_costs_rank_weights_as_the_outputs_do(fixtures: Path) -> None:
             weight.copy_(torch.from_numpy(made.expr.decode()))
             after = [module.run(sample) for sample in samples]
             weight.copy_(kept)
-        pairs = ((b[k].float() - a[k].float()) for b, a in zip(before, after, strict=True) for k in b)
-        measured.append(sum(float(d.square().sum()) for d in pairs))
+        noises = []
+        for key in before[0]:
+            pairs = [(b[key].double(), a[key].double()) for b, a in zip(before, after, strict=True)]
+            noise = sum(float((b - a).square().sum()) for b, a in pairs)
+            noises.append(noise / sum(float(b.square().sum()) for b, _ in pairs))
+        measured.append(np.mean(noises))
         told.append(one.errors[number])
     ranks = [np.argsort(np.argsort(values)) for values in (told, measured)]
     assert np.corrcoef(*ranks)[0, 1] >= 0.5
