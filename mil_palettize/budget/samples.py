@@ -8,13 +8,13 @@ import numpy as np
 
 _BLOCK = 32  # channels in a row: the largest groups that are looked at lie within
 _COLUMNS = 512
-_ELEMENTS = 1 << 15
+_ELEMENTS = 1 << 16
 
 
 def part_of(weight: np.ndarray, axis: int, kernel: int) -> np.ndarray:
     """Blocks of 32 channels along ``axis``, evenly apart, with a part of what they are made of: an array of as many
     axes. ``kernel``: how many of the last axes are a window, which stays whole. A weight that is small stays whole."""
-    if weight.size <= 2 * _ELEMENTS:
+    if weight.size <= _ELEMENTS:
         return weight
     window = math.prod(weight.shape[len(weight.shape) - kernel :])
     inner = [i for i in range(len(weight.shape) - kernel) if i != axis]
