@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 from mil_palettize.doors.registration import register
 
 if TYPE_CHECKING:
+    from mil_palettize.budget.limits import Budget, Limits
+    from mil_palettize.budget.recipe import Recipe
     from mil_palettize.calibration.request import Calibration
+    from mil_palettize.doors.budget import plan_mixed_bits
     from mil_palettize.doors.decompression import decompress_package
     from mil_palettize.doors.inspection import diff_packages, inspect_package
     from mil_palettize.doors.mlmodel import decompress_weights, palettize_weights
@@ -41,7 +44,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Budget": "budget.limits",
     "Calibration": "calibration.request",
+    "Limits": "budget.limits",
+    "Recipe": "budget.recipe",
+    "plan_mixed_bits": "doors.budget",
     "fisher_importance": "doors.sensitivity",
     "palettize_package": "doors.package",
     "palettize_weights": "doors.mlmodel",
@@ -74,9 +81,11 @@ _HOMES = {
 __all__ = [
     "AlgorithmError",
     "BlobError",
+    "Budget",
     "Calibration",
     "ConfigError",
     "EvaluationError",
+    "Limits",
     "ModelComparison",
     "ModelTypeError",
     "OpPalettizerConfig",
@@ -86,6 +95,7 @@ __all__ = [
     "PalettizeError",
     "PlanError",
     "ProgressEvent",
+    "Recipe",
     "Report",
     "UnsupportedModeError",
     "UnsupportedOpError",
@@ -100,6 +110,7 @@ __all__ = [
     "palettize_package",
     "palettize_weights",
     "pass_pipeline",
+    "plan_mixed_bits",
 ]
 
 register()

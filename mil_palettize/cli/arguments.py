@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mil_palettize import __version__
 from mil_palettize.algorithms.options import GRANULARITIES, LUT_DTYPES, SCALES
 from mil_palettize.algorithms.registry import ALGORITHMS
+from mil_palettize.cli.budget_arguments import add_budget
 from mil_palettize.cli.parsers import CommandLine, Parser, near
 from mil_palettize.cli.running_arguments import add_compare, add_run
 from mil_palettize.cli.values import count, is_whole, nbytes, path, seed
@@ -47,6 +48,7 @@ def build_parser(commands: Mapping[str, Command]) -> CommandLine:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subs = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     _add_palettize(subs)
+    _add_plan(subs)
     _add_sensitivity(subs)
     _add_decompress(subs)
     inspect = subs.add_parser("inspect", help="list every constant of a package", epilog=_EPILOG)
@@ -87,18 +89,11 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
         metavar="FILE.yaml",
         help="a coremltools OptimizationConfig instead of the above (- reads standard input)",
     )
+    add_budget(sub, required=False)
     how = sub.add_argument_group("how")
     how.add_argument("--target", metavar="iOS18", help="move the package up to this opset [as it is; iOS15 to iOS16]")
     how.add_argument("--joint", action="store_true", help="also what sparse and quantized weights hold (from iOS18)")
-    how.add_argument(
-        "--calibrate", type=_calibrated, metavar="WHAT",
-        help="for what ops give: on samples (as --inputs of run), on N made up ones (torch), or by the 'weights' alone",
-    )  # fmt: skip
-    how.add_argument(
-        "--memory", type=nbytes, metavar="SIZE",
-        help="of values while samples are run, such as 2GB; the rest goes to disk [a quarter of what is free]",
-    )  # fmt: skip
-    how.add_argument("--device", choices=("cpu", "cuda", "mps"), help="what samples are run on with torch [cpu]")
+    _add_calibrate(how)
     how.add_argument(
         "--bias", action="store_true", default=None, help="correct biases too, where held out samples gain"
     )
@@ -115,6 +110,32 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     how.add_argument("--resume", type=path, metavar="DIR", help="keep palettes there; what is there is not made again")
     how.add_argument("--workers", type=int, metavar="N", help="threads [all processors]; no effect on the result")
     _add_shown(sub)
+
+
+def _add_calibrate(how: argparse._ArgumentGroup | Parser) -> None:
+    how.add_argument(
+        "--calibrate", type=_calibrated, metavar="WHAT",
+        help="for what ops give: on samples (as --inputs of run), on N made up ones (torch), or by the 'weights' alone",
+    )  # fmt: skip
+    how.add_argument(
+        "--memory", type=nbytes, metavar="SIZE",
+        help="of values while samples are run, such as 2GB; the rest goes to disk [a quarter of what is free]",
+    )  # fmt: skip
+    how.add_argument("--device", choices=("cpu", "cuda", "mps"), help="what samples are run on with torch [cpu]")
+
+
+def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
+    sub = commands.add_parser("plan", help="a recipe of mixed bits within a budget", epilog=_EPILOG)
+    sub.add_argument("source", type=path, metavar="IN.mlpackage")
+    add_budget(sub, required=True)
+    sub.add_argument("--group-size", type=int, metavar="N", help="one granularity for all, 0 for one table per weight")
+    sub.add_argument("--weight-threshold", type=int, metavar="N", help="leave up to N elements alone [2048]")
+    _add_calibrate(sub)
+    sub.add_argument("--target", metavar="iOS18", help="the opset that the package will be moved up to [as it is]")
+    sub.add_argument("--out", type=path, metavar="RECIPE.yaml", help="write the recipe there, for palettize --config")
+    sub.add_argument("--plot", type=path, metavar="CURVE.svg", help="draw size against error")
+    sub.add_argument("--workers", type=int, metavar="N", help="threads [all processors]; no effect on the result")
+    sub.add_argument("--json", action="store_true", help="JSON on standard output")
 
 
 def _add_sensitivity(commands: argparse._SubParsersAction[Parser]) -> None:

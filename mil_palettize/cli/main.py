@@ -14,11 +14,13 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mil_palettize.cli import output
 from mil_palettize.cli.arguments import build_parser, calibration_of, requests_of
+from mil_palettize.cli.budget_arguments import budget_of, check_budget, limits_of
 from mil_palettize.cli.running_arguments import with_values
 from mil_palettize.cli.sensitivities import sensitivity_json, sensitivity_text
 from mil_palettize.cli.signals import Stopped, end, ending_at_once, stopping
@@ -45,6 +47,8 @@ from mil_palettize.text import format_count, printable
 if TYPE_CHECKING:
     import numpy as np
 
+    from mil_palettize.budget.limits import Budget
+    from mil_palettize.budget.recipe import Recipe
     from mil_palettize.reports.report import Report
 
 EXIT_DIFFERENT = 1
@@ -80,13 +84,15 @@ def _palettize(options: argparse.Namespace) -> int:
     if options.calibrate != "weights":
         read["--calibrate"] = options.calibrate
     _check_report_path(options, read)
+    budget = budget_of(options)
+    check_budget(options, budget)
     api = _load("doors.package")
     return _make(
         options,
         lambda: api.palettize_package(
             options.source,
             options.destination,
-            requests_of(options),
+            requests_of(options) if budget is None else _planned(options, budget),
             target=options.target,
             joint_compression=options.joint,
             calibration=calibration_of(options),
@@ -103,6 +109,39 @@ def _palettize(options: argparse.Namespace) -> int:
             dry_run=options.dry_run,
         ),
     )
+
+
+def _planned(options: argparse.Namespace, budget: Budget) -> Recipe:
+    destination = getattr(options, "destination", None)
+    if destination is not None and not options.dry_run:  # a plan may take minutes
+        _load("package.replacement").check_destination(Path(options.source), Path(destination), options.overwrite)
+    recipe: Recipe = _load("doors.budget").plan_mixed_bits(
+        options.source,
+        budget,
+        limits=limits_of(options),
+        calibration=calibration_of(options),
+        target=options.target,
+        workers=options.workers,
+        progress=None if options.quiet or options.json else True,
+    )
+    return recipe
+
+
+def _plan(options: argparse.Namespace) -> int:
+    budget = budget_of(options)
+    assert budget is not None  # one is required
+    for option, place in (("--out", options.out), ("--plot", options.plot)):
+        if place is not None:
+            output.check_report_path(place, [options.source], option=option)
+    _check_given([options.source], options.calibrate if options.calibrate != "weights" else None)
+    options.quiet, options.bias = False, None
+    recipe = _planned(options, budget)
+    if options.out is not None:
+        output.write_report(options.out, recipe.to_yaml())
+    if options.plot is not None:
+        output.write_report(options.plot, _load("reports.curve").curve_svg(recipe.curve, recipe.point))
+    output.show(recipe.to_json() if options.json else recipe.to_text(output.width()))
+    return 0
 
 
 def _importance(options: argparse.Namespace) -> dict[str, np.ndarray] | None:
@@ -294,6 +333,7 @@ def _failures_text(failures: Sequence[str]) -> str:
 
 COMMANDS = {
     "palettize": _palettize,
+    "plan": _plan,
     "sensitivity": _sensitivity,
     "decompress": _decompress,
     "inspect": _inspect,

@@ -79,3 +79,21 @@ def _number(text: str) -> float:
 
 def is_whole(text: str) -> bool:
     return text.isascii() and text.isdecimal()
+
+
+def bits(text: str) -> float:
+    """A number of bits per weight."""
+    found = _number(text)
+    if not 0.0 < found <= 32.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bits per weight; give one like 3.2")
+    return found
+
+
+def kept(text: str) -> tuple[str, int | None]:
+    """``NAME`` or ``NAME=BITS``."""
+    name, equals, number = text.rpartition("=")
+    if not equals:
+        return text, None
+    if not name or not is_whole(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is no NAME or NAME=BITS; give one like 're:.*embed.*=6'")
+    return name, int(number)

@@ -69,7 +69,7 @@ def calibrated(
     not know, AlgorithmError for a wrong ``lut_function``.
     """
     sent = pool is not None and pool.executor is not None and calibration.method == "weights"
-    run = _Run(model, calibration, planned_weights(model, plan, clustered, sent=sent), tell, pool, clustered)
+    run = CalibrationRun(model, calibration, planned_weights(model, plan, clustered, sent=sent), tell, pool, clustered)
     if calibration.method == "weights":
         run.without_samples()
     else:
@@ -87,17 +87,19 @@ def _is_chosen(made: Encoded) -> bool:
 def check_samples(model: Model, calibration: Calibration) -> None:
     """Raise what :func:`calibrated` does of samples and of ops, and ConfigError without torch, before it works."""
     if calibration.method != "weights":
-        for whole, given in _Run(model, calibration, {}).functions():
+        for whole, given in CalibrationRun(model, calibration, {}).functions():
             for call in () if given is None else given.arrays:
                 whole.features.tensors(call)
 
 
-def _moments(found: Any) -> list[Moments]:
+def moments_found(found: Any) -> list[Moments]:
     """Of what a walk collected, which knows torch, as solvers take them, which do not."""
     return [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
 
 
-class _Run:
+class CalibrationRun:
+    """All functions of a model with the samples of a calibration."""
+
     def __init__(
         self,
         model: Model,
@@ -161,17 +163,29 @@ class _Run:
                 seen |= set(keys.values())
 
     def _listen(self, module: Any, given: Calls, keys: Mapping[str, object]) -> None:
+        def note(found: Any) -> None:
+            self.elsewhere[keys[found.slot]].append((moments_found(found), found.reads))
+
+        self.listen(module, given, list(keys), note, given.held)
+
+    def listen(
+        self,
+        module: Any,
+        given: Calls,
+        slots: Sequence[str],
+        note: Callable[[Any], None],
+        held: frozenset[int] = frozenset(),
+        tell: Tell | None = None,
+    ) -> None:
+        """Walk through ``module`` with its weights as they are. ``note``: takes what was ``Collected`` of each of
+        ``slots``; ``held``: samples that are left out of that; ``tell``: as for :func:`calibrated`."""
         from mil_palettize.torch.calibration.sequences import states_before
         from mil_palettize.torch.calibration.walk import walk
 
         samples = [module.features.tensors(call) for call in given.arrays]
-
-        def note(found: Any) -> None:
-            self.elsewhere[keys[found.slot]].append((_moments(found), found.reads))
-
         states = states_before(module, samples, given.begins)
         executor = None if self.pool is None else self.pool.executor
-        walk(module, samples, list(keys), note, self._options(given.held), states=states, executor=executor)
+        walk(module, samples, slots, note, self._options(held), states=states, executor=executor, progress=tell)
 
     def _options(self, held: frozenset[int]) -> Any:
         from mil_palettize.torch.calibration.walk import WalkOptions
@@ -238,7 +252,7 @@ class _Run:
         def solve(found: Any) -> np.ndarray | None:
             if found.reads is not None:
                 tables.append(found.slot)
-            moments, reads = _moments(found), found.reads
+            moments, reads = moments_found(found), found.reads
             for more, read in self.elsewhere.pop(self._key(wanted[found.slot]), ()):
                 moments += more
                 reads = read if reads is None else reads if read is None else reads + read

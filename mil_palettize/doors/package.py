@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mil_palettize.budget.recipe import Recipe
 from mil_palettize.calibration.request import Calibration, checked_calibration
 from mil_palettize.doors.palettize_run import PalettizeRun
 from mil_palettize.encoding.palette_cache import clustered_in
@@ -41,7 +42,7 @@ Inputs = PathLike | Samples | Mapping[str, Samples] | None
 def palettize_package(
     source: PathLike,
     destination: PathLike | None,
-    config: OptimizationConfig | Requests,
+    config: OptimizationConfig | Requests | Recipe,
     *,
     target: object = None,
     joint_compression: bool = False,
@@ -61,7 +62,8 @@ def palettize_package(
 ) -> Report:
     """Palettize the ML Programs of the package at ``source`` into ``destination``.
 
-    ``config``: an ``OptimizationConfig``, coremltools' own or ours, or the ``Requests`` that a file was read to.
+    ``config``: an ``OptimizationConfig``, coremltools' own or ours, the ``Requests`` that a file was read to, or the
+    ``Recipe`` of a plan; then the report says whether the size is as planned.
     ``target``: opset to move up to (``"iOS18"`` or a ``coremltools.target``). ``joint_compression``: also what sparse
     weights hold, and the integers of quantized ones (from iOS18). ``importance``: arrays of positive floats by name of
     a constant, or ``function/name``, of its shape or with sizes that divide that: the sum of importance times squared
@@ -86,7 +88,9 @@ def palettize_package(
     UnsupportedOpError; nothing is written then.
     """
     started = time.perf_counter()
-    requests, calibration = normalise(config, joint_compression, importance), checked_calibration(calibration)
+    recipe = config if isinstance(config, Recipe) else None
+    asked = config.requests() if isinstance(config, Recipe) else config
+    requests, calibration = normalise(asked, joint_compression, importance), checked_calibration(calibration)
     if target is not None:
         target = parse_target(target)  # what is wrong with the request itself comes before what is wrong with places
     if destination is None and not dry_run:
@@ -114,6 +118,7 @@ def palettize_package(
         )
         report = run.carry_out()
     report.notes += [recovered] if recovered else []
+    report.notes += [] if recipe is None else recipe.told(None if dry_run else report.bytes_after)
     report.seconds = time.perf_counter() - started
     return report
 

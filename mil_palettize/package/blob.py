@@ -194,7 +194,7 @@ class BlobReader:
         for index in range(self._count):
             record = self.record(position, used_by=f"record {index + 1} of {self._count}")
             records.append(record)
-            position = _aligned(record.end)
+            position = aligned(record.end)
         return records
 
     def close(self) -> None:
@@ -287,7 +287,7 @@ class BlobWriter:
     def _append(
         self, data_type: int, data: Iterable[Bytes], size: int | None, padding_bits: int, reserved: bytes
     ) -> int:
-        start = _aligned(self._file.size)
+        start = aligned(self._file.size)
         offset = start + _METADATA.size
         with self._file.unbroken():
             self._file.write(bytes(start - self._file.size))
@@ -315,7 +315,8 @@ class BlobWriter:
             self._file.abandon()
 
 
-def _aligned(offset: int) -> int:
+def aligned(offset: int) -> int:
+    """The first multiple of 64 from ``offset`` on."""
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 

@@ -1,14 +1,17 @@
 """A config turned into one frozen, checked type.
 
 Precedence is coremltools': op name, then op type, then global; ``None`` means leave alone. Names may be those of
-a constant or of an op, bare (every function) or ``function/name``.
+a constant or of an op, bare (every function) or ``function/name``. ``re:PATTERN`` means each such name that the regular
+expression matches in full; a name that is written out wins over patterns, and of these the first.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from mil_palettize.errors import ConfigError
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from coremltools.optimize.coreml import OptimizationConfig
 
 LEVELS = ("name", "type", "global")
+PATTERN = "re:"
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,11 @@ class Requests:
         entries += [(f"{level}[{name!r}]", request) for level, of in levels for name, request in of.items()]
         return [f"{where}: {told}" for where, request in entries if request for told in request.without_effect]
 
+    def __post_init__(self) -> None:
+        for name in self.by_name:
+            if name.startswith(PATTERN):
+                check_pattern(name, "op_name_configs")
+
     def matching(self, function: str, *names: str) -> list[str]:
         """Entries of ``by_name`` that mean one of ``names``, what decides first: of the first name before the
         next, ``function/name`` before a bare name."""
@@ -68,8 +77,23 @@ class Requests:
 
 def _matching(entries: Collection[str], function: str, names: Iterable[str]) -> list[str]:
     short = function.rpartition("/")[2]
-    keys = (key for name in names for key in (f"{function}/{name}", f"{short}/{name}", name))
-    return [key for key in dict.fromkeys(keys) if key in entries]
+    keys = list(dict.fromkeys(k for name in names for k in (f"{function}/{name}", f"{short}/{name}", name)))
+    written = [key for key in keys if key in entries]
+    patterns = [entry for entry in entries if entry.startswith(PATTERN)]
+    return written + [entry for entry in patterns if any(_pattern(entry).fullmatch(key) for key in keys)]
+
+
+@cache
+def _pattern(entry: str) -> re.Pattern[str]:
+    return re.compile(entry.removeprefix(PATTERN))
+
+
+def check_pattern(entry: str, where: str) -> None:
+    """Raise ConfigError for a ``re:`` name that is no regular expression."""
+    try:
+        _pattern(entry)
+    except re.error as error:
+        raise ConfigError(f"{where}[{entry!r}] is no regular expression: {error}") from error
 
 
 def normalise(

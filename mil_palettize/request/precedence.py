@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.program.weight import Consumer, Weight
-from mil_palettize.request.normalised import LEVELS, Requests
+from mil_palettize.request.normalised import LEVELS, PATTERN, Requests
 from mil_palettize.request.palette_request import PaletteRequest
 
 _ALL_CHANNELS, _ONE_TABLE = 1 << 61, 1 << 62  # as sizes of groups, larger than any
@@ -22,8 +22,9 @@ _ALL_CHANNELS, _ONE_TABLE = 1 << 61, 1 << 62  # as sizes of groups, larger than 
 
 @dataclass(frozen=True)
 class Resolved:
-    """``level``: what decided ("constant", "name", "type", "global"). ``keys``: entries of ``op_name_configs``
-    that spoke, whether they decided or not. ``note``: how a disagreement was settled, "" when there was none."""
+    """``level``: what decided ("constant", "name", "type", "global", or "pattern", whatever that met). ``keys``:
+    entries of ``op_name_configs`` that spoke, whether they decided or not. ``note``: how a disagreement was settled, ""
+    when there was none."""
 
     request: PaletteRequest | None
     level: str
@@ -33,8 +34,8 @@ class Resolved:
 
     @property
     def explicit(self) -> bool:
-        """Asked for by name or type, not only globally."""
-        return self.level != "global" and self.request is not None
+        """Asked for by name or type, not only globally, and not by a pattern, which may meet more than was meant."""
+        return self.level not in ("global", "pattern") and self.request is not None
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,13 @@ def resolve(weight: Weight, requests: Requests) -> Resolved:
     own = requests.matching(weight.function, weight.name, weight.op_name)
     keys = frozenset(own).union(*(v.keys for v in voices))
     if own:
-        return Resolved(requests.by_name[own[0]], "constant", f"op_name_configs[{own[0]!r}]", keys)
+        level = "pattern" if own[0].startswith(PATTERN) else "constant"
+        return Resolved(requests.by_name[own[0]], level, f"op_name_configs[{own[0]!r}]", keys)
     if not voices:
         return Resolved(requests.global_request, "global", "global_config")
     chosen = min(voices, key=_preference)
-    return Resolved(chosen.request, chosen.level, chosen.by, keys, _settled(voices, chosen))
+    level = "pattern" if chosen.keys and chosen.keys[0].startswith(PATTERN) else chosen.level
+    return Resolved(chosen.request, level, chosen.by, keys, _settled(voices, chosen))
 
 
 def _voice(function: str, consumer: Consumer, requests: Requests) -> _Voice:

@@ -27,6 +27,14 @@ def write_other_files(model: Model, staging: Path, weight_files: Iterable[Path])
         file.write(model.spec.SerializeToString(deterministic=True))
 
 
+def other_nbytes(model: Model, weight_files: Iterable[Path]) -> int:
+    """Bytes of all that :func:`write_other_files` would write."""
+    package = model.package
+    left = set(weight_files) | {package.model_path}
+    files = (package.path / relative for relative in package.files())
+    return model.spec.ByteSize() + sum(file.stat().st_size for file in files if file not in left)
+
+
 def check_readable(staging: Path, destination: Path) -> None:
     """Read the package at ``staging`` as any reader would, before it takes the place of ``destination``. Raises
     PlanError when it cannot be opened: a program may nest as deep as readers go, and what was put into it deeper."""

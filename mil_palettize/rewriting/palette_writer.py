@@ -18,7 +18,7 @@ from mil_palettize.program.palette_ops import Append, PaletteValues, palette_ops
 from mil_palettize.program.sites import Site
 from mil_palettize.program.values import MIL, MIN_BLOB_ELEMENTS
 from mil_palettize.program.weight import WeightId
-from mil_palettize.rewriting.other_files import write_other_files
+from mil_palettize.rewriting.other_files import other_nbytes, write_other_files
 from mil_palettize.rewriting.palette_checks import check_palettes
 from mil_palettize.rewriting.weight_files import WeightFiles
 
@@ -116,6 +116,14 @@ class PaletteWriter:
         self._put_palettes()
         write_other_files(self._model, folder, self._files.paths)
         return Written(frozenset(site.weight.id for job in self._files.apart for site in job.sites), dropped)
+
+    def measure(self, palettes: Iterable[WeightExpr | None]) -> int:
+        """Bytes of all files of the package that :meth:`write` would write with these ``palettes``, of which only types
+        and shapes count. The model is changed as by :meth:`write`."""
+        following = iter(palettes)
+        nbytes = self._files.measure(lambda job, append: self._store(job, next(following), append))
+        self._put_palettes()
+        return nbytes + other_nbytes(self._model, self._files.paths)
 
     def _store(self, job: PaletteJob, expr: WeightExpr | None, append: Append | None) -> bool:
         if expr is None:

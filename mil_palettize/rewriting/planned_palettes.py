@@ -55,15 +55,8 @@ class PlannedPalettes:
         self._progress = progress
         self._clustered = clustered
         self._done = Rewritten()
-        planned = {d.weight.id: d for d in plan.decisions if d.specification is not None}
-        sites = (site for site in model.survey().sites if site.weight.id in planned)
-        self._decisions = {site: planned[site.weight.id] for site in sites}
-        keys: dict[int, bytes] = {}
-        wanted = {
-            site: (decision.specification, decision.importance, _compressed(site, keys))
-            for site, decision in self._decisions.items()
-        }
-        self._writer = PaletteWriter(model, wanted, rename=rename)
+        self._decisions = planned_sites(model, plan)
+        self._writer = PaletteWriter(model, wanted_palettes(self._decisions), rename=rename)
         self._check_ready()
         progress.start(len(self._decisions), sum(d.weight.nbytes for d in self._decisions.values()))
 
@@ -111,6 +104,21 @@ class PlannedPalettes:
         """``sent``: to another process, which reads the weight itself where it can."""
         decision = self._decisions[job.site]
         return planned_task(self._model, job.site, decision, job.form, self._clustered, sent=sent)
+
+
+def planned_sites(model: Model, plan: Plan) -> dict[Site, Decision]:
+    """The constants that are to become palettes, in program order."""
+    planned = {d.weight.id: d for d in plan.decisions if d.specification is not None}
+    return {site: planned[site.weight.id] for site in model.survey().sites if site.weight.id in planned}
+
+
+def wanted_palettes(decisions: Mapping[Site, Decision]) -> dict[Site, object]:
+    """What each gets, as :class:`PaletteWriter` takes it: equal for those that get the same."""
+    keys: dict[int, bytes] = {}
+    return {
+        site: (decision.specification, decision.importance, _compressed(site, keys))
+        for site, decision in decisions.items()
+    }
 
 
 def planned_task(

@@ -17,6 +17,7 @@ import numpy as np
 
 from mil_palettize.errors import BlobError
 from mil_palettize.package.blob import BlobReader, BlobRecord, BlobWriter
+from mil_palettize.package.blob_sizes import BlobSizes
 from mil_palettize.package.disk import make_folders
 from mil_palettize.program.blob_uses import BlobUse
 from mil_palettize.program.model import Model
@@ -24,6 +25,7 @@ from mil_palettize.program.palette_ops import Append
 from mil_palettize.program.values import BLOB_TYPES, static_shape
 
 Job = TypeVar("Job")
+Blobs = BlobWriter | BlobSizes
 Stored = tuple[int, int]  # blob data type code, padding bits
 
 
@@ -105,27 +107,41 @@ class WeightFiles(Generic[Job]):
         """
         dropped: int | None = 0
         for path in self.paths:
-            self._write_file(folder / path.relative_to(self._model.package.path), path, carry_out)
+            target = folder / path.relative_to(self._model.package.path)
+            make_folders(target.parent)
+            with BlobWriter(target) as writer:
+                self._fill(writer, path, carry_out)
             unused = _unused_records(self._files[path])
             dropped = None if dropped is None or unused is None else dropped + unused
+        self._complete(carry_out)
+        return dropped
+
+    def measure(self, carry_out: Callable[[Job, Append | None], bool]) -> int:
+        """Bytes of all that :meth:`write` would write with this ``carry_out``; the program points at it afterwards."""
+        nbytes = 0
+        for path in self.paths:
+            sizes = BlobSizes()
+            self._fill(sizes, path, carry_out)
+            nbytes += sizes.nbytes
+        self._complete(carry_out)
+        return nbytes
+
+    def _fill(self, writer: Blobs, path: Path, carry_out: Callable[[Job, Append | None], bool]) -> None:
+        records = self._files[path]
+        for _, record in sorted(records.items()):
+            new = sum(carry_out(job, _appender(writer, record.file_name)) for job in record.jobs)
+            self._copy(writer, record)
+            if new and new + len(record.moved) > 1:
+                self.apart += record.jobs
+        for job in self._tails.get(path, ()):
+            carry_out(job, _appender(writer, next(iter(records.values())).file_name))
+
+    def _complete(self, carry_out: Callable[[Job, Append | None], bool]) -> None:
         for job in self.in_program:
             carry_out(job, None)
         self._point_at_new_places()
-        return dropped
 
-    def _write_file(self, target: Path, path: Path, carry_out: Callable[[Job, Append | None], bool]) -> None:
-        make_folders(target.parent)
-        records = self._files[path]
-        with BlobWriter(target) as writer:
-            for _, record in sorted(records.items()):
-                new = sum(carry_out(job, _appender(writer, record.file_name)) for job in record.jobs)
-                self._copy(writer, record)
-                if new and new + len(record.moved) > 1:
-                    self.apart += record.jobs
-            for job in self._tails.get(path, ()):
-                carry_out(job, _appender(writer, next(iter(records.values())).file_name))
-
-    def _copy(self, writer: BlobWriter, record: _Record[Job]) -> None:
+    def _copy(self, writer: Blobs, record: _Record[Job]) -> None:
         as_it_is = record.record.data_type, record.record.padding_bits
         for stored in sorted(stored for stored, count in record.needed.items() if count > 0):
             other = {} if stored == as_it_is else {"data_type": stored[0], "padding_bits": stored[1]}
@@ -159,7 +175,7 @@ class WeightFiles(Generic[Job]):
         return code, record.size * 8 - math.prod(shape) * bits
 
 
-def _appender(writer: BlobWriter, file_name: str) -> Append:
+def _appender(writer: Blobs, file_name: str) -> Append:
     def append(data: np.ndarray, data_type: int, padding_bits: int) -> tuple[str, int]:
         return file_name, writer.append(data_type, data, padding_bits=padding_bits)
 

@@ -10,7 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mil_palettize import Calibration, OpPalettizerConfig, OptimizationConfig, fisher_importance, palettize_package
+from mil_palettize import (
+    Budget,
+    Calibration,
+    Limits,
+    OpPalettizerConfig,
+    OptimizationConfig,
+    fisher_importance,
+    palettize_package,
+    plan_mixed_bits,
+)
 from tools.accuracy.network import Network
 
 MADE_UP = "made-up"
@@ -68,14 +77,36 @@ def rows(name: str, network: Network, options: argparse.Namespace, out: Path) ->
             )
         )
         for kind in options.calibrations:
-            found, seconds = [], []
-            for seed in range(options.seeds if kind not in _WITHOUT_SEED else 1):
-                started = time.process_time()
-                keywords = keywords_of(network, kind, seed, options.rounds)
-                palettize_package(network.source, out, config, target="iOS18", overwrite=True, workers=1, **keywords)
-                seconds.append(time.process_time() - started)
-                found.append(network.measured(out))
-            yield Row(name, first, nbits, kind, found, weight_nbytes(out), min(seconds))
+            yield _measured(name, network, options, nbits, kind, out, config)
+            if options.mixed:
+                yield _measured(name, network, options, nbits, kind, out, Budget(nbytes=package_nbytes(out)))
+
+
+def _measured(
+    name: str,
+    network: Network,
+    options: argparse.Namespace,
+    nbits: int,
+    kind: str,
+    out: Path,
+    wanted: OptimizationConfig | Budget,
+) -> Row:
+    """``wanted``: uniform palettes, or what mixed ones may take."""
+    found, seconds, told = [], [], kind
+    for seed in range(options.seeds if kind not in _WITHOUT_SEED else 1):
+        started = time.process_time()
+        keywords = keywords_of(network, kind, seed, options.rounds)
+        config = wanted
+        if isinstance(wanted, Budget):
+            told = f"{kind}, mixed bits"
+            samples = {name: given for name, given in keywords.items() if name == "calibration"}
+            config = plan_mixed_bits(
+                network.source, wanted, limits=Limits(weight_threshold=0), target="iOS18", workers=1, **samples
+            )
+        palettize_package(network.source, out, config, target="iOS18", overwrite=True, workers=1, **keywords)
+        seconds.append(time.process_time() - started)
+        found.append(network.measured(out))
+    return Row(name, network.figures[0], nbits, told, found, weight_nbytes(out), min(seconds))
 
 
 def _groups(size: int | None) -> dict[str, Any]:
@@ -84,6 +115,10 @@ def _groups(size: int | None) -> dict[str, Any]:
 
 def weight_nbytes(package: Path) -> int:
     return sum(file.stat().st_size for file in package.rglob("weight.bin"))
+
+
+def package_nbytes(package: Path) -> int:
+    return sum(file.stat().st_size for file in package.rglob("*") if file.is_file())
 
 
 def heading(figures: Sequence[str]) -> str:

@@ -19,4 +19,15 @@ def structured_square(columns: int, window: int) -> np.ndarray:
     """
     channels = columns // window
     square = np.eye(columns) + np.kron(np.eye(channels), np.ones((window, window)))
-    return square + (_SHARED if columns > _FEW else _SHARED_FEW)
+    return square + _shared(columns)
+
+
+def structured_power(rows: np.ndarray, window: int) -> float:
+    """The sum over ``rows`` (float64 (count, columns)) of w H wᵀ with that H, which is not made."""
+    windows = rows.reshape(len(rows), -1, window).sum(axis=2)
+    whole = windows.sum(axis=1)
+    return float(np.vdot(rows, rows) + np.vdot(windows, windows) + _shared(rows.shape[1]) * np.vdot(whole, whole))
+
+
+def _shared(columns: int) -> float:
+    return _SHARED if columns > _FEW else _SHARED_FEW

@@ -1,0 +1,1 @@
+"""Which palette each weight gets, so that all together stay within a size or reach a quality."""

@@ -1,0 +1,136 @@
+"""What may become of each weight: the palettes that its form and the asked limits allow, with the bytes of each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mil_palettize.algorithms.specification import PaletteSpecification
+from mil_palettize.budget.added_size import AddedSizes
+from mil_palettize.planning.plan import Decision
+from mil_palettize.planning.sizes import palette_nbytes
+from mil_palettize.planning.specifier import specify
+from mil_palettize.program.forms import FORMS, refusal
+from mil_palettize.program.sites import Site
+from mil_palettize.program.weight import Weight
+from mil_palettize.request.palette_request import PaletteRequest, palette_request
+from mil_palettize.rewriting.palettization import Prepared
+from mil_palettize.rewriting.planned_palettes import planned_sites
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One palette that a weight may get. ``options``: of its entry in a config, None for "leave alone"; ``nbytes``:
+    what the package grows by, negative where it shrinks; ``stored_nbytes``: of indices, tables and scales, or of the
+    weight as it is."""
+
+    options: Mapping[str, Any] | None
+    request: PaletteRequest | None
+    specification: PaletteSpecification | None
+    nbytes: int
+    stored_nbytes: int
+
+    def __str__(self) -> str:
+        return "left alone" if self.request is None else str(self.request).removeprefix(f"{self.request.mode} ")
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Constants that get the same palette: they are stored once, or a config cannot tell them apart. ``names``: entries
+    of ``op_name_configs`` that mean them; ``candidates``: the first leaves them alone."""
+
+    names: tuple[str, ...]
+    sites: tuple[Site, ...]
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def weight(self) -> Weight:
+        return self.sites[0].weight
+
+
+def choices_of(prepared: Prepared, grid: Sequence[Mapping[str, Any]]) -> list[Choice]:
+    """The weights that ``prepared`` has a palette for, in program order, each with those of ``grid`` (options of
+    requests) that it can have exactly as asked. Of a weight that is stored once the readers' forms have to allow it
+    all."""
+    decisions = planned_sites(prepared.model, prepared.plan)
+    sizes = AddedSizes(prepared.model)
+    found = []
+    for sites in _together(decisions):
+        candidates = [Candidate(None, None, None, 0, sum(weight.nbytes for weight in _stored(sites)))]
+        for options in grid:
+            candidate = _candidate([decisions[site] for site in sites], sites, options, sizes)
+            if candidate is not None:
+                candidates.append(candidate)
+        found.append(Choice(_names(sites, decisions), tuple(sites), tuple(candidates)))
+    return found
+
+
+def _together(sites: Iterable[Site]) -> list[list[Site]]:
+    """Sites that share data, or a name that a config means both by, in the order of their first."""
+    groups: list[list[Site]] = []
+    place: dict[object, int] = {}
+    for site in sites:
+        keys = [("name", site.weight.key), *([] if site.weight.storage is None else [("data", site.weight.storage)])]
+        met = sorted({place[key] for key in keys if key in place})
+        if not met:
+            met = [len(groups)]
+            groups.append([])
+        first, *others = met
+        groups[first].append(site)
+        for other in others:
+            groups[first] += groups[other]
+            groups[other] = []
+        place = {key: first if at in others else at for key, at in place.items()} | dict.fromkeys(keys, first)
+    return [group for group in groups if group]
+
+
+def _names(sites: Sequence[Site], all_sites: Iterable[Site]) -> tuple[str, ...]:
+    """Bare names where nothing else is called so, as coremltools knows no other."""
+    own = {site.weight.key for site in sites}
+    others: dict[str, set[str]] = defaultdict(set)
+    for site in all_sites:
+        others[site.weight.name].add(site.weight.key)
+    names = (s.weight.name if others[s.weight.name] <= own else s.weight.key for s in sites)
+    return tuple(dict.fromkeys(names))
+
+
+def _stored(sites: Sequence[Site]) -> list[Weight]:
+    """One of each that is stored."""
+    return list({(s.weight.storage or s.weight.id, s.weight.shape): s.weight for s in sites}.values())
+
+
+def _candidate(
+    decisions: Sequence[Decision], sites: Sequence[Site], options: Mapping[str, Any], sizes: AddedSizes
+) -> Candidate | None:
+    """None where one of the constants cannot have it as asked, or would not be smaller."""
+    found: set[tuple[PaletteRequest, PaletteSpecification]] = set()
+    for decision in decisions:
+        specified = _specified(decision.weight, options)
+        if specified is None:
+            return None
+        found.add(specified)
+    (request, specification), *others = found
+    if others:  # axes of their own
+        return None
+    assert request.nbits is not None
+    stored = sum(palette_nbytes(weight, specification, request.nbits) for weight in _stored(sites))
+    own = {**options, "channel_axis": specification.axis} if specification.axis is not None else dict(options)
+    return Candidate(own, request, specification, sizes.added(sites, specification), stored)
+
+
+def _specified(weight: Weight, options: Mapping[str, Any]) -> tuple[PaletteRequest, PaletteSpecification] | None:
+    request, form = palette_request({**options, "mode": "kmeans"}), FORMS[weight.opset]
+    assert form is not None
+    assert request.nbits is not None
+    grouped = request.grouped or request.scale == "fold"
+    scaled = request.scale == "op"
+    if refusal(form, request.nbits, grouped, request.cluster_dim > 1, scaled=scaled):
+        return None
+    specified = specify(weight, request, form)
+    if specified.specification is None or specified.unmet:
+        return None
+    if palette_nbytes(weight, specified.specification, request.nbits) >= weight.nbytes:
+        return None
+    return request, specified.specification

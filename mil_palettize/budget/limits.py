@@ -1,0 +1,94 @@
+"""What a plan has to keep to: a size, a device, weights that are to keep more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mil_palettize.errors import ConfigError
+from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
+from mil_palettize.planning.device_rules import DEVICES, forbidden
+from mil_palettize.program.weight import Weight
+from mil_palettize.request.normalised import PATTERN, Requests, check_pattern
+from mil_palettize.request.palette_request import DEFAULT_WEIGHT_THRESHOLD
+
+GROUP_SIZES = (32, 16, 8, 4, 1)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What all palettes together may take, one of: ``nbytes``, of the whole package as it lies on disk;
+    ``bits_per_weight``, stored for an element of the weights that can be palettized, tables and scales included;
+    ``min_snr_db``: as few as give this signal to noise, in decibels, at the outputs of the model as they are measured.
+
+    Raises ConfigError unless it is one positive number.
+    """
+
+    nbytes: int | None = None
+    bits_per_weight: float | None = None
+    min_snr_db: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.nbytes, self.bits_per_weight, self.min_snr_db) if value is not None]
+        if len(given) != 1:
+            raise ConfigError("a budget is nbytes, of the package, bits_per_weight or min_snr_db; give one of them")
+        if isinstance(given[0], bool) or not isinstance(given[0], int | float) or not 0 < given[0] < float("inf"):
+            raise ConfigError(f"a budget of {given[0]!r} is none; give a number above 0")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """``keep``: names or patterns (``re:``) of constants or of ops that read them -> the least number of bits, None for
+    "leave alone". ``ends``: the same for the first and the last weight, 0 for no such limit. ``group_size``: one
+    granularity for all, 0 for one table per weight, None for any. ``device``: one of :data:`DEVICES`. ``vectors``: also
+    pairs of channels that share an index. ``weight_threshold``: weights of up to so many elements are left alone.
+
+    Raises ConfigError for values that are none of these.
+    """
+
+    keep: Mapping[str, int | None] = field(default_factory=dict)
+    ends: int | None = 0
+    group_size: int | None = None
+    device: str = "any"
+    vectors: bool = False
+    weight_threshold: int = DEFAULT_WEIGHT_THRESHOLD
+
+    def __post_init__(self) -> None:
+        if self.device not in DEVICES:
+            raise ConfigError(f"device is {self.device!r}, allowed are {DEVICES}")
+        for name in self.keep:
+            if name.startswith(PATTERN):
+                check_pattern(name, "keep")
+        for name, nbits in [*self.keep.items(), ("ends", self.ends or None)]:
+            if nbits is not None and nbits not in LEGAL_NBITS:
+                raise ConfigError(f"keep[{name!r}] is {nbits!r}, allowed are {LEGAL_NBITS}, or None to leave it alone")
+
+    def grid(self) -> list[dict[str, Any]]:
+        """Options of every palette that may be chosen, whatever the weight."""
+        sizes = (0, *GROUP_SIZES) if self.group_size is None else (self.group_size,)
+        kinds: list[dict[str, Any]] = [_grouped(size) for size in sizes]
+        if self.vectors and self.group_size in (None, 0):
+            kinds += [{"cluster_dim": 2}, {"cluster_dim": 2, "enable_per_channel_scale": True}]
+        threshold = (
+            {} if self.weight_threshold == DEFAULT_WEIGHT_THRESHOLD else {"weight_threshold": self.weight_threshold}
+        )
+        found = [{"nbits": nbits, **kind, **threshold} for kind in kinds for nbits in LEGAL_NBITS]
+        return [options for options in found if forbidden(options, self.device) is None]
+
+    def least(self, weights: list[Weight], first: bool, last: bool) -> tuple[int | None, set[str]]:
+        """The least bits of an element of ``weights``, which get the same, None where they are left alone; and the
+        entries of ``keep`` that spoke. ``first``, ``last``: in the program."""
+        entries = Requests(None, {}, dict.fromkeys(self.keep, None))
+        met: set[str] = set()
+        for weight in weights:
+            readers = [name for c in weight.consumers for name in (c.op_name, *(name for _, name in c.path))]
+            met.update(entries.matching(weight.function, weight.name, weight.op_name, *readers))
+        wanted = [self.keep[name] for name in met] + ([self.ends] if first or last else [])
+        if any(nbits is None for nbits in wanted):
+            return None, met
+        return max((nbits for nbits in wanted if nbits is not None), default=0), met
+
+
+def _grouped(size: int) -> dict[str, Any]:
+    return {"granularity": "per_grouped_channel", "group_size": size} if size else {}

@@ -1,0 +1,173 @@
+"""A plan as people keep it: coremltools' own YAML with comments, a table, JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from mil_palettize.reports.curve import Point
+from mil_palettize.reports.tables import format_table
+from mil_palettize.request.normalised import Requests
+from mil_palettize.request.palette_request import palette_request
+from mil_palettize.text import format_bytes, format_count, printable
+
+if TYPE_CHECKING:
+    from mil_palettize.request.config import OptimizationConfig
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a weight gets. ``names``: entries of the config; ``options``: of its entry, None for "leave alone";
+    ``bytes_before``, ``bytes_after``: stored, tables and scales included; ``error``: as the notes of
+    the recipe say."""
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    options: Mapping[str, Any] | None
+    bytes_before: int
+    bytes_after: int
+    error: float
+
+    @property
+    def palette(self) -> str:
+        """In words."""
+        if self.options is None:
+            return "left alone"
+        return str(palette_request(self.options)).removeprefix("kmeans ")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A palette for every weight, within a budget.
+
+    ``nbytes``: of the package that ``palettize_package`` writes with it, to the byte, where ``target`` is the same;
+    ``bytes_before``: as it is. ``gap``: how far the sum of errors may lie above the least possible one, relative to it;
+    ``smallest``: bytes of the smallest package that was possible. ``curve``: other budgets, and uniform palettes.
+    ``notes``: what a person should know. ``trials``: plans that were written and measured, (bytes, signal to noise of
+    the outputs in decibels), in the order of trying, () where none was.
+    """
+
+    source: str
+    target: str | None
+    chosen: tuple[Chosen, ...]
+    nbytes: int
+    bytes_before: int
+    smallest: int
+    gap: float
+    curve: tuple[Point, ...] = ()
+    notes: tuple[str, ...] = ()
+    trials: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored for an element of the weights that could be palettized."""
+        elements = sum(math.prod(one.shape) for one in self.chosen)
+        return 8.0 * sum(one.bytes_after for one in self.chosen) / elements if elements else 0.0
+
+    @property
+    def error(self) -> float:
+        """The sum of the weights' errors."""
+        return sum(one.error for one in self.chosen)
+
+    @property
+    def point(self) -> Point:
+        """Where it lies on the curve."""
+        return Point(self.nbytes, self.error, "chosen")
+
+    def requests(self) -> Requests:
+        """As ``palettize_package`` takes it."""
+        entries = {
+            name: None if one.options is None else palette_request(one.options)
+            for one in self.chosen
+            for name in one.names
+        }
+        return Requests(None, {}, entries)
+
+    @property
+    def config(self) -> OptimizationConfig:
+        """As coremltools has it. Importing its classes takes seconds."""
+        from mil_palettize.request.config import OptimizationConfig
+
+        return OptimizationConfig.from_dict(self.to_dict())
+
+    def told(self, nbytes: int | None) -> list[str]:
+        """For the report of a package written with it, of ``nbytes``, None where none was written."""
+        planned = (
+            f"planned: {self.nbytes:,} bytes, {self.bits_per_weight:.2f} bits per weight, error "
+            f"{self.point.decibels:.1f} dB; the smallest package possible had {self.smallest:,}"
+        )
+        if nbytes is None or nbytes == self.nbytes:
+            return [planned, *self.notes]
+        return [f"{planned}; it has {nbytes - self.nbytes:+,}, as it was written in another way than planned for"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The nested mapping that ``OptimizationConfig.from_dict`` of coremltools takes."""
+        entries = {
+            name: None if one.options is None else {"mode": "kmeans", **one.options}
+            for one in self.chosen
+            for name in one.names
+        }
+        return {"config_type": "OpPalettizerConfig", "global_config": None, "op_name_configs": entries}
+
+    def to_yaml(self) -> str:
+        """The same as text, with what each weight costs and loses in comments."""
+        lines = [
+            f"# {line}"
+            for line in (
+                f"{self.source}: {self.bytes_before:,} bytes, with this recipe {self.nbytes:,},",
+                f"{self.bits_per_weight:.2f} bits per weight where there can be palettes; error "
+                f"{self.error:.3g} ({self.point.decibels:.1f} dB)",
+                *([] if self.target is None else [f"for --target {self.target}"]),
+                *self.notes,
+            )
+        ]
+        lines += ["config_type: OpPalettizerConfig", "global_config: null", "op_name_configs:"]
+        for one in self.chosen:
+            shape = "×".join(map(str, one.shape))
+            lines.append(
+                f"  # {shape} {one.dtype}: {one.bytes_before:,} → {one.bytes_after:,} bytes, error {one.error:.3g}"
+            )
+            for name in one.names:
+                options = None if one.options is None else {"mode": "kmeans", **one.options}
+                lines.append(f"  {json.dumps(name)}: {json.dumps(options)}")
+        return "\n".join(line.replace("\n", " ") for line in lines) + "\n"
+
+    def table(self, width: int = 110) -> str:
+        """A line for each weight."""
+        rows = [
+            [
+                printable(", ".join(one.names)),
+                "×".join(map(str, one.shape)) + f" {one.dtype}",
+                one.palette,
+                format_bytes(one.bytes_before),
+                format_bytes(one.bytes_after),
+                f"{one.error:.2g}",
+            ]
+            for one in self.chosen
+        ]
+        return format_table(("weight", "shape", "palette", "before", "after", "error"), rows, width, right=3)
+
+    def to_text(self, width: int = 110) -> str:
+        """Totals, the table and the notes."""
+        totals = [
+            f"{self.source}: {format_bytes(self.bytes_before)} → {format_bytes(self.nbytes)} ({self.nbytes:,} bytes), "
+            f"{self.bits_per_weight:.2f} bits per weight",
+            f"{format_count(len(self.chosen), 'weight')}, error {self.error:.3g} "
+            f"({self.point.decibels:.1f} dB), at most {self.gap:.2g} of it above the least",
+        ]
+        measured = [f"measured: {nbytes:,} bytes {decibels:.1f} dB" for nbytes, decibels in self.trials]
+        blocks = ["\n".join(totals), self.table(width), "\n".join(measured), "\n".join(self.notes)]
+        return printable("\n\n".join(block for block in blocks if block)) + "\n"
+
+    def to_json(self) -> str:
+        """All figures."""
+        data = {name: value for name, value in asdict(self).items() if name != "curve"}
+        data |= {"bits_per_weight": self.bits_per_weight, "error": self.error}
+        data["gap"] = self.gap if math.isfinite(self.gap) else None
+        data["trials"] = [[nbytes, snr if math.isfinite(snr) else None] for nbytes, snr in self.trials]
+        data["curve"] = [asdict(point) for point in self.curve]
+        return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

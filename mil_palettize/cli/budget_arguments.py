@@ -1,0 +1,88 @@
+"""Options that say what all palettes together may take."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from mil_palettize.cli.values import bits, decibels, kept, nbytes
+from mil_palettize.errors import ConfigError
+from mil_palettize.planning.device_rules import DEVICES
+
+if TYPE_CHECKING:
+    from mil_palettize.budget.limits import Budget, Limits
+
+_LIMITS = ("keep", "ends", "device_rules", "vectors")
+_OTHERS = ("nbits", "mode", "granularity", "channel_axis", "cluster_dim", "lut_dtype", "per_channel_scale", "config")
+
+
+def add_budget(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Add them to ``parser``."""
+    group = parser.add_argument_group("a budget, within which each weight gets the palette that loses least")
+    which = group.add_mutually_exclusive_group(required=required)
+    which.add_argument("--target-size", type=nbytes, metavar="SIZE", help="of the whole package, such as 2MB")
+    which.add_argument("--bits-per-weight", type=bits, metavar="X", help="stored, tables included, such as 3.2")
+    which.add_argument(
+        "--min-snr", type=decibels, metavar="25dB",
+        help="as few as keep this at the outputs, measured on held out or made up samples (torch)",
+    )  # fmt: skip
+    group.add_argument(
+        "--keep", type=kept, action="append", metavar="NAME[=BITS]",
+        help="leave it alone, or give it that many bits at least; re:PATTERN for several; may be repeated",
+    )  # fmt: skip
+    group.add_argument("--ends", type=int, metavar="BITS", help="that the first and the last weight get at least")
+    group.add_argument(
+        "--for",
+        dest="device_rules",
+        choices=DEVICES,
+        help="what has to run it: forms that it is known to fail on are left out [any]",
+    )
+    group.add_argument(
+        "--vectors", action="store_true", default=None, help="also pairs of channels that share an index"
+    )
+
+
+def budget_of(options: argparse.Namespace) -> Budget | None:
+    """The one that is asked for. Raises ConfigError for options that go with one, or without."""
+    from mil_palettize.budget.limits import Budget
+
+    if all(value is None for value in (options.target_size, options.bits_per_weight, options.min_snr)):
+        for name in _LIMITS:
+            if getattr(options, name) is not None:
+                flag = "for" if name == "device_rules" else name
+                raise ConfigError(f"--{flag} goes with --target-size, --bits-per-weight or --min-snr")
+        return None
+    for name in _OTHERS:
+        if getattr(options, name, None) is not None:
+            flag = name.replace("_", "-")
+            raise ConfigError(f"a budget and --{flag} exclude each other: the plan says what each weight gets")
+    return Budget(options.target_size, options.bits_per_weight, options.min_snr)
+
+
+def limits_of(options: argparse.Namespace) -> Limits:
+    """What the plan has to keep to. Raises ConfigError."""
+    from mil_palettize.budget.limits import Limits
+
+    given = {
+        "keep": None if options.keep is None else dict(options.keep),
+        "ends": options.ends,
+        "group_size": options.group_size,
+        "device": options.device_rules,
+        "vectors": options.vectors,
+        "weight_threshold": options.weight_threshold,
+    }
+    return Limits(**{name: value for name, value in given.items() if value is not None})
+
+
+def check_budget(options: argparse.Namespace, budget: Budget | None) -> None:
+    """What goes with a budget, if there is one: palettes are made for what ops give, as the plan supposes. Raises
+    ConfigError."""
+    if budget is None:
+        return
+    for name in ("joint", "redo", "sensitivity"):
+        if getattr(options, name):
+            raise ConfigError(f"a budget and --{name} exclude each other: the plan is of weights that are dense")
+    if options.select != "weights":
+        raise ConfigError("a budget goes with --select weights: name others with --config")
+    if options.calibrate is None:
+        options.calibrate = "weights"

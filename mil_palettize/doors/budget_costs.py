@@ -1,0 +1,131 @@
+"""What samples tell of how much each element of a weight counts, for a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mil_palettize.algorithms.layerwise.moments import Moments, objective
+from mil_palettize.algorithms.layerwise.pivots import element_pivots
+from mil_palettize.algorithms.layerwise.reconstruction import reconstructed
+from mil_palettize.algorithms.making import ArraySource, make_palette
+from mil_palettize.algorithms.specification import PaletteSpecification
+from mil_palettize.calibration.choice import covering
+from mil_palettize.calibration.request import Calibration
+from mil_palettize.doors.calibrating import CalibrationRun, Tell, moments_found
+from mil_palettize.doors.calibration_samples import Calls
+from mil_palettize.program.model import Model
+from mil_palettize.program.weight import WeightId
+
+_DAMPING = 0.1
+_PROBE = PaletteSpecification("kmeans", 3, (3,))
+_LOOKED_AT = 16  # samples that outputs are measured on
+Outputs = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Probe:
+    """``cost``: of each element, but for a factor; ``array``: what the weight is with a palette, compensated; ``told``:
+    the error of that by ``cost``."""
+
+    cost: np.ndarray
+    array: np.ndarray
+    told: float
+
+
+def element_costs(
+    model: Model, wanted: Collection[WeightId], *, calibration: Calibration, tell: Tell | None = None
+) -> tuple[dict[WeightId, np.ndarray], list[str]]:
+    """How much a squared rounding error of each element adds to the noise of the outputs, relative to their power:
+    float32 of the weight's shape, by constant; and what is to be told of the samples. Constants that no sample reaches
+    are left out.
+
+    The inputs' second moments say what compensation leaves of an error, the squared gradients (labels are drawn from
+    the model's own answers) which outputs of the op count more than others, and a run with a palette of 3 bits in the
+    weight's place how much all of it counts at the model's outputs. Raises EvaluationError for samples that the model
+    does not take, UnsupportedOpError for ops that are not known, ConfigError without torch.
+    """
+    from mil_palettize.torch.calibration.fisher import fisher
+    from mil_palettize.torch.evaluator.model_pipeline import Pipeline
+
+    run = CalibrationRun(model, calibration, {})
+    found: dict[WeightId, np.ndarray] = {}
+    for whole, given in run.functions():
+        if given is None:
+            continue
+        if isinstance(whole, Pipeline):
+            run.done.notes.append("a pipeline is planned by the weights alone")
+            continue
+        ids = {slot: weight for slot, weight in whole.weight_ids.items() if weight in wanted}
+        information = fisher(whole, given.arrays, seed=calibration.seed)
+        weights, probes = whole.weights, dict[str, _Probe]()
+
+        def note(collected: Any, weights: Any = weights, information: Any = information, probes: Any = probes) -> None:
+            weight = weights[collected.slot].detach().numpy()
+            if np.isfinite(weight).all():
+                probes[collected.slot] = _probe(collected, weight, information[collected.slot])
+
+        run.listen(whole, given, list(ids), note, tell=tell)
+        for slot, cost in _scaled(whole, given, probes, calibration.device).items():
+            found[ids[slot]] = cost
+    return found, run.done.notes
+
+
+def _probe(collected: Any, weight: np.ndarray, information: np.ndarray) -> _Probe:
+    """``information``: the mean squared gradient of each element."""
+    moments = () if collected.reads is not None else covering(moments_found(collected), weight.size)
+    cost = _cost(moments, information)
+    made = make_palette(ArraySource(collected.slot, weight), _PROBE, importance=cost).expr
+    flat = weight.reshape(-1).astype(np.float64)
+    if moments:
+        aims = [objective(part, flat, _DAMPING, asymmetric=False) for part in moments]
+        array = reconstructed(made, aims, rounds=0).expr.decode()
+    else:
+        array = made.decode()
+    plain = flat - made.decode().reshape(-1)
+    return _Probe(cost, array.astype(np.float16), float(np.vdot(cost.reshape(-1) * plain, plain)))
+
+
+def _cost(moments: Sequence[Moments], information: np.ndarray) -> np.ndarray:
+    damped = information + _DAMPING * (float(information.mean()) or 1e-12)
+    if not moments:
+        return (damped / damped.max()).astype(np.float32)
+    flat, cost = damped.reshape(-1), np.zeros(information.size)
+    for part in moments:
+        power = np.einsum("gjj->g", part.square)
+        floor = 1e-12 * (float(power.max()) or 1.0)
+        rows = flat[part.where].sum(axis=2) / np.maximum(power, floor)[:, None]
+        cost += element_pivots(part, _DAMPING, rows, information.size)
+    cost = np.maximum(cost, 1e-9 * float(cost.max()))
+    return (cost / cost.max()).reshape(information.shape).astype(np.float32)
+
+
+def _scaled(module: Any, given: Calls, probes: Mapping[str, _Probe], device: str) -> dict[str, np.ndarray]:
+    """The costs of ``probes`` in units of the outputs' noise, as it is measured."""
+    from mil_palettize.torch.calibration.sequences import states_before
+    from mil_palettize.torch.calibration.walk import outputs_with
+
+    calls = [module.features.tensors(call) for call in given.arrays[:_LOOKED_AT]]
+    states = states_before(module, calls, given.begins[:_LOOKED_AT])
+    before = outputs_with(module, calls, {}, states=states, device=device)
+    found = {}
+    for slot, probe in probes.items():
+        after = outputs_with(module, calls, {slot: probe.array}, states=states, device=device)
+        found[slot] = (probe.cost * (_noise(before, after) / (probe.told or 1.0))).astype(np.float32)
+    return found
+
+
+def _noise(before: Outputs, after: Outputs) -> float:
+    """Of all outputs of floats, each relative to its power; the mean."""
+    found = []
+    for name, first in before[0].items():
+        if not hasattr(first, "is_floating_point") or not first.is_floating_point():
+            continue
+        pairs = [(one[name].double(), two[name].double()) for one, two in zip(before, after, strict=True)]
+        power = sum(float(one.square().sum()) for one, _ in pairs)
+        error = sum(float((one - two).square().sum()) for one, two in pairs)
+        found.append(error / power if power > 0.0 else 0.0)
+    return float(np.mean(found)) if found else 0.0

@@ -1,0 +1,91 @@
+"""Size against quality: what other budgets would give, and uniform palettes beside them, as a picture (SVG)."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mil_palettize.text import format_bytes
+
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _EDGE = 720, 440, 64, 48, 16
+_STYLE = (
+    "text{font:12px sans-serif;fill:#444}line{stroke:#ddd}.plan{fill:none;stroke:#06c;stroke-width:2}"
+    ".uniform{fill:#999}.chosen{fill:#c30}"
+)
+_DECIBELS, _SIZES = 10, 6  # lines, about
+
+
+@dataclass(frozen=True)
+class Point:
+    """A package's size, and the sum of its weights' errors, relative. ``label``: what it is, ""
+    for a plan."""
+
+    nbytes: int
+    error: float
+    label: str = ""
+
+    @property
+    def decibels(self) -> float:
+        return math.inf if self.error <= 0 else -10.0 * math.log10(self.error)
+
+
+def curve_svg(points: Sequence[Point], chosen: Point) -> str:
+    """Plans as a line, the others as dots with their labels, and ``chosen`` among them. Lossless ones, which no axis of
+    decibels has a place for, are left out."""
+    shown = [point for point in (*points, chosen) if math.isfinite(point.decibels)]
+    if not shown:
+        return _svg([])
+    axes = _Axes(shown)
+    plans = sorted((point for point in points if not point.label and point in shown), key=lambda p: p.nbytes)
+    line = " ".join(f"{axes.x(p):.1f},{axes.y(p):.1f}" for p in plans)
+    parts = [*axes.lines(), f'<polyline class="plan" points="{line}"/>']
+    for point in shown:
+        if point.label:
+            kind = "chosen" if point is shown[-1] else "uniform"
+            parts.append(f'<circle class="{kind}" cx="{axes.x(point):.1f}" cy="{axes.y(point):.1f}" r="5"/>')
+            parts.append(_text(axes.x(point) + 8, axes.y(point) + 14, point.label))
+    return _svg(parts)
+
+
+class _Axes:
+    def __init__(self, points: Sequence[Point]) -> None:
+        sizes, decibels = [p.nbytes for p in points], [p.decibels for p in points]
+        self.low, self.high = min(sizes), max(max(sizes), min(sizes) + 1)
+        self.bottom, self.top = min(decibels), max(max(decibels), min(decibels) + 1.0)
+
+    def x(self, point: Point) -> float:
+        return self._x(point.nbytes)
+
+    def y(self, point: Point) -> float:
+        return self._y(point.decibels)
+
+    def _x(self, nbytes: float) -> float:
+        return _LEFT + (nbytes - self.low) / (self.high - self.low) * (_WIDTH - _LEFT - 5 * _EDGE)
+
+    def _y(self, decibels: float) -> float:
+        return _HEIGHT - _BOTTOM - (decibels - self.bottom) / (self.top - self.bottom) * (_HEIGHT - _BOTTOM - _EDGE)
+
+    def lines(self) -> list[str]:
+        """With what they stand for."""
+        found = []
+        step = max(1, round((self.top - self.bottom) / _DECIBELS))
+        for decibels in range(math.ceil(self.bottom), math.floor(self.top) + 1, step):
+            y = self._y(decibels)
+            found.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _EDGE}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            found.append(_text(8, y + 4, f"{decibels} dB"))
+        for number in range(_SIZES):
+            nbytes = self.low + (self.high - self.low) * number / (_SIZES - 1)
+            found.append(_text(self._x(nbytes) - 20, _HEIGHT - _EDGE, format_bytes(round(nbytes))))
+        return found
+
+
+def _text(x: float, y: float, text: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}">{html.escape(text)}</text>'
+
+
+def _svg(parts: Sequence[str]) -> str:
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}">'
+    label = "<title>Size of the package against the error that is told beforehand</title>"
+    return "\n".join([head, label, f"<style>{_STYLE}</style>", *parts, "</svg>"]) + "\n"

@@ -1,0 +1,100 @@
+"""A budget on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import CLI_ERROR, IN, OUT, PALETTIZE, Run
+
+
+def nbytes(package: str) -> int:
+    return sum(file.stat().st_size for file in Path(package).rglob("*") if file.is_file())
+
+
+def test_a_size(run: Run) -> None:
+    code, shown, errors = run(*PALETTIZE, "--target-size", "24kB")
+    assert (code, errors) == (0, "")
+    assert 20_000 < nbytes(OUT) <= 24_000
+    assert f"planned: {nbytes(OUT):,} bytes" in shown
+    assert "calibrated by the weights alone" in shown
+
+
+def test_bits_per_weight(run: Run) -> None:
+    code, shown, _ = run(*PALETTIZE, "--bits-per-weight", "3.5", "--json")
+    weights = [w for w in json.loads(shown)["weights"] if w["status"] == "palettized"]
+    assert code == 0
+    assert {w["nbits"] for w in weights} > {4}
+    stored, elements = sum(w["bytes_after"] for w in weights), sum(w["bytes_before"] // 2 for w in weights)
+    assert stored * 8 <= 3.5 * elements
+
+
+def test_a_recipe_makes_the_same_package(run: Run) -> None:
+    code, shown, errors = run(
+        "plan", IN, "--target-size", "24kB", "--out", "recipe.yaml", "--plot", "curve.svg", "--json"
+    )
+    assert (code, errors) == (0, "")
+    assert Path("curve.svg").read_text().startswith("<svg")
+    code, _, _ = run(*PALETTIZE, "--config", "recipe.yaml", "--calibrate", "weights", "--strict")
+    assert code == 0
+    assert nbytes(OUT) == json.loads(shown)["nbytes"]
+    code, _, _ = run("palettize", IN, "direct.mlpackage", "--target-size", "24kB")
+    for file in sorted(path.relative_to(OUT) for path in Path(OUT).rglob("*") if path.is_file()):
+        assert Path(OUT, file).read_bytes() == Path("direct.mlpackage", file).read_bytes()
+
+
+def test_a_recipe_is_edited_with_patterns(run: Run) -> None:
+    Path("recipe.yaml").write_text(
+        "config_type: OpPalettizerConfig\nop_name_configs:\n  're:.*head.*': null\n  're:.*_weight': {nbits: 4}\n"
+    )
+    code, shown, _ = run(*PALETTIZE, "--config", "recipe.yaml", "--json")
+    assert code == 0
+    status = {w["name"]: w["status"] for w in json.loads(shown)["weights"]}
+    assert status["head_weight"] == "skipped"
+    assert status["stem_weight"] == status["up_weight"] == "palettized"
+
+
+def test_limits(run: Run) -> None:
+    asked = ("plan", IN, "--bits-per-weight", "6", "--json", "--keep", "stem_weight", "--keep", "re:h.*=6")
+    code, shown, _ = run(*asked)
+    found = {one["names"][0]: one["options"] for one in json.loads(shown)["chosen"]}
+    assert code == 0
+    assert found["stem_weight"] is None
+    assert found["head_weight"] is None or found["head_weight"]["nbits"] >= 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told", "code"),
+    [
+        (("--target-size", "1kB"), "1,000 bytes cannot be reached: the smallest package is", 4),
+        (("--target-size", "20kB", "--nbits", "4"), "exclude each other", 2),
+        (("--target-size", "20kB", "--redo"), "exclude each other", 2),
+        (("--nbits", "4", "--keep", "a"), "--keep goes with --target-size", 2),
+        (("--nbits", "4", "--for", "ane"), "--for goes with", 2),
+        (("--target-size", "20kB", "--keep", "nowhere"), "matches no weight", 4),
+        (("--target-size", "20kB", "--keep", "re:("), "no regular expression", 2),
+        (("--target-size", "20kB", "--keep", "a=5"), "allowed are", 2),
+        (("--target-size", "20kB", "--select", "all"), "--select weights", 2),
+    ],
+)
+def test_what_cannot_be(run: Run, arguments: tuple[str, ...], told: str, code: int) -> None:
+    found, _, errors = run(*PALETTIZE, *arguments)
+    assert found == code
+    assert errors.startswith(CLI_ERROR)
+    assert told in errors
+    assert not Path(OUT).exists()
+
+
+@pytest.mark.parametrize("arguments", [("--target-size", "x"), ("--bits-per-weight", "0"), ("--keep", "=4"), ()])
+def test_wrong_values(run: Run, arguments: tuple[str, ...]) -> None:
+    code, _, errors = run("plan", IN, *arguments)
+    assert code == 2
+    assert errors.count("\n") == 1
+
+
+def test_a_place_that_is_taken_is_told_first(run: Run) -> None:
+    Path(OUT).mkdir()
+    code, _, errors = run(*PALETTIZE, "--target-size", "24kB")
+    assert code == 3
+    assert "overwrite" in errors
