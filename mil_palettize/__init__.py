@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mil_palettize.doors.registration import register
 
 if TYPE_CHECKING:
+    from mil_palettize.calibration.finetuning import Finetuning
     from mil_palettize.calibration.request import Calibration
     from mil_palettize.doors.decompression import decompress_package
     from mil_palettize.doors.inspection import diff_packages, inspect_package
@@ -42,6 +43,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Calibration": "calibration.request",
+    "Finetuning": "calibration.finetuning",
     "fisher_importance": "doors.sensitivity",
     "palettize_package": "doors.package",
     "palettize_weights": "doors.mlmodel",
@@ -77,6 +79,7 @@ __all__ = [
     "Calibration",
     "ConfigError",
     "EvaluationError",
+    "Finetuning",
     "ModelComparison",
     "ModelTypeError",
     "OpPalettizerConfig",
