@@ -52,7 +52,7 @@ def finetune(
     if len(model.stages) > 1 or len(model.stages[0].program.functions) > 1:
         raise PlanError("finetuning is for models of one function; leave it out")
     module: Any = evaluated(model, None)
-    given = calls_of(calibration, module, [])
+    given = calls_of(finetuning.samples_of(calibration), module, [])
     _check_samples(given, finetuning)
     planned = planned_weights(model, plan, None, sent=False)
     made = {

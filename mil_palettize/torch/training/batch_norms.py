@@ -1,8 +1,7 @@
-"""Batch norms that a converter fuses into the convolution before them, and fusing them here.
+"""Batch norms that a converter fuses into the convolution before them, fused here.
 
 A palette of a convolution's own weight is lost when ``ct.convert`` multiplies each channel by the gain of the batch
-norm behind it. So what is palettized is the product: training divides by the gain again, and the norm goes on as it
-is; at the end it is fused into the convolution, whose weight then is the palette, exactly.
+norm behind it. So the norm is fused first, and what is palettized is what the package will hold.
 """
 
 from __future__ import annotations
@@ -16,11 +15,10 @@ from mil_palettize.torch.training.module_weights import CONVOLUTIONS, TRANSPOSED
 
 BatchNorm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_LEAST = 1e-6  # of gains, which are divided by
 
 
 def norms_behind(model: nn.Module) -> dict[nn.Module, BatchNorm]:
-    """Convolutions and linear layers whose output goes to one batch norm and nowhere else, each with it.
+    """Convolutions whose output goes to one batch norm and nowhere else, each with it.
 
     Empty for a model that ``torch.fx`` cannot trace. Both are called once in a forward pass; the norm keeps running
     statistics, without which nothing can be fused.
@@ -48,28 +46,32 @@ def norms_behind(model: nn.Module) -> dict[nn.Module, BatchNorm]:
     return found
 
 
-def gain(norm: BatchNorm, like: torch.Tensor, axis: int) -> torch.Tensor:
-    """What each channel is multiplied by, of the rank of ``like``; no gradient goes through it."""
-    assert norm.running_var is not None
-    scale = torch.rsqrt(norm.running_var.float() + norm.eps)
-    scale = scale if norm.weight is None else scale * norm.weight.detach().float()
-    scale = torch.where(scale < 0, -1.0, 1.0) * scale.abs().clamp_min(_LEAST)
-    return scale.reshape([-1 if number == axis else 1 for number in range(like.ndim)])
-
-
 @torch.no_grad()
-def fuse(model: nn.Module, module: nn.Module, norm: BatchNorm, axis: int) -> None:
-    """Put what ``norm`` adds into the bias of ``module``, and an identity in its place; the weight is already fused."""
-    assert norm.running_mean is not None
-    weight: torch.Tensor = module.weight
-    scale = gain(norm, weight, axis).reshape(-1)
-    bias = -norm.running_mean if module.bias is None else module.bias - norm.running_mean
-    shift = 0.0 if norm.bias is None else norm.bias
-    module.bias = nn.Parameter((bias * scale + shift).to(weight.dtype))
-    for parent in model.modules():
+def fuse_norms(model: nn.Module) -> dict[nn.Module, torch.Tensor]:
+    """Fuse in place each batch norm behind a convolution that nothing else reads, as the converter would: what the
+    model gives in eval mode stays the same. The gain that each convolution's weight was multiplied by, of its rank."""
+    gains = {}
+    for module, norm in norms_behind(model).items():
+        assert norm.running_var is not None
+        assert norm.running_mean is not None
+        weight = module.weight
+        axis = 1 if isinstance(module, TRANSPOSED) else 0
+        gain = torch.rsqrt(norm.running_var.double() + norm.eps)
+        gain = gain if norm.weight is None else gain * norm.weight.double()
+        shift = -norm.running_mean.double() if module.bias is None else module.bias.double() - norm.running_mean
+        bias = shift * gain if norm.bias is None else shift * gain + norm.bias
+        gains[module] = gain.reshape([-1 if number == axis else 1 for number in range(weight.ndim)])
+        weight.copy_(weight.double() * gains[module])
+        module.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=weight.requires_grad)
+        _replace(model, norm, nn.Identity())
+    return gains
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    for parent in list(model.modules()):
         for name, child in parent.named_children():
-            if child is norm:
-                setattr(parent, name, nn.Identity())
+            if child is old:
+                setattr(parent, name, new)
 
 
 def _fuses(module: nn.Module, norm: nn.Module) -> bool:

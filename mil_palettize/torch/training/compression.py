@@ -14,9 +14,8 @@ from torch import nn
 
 from mil_palettize.algorithms.making import ArraySource, make_palette
 from mil_palettize.errors import ConfigError, PlanError
-from mil_palettize.torch.training.batch_norms import BatchNorm, fuse, gain, norms_behind
 from mil_palettize.torch.training.metadata import register
-from mil_palettize.torch.training.module_weights import ModuleWeight, check_keys, module_weights
+from mil_palettize.torch.training.module_weights import ModuleWeight, check_finite, check_keys, module_weights
 from mil_palettize.torch.training.settings import WeightSettings, misfit, weight_settings
 from mil_palettize.torch.training.trained_palette import TrainedPalette
 from mil_palettize.torch.training.weight_report import WeightsReport, weight_row
@@ -27,28 +26,24 @@ _DEFAULT_NBITS = 4
 
 @dataclass(frozen=True)
 class ChosenWeight:
-    """A weight that gets a palette; ``norm``: the batch norm whose gain the palette contains."""
+    """A weight that gets a palette."""
 
     place: ModuleWeight
     settings: WeightSettings
-    norm: BatchNorm | None
 
-    def gain(self) -> torch.Tensor | float:
-        """What the weight is multiplied by before it is palettized; broadcasts."""
-        return 1.0 if self.norm is None else gain(self.norm, self.place.value, self.settings.output_axis)
-
-    def folded(self) -> torch.Tensor:
-        """float32, as it is palettized."""
-        return self.place.value.detach().float() * self.gain()
+    @property
+    def value(self) -> torch.Tensor:
+        """float32"""
+        return self.place.value.detach().float()
 
 
-def chosen_weights(model: nn.Module, config: Any, fuse_batch_norm: bool) -> list[ChosenWeight]:
+def chosen_weights(model: nn.Module, config: Any) -> list[ChosenWeight]:
     """Those that ``config`` is for; what cannot have such a palette is left out, which is logged. Tied ones once.
 
-    Raises ConfigError for wrong values and for an entry that no module is meant by, PlanError where no weight is left.
+    Raises ConfigError for wrong values and for an entry that no module is meant by, PlanError where no weight is left,
+    AlgorithmError for one with NaN or infinite values.
     """
     check_keys(model, config)
-    norms = norms_behind(model) if fuse_batch_norm else {}
     found: dict[int, ChosenWeight] = {}
     for place in module_weights(model):
         entry = config.get_module_config(place.name, place.module)
@@ -59,7 +54,8 @@ def chosen_weights(model: nn.Module, config: Any, fuse_batch_norm: bool) -> list
         if problem:
             logger.warning("weight '%s' is left as it is: %s", place.full_name, problem)
         else:
-            found[id(place.value)] = ChosenWeight(place, settings, norms.get(place.owner))
+            check_finite(place)
+            found[id(place.value)] = ChosenWeight(place, settings)
     if not found:
         raise PlanError("no weight is palettized: the config is for none of the model's modules, or fits none")
     return list(found.values())
@@ -70,8 +66,7 @@ def compress(
 ) -> WeightsReport:
     """Put the best palettes in the place of the weights of ``model``, with what ``ct.convert`` needs to write them.
 
-    ``importances``: by the weight's name, of its shape; all elements alike for what is not in it. Raises AlgorithmError
-    for a weight with NaN or infinite values, before any is changed.
+    ``importances``: by the weight's name, of its shape; all elements alike for what is not in it.
     """
     if workers < 1:
         raise ConfigError(f"num_kmeans_workers is {workers}, it must be 1 or more")
@@ -80,21 +75,19 @@ def compress(
         made = list(executor.map(lambda one: _palette(one, importances.get(one.place.full_name)), chosen))
     rows = {}
     for one, palette in zip(chosen, made, strict=True):
-        rows[one.place.full_name] = weight_row(one.folded(), palette)
+        rows[one.place.full_name] = weight_row(one.value, palette)
         with torch.no_grad():
             one.place.value.copy_(palette.values)
-        if one.norm is not None:
-            fuse(model, one.place.owner, one.norm, one.settings.output_axis)
         register(model, one.place.owner, one.place.parameter, palette)
     return WeightsReport(rows)
 
 
 def _palette(one: ChosenWeight, importance: np.ndarray | None) -> TrainedPalette:
     """Of what float16 holds, as a package would have it; of float32 where that is too small for the weight."""
-    folded = one.folded().cpu().numpy()
+    value = one.value.cpu().numpy()
     with np.errstate(over="ignore"):
-        halves = folded.astype(np.float16)
-    fits = bool(np.isfinite(halves).all()) or not bool(np.isfinite(folded).all())
-    source = ArraySource(one.place.full_name, halves if fits else folded)
+        halves = value.astype(np.float16)
+    fits = bool(np.isfinite(halves).all()) or not bool(np.isfinite(value).all())
+    source = ArraySource(one.place.full_name, halves if fits else value)
     made = make_palette(source, one.settings.specification(), importance=importance)
     return TrainedPalette.of_expression(one.settings, made.expr)

@@ -13,10 +13,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from mil_palettize.errors import ConfigError, PlanError
-from mil_palettize.torch.training.batch_norms import fuse, norms_behind
+from mil_palettize.torch.training.batch_norms import fuse_norms
 from mil_palettize.torch.training.config import DKMPalettizerConfig
 from mil_palettize.torch.training.metadata import register
-from mil_palettize.torch.training.module_weights import ModuleWeight, check_keys, module_weights
+from mil_palettize.torch.training.module_weights import ModuleWeight, check_finite, check_keys, module_weights
 from mil_palettize.torch.training.palettized_weight import PalettizedWeight
 from mil_palettize.torch.training.settings import WeightSettings, misfit, weight_settings
 from mil_palettize.torch.training.weight_report import WeightsReport, weight_row
@@ -28,8 +28,8 @@ class DKMPalettizer:
     """coremltools' ``DKMPalettizer``: prepare, train with ``step`` after each step of the optimizer, finalize.
 
     ``model``: any module with layers of the supported types. ``config``: a ``DKMPalettizerConfig``, ours or
-    coremltools'; None for its defaults. ``fuse_batch_norm``: palettes of convolutions contain the gain of the batch
-    norm behind them, and ``finalize`` fuses it (else the converter would multiply the palette away).
+    coremltools'; None for its defaults. ``fuse_batch_norm``: ``prepare`` fuses batch norms into the convolutions before
+    them, and training goes on without; else they stay, and so they do in the package, as ops behind the palettes.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class DKMPalettizer:
         check_keys(self._model, self._config)
         model = self._model if inplace else copy.deepcopy(self._model)
         chosen = _chosen(model, self._config)
-        norms = norms_behind(model) if self._fuse_batch_norm else {}
+        if self._fuse_batch_norm:
+            fuse_norms(model)
         made: dict[int, PalettizedWeight] = {}  # by the parameter: tied weights have one palette
         for weight, settings in chosen:
-            norm = norms.get(weight.owner)
-            made.setdefault(id(weight.value), PalettizedWeight(weight.full_name, weight.value, settings, norm))
+            made.setdefault(id(weight.value), PalettizedWeight(weight.full_name, weight.value, settings))
         for weight, settings in chosen:
             if settings.milestone == 0 and not made[id(weight.value)].begun:
                 made[id(weight.value)].begin(weight.value)
@@ -116,7 +116,7 @@ class DKMPalettizer:
         rows = {}
         for one in _prepared(self._model):
             if one.palettized.begun:
-                rows[one.full_name] = weight_row(one.folded(), one.palettized.palette(one.original))
+                rows[one.full_name] = weight_row(one.original, one.palettized.palette(one.original))
         return WeightsReport(rows)
 
     def state_dict(self) -> dict[str, Any]:
@@ -145,10 +145,6 @@ class _Prepared:
     def original(self) -> torch.Tensor:
         original: torch.Tensor = self.owner.parametrizations[self.parameter].original
         return original
-
-    def folded(self) -> torch.Tensor:
-        """With the gain of the batch norm, as it is palettized."""
-        return self.palettized.folded(self.original)
 
 
 def _prepared(model: nn.Module) -> Iterator[_Prepared]:
@@ -186,8 +182,6 @@ def _finalize(model: nn.Module, one: _Prepared) -> None:
     palette = palettized.palette(original)
     with torch.no_grad():
         getattr(one.owner, one.parameter).copy_(palette.values)
-    if palettized.norm is not None:
-        fuse(model, one.owner, palettized.norm, palettized.settings.output_axis)
     register(model, one.owner, one.parameter, palette)
 
 
@@ -227,6 +221,7 @@ def _check(weight: ModuleWeight, settings: WeightSettings) -> None:
             f"weight '{weight.full_name}' is frozen (requires_grad is False), so no palette of it can be learned; "
             "make it trainable, or leave it out (module_name_configs: None)"
         )
+    check_finite(weight)
     problem = misfit(settings, tuple(value.shape))
     if problem:
         raise PlanError(f"weight '{weight.full_name}': {problem}; change its config, or leave it out with None")

@@ -24,6 +24,7 @@ from mil_palettize.torch.training.trained_palette import TrainedPalette
 _HARD = Softness(1.0, iterations=1, hard=True)
 _WARM = 0.1  # of all steps, while the learning rate rises
 _LEAST, _LEAST_OF_BIASES = 1e-8, 1e-2  # of sizes that learning rates are relative to
+_JUDGED = 256  # samples
 Sample = Mapping[str, Any]
 Tell = Callable[[int, int, str], object]
 
@@ -75,7 +76,7 @@ def finetuned(
     learned = [number for number in range(len(samples)) if number not in schedule.held]
     steps = schedule.epochs * -(-len(learned) // schedule.batch)
     training = _Training(module, palettes, biases, schedule, steps)
-    judged = sorted(schedule.held) or learned
+    judged = (sorted(schedule.held) or learned)[:_JUDGED]
 
     def judge() -> float:
         training.harden()
@@ -120,7 +121,7 @@ class _Training:
         for slot, (specification, expr) in palettes.items():
             palette = TrainedPalette.of_expression(_settings(specification), expr)
             master = nn.Parameter(palette.values)
-            palettized = PalettizedWeight(slot, master, palette.settings, None)
+            palettized = PalettizedWeight(slot, master, palette.settings)
             palettized.begin_from(palette)
             self._palettized[slot], self._masters[slot] = palettized, master
         weights = module.weights

@@ -16,19 +16,21 @@ _LEAST = 1e-9
 def distance(found: Outputs, wanted: Outputs, label: int | None, temperature: float) -> torch.Tensor:
     """Of one sample's outputs by name: a number with gradients.
 
-    One output that is a row of scores or of probabilities is compared as answers of a classifier, by their divergence
-    at ``temperature``; with ``label`` their cross entropy is added. Others: the mean over all outputs of floats of the
-    squared error by the output's power. Raises ConfigError for a label without classes, EvaluationError without floats.
+    The mean over all outputs of floats of the squared error by the output's power. To one output that is a row of
+    scores or of probabilities, as answers of a classifier are, their divergence at ``temperature`` is added, and with
+    ``label`` their cross entropy. Raises ConfigError for a label without classes, EvaluationError without floats.
     """
     floats = {name: out for name, out in wanted.items() if isinstance(out, torch.Tensor) and out.is_floating_point()}
     if not floats:
         raise EvaluationError("the network has no output of floats, so that nothing can be learned from its answers")
+    error = torch.stack([_relative(found[name], out) for name, out in floats.items()]).mean()
     if len(floats) == 1 and _is_row(next(iter(floats.values()))):
         ((name, out),) = floats.items()
-        return _divergence(found[name].reshape(-1), out.reshape(-1), label, temperature)
+        rows = found[name].double().reshape(-1), out.double().reshape(-1)
+        return error + _divergence(*rows, label, temperature)
     if label is not None:
         raise ConfigError("labels need a network with one output of classes; leave them out")
-    return torch.stack([_relative(found[name], out) for name, out in floats.items()]).mean()
+    return error
 
 
 def _is_row(out: torch.Tensor) -> bool:
@@ -56,4 +58,4 @@ def _scores(wanted: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
 def _relative(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     finite = torch.isfinite(wanted)
     wanted, found = wanted[finite], found[finite]
-    return (found - wanted).square().sum() / wanted.square().sum().clamp_min(_LEAST)
+    return (found.double() - wanted.double()).square().sum() / wanted.double().square().sum().clamp_min(_LEAST)

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
-from mil_palettize.errors import ConfigError
+from mil_palettize.errors import AlgorithmError, ConfigError
 from mil_palettize.request.near_names import near_names
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -38,6 +39,15 @@ class ModuleWeight:
     def value(self) -> nn.Parameter:
         value: nn.Parameter = getattr(self.owner, self.parameter)
         return value
+
+
+def check_finite(weight: ModuleWeight) -> None:
+    """Raise AlgorithmError for NaN and infinity, of which there is no palette."""
+    if not bool(torch.isfinite(weight.value).all()):
+        raise AlgorithmError(
+            f"weight '{weight.full_name}' has NaN or infinite values, which no palette can stand for; repair them, or "
+            "leave it out (module_name_configs: None)"
+        )
 
 
 def module_weights(model: nn.Module) -> Iterator[ModuleWeight]:

@@ -9,7 +9,6 @@ from torch import nn
 from mil_palettize.algorithms.making import ArraySource, make_palette
 from mil_palettize.errors import AlgorithmError
 from mil_palettize.expressions.weight_expr import Scale, lut_of
-from mil_palettize.torch.training.batch_norms import BatchNorm, gain
 from mil_palettize.torch.training.settings import WeightSettings
 from mil_palettize.torch.training.soft_kmeans import nearest, soft_kmeans
 from mil_palettize.torch.training.trained_palette import TrainedPalette, halves, stored_tables
@@ -19,17 +18,16 @@ class PalettizedWeight(nn.Module):
     """``forward`` takes the float weight and gives it palettized: softly while training, hard otherwise.
 
     Does nothing until it is begun. ``tables``: float32 (groups, entries, dim), where the next forward pass starts from;
-    each pass while training leaves those it came to. ``norm``: of the convolution, whose gain the palette contains.
+    each pass while training leaves those it came to.
     """
 
     tables: torch.Tensor
     scale: torch.Tensor
     begun: torch.Tensor
 
-    def __init__(self, name: str, weight: torch.Tensor, settings: WeightSettings, norm: BatchNorm | None) -> None:
+    def __init__(self, name: str, weight: torch.Tensor, settings: WeightSettings) -> None:
         super().__init__()
         self.name, self.settings, self.layout = name, settings, settings.layout(tuple(weight.shape))
-        self._norm = (norm,)  # in a tuple: it stays the submodule of its own parent alone
         sizes = (self.layout.groups, 1 << settings.nbits, settings.cluster_dim)
         channels = [size if axis == settings.output_axis else 1 for axis, size in enumerate(weight.shape)]
         self.register_buffer("tables", torch.zeros(sizes, device=weight.device))
@@ -37,15 +35,11 @@ class PalettizedWeight(nn.Module):
         self.register_buffer("begun", torch.zeros((), dtype=torch.bool, device=weight.device))
         self.enabled = True  # of a begun one, whether it does anything
 
-    @property
-    def norm(self) -> BatchNorm | None:
-        return self._norm[0]
-
     @torch.no_grad()
     def begin(self, weight: torch.Tensor) -> None:
         """Start from the best tables for ``weight`` as it is. Raises NonFiniteError."""
-        folded = self.folded(weight.detach().float())
-        palette = make_palette(ArraySource(self.name, folded.cpu().numpy()), self.settings.specification())
+        source = ArraySource(self.name, weight.detach().float().cpu().numpy())
+        palette = make_palette(source, self.settings.specification())
         tables = lut_of(palette.expr).table.astype(np.float32)
         self.tables.copy_(torch.from_numpy(tables.reshape(self.tables.shape)))
         if isinstance(palette.expr, Scale):
@@ -64,9 +58,9 @@ class PalettizedWeight(nn.Module):
         if not (self.enabled and bool(self.begun)):
             return weight
         if not self.training:
-            return self._unfolded(self.palette(weight).values).to(weight.dtype)
-        made = self._soft(self.folded(weight.float()) / self.scale) * self.scale
-        return self._unfolded(made).to(weight.dtype)
+            return self.palette(weight).values.to(weight.dtype)
+        made = self._soft(weight.float() / self.scale) * self.scale
+        return made.to(weight.dtype)
 
     @torch.compiler.disable
     def _soft(self, weight: torch.Tensor) -> torch.Tensor:
@@ -79,10 +73,10 @@ class PalettizedWeight(nn.Module):
     def palette(self, weight: torch.Tensor) -> TrainedPalette:
         """Nearest entries, of tables that float16 holds. Raises AlgorithmError for NaN and infinity."""
         self.check(weight)
-        folded = self.folded(weight.detach().float())
+        value = weight.detach().float()
         stored = stored_tables(self.tables, self.settings.lut_dtype)
         scale = halves(self.scale) if self.settings.scale_axis is not None else None
-        points = self.layout.points(folded if scale is None else folded / scale)
+        points = self.layout.points(value if scale is None else value / scale)
         return TrainedPalette(self.settings, self.layout.shape, stored, nearest(points, stored.entries), scale)
 
     def check(self, weight: torch.Tensor) -> None:
@@ -92,9 +86,3 @@ class PalettizedWeight(nn.Module):
                 f"weight '{self.name}' has NaN or infinite values; the loss was no number: lower the learning rate, "
                 "and go on from the last checkpoint"
             )
-
-    def folded(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight if self.norm is None else weight * gain(self.norm, weight, self.settings.output_axis)
-
-    def _unfolded(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight if self.norm is None else weight / gain(self.norm, weight, self.settings.output_axis)

@@ -8,6 +8,7 @@ from coremltools.optimize.torch.palettization import PostTrainingPalettizerConfi
 from torch import nn
 
 from mil_palettize.errors import ConfigError, PlanError
+from mil_palettize.torch.training.batch_norms import fuse_norms
 from mil_palettize.torch.training.compression import chosen_weights, compress
 from mil_palettize.torch.training.config import PostTrainingPalettizerConfig
 from mil_palettize.torch.training.weight_report import WeightsReport
@@ -16,8 +17,8 @@ from mil_palettize.torch.training.weight_report import WeightsReport
 class PostTrainingPalettizer:
     """coremltools' ``PostTrainingPalettizer``, with the solver of packages: the same weights get the same palettes.
 
-    ``config``: a ``PostTrainingPalettizerConfig``, ours or coremltools'; None for its defaults. ``fuse_batch_norm``: of
-    convolutions with a batch norm behind them the fused weight is palettized, and the norm becomes an identity.
+    ``config``: a ``PostTrainingPalettizerConfig``, ours or coremltools'; None for its defaults. ``fuse_batch_norm``:
+    batch norms are fused into the convolutions before them first; else they stay, also in the package.
     """
 
     def __init__(self, model: nn.Module, config: AnyConfig | None = None, *, fuse_batch_norm: bool = True) -> None:
@@ -35,7 +36,9 @@ class PostTrainingPalettizer:
         PlanError where no weight is chosen, AlgorithmError for NaN and infinite weights; the model stays as it is.
         """
         model = self._model if inplace else copy.deepcopy(self._model)
-        chosen = chosen_weights(model, self._config, self._fuse_batch_norm)
+        chosen = chosen_weights(model, self._config)
+        if self._fuse_batch_norm:
+            fuse_norms(model)
         self._report = compress(model, chosen, {}, num_kmeans_workers)
         return model
 

@@ -16,6 +16,7 @@ from coremltools.optimize.torch.palettization import SKMPalettizerConfig as AnyC
 from torch import nn
 
 from mil_palettize.errors import ConfigError, EvaluationError, PackageError
+from mil_palettize.torch.training.batch_norms import fuse_norms
 from mil_palettize.torch.training.compression import ChosenWeight, chosen_weights, compress
 from mil_palettize.torch.training.config import SKMPalettizerConfig
 from mil_palettize.torch.training.post_training import checked_model, checked_report
@@ -111,8 +112,11 @@ class SKMPalettizer:
             workers = num_sensitivity_workers
             sensitivities = self.compute_sensitivity(dataloader, loss_fn, None, workers, fsdp_auto_wrap_policy)
         model = self._model if inplace else copy.deepcopy(self._model)
-        chosen = chosen_weights(model, self._config, self._fuse_batch_norm)
-        importances = {one.place.full_name: self._importance(one, sensitivities) for one in chosen}
+        chosen = chosen_weights(model, self._config)
+        gains = fuse_norms(model) if self._fuse_batch_norm else {}
+        importances = {
+            one.place.full_name: self._importance(one, sensitivities, gains.get(one.place.owner)) for one in chosen
+        }
         self._report = compress(model, chosen, importances, num_kmeans_workers)
         return model
 
@@ -120,7 +124,9 @@ class SKMPalettizer:
         """Of each palettized weight: its error and its palette. Raises PlanError before :meth:`compress`."""
         return checked_report(self._report)
 
-    def _importance(self, one: ChosenWeight, sensitivities: Mapping[str, torch.Tensor]) -> np.ndarray:
+    def _importance(
+        self, one: ChosenWeight, sensitivities: Mapping[str, torch.Tensor], gain: torch.Tensor | None
+    ) -> np.ndarray:
         """Relative to the mean, of what is palettized: a fused weight's gradient is that of the weight by the gain."""
         name = one.place.full_name
         shape = tuple(one.place.value.shape)
@@ -129,8 +135,10 @@ class SKMPalettizer:
                 f"there are no sensitivities of shape {list(shape)} for weight '{name}'; is it frozen? Leave it out, "
                 "or compute them anew"
             )
-        gain = torch.as_tensor(one.gain()).double().cpu()
-        found = sensitivities[name].double().cpu() / gain.square()
+        found = sensitivities[name].double().cpu()
+        if gain is not None:
+            square = gain.cpu().square()
+            found = found / square.clamp_min(float(square.max()) * _LEAST)
         mean = float(found.mean())
         relative = found / mean if mean > 0.0 else torch.ones_like(found)
         importance: np.ndarray = (relative + self._damping).clamp_min(_LEAST).numpy().astype(np.float32)
