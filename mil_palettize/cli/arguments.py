@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import math
-import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from mil_palettize import __version__
-from mil_palettize.algorithms.options import GRANULARITIES, LUT_DTYPES, SCALES
+from mil_palettize.algorithms.options import GRANULARITIES
 from mil_palettize.algorithms.registry import ALGORITHMS
+from mil_palettize.cli.common_arguments import (
+    WEIGHTS,
+    Parser,
+    add_palettes,
+    add_shown,
+    calibrated,
+    count,
+    decibels,
+    nbytes,
+    near,
+    path,
+    seed,
+)
 from mil_palettize.errors import ConfigError
-from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
 
 if TYPE_CHECKING:
     from mil_palettize.calibration.request import Calibration
@@ -38,18 +48,6 @@ _PALETTE_OPTIONS = (
 
 
 _FAIL_BELOW = "--fail-below"
-_WEIGHTS = "weights"  # of --calibrate: by these alone
-_SEED_DIGITS = 18  # torch takes integers of 64 bits, which any of 18 digits fits into
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, as every other error."""
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
-
-    def options(self) -> list[str]:
-        """Every option it takes, as it is written."""
-        return [name for action in self._actions for name in action.option_strings]
 
 
 class CommandLine(Parser):
@@ -59,25 +57,19 @@ class CommandLine(Parser):
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
             command = self.commands[options.command]
-            near = [_near(one.partition("=")[0], command.options()) for one in unknown if one.startswith("--")]
-            command.error(f"unrecognized arguments: {' '.join(unknown)}{next(filter(None, near), '')}")
+            meant = [near(one.partition("=")[0], command.options()) for one in unknown if one.startswith("--")]
+            command.error(f"unrecognized arguments: {' '.join(unknown)}{next(filter(None, meant), '')}")
         return options
 
     def _check_value(self, action: argparse.Action, value: str) -> None:
         if action.dest == "command" and value not in self.commands:
-            self.error(f"there is no command {value!r}, but {', '.join(self.commands)}{_near(value, self.commands)}")
+            self.error(f"there is no command {value!r}, but {', '.join(self.commands)}{near(value, self.commands)}")
         super()._check_value(action, value)
 
     @property
     def commands(self) -> dict[str, Parser]:
         choices: Any = next(action.choices for action in self._actions if action.dest == "command")
         return dict(choices)
-
-
-def _near(name: str, names: Iterable[str]) -> str:
-    from mil_palettize.request.near_names import near_names
-
-    return near_names(name, names)
 
 
 def with_values(arguments: Sequence[str]) -> list[str]:
@@ -97,14 +89,15 @@ def build_parser(commands: Mapping[str, Command]) -> CommandLine:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subs = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     _add_palettize(subs)
+    _add_finetune(subs)
     _add_sensitivity(subs)
     _add_decompress(subs)
     inspect = subs.add_parser("inspect", help="list every constant of a package", epilog=_EPILOG)
-    inspect.add_argument("package", type=_path, metavar="IN.mlpackage")
+    inspect.add_argument("package", type=path, metavar="IN.mlpackage")
     inspect.add_argument("--json", action="store_true", help="JSON on standard output")
     diff = subs.add_parser("diff", help="what differs between two packages", epilog=_EPILOG)
-    diff.add_argument("first", type=_path, metavar="A.mlpackage")
-    diff.add_argument("second", type=_path, metavar="B.mlpackage")
+    diff.add_argument("first", type=path, metavar="A.mlpackage")
+    diff.add_argument("second", type=path, metavar="B.mlpackage")
     diff.add_argument("--json", action="store_true", help="JSON on standard output")
     _add_run(subs)
     _add_compare(subs)
@@ -116,43 +109,25 @@ def build_parser(commands: Mapping[str, Command]) -> CommandLine:
 
 def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     sub = commands.add_parser("palettize", help="write a smaller package", epilog=_EPILOG)
-    sub.add_argument("source", type=_path, metavar="IN.mlpackage")
-    sub.add_argument("destination", type=_path, metavar="OUT.mlpackage", nargs="?", help="may be IN with --overwrite")
-    what = sub.add_argument_group("palettes (or --config)")
-    what.add_argument("--nbits", type=int, choices=LEGAL_NBITS, help="bits per weight (3 from iOS18)")
-    modes = tuple(name for name, algorithm in ALGORITHMS.items() if algorithm.selectable)
-    what.add_argument("--mode", choices=modes, help="how look-up tables are made [kmeans]")
-    what.add_argument("--granularity", choices=GRANULARITIES, help="one table, or one per group of channels")
-    what.add_argument("--group-size", type=int, metavar="N", help="channels per group [32]; implies groups")
-    what.add_argument("--channel-axis", type=int, metavar="AXIS", help="of groups or vectors [from the op]")
-    what.add_argument("--cluster-dim", type=int, metavar="N", help="channels that share an index [1] (2 up from iOS18)")
-    what.add_argument("--lut-dtype", choices=LUT_DTYPES, help="table entries of 8 bits (from iOS18)")
-    what.add_argument(
-        "--per-channel-scale", choices=SCALES, help="a scale per output channel, or a table for each (iOS18)"
-    )
-    what.add_argument("--weight-threshold", type=int, metavar="N", help="leave up to N elements alone [2048]")
-    what.add_argument(
-        "--config",
-        type=_path,
-        metavar="FILE.yaml",
-        help="a coremltools OptimizationConfig instead of the above (- reads standard input)",
-    )
+    sub.add_argument("source", type=path, metavar="IN.mlpackage")
+    sub.add_argument("destination", type=path, metavar="OUT.mlpackage", nargs="?", help="may be IN with --overwrite")
+    add_palettes(sub)
     how = sub.add_argument_group("how")
     how.add_argument("--target", metavar="iOS18", help="move the package up to this opset [as it is; iOS15 to iOS16]")
     how.add_argument("--joint", action="store_true", help="also what sparse and quantized weights hold (from iOS18)")
     how.add_argument(
-        "--calibrate", type=_calibrated, metavar="WHAT",
+        "--calibrate", type=calibrated, metavar="WHAT",
         help="for what ops give: on samples (as --inputs of run), on N made up ones (torch), or by the 'weights' alone",
     )  # fmt: skip
     how.add_argument(
-        "--memory", type=_nbytes, metavar="SIZE",
+        "--memory", type=nbytes, metavar="SIZE",
         help="of values while samples are run, such as 2GB; the rest goes to disk [a quarter of what is free]",
     )  # fmt: skip
     how.add_argument("--device", choices=("cpu", "cuda", "mps"), help="what samples are run on with torch [cpu]")
     how.add_argument(
         "--bias", action="store_true", default=None, help="correct biases too, where held out samples gain"
     )
-    how.add_argument("--sensitivity", type=_path, metavar="S.npz", help="what elements count, as sensitivity wrote it")
+    how.add_argument("--sensitivity", type=path, metavar="S.npz", help="what elements count, as sensitivity wrote it")
     how.add_argument("--redo", action="store_true", help="palettize weights that are palettes already again")
     how.add_argument("--select", choices=("weights", "all"), default="weights", help="[weights], or all constants")
     how.add_argument("--strict", action="store_true", help="what cannot be done as asked is an error")
@@ -162,99 +137,121 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
     how.add_argument("--dry-run", action="store_true", help="plan and report, write nothing")
-    how.add_argument("--resume", type=_path, metavar="DIR", help="keep palettes there; what is there is not made again")
+    how.add_argument("--resume", type=path, metavar="DIR", help="keep palettes there; what is there is not made again")
     how.add_argument("--workers", type=int, metavar="N", help="threads [all processors]; no effect on the result")
-    _add_shown(sub)
+    add_shown(sub)
+
+
+def _add_finetune(commands: argparse._SubParsersAction[Parser]) -> None:
+    sub = commands.add_parser("finetune", help="train palettes to give what the float package gives", epilog=_EPILOG)
+    sub.add_argument("source", type=path, metavar="IN.mlpackage")
+    sub.add_argument(
+        "--out",
+        dest="destination",
+        type=path,
+        required=True,
+        metavar="OUT.mlpackage",
+        help="may be IN with --overwrite",
+    )
+    sub.add_argument(
+        "--data", type=path, required=True, metavar="X",
+        help="samples to learn from, as --inputs of run; a fifth is held out, and decides what is kept",
+    )  # fmt: skip
+    add_palettes(sub)
+    how = sub.add_argument_group("how")
+    how.add_argument("--labels", type=path, metavar="Y.npy", help="right classes too [the float package's answers]")
+    how.add_argument("--epochs", type=count, default=3, metavar="N", help="times that the samples are gone through [3]")
+    how.add_argument("--batch", type=count, default=32, metavar="N", help="samples of a step [32]")
+    how.add_argument("--learning-rate", type=float, default=0.01, metavar="X", help="relative to weights [0.01]")
+    how.add_argument("--seed", type=seed, default=0, metavar="N", help="of the order of the samples [0]")
+    how.add_argument(
+        "--calibrate", type=calibrated, metavar="WHAT",
+        help="samples, or N made up ones, for the palettes to begin with [those of --data]",
+    )  # fmt: skip
+    how.add_argument("--target", metavar="iOS18", help="move the package up to this opset [as it is; iOS15 to iOS16]")
+    how.add_argument("--strict", action="store_true", help="what cannot be done as asked is an error")
+    how.add_argument("--verify", action="store_true", help="decode what was written before it is put in place")
+    how.add_argument("--check", action="store_true", help="run both packages, for the report")
+    how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
+    how.add_argument("--resume", type=path, metavar="DIR", help="keep what calibration chose there, and each epoch")
+    how.add_argument("--workers", type=int, metavar="N", help="threads of the calibration [all processors]")
+    add_shown(sub)
+    sub.set_defaults(dry_run=False, memory=None, device=None, bias=None)
 
 
 def _add_sensitivity(commands: argparse._SubParsersAction[Parser]) -> None:
     sub = commands.add_parser("sensitivity", help="how much weights count for a model's answers", epilog=_EPILOG)
-    sub.add_argument("package", type=_path, metavar="IN.mlpackage")
-    sub.add_argument("--out", type=_path, metavar="S.npz", required=True, help="for palettize --sensitivity")
+    sub.add_argument("package", type=path, metavar="IN.mlpackage")
+    sub.add_argument("--out", type=path, metavar="S.npz", required=True, help="for palettize --sensitivity")
     sub.add_argument(
         "--calibrate",
-        type=_calibrated,
+        type=calibrated,
         default=64,
         metavar="WHAT",
         help="samples (as --inputs of run), or N made up ones [64]",
     )
     right = sub.add_mutually_exclusive_group()
-    right.add_argument("--labels", type=_path, metavar="Y.npy", help="right classes [drawn from the model's answers]")
+    right.add_argument("--labels", type=path, metavar="Y.npy", help="right classes [drawn from the model's answers]")
     right.add_argument(
-        "--loss", type=_path, metavar="FILE.py:FUNC",
+        "--loss", type=path, metavar="FILE.py:FUNC",
         help="a function of outputs (tensors by name) and the number of the sample, to a tensor of one element",
     )  # fmt: skip
     sub.add_argument("--damping", type=float, default=1.0, metavar="X", help="of the mean, added to all [1]")
     sub.add_argument("--function", metavar="NAME", help="of a model with several [the default one]")
-    sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="of made up samples and drawn labels [0]")
+    sub.add_argument("--seed", type=seed, default=0, metavar="N", help="of made up samples and drawn labels [0]")
     sub.add_argument("--json", action="store_true", help="JSON on standard output")
 
 
 def _add_decompress(commands: argparse._SubParsersAction[Parser]) -> None:
     sub = commands.add_parser("decompress", help="make every compressed weight dense again", epilog=_EPILOG)
-    sub.add_argument("source", type=_path, metavar="IN.mlpackage")
-    sub.add_argument("destination", type=_path, metavar="OUT.mlpackage", help="may be IN with --overwrite")
+    sub.add_argument("source", type=path, metavar="IN.mlpackage")
+    sub.add_argument("destination", type=path, metavar="OUT.mlpackage", help="may be IN with --overwrite")
     how = sub.add_argument_group("how")
     how.add_argument("--verify", action="store_true", help="read what was written before it is put in place")
     how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
     how.add_argument("--workers", type=int, metavar="N", help="threads [all processors]; no effect on the result")
-    _add_shown(sub)
+    add_shown(sub)
     sub.set_defaults(config=None, dry_run=False)
 
 
 def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     sub = commands.add_parser("run", help="run a model with torch, on any system", epilog=_EPILOG)
-    sub.add_argument("package", type=_path, metavar="MODEL.mlpackage")
+    sub.add_argument("package", type=path, metavar="MODEL.mlpackage")
     _add_inputs(sub, 1)
-    sub.add_argument("--out", type=_path, metavar="Y.npz", help="write the outputs there")
+    sub.add_argument("--out", type=path, metavar="Y.npz", help="write the outputs there")
     sub.add_argument("--json", action="store_true", help="JSON on standard output")
 
 
 def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
     sub = commands.add_parser("compare", help="what a palette did to a model's outputs", epilog=_EPILOG)
-    sub.add_argument("first", type=_path, metavar="ORIGINAL.mlpackage")
-    sub.add_argument("second", type=_path, metavar="PALETTIZED.mlpackage")
+    sub.add_argument("first", type=path, metavar="ORIGINAL.mlpackage")
+    sub.add_argument("second", type=path, metavar="PALETTIZED.mlpackage")
     _add_inputs(sub, 8)
     sub.add_argument("--runtime", choices=("torch", "coreml"), default="torch", help="[torch], or coreml on a Mac")
     sub.add_argument("--per-op", action="store_true", help="also the results of every op")
     sub.add_argument(
         _FAIL_BELOW,
-        type=_decibels,
+        type=decibels,
         metavar="30dB",
         help="exit with 1 where an output's SNR is less, or tells nothing; also --fail-below=-5dB",
     )
     sub.add_argument(
         "--allow-degenerate", action="store_true", help="let outputs pass that are constant or not finite in both"
     )
-    sub.add_argument("--html", type=_path, metavar="FILE.html", help="write a page that shows it")
+    sub.add_argument("--html", type=path, metavar="FILE.html", help="write a page that shows it")
     sub.add_argument("--json", action="store_true", help="JSON on standard output")
 
 
 def _add_inputs(sub: Parser, random: int) -> None:
     which = sub.add_mutually_exclusive_group()
     which.add_argument(
-        "--inputs", type=_path, metavar="X",
+        "--inputs", type=path, metavar="X",
         help="samples: .npz of arrays by input, .npy for one input, a folder of images, or FILE.py:NAME (a generator)",
     )  # fmt: skip
-    which.add_argument("--random", type=_count, default=random, metavar="N", help=f"make up N samples [{random}]")
-    sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="of made up samples [0]")
+    which.add_argument("--random", type=count, default=random, metavar="N", help=f"make up N samples [{random}]")
+    sub.add_argument("--seed", type=seed, default=0, metavar="N", help="of made up samples [0]")
     sub.add_argument("--function", metavar="NAME", help="of a model with several [the default one]")
     sub.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="fp16 rounds as devices do [fp32]")
-
-
-def _count(text: str) -> int:
-    if not _is_whole(text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of samples; give 1 or more")
-    return int(text)
-
-
-def _calibrated(text: str) -> str | int:
-    """A path, "weights", or a number of samples."""
-    if _is_whole(text):
-        return _count(text)
-    if not os.path.exists(text) and text != _WEIGHTS and (near := _near(text, [_WEIGHTS])):
-        raise argparse.ArgumentTypeError(f"there is no file or folder {text!r}{near}")
-    return _path(text)
 
 
 def calibration_of(options: argparse.Namespace) -> Calibration | None:
@@ -263,59 +260,13 @@ def calibration_of(options: argparse.Namespace) -> Calibration | None:
 
     what = options.calibrate
     given = {name: value for name in ("memory", "device", "bias") if (value := getattr(options, name)) is not None}
-    if given and what in (None, _WEIGHTS):
+    if given and what in (None, WEIGHTS):
         raise ConfigError(f"--{next(iter(given))} goes with --calibrate and samples, which are run with it")
     if what is None:
         return None
     if isinstance(what, int):
         return Calibration(samples=what, **given)
-    return Calibration(method="weights") if what == _WEIGHTS else Calibration(what, **given)
-
-
-def _nbytes(text: str) -> int:
-    """Decimal units, as sizes are shown."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)b?", text.strip().lower())
-    nbytes = 0 if found is None else int(float(found[1]) * 1000 ** " kmgt".index(found[2] or " "))
-    if nbytes < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; give one like 500MB or 2GB")
-    return nbytes
-
-
-def _seed(text: str) -> int:
-    if not _is_whole(text) or len(text) > _SEED_DIGITS:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no seed; give a whole number, 0 or more, of up to {_SEED_DIGITS} digits"
-        )
-    return int(text)
-
-
-def _is_whole(text: str) -> bool:
-    return text.isascii() and text.isdecimal()
-
-
-def _decibels(text: str) -> float:
-    number = text[:-2] if text.lower().endswith("db") else text
-    try:
-        found = float(number)
-    except ValueError:
-        found = math.nan
-    if not math.isfinite(found):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of decibels; give one like 30dB")
-    return found
-
-
-def _add_shown(sub: Parser) -> None:
-    show = sub.add_argument_group("what is shown")
-    show.add_argument("--report", type=_path, metavar="FILE.json", help="write the report there as JSON (-: as --json)")
-    which = show.add_mutually_exclusive_group()
-    which.add_argument("--json", action="store_true", help="the report as JSON on standard output")
-    which.add_argument("--quiet", action="store_true", help="nothing but errors")
-
-
-def _path(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("the path is empty")
-    return text
+    return Calibration(method="weights") if what == WEIGHTS else Calibration(what, **given)
 
 
 def requests_of(options: argparse.Namespace) -> Requests:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mil_palettize.expressions.packed import Packed
-from mil_palettize.expressions.weight_expr import Lut, Scale, WeightExpr, lut_of
+from mil_palettize.expressions.weight_expr import Const, Lut, Scale, WeightExpr, lut_of
 from mil_palettize.torch.training.settings import WeightSettings
 
 _BYTE_RANGES = {"int8": (-127.0, 127.0), "uint8": (0.0, 255.0)}
@@ -60,7 +60,7 @@ class TrainedPalette:
             scale, offset = _array(layout.lut(self.stored.scale)).astype(dtype), None
             if self.stored.offset is not None:
                 offset = _array(layout.lut(self.stored.offset)).astype(self.settings.lut_dtype)
-            table = Scale(table.astype(self.settings.lut_dtype), scale, offset)
+            table = Scale(Const(table.astype(self.settings.lut_dtype)), scale, offset)
         lut = Lut(indices, table, self.settings.axis if self.settings.cluster_dim > 1 else None)
         return lut if self.scale is None else Scale(lut, _array(self.scale).astype(dtype))
 

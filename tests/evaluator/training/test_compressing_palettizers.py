@@ -28,7 +28,12 @@ from mil_palettize.torch.training.batch_norms import fuse_norms  # noqa: E402
 
 def network():
     torch.manual_seed(0)
-    parts = {"conv": nn.Conv2d(3, 16, 3), "norm": nn.BatchNorm2d(16), "relu": nn.ReLU(), "up": nn.ConvTranspose2d(16, 32, 3)}
+    parts = {
+        "conv": nn.Conv2d(3, 16, 3),
+        "norm": nn.BatchNorm2d(16),
+        "relu": nn.ReLU(),
+        "up": nn.ConvTranspose2d(16, 32, 3),
+    }
     model = nn.Sequential(OrderedDict(parts))
     model(torch.randn(8, 3, 8, 8))
     return model.eval()
