@@ -60,8 +60,9 @@ def finetune(
         for slot, weight in module.weight_ids.items()
         if weight in planned and isinstance(encoded := done.palettes.get(weight), Encoded)
     }
-    shared = Counter(one.weight.storage for one in planned.values())
-    learned = {slot for slot, (one, encoded) in made.items() if shared[one.weight.storage] == 1 and _learns(encoded)}
+    uses = Counter(one.weight.storage for one in planned.values())
+    alone = {slot for slot, (one, _) in made.items() if one.weight.storage is None or uses[one.weight.storage] == 1}
+    learned = {slot for slot, (_, encoded) in made.items() if slot in alone and _learns(encoded)}
     if not learned:
         done.notes.append("fine tuning: there is no palette that it could train")
         return

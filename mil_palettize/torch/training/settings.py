@@ -33,6 +33,8 @@ _NOT_DONE = {
     "add_extra_centroid": False,
     "palett_lambda": 0.0,
     "percentage_palett_enable": 1.0,
+    "prune_threshold": 1e-7,
+    "zero_threshold": 1e-7,
 }
 
 

@@ -338,3 +338,8 @@ def test_no_model_and_no_config() -> None:
         DKMPalettizer("model")
     with pytest.raises(ConfigError, match="config is dict"):
         DKMPalettizer(net(), {"n_bits": 2})
+
+
+def test_options_that_change_nothing_here_are_refused_where_coremltools_heeds_them() -> None:
+    with pytest.raises(ConfigError, match=r"prune_threshold is 0\.1, which is not supported; leave it at 1e-07"):
+        DKMPalettizer(net(), config(n_bits=2, prune_threshold=0.1)).prepare()
