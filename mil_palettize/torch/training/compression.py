@@ -14,10 +14,10 @@ from torch import nn
 
 from mil_palettize.algorithms.making import ArraySource, make_palette
 from mil_palettize.errors import ConfigError, PlanError
-from mil_palettize.torch.training.metadata import register
+from mil_palettize.torch.training.metadata import is_pruned, register
 from mil_palettize.torch.training.module_weights import ModuleWeight, check_finite, check_keys, module_weights
 from mil_palettize.torch.training.settings import WeightSettings, misfit, weight_settings
-from mil_palettize.torch.training.trained_palette import TrainedPalette
+from mil_palettize.torch.training.trained_palette import TrainedPalette, packed_mask
 from mil_palettize.torch.training.weight_report import WeightsReport, weight_row
 
 logger = logging.getLogger("mil_palettize")
@@ -50,7 +50,7 @@ def chosen_weights(model: nn.Module, config: Any) -> list[ChosenWeight]:
         if entry is None or id(place.value) in found:
             continue
         settings = weight_settings(entry, _DEFAULT_NBITS, place.axis, f"weight '{place.full_name}'")
-        problem = misfit(settings, tuple(place.value.shape))
+        problem = misfit(settings, tuple(place.value.shape), is_pruned(place.owner, place.parameter))
         if problem:
             logger.warning("weight '%s' is left as it is: %s", place.full_name, problem)
         else:
@@ -89,5 +89,7 @@ def _palette(one: ChosenWeight, importance: np.ndarray | None) -> TrainedPalette
         halves = value.astype(np.float16)
     fits = bool(np.isfinite(halves).all()) or not bool(np.isfinite(value).all())
     source = ArraySource(one.place.full_name, halves if fits else value)
-    made = make_palette(source, one.settings.specification(), importance=importance)
+    pruned = is_pruned(one.place.owner, one.place.parameter)
+    mask = packed_mask(one.value != 0) if pruned else None
+    made = make_palette(source, one.settings.specification(), importance=importance, mask=mask)
     return TrainedPalette.of_expression(one.settings, made.expr)

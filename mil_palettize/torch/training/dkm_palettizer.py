@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from mil_palettize.errors import ConfigError, PlanError
 from mil_palettize.torch.training.batch_norms import fuse_norms
 from mil_palettize.torch.training.config import DKMPalettizerConfig
-from mil_palettize.torch.training.metadata import register
+from mil_palettize.torch.training.metadata import is_pruned, register
 from mil_palettize.torch.training.module_weights import ModuleWeight, check_finite, check_keys, module_weights
 from mil_palettize.torch.training.palettized_weight import PalettizedWeight
 from mil_palettize.torch.training.settings import WeightSettings, misfit, weight_settings
@@ -61,7 +61,8 @@ class DKMPalettizer:
             fuse_norms(model)
         made: dict[int, PalettizedWeight] = {}  # by the parameter: tied weights have one palette
         for weight, settings in chosen:
-            made.setdefault(id(weight.value), PalettizedWeight(weight.full_name, weight.value, settings))
+            pruned = is_pruned(weight.owner, weight.parameter)
+            made.setdefault(id(weight.value), PalettizedWeight(weight.full_name, weight.value, settings, pruned))
         for weight, settings in chosen:
             if settings.milestone == 0 and not made[id(weight.value)].begun:
                 made[id(weight.value)].begin(weight.value)
@@ -222,6 +223,6 @@ def _check(weight: ModuleWeight, settings: WeightSettings) -> None:
             "make it trainable, or leave it out (module_name_configs: None)"
         )
     check_finite(weight)
-    problem = misfit(settings, tuple(value.shape))
+    problem = misfit(settings, tuple(value.shape), is_pruned(weight.owner, weight.parameter))
     if problem:
         raise PlanError(f"weight '{weight.full_name}': {problem}; change its config, or leave it out with None")

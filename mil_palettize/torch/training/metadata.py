@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from coremltools.optimize.torch._utils.metadata_utils import CompressionMetadata, register_metadata_version
+from coremltools.optimize.torch._utils.metadata_utils import (
+    CompressionMetadata,
+    CompressionType,
+    register_metadata_version,
+)
 from torch import nn
 
 from mil_palettize.torch.training.trained_palette import TrainedPalette
@@ -12,7 +16,7 @@ def register(model: nn.Module, owner: nn.Module, parameter: str, palette: Traine
     """Of a parameter whose values are those of ``palette``; what is known of it from before goes."""
     layout, stored = palette.settings.layout(palette.shape), palette.stored
     metadata = CompressionMetadata(parameter)
-    kinds = ["palettization"]
+    kinds = ["palettization"] if palette.mask is None else ["pruning", "palettization"]
     metadata.lut = layout.lut(stored.entries)
     if palette.settings.cluster_dim > 1:
         metadata.vector_axis = palette.settings.axis
@@ -27,3 +31,9 @@ def register(model: nn.Module, owner: nn.Module, parameter: str, palette: Traine
     metadata.compression_type = kinds
     metadata.register(owner, override_compression_type=True)
     register_metadata_version(model)
+
+
+def is_pruned(owner: nn.Module, parameter: str) -> bool:
+    """Whether coremltools' pruners say so of a parameter, whose zeros then have to stay zeros."""
+    kinds = dict(owner.named_buffers(recurse=False)).get(f"_COREML_/{parameter}/compression_type")
+    return kinds is not None and CompressionType.pruning.value in kinds.tolist()

@@ -111,10 +111,12 @@ def weight_settings(config: Any, nbits: int, output_axis: int, where: str) -> We
     )
 
 
-def misfit(settings: WeightSettings, shape: tuple[int, ...]) -> str:
-    """Why a weight of ``shape`` cannot have such a palette, "" where it can."""
+def misfit(settings: WeightSettings, shape: tuple[int, ...], pruned: bool) -> str:
+    """Why a weight of ``shape`` cannot have such a palette, "" where it can. ``pruned``: its zeros have to stay."""
     if settings.axis >= len(shape):
         return f"its shape {list(shape)} has no axis {settings.axis}"
+    if pruned and settings.cluster_dim > 1:
+        return f"it is pruned, and zeros inside vectors of {settings.cluster_dim} would not stay zeros"
     channels = shape[settings.axis]
     for name, value in (("group_size", settings.group_size or channels), ("cluster_dim", settings.cluster_dim)):
         if channels % value:

@@ -31,13 +31,16 @@ class Softness:
     hard: bool = False
 
 
-def soft_kmeans(points: torch.Tensor, tables: torch.Tensor, softness: Softness) -> tuple[torch.Tensor, torch.Tensor]:
+def soft_kmeans(
+    points: torch.Tensor, tables: torch.Tensor, softness: Softness, counts: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The palettized points, and the tables that they came to.
 
     ``points``: floats (groups, count, dim), ``tables``: (groups, entries, dim), to start from. The first result has the
-    shape of ``points`` and gradients with respect to them, through all iterations; the second one has none.
+    shape of ``points`` and gradients with respect to them, through all iterations; the second one has none. ``counts``:
+    (groups, count, 1), 1 for points that tables are made of and 0 for others, whose gradients mean nothing.
     """
-    made: tuple[torch.Tensor, torch.Tensor] = _SoftKMeans.apply(points, tables, softness)
+    made: tuple[torch.Tensor, torch.Tensor] = _SoftKMeans.apply(points, tables, softness, counts)
     return made
 
 
@@ -51,8 +54,10 @@ def nearest(points: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
 
 class _SoftKMeans(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, points: torch.Tensor, start: torch.Tensor, softness: Softness) -> tuple[Any, Any]:
-        cloud = _Cloud(points)
+    def forward(
+        ctx: Any, points: torch.Tensor, start: torch.Tensor, softness: Softness, counts: torch.Tensor | None
+    ) -> tuple[Any, Any]:
+        cloud = _Cloud(points, counts)
         tables = [start]
         error = None
         for _ in range(softness.iterations):
@@ -62,7 +67,7 @@ class _SoftKMeans(torch.autograd.Function):
             if before is not None and error is not None and abs(before - error) <= softness.epsilon:
                 break
         ctx.save_for_backward(points, *tables)
-        ctx.softness = softness
+        ctx.softness, ctx.counts = softness, counts
         result = torch.empty_like(cloud.values)
         for groups, part in _pieces(cloud.values.shape, start.shape[1]):
             attention = _attention(cloud.values[groups, part], tables[-2][groups], softness)
@@ -72,18 +77,18 @@ class _SoftKMeans(torch.autograd.Function):
         return cloud.spread(result), last
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor, _: Any) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, gradient: torch.Tensor, _: Any) -> tuple[torch.Tensor, None, None, None]:
         points, *tables = ctx.saved_tensors
         softness = ctx.softness
-        cloud = _Cloud(points)
+        cloud = _Cloud(points, ctx.counts)
         gathered = cloud.gather(gradient)
         direct = _slope(cloud.values, tables, softness) if cloud.binned else None
         total = _points_gradient(cloud, tables, gathered, softness)
         if direct is None:
-            return total + gradient if softness.hard else total, None, None
+            return total + gradient if softness.hard else total, None, None, None
         # A bin's points share what reaches them through the tables; the slope applies to the gradient of each alone.
         shared = cloud.spread(total - gathered * direct)
-        return shared + gradient * (1.0 if softness.hard else cloud.spread(direct)), None, None
+        return shared + gradient * (1.0 if softness.hard else cloud.spread(direct)), None, None, None
 
 
 class _Cloud:
@@ -92,24 +97,27 @@ class _Cloud:
     ``values``: (groups, count, dim); ``counts``: (groups, count, 1), None where every point counts once.
     """
 
-    def __init__(self, points: torch.Tensor) -> None:
+    def __init__(self, points: torch.Tensor, counts: torch.Tensor | None) -> None:
         groups, count, dim = points.shape
         self.binned = dim == 1 and count > _MANY and points.dtype != torch.float64
         self._shape = points.shape
-        self.values, self.counts = points, None
+        self.values, self.counts = points, counts
         if not self.binned:
             return
         # A power of two brings the largest near the top of what float16 holds: 11 digits for all but tiny values.
         top = points.abs().amax()
         power = torch.exp2(torch.floor(torch.log2(32768.0 / top.clamp_min(torch.finfo(points.dtype).tiny))))
         self._codes = (points[..., 0] * power).half().view(torch.int16).int() + (_BINS >> 1)
-        counts = torch.stack([torch.bincount(codes, minlength=_BINS) for codes in self._codes])
+        binned = torch.stack([torch.bincount(codes, minlength=_BINS) for codes in self._codes])
         every = torch.arange(-(_BINS >> 1), _BINS >> 1, device=points.device).to(torch.int16).view(torch.float16)
-        kept = (counts > 0).any(0)
+        kept = (binned > 0).any(0)
         self._kept = kept
         self._places = (torch.cumsum(kept, 0) - 1).int()
         self.values = (every[kept].to(points.dtype) / power).expand(groups, -1)[..., None].contiguous()
-        self.counts = counts[:, kept, None].to(points.dtype)
+        if counts is not None:
+            pairs = zip(self._codes, counts[..., 0], strict=True)
+            binned = torch.stack([torch.bincount(c, weights=n, minlength=_BINS) for c, n in pairs])
+        self.counts = binned[:, kept, None].to(points.dtype)
 
     def spread(self, values: torch.Tensor) -> torch.Tensor:
         """What is known of ``values``, for each point."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mil_palettize.expressions.packed import Packed
-from mil_palettize.expressions.weight_expr import Const, Lut, Scale, WeightExpr, lut_of
+from mil_palettize.expressions.weight_expr import Const, Lut, Scale, Sparse, WeightExpr, lut_of
 from mil_palettize.torch.training.settings import WeightSettings
 
 _BYTE_RANGES = {"int8": (-127.0, 127.0), "uint8": (0.0, 255.0)}
@@ -34,23 +34,27 @@ class StoredTables:
 
 @dataclass(frozen=True)
 class TrainedPalette:
-    """``indices``: int64 (groups, points). ``scale``: of each channel, of the weight's rank, or None."""
+    """``indices``: int64 (groups, points). ``scale``: of each channel, of the weight's rank, or None. ``mask``: bool,
+    of the weight's shape, where a pruned weight is not zero; None for others."""
 
     settings: WeightSettings
     shape: tuple[int, ...]
     stored: StoredTables
     indices: torch.Tensor
     scale: torch.Tensor | None
+    mask: torch.Tensor | None = None
 
     @property
     def values(self) -> torch.Tensor:
         """Of the whole weight, float32; with scales the products as float32 has them."""
         found = [table[row] for table, row in zip(self.stored.entries, self.indices, strict=True)]
         values = self.settings.layout(self.shape).weight(torch.stack(found))
-        return values if self.scale is None else values * self.scale
+        values = values if self.scale is None else values * self.scale
+        return values if self.mask is None else values * self.mask
 
     def expression(self, dtype: np.dtype) -> WeightExpr:
-        """As it is stored, with floats of ``dtype``."""
+        """As it is stored, with floats of ``dtype``; of a weight that is not pruned."""
+        assert self.mask is None
         layout = self.settings.layout(self.shape)
         indices = Packed.pack(_array(layout.indices(self.indices)), self.settings.nbits)
         table: Any = _array(layout.lut(self.stored.tables))
@@ -67,8 +71,10 @@ class TrainedPalette:
     @classmethod
     def of_expression(cls, settings: WeightSettings, expr: WeightExpr) -> TrainedPalette:
         """What the solver made by the same settings."""
-        lut = lut_of(expr)
-        layout = settings.layout(lut.shape)
+        lut, mask, shape = lut_of(expr), None, expr.shape
+        if isinstance(expr, Sparse):
+            mask, expr = torch.from_numpy(expr.dense_mask()), expr.data
+        layout = settings.layout(shape)
         sizes = (layout.groups, 1 << settings.nbits, settings.cluster_dim)
         if isinstance(lut.lut, Scale):
             parts = (lut.lut.data, lut.lut.scale, lut.lut.offset)
@@ -80,9 +86,16 @@ class TrainedPalette:
             stored = StoredTables(tables.reshape(sizes), scale.reshape(rows), offset)
         else:
             stored = StoredTables(_tensor(lut.lut).reshape(sizes))
-        indices = torch.from_numpy(lut.indices.unpack().astype(np.int64))
+        found = lut.indices.unpack()
+        if found.shape != layout.indices_shape:  # of what the mask is set for alone
+            assert mask is not None
+            whole = np.zeros(layout.indices_shape, found.dtype)
+            whole[mask.numpy()] = found
+            found = whole
+        indices = torch.from_numpy(found.astype(np.int64))
         indices = indices.movedim(settings.axis, 0).reshape(layout.groups, -1)
-        return cls(settings, lut.shape, stored, indices, _tensor(expr.scale) if isinstance(expr, Scale) else None)
+        scales = _tensor(expr.scale) if isinstance(expr, Scale) else None
+        return cls(settings, shape, stored, indices, scales, mask)
 
 
 def stored_tables(tables: torch.Tensor, dtype: str | None) -> StoredTables:
@@ -103,6 +116,11 @@ def halves(values: torch.Tensor) -> torch.Tensor:
     """The nearest numbers that float16 holds; as they are where they are beyond it."""
     rounded = values.half().float()
     return rounded if bool(torch.isfinite(rounded).all()) else values.clone()
+
+
+def packed_mask(mask: torch.Tensor) -> Packed:
+    """Of bools, as the solver takes it."""
+    return Packed.pack(mask.cpu().numpy().astype(np.uint8), 1)
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
