@@ -14,6 +14,7 @@ from mil_palettize.doors.registration import register
 if TYPE_CHECKING:
     from mil_palettize.budget.limits import Budget, Limits
     from mil_palettize.budget.recipe import Recipe
+    from mil_palettize.calibration.finetuning import Finetuning
     from mil_palettize.calibration.request import Calibration
     from mil_palettize.doors.budget import plan_mixed_bits
     from mil_palettize.doors.decompression import decompress_package
@@ -46,6 +47,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Budget": "budget.limits",
     "Calibration": "calibration.request",
+    "Finetuning": "calibration.finetuning",
     "Limits": "budget.limits",
     "Recipe": "budget.recipe",
     "plan_mixed_bits": "doors.budget",
@@ -85,6 +87,7 @@ __all__ = [
     "Calibration",
     "ConfigError",
     "EvaluationError",
+    "Finetuning",
     "Limits",
     "ModelComparison",
     "ModelTypeError",

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from mil_palettize import __version__
-from mil_palettize.algorithms.options import GRANULARITIES, LUT_DTYPES, SCALES
+from mil_palettize.algorithms.options import GRANULARITIES
 from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.cli.budget_arguments import add_budget
-from mil_palettize.cli.parsers import CommandLine, Parser, near
+from mil_palettize.cli.common_arguments import WEIGHTS, add_calibrate, add_palettes, add_shown, calibrated
+from mil_palettize.cli.parsers import CommandLine, Parser
 from mil_palettize.cli.running_arguments import add_compare, add_run
-from mil_palettize.cli.values import count, is_whole, nbytes, path, seed
+from mil_palettize.cli.values import count, path, seed
 from mil_palettize.errors import ConfigError
-from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
 
 if TYPE_CHECKING:
     from mil_palettize.calibration.request import Calibration
@@ -39,9 +38,6 @@ _PALETTE_OPTIONS = (
 )
 
 
-_WEIGHTS = "weights"  # of --calibrate: by these alone
-
-
 def build_parser(commands: Mapping[str, Command]) -> CommandLine:
     """The whole command line; ``commands``: what carries each of them out, as ``run`` of the parsed options."""
     parser = CommandLine(prog="mil-palettize", description="Palettize Core ML packages.", epilog=_EPILOG)
@@ -49,6 +45,7 @@ def build_parser(commands: Mapping[str, Command]) -> CommandLine:
     subs = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     _add_palettize(subs)
     _add_plan(subs)
+    _add_finetune(subs)
     _add_sensitivity(subs)
     _add_decompress(subs)
     inspect = subs.add_parser("inspect", help="list every constant of a package", epilog=_EPILOG)
@@ -70,30 +67,12 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     sub = commands.add_parser("palettize", help="write a smaller package", epilog=_EPILOG)
     sub.add_argument("source", type=path, metavar="IN.mlpackage")
     sub.add_argument("destination", type=path, metavar="OUT.mlpackage", nargs="?", help="may be IN with --overwrite")
-    what = sub.add_argument_group("palettes (or --config)")
-    what.add_argument("--nbits", type=int, choices=LEGAL_NBITS, help="bits per weight (3 from iOS18)")
-    modes = tuple(name for name, algorithm in ALGORITHMS.items() if algorithm.selectable)
-    what.add_argument("--mode", choices=modes, help="how look-up tables are made [kmeans]")
-    what.add_argument("--granularity", choices=GRANULARITIES, help="one table, or one per group of channels")
-    what.add_argument("--group-size", type=int, metavar="N", help="channels per group [32]; implies groups")
-    what.add_argument("--channel-axis", type=int, metavar="AXIS", help="of groups or vectors [from the op]")
-    what.add_argument("--cluster-dim", type=int, metavar="N", help="channels that share an index [1] (2 up from iOS18)")
-    what.add_argument("--lut-dtype", choices=LUT_DTYPES, help="table entries of 8 bits (from iOS18)")
-    what.add_argument(
-        "--per-channel-scale", choices=SCALES, help="a scale per output channel, or a table for each (iOS18)"
-    )
-    what.add_argument("--weight-threshold", type=int, metavar="N", help="leave up to N elements alone [2048]")
-    what.add_argument(
-        "--config",
-        type=path,
-        metavar="FILE.yaml",
-        help="a coremltools OptimizationConfig instead of the above (- reads standard input)",
-    )
+    add_palettes(sub)
     add_budget(sub, required=False)
     how = sub.add_argument_group("how")
     how.add_argument("--target", metavar="iOS18", help="move the package up to this opset [as it is; iOS15 to iOS16]")
     how.add_argument("--joint", action="store_true", help="also what sparse and quantized weights hold (from iOS18)")
-    _add_calibrate(how)
+    add_calibrate(how)
     how.add_argument(
         "--bias", action="store_true", default=None, help="correct biases too, where held out samples gain"
     )
@@ -109,19 +88,44 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     how.add_argument("--dry-run", action="store_true", help="plan and report, write nothing")
     how.add_argument("--resume", type=path, metavar="DIR", help="keep palettes there; what is there is not made again")
     how.add_argument("--workers", type=int, metavar="N", help="threads [all processors]; no effect on the result")
-    _add_shown(sub)
+    add_shown(sub)
 
 
-def _add_calibrate(how: argparse._ArgumentGroup | Parser) -> None:
-    how.add_argument(
-        "--calibrate", type=_calibrated, metavar="WHAT",
-        help="for what ops give: on samples (as --inputs of run), on N made up ones (torch), or by the 'weights' alone",
+def _add_finetune(commands: argparse._SubParsersAction[Parser]) -> None:
+    sub = commands.add_parser("finetune", help="train palettes to give what the float package gives", epilog=_EPILOG)
+    sub.add_argument("source", type=path, metavar="IN.mlpackage")
+    sub.add_argument(
+        "--out",
+        dest="destination",
+        type=path,
+        required=True,
+        metavar="OUT.mlpackage",
+        help="may be IN with --overwrite",
+    )
+    sub.add_argument(
+        "--data", type=path, required=True, metavar="X",
+        help="samples to learn from, as --inputs of run; a fifth is held out, and decides what is kept",
     )  # fmt: skip
+    add_palettes(sub)
+    how = sub.add_argument_group("how")
+    how.add_argument("--labels", type=path, metavar="Y.npy", help="right classes too [the float package's answers]")
+    how.add_argument("--epochs", type=count, default=3, metavar="N", help="times that the samples are gone through [3]")
+    how.add_argument("--batch", type=count, default=32, metavar="N", help="samples of a step [32]")
+    how.add_argument("--learning-rate", type=float, default=0.01, metavar="X", help="relative to weights [0.01]")
+    how.add_argument("--seed", type=seed, default=0, metavar="N", help="of the order of the samples [0]")
     how.add_argument(
-        "--memory", type=nbytes, metavar="SIZE",
-        help="of values while samples are run, such as 2GB; the rest goes to disk [a quarter of what is free]",
+        "--calibrate", type=calibrated, metavar="WHAT",
+        help="samples, or N made up ones, for the palettes to begin with [those of --data]",
     )  # fmt: skip
-    how.add_argument("--device", choices=("cpu", "cuda", "mps"), help="what samples are run on with torch [cpu]")
+    how.add_argument("--target", metavar="iOS18", help="move the package up to this opset [as it is; iOS15 to iOS16]")
+    how.add_argument("--strict", action="store_true", help="what cannot be done as asked is an error")
+    how.add_argument("--verify", action="store_true", help="decode what was written before it is put in place")
+    how.add_argument("--check", action="store_true", help="run both packages, for the report")
+    how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
+    how.add_argument("--resume", type=path, metavar="DIR", help="keep what calibration chose there")
+    how.add_argument("--workers", type=int, metavar="N", help="threads of the calibration [all processors]")
+    add_shown(sub)
+    sub.set_defaults(dry_run=False, memory=None, device=None, bias=None)
 
 
 def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -130,7 +134,7 @@ def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     add_budget(sub, required=True)
     sub.add_argument("--group-size", type=int, metavar="N", help="one granularity for all, 0 for one table per weight")
     sub.add_argument("--weight-threshold", type=int, metavar="N", help="leave up to N elements alone [2048]")
-    _add_calibrate(sub)
+    add_calibrate(sub)
     sub.add_argument("--target", metavar="iOS18", help="the opset that the package will be moved up to [as it is]")
     sub.add_argument("--out", type=path, metavar="RECIPE.yaml", help="write the recipe there, for palettize --config")
     sub.add_argument("--plot", type=path, metavar="CURVE.svg", help="draw size against error")
@@ -144,7 +148,7 @@ def _add_sensitivity(commands: argparse._SubParsersAction[Parser]) -> None:
     sub.add_argument("--out", type=path, metavar="S.npz", required=True, help="for palettize --sensitivity")
     sub.add_argument(
         "--calibrate",
-        type=_calibrated,
+        type=calibrated,
         default=64,
         metavar="WHAT",
         help="samples (as --inputs of run), or N made up ones [64]",
@@ -169,17 +173,8 @@ def _add_decompress(commands: argparse._SubParsersAction[Parser]) -> None:
     how.add_argument("--verify", action="store_true", help="read what was written before it is put in place")
     how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
     how.add_argument("--workers", type=int, metavar="N", help="threads [all processors]; no effect on the result")
-    _add_shown(sub)
+    add_shown(sub)
     sub.set_defaults(config=None, dry_run=False)
-
-
-def _calibrated(text: str) -> str | int:
-    """A path, "weights", or a number of samples."""
-    if is_whole(text):
-        return count(text)
-    if not os.path.exists(text) and text != _WEIGHTS and (advice := near(text, [_WEIGHTS])):
-        raise argparse.ArgumentTypeError(f"there is no file or folder {text!r}{advice}")
-    return path(text)
 
 
 def calibration_of(options: argparse.Namespace) -> Calibration | None:
@@ -188,21 +183,13 @@ def calibration_of(options: argparse.Namespace) -> Calibration | None:
 
     what = options.calibrate
     given = {name: value for name in ("memory", "device", "bias") if (value := getattr(options, name)) is not None}
-    if given and what in (None, _WEIGHTS):
+    if given and what in (None, WEIGHTS):
         raise ConfigError(f"--{next(iter(given))} goes with --calibrate and samples, which are run with it")
     if what is None:
         return None
     if isinstance(what, int):
         return Calibration(samples=what, **given)
-    return Calibration(method="weights") if what == _WEIGHTS else Calibration(what, **given)
-
-
-def _add_shown(sub: Parser) -> None:
-    show = sub.add_argument_group("what is shown")
-    show.add_argument("--report", type=path, metavar="FILE.json", help="write the report there as JSON (-: as --json)")
-    which = show.add_mutually_exclusive_group()
-    which.add_argument("--json", action="store_true", help="the report as JSON on standard output")
-    which.add_argument("--quiet", action="store_true", help="nothing but errors")
+    return Calibration(method="weights") if what == WEIGHTS else Calibration(what, **given)
 
 
 def requests_of(options: argparse.Namespace) -> Requests:

@@ -152,6 +152,36 @@ def _importance(options: argparse.Namespace) -> dict[str, np.ndarray] | None:
     return found
 
 
+def _finetune(options: argparse.Namespace) -> int:
+    _check_report_path(options, {"--config": options.config, "--data": options.data, "--labels": options.labels})
+    _check_given([options.source], options.data)
+    if options.calibrate is None:
+        options.calibrate = options.data
+    api, finetuning = _load("doors.package"), _load("calibration.finetuning")
+    labels = None if options.labels is None else _load("doors.sensitivity").read_labels(options.labels)
+    asked = finetuning.Finetuning(
+        options.data, options.epochs, labels, options.batch, options.learning_rate, seed=options.seed
+    )
+    return _make(
+        options,
+        lambda: api.palettize_package(
+            options.source,
+            options.destination,
+            requests_of(options),
+            target=options.target,
+            calibration=calibration_of(options),
+            finetuning=asked,
+            strict=options.strict,
+            verify=options.verify,
+            check=options.check,
+            overwrite=options.overwrite,
+            workers=options.workers,
+            resume=options.resume,
+            progress=None if options.quiet or options.json else True,
+        ),
+    )
+
+
 def _sensitivity(options: argparse.Namespace) -> int:
     read = {"--calibrate": options.calibrate, "--labels": options.labels, "--loss": options.loss}
     output.check_report_path(options.out, [options.package], read, "--out")
@@ -334,6 +364,7 @@ def _failures_text(failures: Sequence[str]) -> str:
 COMMANDS = {
     "palettize": _palettize,
     "plan": _plan,
+    "finetune": _finetune,
     "sensitivity": _sensitivity,
     "decompress": _decompress,
     "inspect": _inspect,

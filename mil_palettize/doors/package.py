@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mil_palettize.budget.recipe import Recipe
+from mil_palettize.calibration.finetuning import Finetuning
 from mil_palettize.calibration.request import Calibration, checked_calibration
+from mil_palettize.doors.finetuning import check_finetuning
 from mil_palettize.doors.palettize_run import PalettizeRun
 from mil_palettize.encoding.palette_cache import clustered_in
 from mil_palettize.encoding.workers import Workers
@@ -48,6 +50,7 @@ def palettize_package(
     joint_compression: bool = False,
     importance: Mapping[str, Any] | None = None,
     calibration: Calibration | None = None,
+    finetuning: Finetuning | None = None,
     redo: bool = False,
     select: str = "weights",
     strict: bool = False,
@@ -68,7 +71,8 @@ def palettize_package(
     weights hold, and the integers of quantized ones (from iOS18). ``importance``: arrays of positive floats by name of
     a constant, or ``function/name``, of its shape or with sizes that divide that: the sum of importance times squared
     error is made small. ``calibration``: palettes are made for what ops give on samples, or by the weights alone (see
-    ``Calibration``). ``redo``: weights that are palettes already get a new one, of the values the old one stands for.
+    ``Calibration``). ``finetuning``: these palettes, and biases, are then trained on the same samples. ``redo``:
+    weights that are palettes already get a new one, of the values the old one stands for.
     ``select``: "weights", or "all" constants above the threshold as coremltools does. ``strict``: anything asked for
     that cannot be done as asked, or has no effect, is an error. ``verify``: decode what was written before it takes its
     place. ``check``: run both packages on the samples that calibration held out, else on inputs made up from the
@@ -91,6 +95,7 @@ def palettize_package(
     recipe = config if isinstance(config, Recipe) else None
     asked = config.requests() if isinstance(config, Recipe) else config
     requests, calibration = normalise(asked, joint_compression, importance), checked_calibration(calibration)
+    check_finetuning(calibration, finetuning)
     if target is not None:
         target = parse_target(target)  # what is wrong with the request itself comes before what is wrong with places
     if destination is None and not dry_run:
@@ -115,6 +120,7 @@ def palettize_package(
             pool=pool,
             clustered=None if resume is None else clustered_in(resume, (source, destination)),
             calibration=calibration,
+            finetuning=finetuning,
         )
         report = run.carry_out()
     report.notes += [recovered] if recovered else []

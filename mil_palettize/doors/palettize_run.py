@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mil_palettize.calibration.finetuning import Finetuning
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.doors.calibrating import Calibrated, calibrated, check_samples
 from mil_palettize.doors.calibration_remarks import calibration_remarks
+from mil_palettize.doors.finetuning import finetune
 from mil_palettize.encoding.palette_cache import Clustered
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import EvaluationError, PackageError, PalettizeError, PlanError, VerifyError
@@ -38,7 +40,7 @@ Compare = Callable[..., ModelComparison]
 class PalettizeRun:
     """Its options, as ``palettize_package`` takes them, and what it works with. ``check``: runs both packages,
     where that was asked for. ``clustered``: where palettes are kept. ``calibration``: how palettes are made by what ops
-    give, None where they are made by what weights are."""
+    give, None where they are made by what weights are; ``finetuning``: how they are trained then."""
 
     source: PathLike
     destination: PathLike | None
@@ -55,6 +57,7 @@ class PalettizeRun:
     pool: Workers
     clustered: Clustered | None
     calibration: Calibration | None = None
+    finetuning: Finetuning | None = None
 
     def carry_out(self) -> Report:
         """Raises as ``palettize_package`` does; nothing is written then."""
@@ -132,6 +135,8 @@ class PalettizeRun:
             prepared.model, prepared.plan, self.calibration,
             tell=progress.calibrate, pool=self.pool, clustered=self.clustered,
         )  # fmt: skip
+        if self.finetuning is not None:
+            finetune(prepared.model, prepared.plan, self.calibration, self.finetuning, done, progress.calibrate)
         report.notes += done.notes
         return done
 

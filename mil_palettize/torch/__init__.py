@@ -1,6 +1,10 @@
-"""ML Programs run with torch, which only this package imports: ``pip install 'mil-palettize[torch]'``."""
+"""All that needs torch, which only this package imports: ``pip install 'mil-palettize[torch]'``. ML Programs run with
+it, and palettes that are learned. The palettizers are loaded when first used."""
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from mil_palettize.errors import ConfigError
 
@@ -13,4 +17,55 @@ from mil_palettize.torch.evaluator.model_pipeline import Pipeline, open_model
 from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.reference import compare_with
 
-__all__ = ["MILModule", "Pipeline", "compare_with", "open_model"]
+if TYPE_CHECKING:
+    from mil_palettize.torch.training.config import (
+        DKMPalettizerConfig,
+        ModuleDKMPalettizerConfig,
+        ModulePostTrainingPalettizerConfig,
+        ModuleSKMPalettizerConfig,
+        PostTrainingPalettizerConfig,
+        SKMPalettizerConfig,
+    )
+    from mil_palettize.torch.training.dkm_palettizer import DKMPalettizer
+    from mil_palettize.torch.training.post_training import PostTrainingPalettizer
+    from mil_palettize.torch.training.sensitive import SKMPalettizer
+
+_HOMES = {
+    "DKMPalettizer": "dkm_palettizer",
+    "DKMPalettizerConfig": "config",
+    "ModuleDKMPalettizerConfig": "config",
+    "ModulePostTrainingPalettizerConfig": "config",
+    "ModuleSKMPalettizerConfig": "config",
+    "PostTrainingPalettizer": "post_training",
+    "PostTrainingPalettizerConfig": "config",
+    "SKMPalettizer": "sensitive",
+    "SKMPalettizerConfig": "config",
+}
+
+__all__ = [
+    "DKMPalettizer",
+    "DKMPalettizerConfig",
+    "MILModule",
+    "ModuleDKMPalettizerConfig",
+    "ModulePostTrainingPalettizerConfig",
+    "ModuleSKMPalettizerConfig",
+    "Pipeline",
+    "PostTrainingPalettizer",
+    "PostTrainingPalettizerConfig",
+    "SKMPalettizer",
+    "SKMPalettizerConfig",
+    "compare_with",
+    "open_model",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.training.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -41,12 +41,15 @@ class CifarNetwork:
         return [{"x": image[None]} for image in prepared(self._train[picked])]
 
     def measured(self, package: Path) -> tuple[float]:
-        """With the weights that were written, run in the package of flexible batch."""
+        """With the weights and biases that were written, run in the package of flexible batch."""
         module, written = MILModule.from_package(self._flexible), MILModule.from_package(package)
         right = 0
         with torch.no_grad():
-            for name, weight in written.weights.items():
-                module.weights[name].copy_(weight)
+            own = module.constants()
+            for name, value in written.constants().items():
+                floats = isinstance(value, torch.Tensor) and value.is_floating_point()
+                if floats and name in own and own[name].shape == value.shape:
+                    own[name].copy_(value)
             for start in range(0, len(self._images), _BATCH):
                 (scores,) = module(x=torch.from_numpy(self._images[start : start + _BATCH])).values()
                 right += int((scores.argmax(1).numpy() == self._labels[start : start + _BATCH]).sum())

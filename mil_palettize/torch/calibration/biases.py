@@ -4,7 +4,7 @@ samples)."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ def corrected_biases(
     the op gives in the float network is what it gives in the palettized one, where biases of ops before are corrected
     already. Only those that change."""
     derived, found = sources_of(module.function, ()).derived, dict[str, np.ndarray]()
-    wanted = dict(_biases(module, arrays, allowed))
+    wanted = {number: slot for slot, number in biases_of(module, arrays, allowed).items()}
     fit = [number for number in range(len(samples)) if number not in options.held]
     memory, device = options.memory // 2, options.device
     with (
@@ -63,8 +63,9 @@ def corrected_biases(
     return found
 
 
-def _biases(module: MILModule, arrays: Mapping[str, np.ndarray], allowed: Collection[str]) -> Iterator[tuple[int, str]]:
-    """Numbers of ops, and the slots of their biases."""
+def biases_of(module: MILModule, arrays: Mapping[str, np.ndarray], allowed: Collection[str]) -> dict[str, int]:
+    """Slots of biases in ``allowed`` that one op alone reads, whose weight is in ``arrays``, with the ops' numbers."""
+    found = {}
     read = Counter(slot for step in module.function.block.all_steps() for slot in step.slots_read())
     for number, step in enumerate(module.function.block.steps):
         slots = {reading.name: reading.slots[0] for reading in step.readings if not reading.many}
@@ -72,7 +73,8 @@ def _biases(module: MILModule, arrays: Mapping[str, np.ndarray], allowed: Collec
         if step.info.type not in _CHANNELS or weight not in arrays or bias is None:
             continue
         if bias in allowed and read[bias] == 1:
-            yield number, bias
+            found[bias] = number
+    return found
 
 
 def _mean(stream: Stream, step: Step, samples: Sequence[int]) -> np.ndarray:

@@ -143,6 +143,18 @@ class MILModule(nn.Module):
         """:attr:`weights` by what plans and reports know them by."""
         return {weight: parameter for _, weight, parameter in self._weights()}
 
+    def trainable(self, slot: str) -> nn.Parameter:
+        """A constant of floats as a parameter, which the optimizer may change as those of :attr:`weights`."""
+        self._decode()
+        name = self._slots[slot]
+        if name in self._buffers:
+            value = self._buffers.pop(name)
+            assert value is not None
+            self.register_parameter(name, nn.Parameter(value))
+        parameter = self._parameters[name]
+        assert parameter is not None
+        return parameter.requires_grad_(True)
+
     def _weights(self) -> Iterator[tuple[str, WeightId, nn.Parameter]]:
         self._decode()
         for slot, weight in self._ids.items():

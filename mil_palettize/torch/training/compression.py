@@ -1,0 +1,95 @@
+"""Palettes for the weights of a torch model at once, without training: what the palettizers that compress share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mil_palettize.algorithms.making import ArraySource, make_palette
+from mil_palettize.errors import ConfigError, PlanError
+from mil_palettize.torch.training.metadata import is_pruned, register
+from mil_palettize.torch.training.module_weights import ModuleWeight, check_finite, check_keys, module_weights
+from mil_palettize.torch.training.settings import WeightSettings, misfit, weight_settings
+from mil_palettize.torch.training.trained_palette import TrainedPalette, packed_mask
+from mil_palettize.torch.training.weight_report import WeightsReport, weight_row
+
+logger = logging.getLogger("mil_palettize")
+_DEFAULT_NBITS = 4
+
+
+@dataclass(frozen=True)
+class ChosenWeight:
+    """A weight that gets a palette."""
+
+    place: ModuleWeight
+    settings: WeightSettings
+
+    @property
+    def value(self) -> torch.Tensor:
+        """float32"""
+        return self.place.value.detach().float()
+
+
+def chosen_weights(model: nn.Module, config: Any) -> list[ChosenWeight]:
+    """Those that ``config`` is for; what cannot have such a palette is left out, which is logged. Tied ones once.
+
+    Raises ConfigError for wrong values and for an entry that no module is meant by, PlanError where no weight is left,
+    AlgorithmError for one with NaN or infinite values.
+    """
+    check_keys(model, config)
+    found: dict[int, ChosenWeight] = {}
+    for place in module_weights(model):
+        entry = config.get_module_config(place.name, place.module)
+        if entry is None or id(place.value) in found:
+            continue
+        settings = weight_settings(entry, _DEFAULT_NBITS, place.axis, f"weight '{place.full_name}'")
+        problem = misfit(settings, tuple(place.value.shape), is_pruned(place.owner, place.parameter))
+        if problem:
+            logger.warning("weight '%s' is left as it is: %s", place.full_name, problem)
+        else:
+            check_finite(place)
+            found[id(place.value)] = ChosenWeight(place, settings)
+    if not found:
+        raise PlanError("no weight is palettized: the config is for none of the model's modules, or fits none")
+    return list(found.values())
+
+
+def compress(
+    model: nn.Module, chosen: Iterable[ChosenWeight], importances: Mapping[str, np.ndarray], workers: int
+) -> WeightsReport:
+    """Put the best palettes in the place of the weights of ``model``, with what ``ct.convert`` needs to write them.
+
+    ``importances``: by the weight's name, of its shape; all elements alike for what is not in it.
+    """
+    if workers < 1:
+        raise ConfigError(f"num_kmeans_workers is {workers}, it must be 1 or more")
+    chosen = list(chosen)
+    with ThreadPoolExecutor(workers) as executor:
+        made = list(executor.map(lambda one: _palette(one, importances.get(one.place.full_name)), chosen))
+    rows = {}
+    for one, palette in zip(chosen, made, strict=True):
+        rows[one.place.full_name] = weight_row(one.value, palette)
+        with torch.no_grad():
+            one.place.value.copy_(palette.values)
+        register(model, one.place.owner, one.place.parameter, palette)
+    return WeightsReport(rows)
+
+
+def _palette(one: ChosenWeight, importance: np.ndarray | None) -> TrainedPalette:
+    """Of what float16 holds, as a package would have it; of float32 where that is too small for the weight."""
+    value = one.value.cpu().numpy()
+    with np.errstate(over="ignore"):
+        halves = value.astype(np.float16)
+    fits = bool(np.isfinite(halves).all()) or not bool(np.isfinite(value).all())
+    source = ArraySource(one.place.full_name, halves if fits else value)
+    pruned = is_pruned(one.place.owner, one.place.parameter)
+    mask = packed_mask(one.value != 0) if pruned else None
+    made = make_palette(source, one.settings.specification(), importance=importance, mask=mask)
+    return TrainedPalette.of_expression(one.settings, made.expr)

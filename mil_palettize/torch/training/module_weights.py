@@ -1,0 +1,86 @@
+"""The weights of a torch model that palettes are for, and which entry of a config holds for each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from mil_palettize.errors import AlgorithmError, ConfigError
+from mil_palettize.request.near_names import near_names
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+SUPPORTED = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED, nn.LayerNorm, nn.Embedding, nn.MultiheadAttention)
+
+
+@dataclass(frozen=True)
+class ModuleWeight:
+    """A parameter of a module. ``module``, ``name``: what configs know it by (of attention the whole of it); ``owner``:
+    the module that has ``parameter``. ``axis``: of output channels."""
+
+    name: str
+    module: nn.Module
+    owner_name: str
+    owner: nn.Module
+    parameter: str
+    axis: int
+
+    @property
+    def full_name(self) -> str:
+        """As ``named_parameters`` has it."""
+        return f"{self.owner_name}.{self.parameter}" if self.owner_name else self.parameter
+
+    @property
+    def value(self) -> nn.Parameter:
+        value: nn.Parameter = getattr(self.owner, self.parameter)
+        return value
+
+
+def check_finite(weight: ModuleWeight) -> None:
+    """Raise AlgorithmError for NaN and infinity, of which there is no palette."""
+    if not bool(torch.isfinite(weight.value).all()):
+        raise AlgorithmError(
+            f"weight '{weight.full_name}' has NaN or infinite values, which no palette can stand for; repair them, or "
+            "leave it out (module_name_configs: None)"
+        )
+
+
+def module_weights(model: nn.Module) -> Iterator[ModuleWeight]:
+    """All of a model, in the order of its modules; a module that occurs twice once."""
+    inner = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    for name, module in model.named_modules():
+        if not isinstance(module, SUPPORTED) or id(module) in inner:
+            continue
+        if isinstance(module, nn.MultiheadAttention):
+            yield from _of_attention(name, module)
+        elif getattr(module, "weight", None) is not None:  # a LayerNorm may have none
+            axis = 1 if isinstance(module, TRANSPOSED) else 0
+            yield ModuleWeight(name, module, name, module, "weight", axis)
+
+
+def _of_attention(name: str, module: nn.MultiheadAttention) -> Iterator[ModuleWeight]:
+    packed = module.in_proj_weight is not None
+    for parameter in ("in_proj_weight",) if packed else ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
+        yield ModuleWeight(name, module, name, module, parameter, 0)
+    inside = f"{name}.out_proj" if name else "out_proj"
+    yield ModuleWeight(name, module, inside, module.out_proj, "weight", 0)
+
+
+def check_keys(model: nn.Module, config: Any) -> None:
+    """Raise ConfigError for an entry of ``config`` that no module of ``model`` is meant by."""
+    modules = dict(model.named_modules())
+    for key in config.module_name_configs:
+        if not any(re.fullmatch(key, name) for name in modules):
+            raise ConfigError(f"module_name_configs has {key!r}, which no module is called{near_names(key, modules)}")
+    if config == type(config)():
+        return  # the defaults name all types
+    kinds: set[Any] = {type(module) for module in modules.values()}
+    for key in config.module_type_configs:
+        if key not in kinds and key not in {kind.__name__ for kind in kinds}:
+            told = key if isinstance(key, str) else key.__name__
+            raise ConfigError(f"module_type_configs has {told}, but the model has no module of this type")

@@ -1,0 +1,180 @@
+"""``Finetuning``: palettes and biases of a package trained to give the float package's outputs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import coremltools as ct
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from packages import constants, differences  # noqa: E402
+
+from mil_palettize import (  # noqa: E402
+    Calibration,
+    Finetuning,
+    OpPalettizerConfig,
+    OptimizationConfig,
+    Report,
+    compare,
+    palettize_package,
+)
+from mil_palettize.cli.main import main  # noqa: E402
+from mil_palettize.errors import ConfigError, EvaluationError, PlanError  # noqa: E402
+
+CONFIG = OptimizationConfig(OpPalettizerConfig(nbits=2, weight_threshold=0))
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three convolutions; the loss of what they give is its error by its power."""
+    torch.manual_seed(0)
+    nn = torch.nn
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3))
+    made = ct.convert(
+        torch.jit.trace(model.eval(), torch.zeros(1, 3, 8, 8)),
+        inputs=[ct.TensorType("x", (1, 3, 8, 8))],
+        minimum_deployment_target=ct.target.iOS18,
+        skip_model_load=True,
+    )
+    path = tmp_path_factory.mktemp("finetuned") / "float.mlpackage"
+    made.save(str(path))
+    return path
+
+
+def samples(count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
+    draw = np.random.default_rng(seed)
+    return [{"x": draw.standard_normal((1, 3, 8, 8)).astype(np.float32)} for _ in range(count)]
+
+
+def finetuned(package: Path, path: Path, finetuning: Finetuning | None, config: OptimizationConfig = CONFIG) -> Report:
+    calibration = Calibration(samples(40))
+    return palettize_package(package, path, config, calibration=calibration, finetuning=finetuning, verify=True)
+
+
+def error(package: Path, path: Path) -> float:
+    """Of outputs on other samples, in dB below their power."""
+    return -compare(package, path, samples(64, 9)).snr_db
+
+
+def entry(**options: object) -> OptimizationConfig:
+    return OptimizationConfig(OpPalettizerConfig(weight_threshold=0, **options))
+
+
+def losses(report: Report) -> list[float]:
+    """On what was held out, before and after."""
+    (note,) = [note for note in report.notes if note.startswith("fine tuning")]
+    found = re.fullmatch(
+        r"fine tuning 3 weights: loss on 32 samples held out (.*) → (.*), kept from epoch \d of 3", note
+    )
+    assert found is not None
+    return [float(found[1]), float(found[2])]
+
+
+def test_outputs_get_nearer(package: Path, tmp_path: Path) -> None:
+    """On samples that nobody saw, at no more bytes, and verified as written."""
+    before = finetuned(package, tmp_path / "before.mlpackage", None)
+    report = finetuned(package, tmp_path / "after.mlpackage", Finetuning(samples(160, 1), batch=16))
+    assert report.bytes_after == before.bytes_after
+    assert error(package, tmp_path / "after.mlpackage") < error(package, tmp_path / "before.mlpackage")
+    assert {weight.calibration.method for weight in report.palettized} == {"trained"}
+    assert losses(report) == sorted(losses(report), reverse=True)
+    assert len(report.biases) == 1  # the others are no blobs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"nbits": 1},
+        {"nbits": 2, "granularity": "per_grouped_channel", "group_size": 4},
+        {"nbits": 2, "cluster_dim": 2},
+        {"nbits": 2, "enable_per_channel_scale": True},
+        {"nbits": 2, "lut_dtype": "int8"},
+    ],
+    ids=str,
+)
+def test_every_form_is_trained(options: dict[str, object], package: Path, tmp_path: Path) -> None:
+    """What was held out gains, and what is written is what was trained."""
+    report = finetuned(package, tmp_path / "made.mlpackage", Finetuning(samples(160, 1), batch=16), entry(**options))
+    assert losses(report)[1] < losses(report)[0]
+    assert {weight.calibration.method for weight in report.palettized} == {"trained"}
+    assert report.verified
+
+
+def test_nothing_else_moves(package: Path, tmp_path: Path) -> None:
+    """Beside palettes and biases; and two runs are the same bytes."""
+    finetuning = Finetuning(epochs=2, batch=16)
+    finetuned(package, tmp_path / "one.mlpackage", finetuning)
+    finetuned(package, tmp_path / "two.mlpackage", finetuning)
+    assert not differences(tmp_path / "one.mlpackage", tmp_path / "two.mlpackage")
+    old, new = (
+        {key[3]: op.type for key, (op, _) in constants(path).items()} for path in (package, tmp_path / "one.mlpackage")
+    )
+    assert old.keys() == new.keys()
+    assert {name for name in old if old[name] != new[name]} == {name for name in old if name.endswith("weight_to_fp16")}
+
+
+def test_palettes_stay_where_nothing_gets_better(package: Path, tmp_path: Path) -> None:
+    finetuned(package, tmp_path / "before.mlpackage", None)
+    report = finetuned(package, tmp_path / "after.mlpackage", Finetuning(epochs=1, learning_rate=1e3))
+    assert any("no epoch was better: palettes stay as they were" in note for note in report.notes)
+    assert not differences(tmp_path / "before.mlpackage", tmp_path / "after.mlpackage")
+
+
+def test_the_command(package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "x.npz", x=np.stack([sample["x"] for sample in samples(40)]))
+    arguments = ["finetune", str(package), "--out", str(tmp_path / "out.mlpackage"), "--data", str(tmp_path / "x.npz")]
+    code = main([*arguments, "--nbits", "2", "--weight-threshold", "0", "--epochs", "1"])
+    assert code == 0
+    assert "fine tuning 3 weights" in capsys.readouterr().out
+    assert (tmp_path / "out.mlpackage").is_dir()
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("finetuning", "told"),
+    [
+        ({"epochs": 0}, "finetuning epochs is 0; give a whole number from 1 on"),
+        ({"batch": 1.5}, "finetuning batch is 1.5"),
+        ({"learning_rate": float("nan")}, "finetuning learning_rate is nan; give a finite number above 0"),
+        ({"sample_data": []}, "sample_data is empty"),
+    ],
+)
+def test_wrong_options(finetuning: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        Finetuning(**finetuning)
+
+
+@pytest.mark.parametrize("calibration", [None, Calibration(method="weights")])
+def test_without_samples(calibration: Calibration | None, package: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="finetuning needs samples"):
+        palettize_package(package, tmp_path / "o.mlpackage", CONFIG, calibration=calibration, finetuning=Finetuning())
+
+
+def test_labels_of_another_number(package: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="3 labels for 40 samples"):
+        finetuned(package, tmp_path / "o.mlpackage", Finetuning(labels=[0, 1, 2]))
+    with pytest.raises(ConfigError, match="labels need a network with one output of classes"):
+        finetuned(package, tmp_path / "o.mlpackage", Finetuning(labels=[0] * 40))
+    assert not (tmp_path / "o.mlpackage").exists()
+
+
+def test_a_model_of_several_functions(fixtures: Path, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="finetuning is for models of one function"):
+        palettize_package(
+            fixtures / "multifunction_ios18.mlpackage", tmp_path / "o.mlpackage", CONFIG,
+            calibration=Calibration(samples=8), finetuning=Finetuning(),
+        )  # fmt: skip
+
+
+def test_samples_that_are_no_numbers(package: Path, tmp_path: Path) -> None:
+    given = samples(10)
+    given[3]["x"][0, 0, 0, 0] = np.nan
+    with pytest.raises(EvaluationError, match="sample 3 has NaN"):
+        finetuned(package, tmp_path / "o.mlpackage", Finetuning(given))
