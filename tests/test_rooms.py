@@ -61,7 +61,7 @@ def _imported(file: Path, module: str) -> Iterator[str]:
             for alias in node.names:  # "from package import module" means the module
                 inner = f"{source}.{alias.name}"
                 yield inner if inner in FILES else source
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "_load":  # the command line's way to import
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "load":  # the command line's way to import
             yield from (f"mil_palettize.{name.value}" for name in node.args if isinstance(name, ast.Constant))
 
 

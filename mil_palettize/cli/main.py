@@ -12,18 +12,17 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mil_palettize.cli import output
 from mil_palettize.cli.arguments import build_parser, calibration_of, requests_of
 from mil_palettize.cli.budget_arguments import budget_of, check_budget, limits_of
+from mil_palettize.cli.loading import fail, load
+from mil_palettize.cli.running import EXIT_DIFFERENT, check_given, compare, run
 from mil_palettize.cli.running_arguments import with_values
 from mil_palettize.cli.sensitivities import sensitivity_json, sensitivity_text
-from mil_palettize.cli.signals import Stopped, end, ending_at_once, stopping
+from mil_palettize.cli.signals import Stopped, end, stopping
 from mil_palettize.errors import (
     AlgorithmError,
     ConfigError,
@@ -33,16 +32,9 @@ from mil_palettize.errors import (
     VerifyError,
     memory_told,
 )
-from mil_palettize.package.given_files import (
-    check_labels_exist,
-    check_python_file,
-    check_reference_exists,
-    check_samples_exist,
-    is_reference,
-)
+from mil_palettize.package.given_files import check_python_file
 from mil_palettize.package.links import following_links
-from mil_palettize.package.mlpackage import Package
-from mil_palettize.text import format_count, printable
+from mil_palettize.text import format_count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,16 +43,6 @@ if TYPE_CHECKING:
     from mil_palettize.budget.recipe import Recipe
     from mil_palettize.reports.report import Report
 
-EXIT_DIFFERENT = 1
-_HISTOGRAMS = 8  # weights whose values a page shows
-_FAILURES = 3  # outputs that a failed gate names
-_LIMITS = (
-    "fail_below",
-    "max_disagreement",
-    "max_accuracy_loss",
-    "max_kl",
-    "min_iou",
-)  # any makes a gate
 EXIT_UNMET = 4
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
@@ -86,7 +68,7 @@ def _palettize(options: argparse.Namespace) -> int:
     _check_report_path(options, read)
     budget = budget_of(options)
     check_budget(options, budget)
-    api = _load("doors.package")
+    api = load("doors.package")
     return _make(
         options,
         lambda: api.palettize_package(
@@ -114,8 +96,8 @@ def _palettize(options: argparse.Namespace) -> int:
 def _planned(options: argparse.Namespace, budget: Budget) -> Recipe:
     destination = getattr(options, "destination", None)
     if destination is not None and not options.dry_run:  # a plan may take minutes
-        _load("package.replacement").check_destination(Path(options.source), Path(destination), options.overwrite)
-    recipe: Recipe = _load("doors.budget").plan_mixed_bits(
+        load("package.replacement").check_destination(Path(options.source), Path(destination), options.overwrite)
+    recipe: Recipe = load("doors.budget").plan_mixed_bits(
         options.source,
         budget,
         limits=limits_of(options),
@@ -133,13 +115,13 @@ def _plan(options: argparse.Namespace) -> int:
     for option, place in (("--out", options.out), ("--plot", options.plot)):
         if place is not None:
             output.check_report_path(place, [options.source], option=option)
-    _check_given([options.source], options.calibrate if options.calibrate != "weights" else None)
+    check_given([options.source], options.calibrate if options.calibrate != "weights" else None)
     options.quiet, options.bias = False, None
     recipe = _planned(options, budget)
     if options.out is not None:
         output.write_report(options.out, recipe.to_yaml())
     if options.plot is not None:
-        output.write_report(options.plot, _load("reports.curve").curve_svg(recipe.curve, recipe.point))
+        output.write_report(options.plot, load("reports.curve").curve_svg(recipe.curve, recipe.point))
     output.show(recipe.to_json() if options.json else recipe.to_text(output.width()))
     return 0
 
@@ -148,17 +130,17 @@ def _importance(options: argparse.Namespace) -> dict[str, np.ndarray] | None:
     """What ``--sensitivity`` holds."""
     if options.sensitivity is None:
         return None
-    found: dict[str, np.ndarray] = _load("doors.sensitivity").read_importance(options.sensitivity, options.source)
+    found: dict[str, np.ndarray] = load("doors.sensitivity").read_importance(options.sensitivity, options.source)
     return found
 
 
 def _finetune(options: argparse.Namespace) -> int:
     _check_report_path(options, {"--config": options.config, "--data": options.data, "--labels": options.labels})
-    _check_given([options.source], options.data)
+    check_given([options.source], options.data)
     if options.calibrate is None:
         options.calibrate = options.data
-    api, finetuning = _load("doors.package"), _load("calibration.finetuning")
-    labels = None if options.labels is None else _load("doors.sensitivity").read_labels(options.labels)
+    api, finetuning = load("doors.package"), load("calibration.finetuning")
+    labels = None if options.labels is None else load("doors.sensitivity").read_labels(options.labels)
     asked = finetuning.Finetuning(
         options.data, options.epochs, labels, options.batch, options.learning_rate, seed=options.seed
     )
@@ -185,15 +167,15 @@ def _finetune(options: argparse.Namespace) -> int:
 def _sensitivity(options: argparse.Namespace) -> int:
     read = {"--calibrate": options.calibrate, "--labels": options.labels, "--loss": options.loss}
     output.check_report_path(options.out, [options.package], read, "--out")
-    _check_given([options.package], options.calibrate)
+    check_given([options.package], options.calibrate)
     if options.loss is not None:
         check_python_file(options.loss)
-    door = _load("doors.sensitivity")
+    door = load("doors.sensitivity")
     found = door.fisher_importance(
         options.package,
         options.calibrate,
         labels=None if options.labels is None else door.read_labels(options.labels),
-        loss=None if options.loss is None else _load("torch.python_files").defined(options.loss),
+        loss=None if options.loss is None else load("torch.python_files").defined(options.loss),
         damping=options.damping,
         function=options.function,
         seed=options.seed,
@@ -217,7 +199,7 @@ def _sensitivity_source(options: argparse.Namespace) -> str:
 
 def _decompress(options: argparse.Namespace) -> int:
     _check_report_path(options)
-    decompression = _load("doors.decompression")
+    decompression = load("doors.decompression")
     return _make(
         options,
         lambda: decompression.decompress_package(
@@ -267,98 +249,15 @@ def _publish(report: Report, options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    inspection = _load("doors.inspection").inspect_package(options.package)
+    inspection = load("doors.inspection").inspect_package(options.package)
     output.show(inspection.to_json() + "\n" if options.json else inspection.to_text(output.width()))
     return 0
 
 
 def _diff(options: argparse.Namespace) -> int:
-    difference = _load("doors.inspection").diff_packages(options.first, options.second)
+    difference = load("doors.inspection").diff_packages(options.first, options.second)
     output.show(difference.to_json() + "\n" if options.json else difference.to_text(output.width()))
     return 0 if difference.identical else EXIT_DIFFERENT
-
-
-def _run(options: argparse.Namespace) -> int:
-    if options.out is not None:
-        output.check_report_path(options.out, [options.package], {"--inputs": options.inputs}, "--out")
-    _check_given([options.package], options.inputs)
-    predictions = _load("torch.predictions")
-    outcome = predictions.run_package(
-        options.package,
-        options.inputs,
-        random=options.random,
-        seed=options.seed,
-        function=options.function,
-        precision=options.precision,
-        pixels=_load("torch.pixels").pixels_of(options.image_mean, options.image_scale),
-    )
-    if options.out is not None:
-        output.write_report(options.out, predictions.packed_outputs(outcome.outputs))
-    if options.json:
-        output.show(predictions.outputs_json(outcome))
-    else:
-        output.show(predictions.outputs_text(outcome, options.inputs, options.seed, output.width()))
-    return 0
-
-
-def _compare(options: argparse.Namespace) -> int:
-    limits = {name: limit for name in _LIMITS if (limit := getattr(options, name)) is not None}
-    if options.allow_degenerate and not limits:
-        raise ConfigError("--allow-degenerate goes with --fail-below, or another limit that says what is to pass")
-    samples = options.inputs if options.sequence is None else options.sequence
-    reference = is_reference(options.second)
-    packages = [options.first] if reference else [options.first, options.second]
-    if options.html is not None:
-        read = {"--inputs": options.inputs, "--sequence": options.sequence, "--labels": options.labels}
-        read |= {"the reference": options.second} if reference else {}
-        output.check_report_path(options.html, packages, read, "--html")
-    _check_given(packages, samples)
-    check_labels_exist(options.labels)
-    if reference:
-        check_reference_exists(options.second)
-    door = _load("torch.comparison")
-    how = door.Options(
-        random=options.random,
-        seed=options.seed,
-        # A gate that looked at one function only would let the others pass.
-        function=options.function or ("all" if limits and not reference else None),
-        # Where the results of ops are not to be seen, the page goes without them.
-        per_op=options.per_op or (options.html is not None and options.runtime == "torch" and not reference),
-        precision=options.precision,
-        runtime=options.runtime,
-        histograms=_HISTOGRAMS if options.html is not None else 0,
-        logits=options.logits or (),
-        labels=options.labels,
-        sequence=options.sequence is not None,
-        steps=options.steps,
-        greedy=options.greedy,
-        pixels=_load("torch.pixels").pixels_of(options.image_mean, options.image_scale),
-    )
-    comparison = door.compare_models(options.first, options.second, samples, how)
-    if options.html is not None:
-        output.write_report(options.html, _load("reports.page.document").page(comparison))
-    output.show(comparison.to_json() + "\n" if options.json else comparison.to_text(output.width()))
-    if not limits:
-        return 0
-    failures = comparison.failures(**limits, allow_degenerate=options.allow_degenerate)
-    return _fail(_failures_text(failures), EXIT_DIFFERENT) if failures else 0
-
-
-def _check_given(packages: Sequence[str], samples: object) -> None:
-    """Raise PackageError for what is not there, before torch is imported, which takes seconds. ``samples``: what is no
-    path (a number, None) is of no file."""
-    for package in packages:
-        Package.open(package)
-    if isinstance(samples, str):
-        check_samples_exist(samples)
-
-
-def _failures_text(failures: Sequence[str]) -> str:
-    more = f"; and {len(failures) - _FAILURES} more" if len(failures) > _FAILURES else ""
-    hint = (
-        " (--allow-degenerate lets that pass)" if any("nothing to compare" in failure for failure in failures) else ""
-    )
-    return "; ".join(failures[:_FAILURES]) + more + hint
 
 
 COMMANDS = {
@@ -369,16 +268,9 @@ COMMANDS = {
     "decompress": _decompress,
     "inspect": _inspect,
     "diff": _diff,
-    "run": _run,
-    "compare": _compare,
+    "run": run,
+    "compare": compare,
 }
-
-
-def _load(name: str) -> ModuleType:
-    """Import a module of this package. Meanwhile an interrupt ends the process at once: what torch and coremltools
-    import swallows ``KeyboardInterrupt``, or is left half imported and waits for itself."""
-    with ending_at_once(_line("interrupted; nothing was written")):
-        return import_module(f"mil_palettize.{name}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -405,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("MIL_PALETTIZE_TRACEBACK"):
             traceback.print_exc()
-        return _fail(*_explain(error))
+        return fail(*_explain(error))
 
 
 def _explain(error: Exception) -> tuple[str, int]:
@@ -418,17 +310,7 @@ def _explain(error: Exception) -> tuple[str, int]:
 
 
 def _interrupted(what: str = "", code: int = EXIT_INTERRUPTED) -> int:
-    return _fail(f"interrupted; {what or 'nothing was written'}", code)
-
-
-def _fail(message: str, code: int) -> int:
-    with suppress(OSError, ValueError, RuntimeError):  # nobody may be listening
-        print(_line(message), end="", file=sys.stderr, flush=True)
-    return code
-
-
-def _line(message: str) -> str:
-    return f"mil-palettize: error: {printable(' '.join(message.splitlines()))}\n"
+    return fail(f"interrupted; {what or 'nothing was written'}", code)
 
 
 if __name__ == "__main__":

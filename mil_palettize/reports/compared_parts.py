@@ -67,9 +67,10 @@ class Distance:
 class OutputComparison:
     """An output. ``figures``: None for text and dictionaries. ``worst_snr_db``: of the sample that lost most.
     ``agreement``: share of samples with the same label (a classifier's label, and what is most probable), of integer
-    outputs the share of equal elements, of logits that of rows with the same most probable class; None for others.
-    ``nothing``: why there is nothing to compare, though nothing differs, "" where there is. ``first_non_finite``: the
-    ops of the original that first gave NaN or infinity, in words, where it has such values. ``classes``: of
+    outputs the share of equal elements, of logits that of rows with the same most probable class, of boxes those that
+    both have; None for others. ``nothing``: why there is nothing to compare, though nothing differs, "" where there is.
+    ``first_non_finite``: the ops of the original that first gave NaN or infinity, in words, where it has such values.
+    ``classes``: of
     probabilities and logits. ``mean_iou``: of masks (int32 of two axes or more), the intersection over the union of a
     class's area in both, the mean of all classes. ``steps``: of sequences, the same of each call."""
 

@@ -27,6 +27,12 @@ class BoxCounts:
     lost: int = 0
     new: int = 0
 
+    @property
+    def share(self) -> float | None:
+        """That both have, of all; None where there are none."""
+        total = self.matched + self.lost + self.new
+        return self.matched / total if total else None
+
     def note(self) -> str:
         """In words; "" where there were none."""
         total = self.matched + self.lost

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -156,7 +157,9 @@ class PairedRun:
         first_non_finite = self._first_non_finite()
         figures = {name: output.figures for name, output in self._found.items()}
         telling = any(found is not None and not found.nothing for found in figures.values())
-        return [o.comparison(figures[name], first_non_finite, telling=telling) for name, o in self._found.items()]
+        found = [o.comparison(figures[name], first_non_finite, telling=telling) for name, o in self._found.items()]
+        boxes = self._boxes or ()
+        return [replace(one, agreement=self._box_counts.share) if one.name in boxes else one for one in found]
 
     def op_comparisons(self) -> list[OpComparison]:
         return [OpComparison(name, kind, sums.distance()) for name, (kind, sums) in self._ops.items()]

@@ -11,8 +11,7 @@ import pytest
 from command_line import IN, OUT, PALETTIZE, Run
 from handmade import contents
 
-from mil_palettize.cli import main as cli
-from mil_palettize.cli import output
+from mil_palettize.cli import loading, output
 from mil_palettize.cli.main import main
 from mil_palettize.doors import palettize_run as api
 from mil_palettize.rewriting import palettization
@@ -54,7 +53,7 @@ def test_interrupt_while_modules_are_imported_ends_the_process() -> None:
             except BaseException:
                 os._exit(1)
 
-        cli.import_module = import_module
+        loading.import_module = import_module
         main(["inspect", IN])
         os._exit(2)
     os.close(write)

@@ -144,7 +144,7 @@ def test_a_detector_and_its_palette(detector: Path, tmp_path: Path) -> None:
     samples = plausible_inputs(open_model(detector), 6)
     found = {output.name: output for output in compare(detector, small, samples).outputs}
     signal = noise = 0.0
-    swapped = False
+    swapped, counts = False, [0, 0]
     for sample in samples:
         a, b = (open_model(path).predict(sample) for path in (detector, small))
         scores, others = (one["confidence"].astype(np.float64) for one in (a, b))
@@ -156,7 +156,10 @@ def test_a_detector_and_its_palette(detector: Path, tmp_path: Path) -> None:
         noise += (np.delete(scores, list(same), axis=0) ** 2).sum()
         noise += (np.delete(others, list(same.values()), axis=0) ** 2).sum()
         swapped |= any(i != j for i, j in same.items())
+        counts[0] += len(same)
+        counts[1] += len(scores) + len(others) - len(same)
     assert swapped
+    assert found["confidence"].agreement == found["coordinates"].agreement == counts[0] / counts[1]
     assert found["confidence"].snr_db == pytest.approx(10 * np.log10(signal / noise), abs=1e-3)
 
 
