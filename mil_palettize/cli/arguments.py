@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from mil_palettize.request.normalised import Requests
 
 Command = Callable[[argparse.Namespace], int]
-_EPILOG = """exit codes: 0 done; 1 the packages differ (diff), more than --fail-below allows or in nothing that
-can be compared (compare); 2 wrong options, or wrong text in a config; 3 a package or another file cannot be read,
-or nothing can be written; 4 the request cannot be met (also under --strict), or memory is short;
-5 verification failed; 70 a bug; 130, 143, 129 stopped by SIGINT, SIGTERM, SIGHUP"""
+_EPILOG = """exit codes: 0 done; 1 the packages differ (diff), more than --fail-below or another limit
+allows, or in nothing that can be compared (compare); 2 wrong options, or wrong text in a config; 3 a package
+or another file cannot be read, or nothing can be written; 4 the request cannot be met (also under --strict), or
+memory is short; 5 verification failed; 70 a bug; 130, 143, 129 stopped by SIGINT, SIGTERM, SIGHUP"""
 _PALETTE_OPTIONS = (
     "nbits",
     "mode",
