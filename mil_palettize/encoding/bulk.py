@@ -48,7 +48,20 @@ def bulk_db(expr: WeightExpr, sse: float) -> float | None:
 
 
 def _counts(lut: Lut) -> np.ndarray:
-    indices, found = lut.indices.unpack().reshape(-1), np.zeros(1 << lut.indices.nbits, np.int64)
-    for start in range(0, indices.size, CHUNK):  # in pieces: counting makes an int64 copy of the indices
-        found += np.bincount(indices[start : start + CHUNK], minlength=len(found))
+    indices, found = lut.indices, np.zeros(1 << lut.indices.nbits, np.int64)
+    if 8 % indices.nbits:
+        _count(indices.unpack().reshape(-1), found)
+        return found
+    # Bytes are fewer than the indices in them.
+    bytes_found = np.zeros(256, np.int64)
+    _count(indices.data, bytes_found)
+    for shift in range(0, 8, indices.nbits):
+        np.add.at(found, (np.arange(256) >> shift) % len(found), bytes_found)
+    found[0] -= indices.data.size * 8 // indices.nbits - indices.count  # zeros that fill the last byte
     return found
+
+
+def _count(numbers: np.ndarray, found: np.ndarray) -> None:
+    """Add how often each number occurs; in pieces, as counting makes an int64 copy."""
+    for start in range(0, numbers.size, CHUNK):
+        found += np.bincount(numbers[start : start + CHUNK], minlength=len(found))

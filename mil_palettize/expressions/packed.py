@@ -73,12 +73,7 @@ class Packed:
         for start in range(0, self.count, CHUNK):
             part = values[start : start + CHUNK]
             window = self.data[start * self.nbits // 8 :][: packed_nbytes(part.size, self.nbits)]
-            bits = np.unpackbits(window, bitorder="little", count=part.size * self.nbits)
-            if self.nbits > 1:
-                padded = np.zeros((part.size, 8), np.uint8)
-                padded[:, : self.nbits] = bits.reshape(part.size, self.nbits)
-                bits = np.packbits(padded, axis=1, bitorder="little")[:, 0]
-            part[:] = bits
+            part[:] = _unpacked(window, self.nbits)[: part.size]
         if self.signed:
             values = ((values ^ 8).view(np.int8) - 8).astype(np.int8)
         return values.reshape(self.shape)
@@ -109,6 +104,22 @@ def mask_of_vectors(mask: Packed, dim: int, axis: int) -> Packed:
 def can_hold(shape: Sequence[int]) -> bool:
     """Whether numpy has arrays of ``shape``, of elements of up to 8 bytes: up to 64 axes, no size that wraps around."""
     return len(shape) <= 64 and min(shape, default=1) >= 0 and math.prod(n for n in shape if n) < 1 << 59
+
+
+def _unpacked(data: np.ndarray, nbits: int) -> np.ndarray:
+    """Values of ``nbits`` below 8, as many as there may be in ``data``, by groups of whole bytes: a value lies in one
+    byte, or in one and the next."""
+    width = math.lcm(nbits, 8) // 8
+    groups = np.zeros((-(-data.size // width), width), np.uint8)
+    groups.reshape(-1)[: data.size] = data
+    found = np.empty((len(groups), width * 8 // nbits), np.uint8)
+    for number in range(found.shape[1]):
+        byte, shift = divmod(number * nbits, 8)
+        values = groups[:, byte] >> shift
+        if shift + nbits > 8:
+            values |= groups[:, byte + 1] << (8 - shift)
+        np.bitwise_and(values, (1 << nbits) - 1, out=found[:, number])
+    return found.reshape(-1)
 
 
 def packed_nbytes(count: int, nbits: int) -> int:

@@ -9,7 +9,9 @@ import pytest
 
 from mil_palettize.algorithms.making import ArraySource, Palette, make_palette
 from mil_palettize.algorithms.specification import PaletteSpecification
-from mil_palettize.encoding.bulk import bulk_db
+from mil_palettize.encoding.bulk import _counts, bulk_db
+from mil_palettize.expressions.packed import Packed
+from mil_palettize.expressions.weight_expr import Lut
 
 RANDOM = np.random.default_rng(0)
 KINDS = {
@@ -70,3 +72,12 @@ def test_zeros_that_were_zeros_do_not_count() -> None:
     assert found is not None
     assert alone is not None
     assert found == pytest.approx(alone, abs=2.0)
+
+
+@pytest.mark.parametrize("nbits", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("size", [1_001, 1_000])
+def test_entries_are_counted_in_packed_indices(nbits: int, size: int) -> None:
+    values = RANDOM.integers(0, 1 << nbits, size).astype(np.uint8)
+    table = np.arange(1 << nbits, dtype=np.float32).reshape(1, -1, 1)
+    lut = Lut(Packed.pack(values, nbits), table, None)
+    assert np.array_equal(_counts(lut), np.bincount(values, minlength=1 << nbits))
