@@ -15,7 +15,7 @@ from mil_palettize import OpPalettizerConfig, OptimizationConfig  # noqa: E402
 from mil_palettize.calibration.choice import covering  # noqa: E402
 from mil_palettize.calibration.request import Calibration  # noqa: E402
 from mil_palettize.calibration.solving import Findings  # noqa: E402
-from mil_palettize.doors import calibrating, calibration_guard  # noqa: E402
+from mil_palettize.doors import calibrating  # noqa: E402
 from mil_palettize.doors.calibrating import Calibrated, calibrated  # noqa: E402
 from mil_palettize.encoding.encoder import Task  # noqa: E402
 from mil_palettize.encoding.results import Encoded  # noqa: E402
@@ -170,9 +170,11 @@ def test_lossless_palettes_are_left_alone(fixtures: Path) -> None:
 
 def test_what_one_function_gave_up_stays_given_up(fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that a later function shares with it keep the plain palette, though calibration is better for that."""
+    from mil_palettize.torch import metrics
+
     # With plain palettes and with calibrated ones, on samples held out and on noise, of each function.
     noises = iter([0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0])
-    monkeypatch.setattr(calibration_guard, "noise", lambda *given: next(noises))
+    monkeypatch.setattr(metrics, "outputs_noise", lambda *given: next(noises))
     found = run(fixtures, "multifunction_ios18", Calibration(samples=10))
     assert [note.endswith("given up") for note in found.notes if note.startswith("outputs of")] == [True, False, False]
     made = {weight.key: e for weight, e in found.palettes.items() if isinstance(e, Encoded)}

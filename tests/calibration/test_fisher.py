@@ -68,7 +68,7 @@ def test_of_a_loss(tmp_path: Path) -> None:
 
 def test_what_cannot_be(tmp_path: Path) -> None:
     module, data = classifier(tmp_path), samples(2)
-    with pytest.raises(ConfigError, match="1 labels for 2 samples"):
+    with pytest.raises(EvaluationError, match="1 labels for 2 samples"):
         fisher(module, data, labels=[0])
     with pytest.raises(ConfigError, match="label 7 is none of the 3 classes"):
         fisher(module, data, labels=[7, 0])

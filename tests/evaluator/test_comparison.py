@@ -368,7 +368,7 @@ def test_compare_command(original: Path, palettized: Path, tmp_path: Path, capsy
         (["--inputs", "nowhere.npz"], 3, "cannot read nowhere.npz"),
         (["--function", "nothing"], 2, "has no function 'nothing'"),
         (["--runtime", "coreml"], 2, "Core ML runs on Apple systems only"),
-        (["--html", "nowhere/page.html"], 2, "nowhere, which does not exist; make it first"),
+        (["--html", "nowhere/page.html"], 3, "nowhere, which does not exist; make it first"),
     ],
 )
 def test_wrong_options(
