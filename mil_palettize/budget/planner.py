@@ -13,6 +13,7 @@ import numpy as np
 
 from mil_palettize.budget.choices import Candidate, Choice, choices_of
 from mil_palettize.budget.distortion import Evaluated, evaluated
+from mil_palettize.budget.granularities import ONE_TABLE
 from mil_palettize.budget.knapsack import cheapest
 from mil_palettize.budget.limits import Budget, Limits
 from mil_palettize.budget.recipe import Chosen, Recipe
@@ -187,7 +188,7 @@ def _keeps(candidate: Candidate, least: int | None) -> bool:
 
 def refuse_unreachable(from_all: Weighed, budget: Budget) -> None:
     """Raise PlanError, with the smallest that there is and what holds it there, where that is above ``budget``."""
-    if budget.min_snr_db is not None:
+    if budget.measured:
         return
     if budget.bits_per_weight is not None:
         stored = sum(map(min, from_all.column(lambda c: c.stored_nbytes)))
@@ -211,10 +212,10 @@ def planned(from_all: Weighed, budget: Budget, device: str) -> Recipe:
         most = budget.bits_per_weight * from_all.elements / 8.0
         solution = cheapest(from_all.column(lambda c: c.stored_nbytes), from_all.errors, most)
         assert solution is not None  # it can be reached
-        return _recipe(from_all, solution.picked, from_all.written_nbytes(solution.picked), solution.gap, device)
+        return recipe_of(from_all, solution.picked, from_all.written_nbytes(solution.picked), solution.gap, device)
     assert budget.nbytes is not None
     picked, exact, gap = _within(from_all, budget.nbytes)
-    return _recipe(from_all, picked, exact, gap, device)
+    return recipe_of(from_all, picked, exact, gap, device)
 
 
 def _within(from_all: Weighed, nbytes: int) -> tuple[Sequence[int], int, float]:
@@ -246,7 +247,11 @@ def _held_up(from_all: Weighed) -> str:
     return f"; {total} in {format_count(len(stays), 'constant')} get no palette: {format_some(told, _HELD_UP)}"
 
 
-def _recipe(from_all: Weighed, picked: Sequence[int], nbytes: int, gap: float, device: str) -> Recipe:
+def recipe_of(
+    from_all: Weighed, picked: Sequence[int], nbytes: int, gap: float | None, device: str, uniform: str = ""
+) -> Recipe:
+    """With the candidate of each weight that is ``picked``, in a package of ``nbytes``. ``gap``, ``uniform``: as the
+    recipe has them."""
     chosen = tuple(_chosen(one, i) for one, i in zip(from_all.choices, picked, strict=True))
     target = from_all.source.target
     return Recipe(
@@ -259,6 +264,7 @@ def _recipe(from_all: Weighed, picked: Sequence[int], nbytes: int, gap: float, d
         gap=gap,
         curve=from_all.curve,
         notes=(*from_all.notes, *_notes(chosen, device)),
+        uniform=uniform,
     )
 
 
@@ -289,10 +295,10 @@ def _curve(from_all: Weighed) -> tuple[Point, ...]:
         solution = cheapest(nbytes, errors, low + (high - low) * (number / _POINTS) ** 2, seconds=_SECONDS_OF_POINT)
         if solution is not None:
             points.append(_point(from_all, solution.picked))
-    for nbits in (1, 2, 3, 4, 6, 8):
-        picked = [_uniform(one, nbits) for one in from_all.choices]
-        if any(picked):
-            points.append(_point(from_all, picked, f"{nbits} bits"))
+    for granularity in ONE_TABLE:
+        alike = granularity.picked(from_all.choices)
+        if alike is not None:
+            points.append(_point(from_all, alike, str(granularity)))
     return tuple(points)
 
 
@@ -300,13 +306,3 @@ def _point(from_all: Weighed, picked: Sequence[int], label: str = "") -> Point:
     pairs: list[tuple[Any, int]] = list(zip(from_all.choices, picked, strict=True))
     nbytes = from_all.base + sum(one.choice.candidates[i].nbytes for one, i in pairs)
     return Point(nbytes, sum(one.errors[i] for one, i in pairs), label)
-
-
-def _uniform(one: Evaluated, nbits: int) -> int:
-    """The candidate of one table and ``nbits``, that of leaving it alone where it has none."""
-    for number, candidate in enumerate(one.choice.candidates):
-        request, made = candidate.request, candidate.specification
-        one_table = made is not None and made.group_size is None and made.cluster_dim == 1
-        if one_table and request is not None and request.nbits == nbits:
-            return number
-    return 0

@@ -103,6 +103,9 @@ def _planned(options: argparse.Namespace, budget: Budget) -> Recipe:
         limits=limits_of(options),
         calibration=calibration_of(options),
         target=options.target,
+        labels=options.labels,
+        logits=options.logits or (),
+        measure=not options.unmeasured,
         workers=options.workers,
         progress=None if options.quiet or options.json else True,
     )
