@@ -24,12 +24,17 @@ class Trial:
     uniform: str = ""
     accuracy_drop: float | None = None
 
+    @property
+    def quality(self) -> str:
+        """In words."""
+        quality = f"{self.snr_db:.1f} dB" if math.isfinite(self.snr_db) else "nothing that can be told in decibels"
+        if self.accuracy_drop is None:
+            return quality
+        return f"accuracy {-100 * self.accuracy_drop:+.2f} points, {quality}"
+
     def __str__(self) -> str:
         kind = f"uniform {self.uniform}" if self.uniform else "mixed bits"
-        quality = f"{self.snr_db:.1f} dB" if math.isfinite(self.snr_db) else "nothing that can be told in decibels"
-        if self.accuracy_drop is not None:
-            quality = f"accuracy {-100 * self.accuracy_drop:+.2f} points, {quality}"
-        return f"{kind} {self.nbytes:,} bytes, {quality}"
+        return f"{kind} {self.nbytes:,} bytes, {self.quality}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only; figures that are not finite are None."""

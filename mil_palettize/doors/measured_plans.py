@@ -68,9 +68,12 @@ def no_worse(plan: Recipe, uniform: Sequence[Recipe], measure: Measure) -> Recip
     recipes = [plan, *others]
     trials = [measure(recipe) for recipe in recipes]
     best = max(range(len(recipes)), key=lambda i: trials[i].snr_db)  # the first of equal ones
-    told = f"measured: {'; '.join(map(str, trials))}"
     if best:
-        told = f"uniform bits are what is given, as mixed ones are not better here; {told}"
+        told = f"uniform {trials[best].uniform} are what is given: they measured {trials[best].quality} at the outputs"
+        told += f", mixed bits {trials[0].quality}"
+    else:
+        rival = max(trials[1:], key=lambda trial: trial.snr_db)
+        told = f"mixed bits measured {trials[0].quality} at the outputs, uniform {rival.uniform} {rival.quality}"
     return replace(recipes[best], trials=tuple(trials), notes=(*recipes[best].notes, told))
 
 
