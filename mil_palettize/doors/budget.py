@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -91,7 +92,8 @@ def plan_mixed_bits(
         shown.close()
     run = measured_with(source, goal, calibration, labelled=labelled, workers=workers)
     if wanted.measured:
-        return smallest_reaching(found, partial(_reaches, wanted), limits, run)
+        recipe = smallest_reaching(found, partial(_reaches, wanted), limits, run)
+        return recipe if labelled is None else replace(recipe, notes=(*recipe.notes, labelled.note))
     return _best(found, wanted, limits.device, run if measure else None)
 
 

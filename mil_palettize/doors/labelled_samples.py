@@ -25,6 +25,12 @@ class Labelled:
     labels: Sequence[Any]
     logits: Sequence[str] = ()
 
+    @property
+    def note(self) -> str:
+        """On how fine accuracy is told."""
+        count = len(self.samples)
+        return f"accuracy is that of {format_count(count, 'held out sample')}, of which one is {100 / count:.2g} points"
+
     def measured(self, source: PathLike, palettized: PathLike) -> tuple[float, float]:
         """The signal to noise of the worst output, in decibels, and the share of samples that are right in ``source``
         less that in ``palettized``: of the output that loses most. Raises EvaluationError where no output is of

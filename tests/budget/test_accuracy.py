@@ -80,6 +80,7 @@ def test_accuracy_falls_by_no_more(
     held = [samples[i] for i in HELD]
     assert chosen.snr_db == pytest.approx(compare(source, out, held).snr_db)
     assert recipe.nbytes == min(t.nbytes for t in recipe.trials if t.accuracy_drop <= 0.1)
+    assert recipe.notes[-1] == "accuracy is that of 12 held out samples, of which one is 8.3 points"
     assert any(t.accuracy_drop > 0.1 for t in recipe.trials)
 
 
