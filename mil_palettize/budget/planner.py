@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from mil_palettize.program.model import Model
 from mil_palettize.program.store import StoredWeight
 from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.curve import Point
+from mil_palettize.request.importance import Importance
 from mil_palettize.request.near_names import near_names
 from mil_palettize.request.normalised import Requests
 from mil_palettize.request.palette_request import palette_request
@@ -40,6 +41,7 @@ _SECONDS_OF_POINT = 1.0
 _NOTHING = Requests(None, {}, {})
 _HELD_UP = 3  # that an error names
 _ALONE = "errors are told by the weights alone: of each op's output, relative to its power, all counted alike"
+_WEIGHED = "within each weight elements count as the given importance says, relative to its mean"
 _SAMPLED = (
     "errors are told by samples: noise at the model's outputs relative to their power, summed up over the weights"
 )
@@ -65,7 +67,7 @@ class Source:
 class Weighed:
     """Everything that is to be chosen from. ``nbytes``: of the package as it is; ``base``: with no palette, moved where
     there will be any; ``left``: constants that can have none, with the reason and their bytes; ``notes``: of how
-    errors were found."""
+    errors were found; ``importance``: how much elements count, by names of constants."""
 
     source: Source
     choices: tuple[Evaluated, ...]
@@ -73,6 +75,7 @@ class Weighed:
     base: int
     left: tuple[tuple[str, str, int], ...]
     notes: tuple[str, ...] = ()
+    importance: Mapping[str, Importance] = field(default_factory=dict)
 
     @property
     def elements(self) -> int:
@@ -84,7 +87,7 @@ class Weighed:
             for one, i in zip(self.choices, picked, strict=True)
             for name in one.choice.names
         }
-        return Requests(None, {}, entries)
+        return Requests(None, {}, entries, importance=self.importance)
 
     def written_nbytes(self, picked: Sequence[int]) -> int:
         """Exactly."""
@@ -115,15 +118,24 @@ class Weighed:
 
 
 def weighed(
-    source: Source, limits: Limits, budget: Budget, pool: Workers, tell: Tell | None = None, costs: Costs | None = None
+    source: Source,
+    limits: Limits,
+    budget: Budget,
+    pool: Workers,
+    tell: Tell | None = None,
+    costs: Costs | None = None,
+    importance: Mapping[str, Importance] | None = None,
 ) -> Weighed:
     """What ``limits`` allow for each weight of ``source``, with bytes and errors. ``tell``: how many weights are done,
     of how many, and the name of the last. ``costs``: gives what samples tell of the constants that it is asked for.
+    ``importance``: how much elements count, by names of constants.
 
-    Raises PackageError; PlanError for entries of ``keep`` that mean nothing, a target that cannot be had and, before a
-    value is read, a ``budget`` that no palettes can reach.
+    Raises PackageError; PlanError for entries of ``keep`` or ``importance`` that mean nothing, a target that cannot be
+    had and, before a value is read, a ``budget`` that no palettes can reach.
     """
-    one_bit = Requests(palette_request({"nbits": 1, "weight_threshold": limits.weight_threshold}), {}, {})
+    weights = importance or {}
+    request = palette_request({"nbits": 1, "weight_threshold": limits.weight_threshold})
+    one_bit = Requests(request, {}, {}, importance=weights)
     with Model.open(source.path) as model:
         prepared = source.prepared(model, one_bit)
         choices = _allowed(choices_of(prepared, limits.grid()), limits)
@@ -131,10 +143,12 @@ def weighed(
             (d.weight.key, d.reason, d.weight.nbytes) for d in prepared.plan.decisions if d.specification is None
         )
         unread = tuple(Evaluated(choice, (0.0,) * len(choice.candidates)) for choice in choices)
-        offered = Weighed(source, unread, model.package.nbytes(), source.nbytes(_NOTHING), left)
+        offered = Weighed(source, unread, model.package.nbytes(), source.nbytes(_NOTHING), left, (), weights)
         refuse_unreachable(offered, budget)
         told, notes = _told(model, choices, costs)
-        tasks = ((one.weight.nbytes, partial(_evaluated, model, one, cost)) for one, cost in told)
+        counted = {d.weight.id: d.importance for d in prepared.plan.decisions if d.importance is not None}
+        notes += [_WEIGHED] if counted else []
+        tasks = ((one.weight.nbytes, partial(_evaluated, model, one, cost, counted)) for one, cost in told)
         found = []
         for number, result in enumerate(pool.ordered(tasks, here=True), 1):
             found.append(result)
@@ -161,8 +175,16 @@ def _told(
     return list(zip(choices, sums, strict=True)), [*notes, _SAMPLED]
 
 
-def _evaluated(model: Model, choice: Choice, cost: np.ndarray | None) -> Evaluated:
-    return evaluated(choice, StoredWeight(model.store, choice.sites[0]).read(), cost)
+def _evaluated(
+    model: Model, choice: Choice, cost: np.ndarray | None, counted: Mapping[WeightId, Importance]
+) -> Evaluated:
+    given = [counted[site.weight.id] for site in choice.sites if site.weight.id in counted]
+    return evaluated(
+        choice,
+        StoredWeight(model.store, choice.sites[0]).read(),
+        cost,
+        given[0].spread(choice.weight.shape) if given else None,
+    )
 
 
 def _allowed(choices: Sequence[Choice], limits: Limits) -> list[Choice]:

@@ -94,7 +94,7 @@ def check_budget(options: argparse.Namespace, budget: Budget | None) -> None:
     ConfigError."""
     if budget is None:
         return
-    for name in ("joint", "redo", "sensitivity"):
+    for name in ("joint", "redo"):
         if getattr(options, name):
             raise ConfigError(f"a budget and --{name} exclude each other: the plan is of weights that are dense")
     if options.select != "weights":

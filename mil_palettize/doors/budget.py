@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -28,6 +28,7 @@ from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ConfigError, EvaluationError, UnsupportedOpError, memory_told
 from mil_palettize.program.opsets.move import parse_target
 from mil_palettize.reports.progress import ProgressEvent, make_progress
+from mil_palettize.request.importance import checked_importance
 from mil_palettize.text import format_bytes
 
 PathLike = str | os.PathLike[str]
@@ -42,6 +43,7 @@ def plan_mixed_bits(
     limits: Limits | None = None,
     calibration: Calibration | None = None,
     target: object = None,
+    importance: Mapping[str, Any] | None = None,
     labels: Any = None,
     logits: Sequence[str] = (),
     measure: bool = True,
@@ -61,6 +63,9 @@ def plan_mixed_bits(
     to what the op gives. ``recipe.nbytes`` is what ``palettize_package(source, ..., recipe.config, target=target)``
     writes, to the byte.
 
+    ``importance``: how much elements of a weight count, as ``palettize_package`` takes it, which makes the palettes by
+    it too: relative to the mean of the weight, so that it tells nothing of one weight against another.
+
     ``measure``: the plan is written to a temporary package and run beside uniform bits within the same budget (one
     table per weight, and the groups that are predicted to lose least), on the samples that calibration held out, else
     on made-up inputs; where uniform bits measure better they are what is given. That needs torch and ops that it knows,
@@ -75,6 +80,7 @@ def plan_mixed_bits(
     wanted = budget if isinstance(budget, Budget) else Budget(nbytes=_whole(budget))
     limits = Limits() if limits is None else limits
     calibration = checked_calibration(calibration)
+    counted = checked_importance(importance)
     goal = None if target is None else parse_target(target)
     labelled = None
     if wanted.max_drop is not None:
@@ -87,10 +93,10 @@ def plan_mixed_bits(
             costs = None
             if calibration is not None and calibration.method != "weights":
                 costs = partial(element_costs, calibration=calibration, tell=shown.calibrate)
-            found = weighed(Source(source, goal), limits, wanted, pool, shown.calibrate, costs)
+            found = weighed(Source(source, goal), limits, wanted, pool, shown.calibrate, costs, counted)
     finally:
         shown.close()
-    run = measured_with(source, goal, calibration, labelled=labelled, workers=workers)
+    run = measured_with(source, goal, calibration, labelled=labelled, importance=importance, workers=workers)
     if wanted.measured:
         recipe = smallest_reaching(found, partial(_reaches, wanted), limits, run)
         return recipe if labelled is None else replace(recipe, notes=(*recipe.notes, labelled.note))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mil_palettize.budget.limits import Budget, Limits
 from mil_palettize.budget.planner import Weighed, planned
@@ -92,11 +93,12 @@ def measured_with(
     calibration: Calibration | None,
     *,
     labelled: Labelled | None = None,
+    importance: Mapping[str, Any] | None = None,
     workers: int | None = None,
 ) -> Measure:
     """Palettizes by a recipe into a temporary package, with palettes kept between, and compares: on the samples that
     ``calibration`` held out, else on inputs made up from the description. ``labelled``: those whose right classes are
-    known, for accuracy."""
+    known, for accuracy; ``importance``: as ``palettize_package`` takes it."""
     kept = tempfile.TemporaryDirectory(prefix="mil_palettize_plans_")
 
     def measure(recipe: Recipe) -> Trial:
@@ -104,7 +106,7 @@ def measured_with(
             out = Path(folder, "planned.mlpackage")
             report = palettize_package(
                 source, out, recipe, target=target, calibration=calibration or Calibration(method="weights"),
-                check=labelled is None, resume=kept.name, workers=workers,
+                importance=importance, check=labelled is None, resume=kept.name, workers=workers,
             )  # fmt: skip
             if labelled is not None:
                 snr_db, drop = labelled.measured(source, out)
