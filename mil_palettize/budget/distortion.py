@@ -33,23 +33,27 @@ class Evaluated:
     errors: tuple[float, ...]
 
 
-def evaluated(choice: Choice, weight: np.ndarray, cost: np.ndarray | None = None) -> Evaluated:
+def evaluated(
+    choice: Choice, weight: np.ndarray, cost: np.ndarray | None = None, given: np.ndarray | None = None
+) -> Evaluated:
     """``weight``: its values; ``cost``: how much a squared rounding error of each of its elements counts, float of its
     shape, None without samples: then as compensation under structured moments (``structured_square``) leaves it,
-    relative to the weight's power under these. What is measured is a part of the weight (``part_of``). Palettes of more
-    bits in the same groups lose no more. A weight that holds NaN or infinities can only be left alone."""
+    relative to the weight's power under these. ``given``: how much elements count besides, relative to the mean:
+    positive, of its shape. What is measured is a part of the weight (``part_of``). Palettes of more bits in the same
+    groups lose no more. A weight that holds NaN or infinities can only be left alone."""
     if not np.isfinite(weight).all():
         return Evaluated(replace(choice, candidates=choice.candidates[:1]), (0.0,))
     read = reading(choice.weight)
     axis, kernel = _axis(choice, read), 0 if read is None else read.kernel
     part = np.ascontiguousarray(part_of(weight, axis, kernel))
+    shares = None if given is None else given / float(given.mean())
     if cost is None:
-        counts = _structured_cost(part, axis, read)
-        importance = None
+        importance = None if shares is None else np.ascontiguousarray(part_of(shares, axis, kernel))
+        counts = _structured_cost(part, axis, read) * (1.0 if importance is None else importance)
     else:
-        counts = np.maximum(part_of(cost, axis, kernel).astype(np.float64), float(cost.max()) * _LEAST or _LEAST)
-        importance = counts
-        counts = counts * (float(cost.sum(dtype=np.float64)) / float(counts.sum()))
+        cost = cost if shares is None else cost * shares
+        importance = np.maximum(part_of(cost, axis, kernel).astype(np.float64), float(cost.max()) * _LEAST or _LEAST)
+        counts = importance * (float(cost.sum(dtype=np.float64)) / float(importance.sum()))
     cut = part.size < weight.size
     errors = [0.0]
     for candidate in choice.candidates[1:]:

@@ -20,21 +20,35 @@ GROUP_SIZES = (32, 16, 8, 4, 1)
 class Budget:
     """What all palettes together may take, one of: ``nbytes``, of the whole package as it lies on disk;
     ``bits_per_weight``, stored for an element of the weights that can be palettized, tables and scales included;
-    ``min_snr_db``: as few as give this signal to noise, in decibels, at the outputs of the model as they are measured.
+    ``min_snr_db``: as few as give this signal to noise, in decibels, at the outputs of the model as they are measured;
+    ``max_drop``: as few as keep accuracy, a share of samples, from falling by more, as it is measured.
 
-    Raises ConfigError unless it is one positive number.
+    Raises ConfigError unless it is one number above 0; ``max_drop`` may be 0, and is below 1.
     """
 
     nbytes: int | None = None
     bits_per_weight: float | None = None
     min_snr_db: float | None = None
+    max_drop: float | None = None
 
     def __post_init__(self) -> None:
-        given = [value for value in (self.nbytes, self.bits_per_weight, self.min_snr_db) if value is not None]
+        every = (self.nbytes, self.bits_per_weight, self.min_snr_db, self.max_drop)
+        given = [value for value in every if value is not None]
         if len(given) != 1:
-            raise ConfigError("a budget is nbytes, of the package, bits_per_weight or min_snr_db; give one of them")
+            raise ConfigError(
+                "a budget is nbytes, of the package, bits_per_weight, min_snr_db or max_drop; give one of them"
+            )
+        if self.max_drop is not None:
+            if isinstance(given[0], bool) or not isinstance(given[0], int | float) or not 0 <= given[0] < 1:
+                raise ConfigError(f"max_drop is {given[0]!r}; give a share from 0 to below 1, such as 0.01")
+            return
         if isinstance(given[0], bool) or not isinstance(given[0], int | float) or not 0 < given[0] < float("inf"):
             raise ConfigError(f"a budget of {given[0]!r} is none; give a number above 0")
+
+    @property
+    def measured(self) -> bool:
+        """Whether it is of quality, as plans have it when they are run."""
+        return self.min_snr_db is not None or self.max_drop is not None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from mil_palettize.budget.choices import Candidate, Choice, choices_of
 from mil_palettize.budget.distortion import Evaluated, evaluated
+from mil_palettize.budget.granularities import ONE_TABLE
 from mil_palettize.budget.knapsack import cheapest
 from mil_palettize.budget.limits import Budget, Limits
 from mil_palettize.budget.recipe import Chosen, Recipe
@@ -23,6 +24,7 @@ from mil_palettize.program.model import Model
 from mil_palettize.program.store import StoredWeight
 from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.curve import Point
+from mil_palettize.request.importance import Importance
 from mil_palettize.request.near_names import near_names
 from mil_palettize.request.normalised import Requests
 from mil_palettize.request.palette_request import palette_request
@@ -39,6 +41,7 @@ _SECONDS_OF_POINT = 1.0
 _NOTHING = Requests(None, {}, {})
 _HELD_UP = 3  # that an error names
 _ALONE = "errors are told by the weights alone: of each op's output, relative to its power, all counted alike"
+_WEIGHED = "within each weight elements count as the given importance says, relative to its mean"
 _SAMPLED = (
     "errors are told by samples: noise at the model's outputs relative to their power, summed up over the weights"
 )
@@ -64,7 +67,7 @@ class Source:
 class Weighed:
     """Everything that is to be chosen from. ``nbytes``: of the package as it is; ``base``: with no palette, moved where
     there will be any; ``left``: constants that can have none, with the reason and their bytes; ``notes``: of how
-    errors were found."""
+    errors were found; ``importance``: how much elements count, by names of constants."""
 
     source: Source
     choices: tuple[Evaluated, ...]
@@ -72,6 +75,7 @@ class Weighed:
     base: int
     left: tuple[tuple[str, str, int], ...]
     notes: tuple[str, ...] = ()
+    importance: Mapping[str, Importance] = field(default_factory=dict)
 
     @property
     def elements(self) -> int:
@@ -83,7 +87,7 @@ class Weighed:
             for one, i in zip(self.choices, picked, strict=True)
             for name in one.choice.names
         }
-        return Requests(None, {}, entries)
+        return Requests(None, {}, entries, importance=self.importance)
 
     def written_nbytes(self, picked: Sequence[int]) -> int:
         """Exactly."""
@@ -114,15 +118,24 @@ class Weighed:
 
 
 def weighed(
-    source: Source, limits: Limits, budget: Budget, pool: Workers, tell: Tell | None = None, costs: Costs | None = None
+    source: Source,
+    limits: Limits,
+    budget: Budget,
+    pool: Workers,
+    tell: Tell | None = None,
+    costs: Costs | None = None,
+    importance: Mapping[str, Importance] | None = None,
 ) -> Weighed:
     """What ``limits`` allow for each weight of ``source``, with bytes and errors. ``tell``: how many weights are done,
     of how many, and the name of the last. ``costs``: gives what samples tell of the constants that it is asked for.
+    ``importance``: how much elements count, by names of constants.
 
-    Raises PackageError; PlanError for entries of ``keep`` that mean nothing, a target that cannot be had and, before a
-    value is read, a ``budget`` that no palettes can reach.
+    Raises PackageError; PlanError for entries of ``keep`` or ``importance`` that mean nothing, a target that cannot be
+    had and, before a value is read, a ``budget`` that no palettes can reach.
     """
-    one_bit = Requests(palette_request({"nbits": 1, "weight_threshold": limits.weight_threshold}), {}, {})
+    weights = importance or {}
+    request = palette_request({"nbits": 1, "weight_threshold": limits.weight_threshold})
+    one_bit = Requests(request, {}, {}, importance=weights)
     with Model.open(source.path) as model:
         prepared = source.prepared(model, one_bit)
         choices = _allowed(choices_of(prepared, limits.grid()), limits)
@@ -130,10 +143,12 @@ def weighed(
             (d.weight.key, d.reason, d.weight.nbytes) for d in prepared.plan.decisions if d.specification is None
         )
         unread = tuple(Evaluated(choice, (0.0,) * len(choice.candidates)) for choice in choices)
-        offered = Weighed(source, unread, model.package.nbytes(), source.nbytes(_NOTHING), left)
+        offered = Weighed(source, unread, model.package.nbytes(), source.nbytes(_NOTHING), left, (), weights)
         refuse_unreachable(offered, budget)
         told, notes = _told(model, choices, costs)
-        tasks = ((one.weight.nbytes, partial(_evaluated, model, one, cost)) for one, cost in told)
+        counted = {d.weight.id: d.importance for d in prepared.plan.decisions if d.importance is not None}
+        notes += [_WEIGHED] if counted else []
+        tasks = ((one.weight.nbytes, partial(_evaluated, model, one, cost, counted)) for one, cost in told)
         found = []
         for number, result in enumerate(pool.ordered(tasks, here=True), 1):
             found.append(result)
@@ -160,8 +175,16 @@ def _told(
     return list(zip(choices, sums, strict=True)), [*notes, _SAMPLED]
 
 
-def _evaluated(model: Model, choice: Choice, cost: np.ndarray | None) -> Evaluated:
-    return evaluated(choice, StoredWeight(model.store, choice.sites[0]).read(), cost)
+def _evaluated(
+    model: Model, choice: Choice, cost: np.ndarray | None, counted: Mapping[WeightId, Importance]
+) -> Evaluated:
+    given = [counted[site.weight.id] for site in choice.sites if site.weight.id in counted]
+    return evaluated(
+        choice,
+        StoredWeight(model.store, choice.sites[0]).read(),
+        cost,
+        given[0].spread(choice.weight.shape) if given else None,
+    )
 
 
 def _allowed(choices: Sequence[Choice], limits: Limits) -> list[Choice]:
@@ -187,7 +210,7 @@ def _keeps(candidate: Candidate, least: int | None) -> bool:
 
 def refuse_unreachable(from_all: Weighed, budget: Budget) -> None:
     """Raise PlanError, with the smallest that there is and what holds it there, where that is above ``budget``."""
-    if budget.min_snr_db is not None:
+    if budget.measured:
         return
     if budget.bits_per_weight is not None:
         stored = sum(map(min, from_all.column(lambda c: c.stored_nbytes)))
@@ -211,10 +234,10 @@ def planned(from_all: Weighed, budget: Budget, device: str) -> Recipe:
         most = budget.bits_per_weight * from_all.elements / 8.0
         solution = cheapest(from_all.column(lambda c: c.stored_nbytes), from_all.errors, most)
         assert solution is not None  # it can be reached
-        return _recipe(from_all, solution.picked, from_all.written_nbytes(solution.picked), solution.gap, device)
+        return recipe_of(from_all, solution.picked, from_all.written_nbytes(solution.picked), solution.gap, device)
     assert budget.nbytes is not None
     picked, exact, gap = _within(from_all, budget.nbytes)
-    return _recipe(from_all, picked, exact, gap, device)
+    return recipe_of(from_all, picked, exact, gap, device)
 
 
 def _within(from_all: Weighed, nbytes: int) -> tuple[Sequence[int], int, float]:
@@ -246,7 +269,11 @@ def _held_up(from_all: Weighed) -> str:
     return f"; {total} in {format_count(len(stays), 'constant')} get no palette: {format_some(told, _HELD_UP)}"
 
 
-def _recipe(from_all: Weighed, picked: Sequence[int], nbytes: int, gap: float, device: str) -> Recipe:
+def recipe_of(
+    from_all: Weighed, picked: Sequence[int], nbytes: int, gap: float | None, device: str, uniform: str = ""
+) -> Recipe:
+    """With the candidate of each weight that is ``picked``, in a package of ``nbytes``. ``gap``, ``uniform``: as the
+    recipe has them."""
     chosen = tuple(_chosen(one, i) for one, i in zip(from_all.choices, picked, strict=True))
     target = from_all.source.target
     return Recipe(
@@ -259,6 +286,7 @@ def _recipe(from_all: Weighed, picked: Sequence[int], nbytes: int, gap: float, d
         gap=gap,
         curve=from_all.curve,
         notes=(*from_all.notes, *_notes(chosen, device)),
+        uniform=uniform,
     )
 
 
@@ -289,10 +317,10 @@ def _curve(from_all: Weighed) -> tuple[Point, ...]:
         solution = cheapest(nbytes, errors, low + (high - low) * (number / _POINTS) ** 2, seconds=_SECONDS_OF_POINT)
         if solution is not None:
             points.append(_point(from_all, solution.picked))
-    for nbits in (1, 2, 3, 4, 6, 8):
-        picked = [_uniform(one, nbits) for one in from_all.choices]
-        if any(picked):
-            points.append(_point(from_all, picked, f"{nbits} bits"))
+    for granularity in ONE_TABLE:
+        alike = granularity.picked(from_all.choices)
+        if alike is not None:
+            points.append(_point(from_all, alike, str(granularity)))
     return tuple(points)
 
 
@@ -300,13 +328,3 @@ def _point(from_all: Weighed, picked: Sequence[int], label: str = "") -> Point:
     pairs: list[tuple[Any, int]] = list(zip(from_all.choices, picked, strict=True))
     nbytes = from_all.base + sum(one.choice.candidates[i].nbytes for one, i in pairs)
     return Point(nbytes, sum(one.errors[i] for one, i in pairs), label)
-
-
-def _uniform(one: Evaluated, nbits: int) -> int:
-    """The candidate of one table and ``nbits``, that of leaving it alone where it has none."""
-    for number, candidate in enumerate(one.choice.candidates):
-        request, made = candidate.request, candidate.specification
-        one_table = made is not None and made.group_size is None and made.cluster_dim == 1
-        if one_table and request is not None and request.nbits == nbits:
-            return number
-    return 0

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from mil_palettize.budget.trials import Trial, rank_correlation
 from mil_palettize.reports.curve import Point
 from mil_palettize.reports.tables import format_table
 from mil_palettize.request.normalised import Requests
@@ -45,10 +46,11 @@ class Recipe:
     """A palette for every weight, within a budget.
 
     ``nbytes``: of the package that ``palettize_package`` writes with it, to the byte, where ``target`` is the same;
-    ``bytes_before``: as it is. ``gap``: how far the sum of errors may lie above the least possible one, relative to it;
+    ``bytes_before``: as it is. ``gap``: how far the sum of errors may lie above the least possible one, relative to it,
+    None where it is no such choice; ``uniform``: the granularity that all weights have, "" for mixed bits;
     ``smallest``: bytes of the smallest package that was possible. ``curve``: other budgets, and uniform palettes.
-    ``notes``: what a person should know. ``trials``: plans that were written and measured, (bytes, signal to noise of
-    the outputs in decibels), in the order of trying, () where none was.
+    ``notes``: what a person should know. ``trials``: plans that were written and measured, in the order of
+    trying, () where none was.
     """
 
     source: str
@@ -57,10 +59,11 @@ class Recipe:
     nbytes: int
     bytes_before: int
     smallest: int
-    gap: float
+    gap: float | None
     curve: tuple[Point, ...] = ()
     notes: tuple[str, ...] = ()
-    trials: tuple[tuple[int, float], ...] = ()
+    trials: tuple[Trial, ...] = ()
+    uniform: str = ""
 
     @property
     def bits_per_weight(self) -> float:
@@ -157,17 +160,22 @@ class Recipe:
             f"{self.source}: {format_bytes(self.bytes_before)} → {format_bytes(self.nbytes)} ({self.nbytes:,} bytes), "
             f"{self.bits_per_weight:.2f} bits per weight",
             f"{format_count(len(self.chosen), 'weight')}, error {self.error:.3g} "
-            f"({self.point.decibels:.1f} dB), at most {self.gap:.2g} of it above the least",
+            f"({self.point.decibels:.1f} dB), {self._choice}",
         ]
-        measured = [f"measured: {nbytes:,} bytes {decibels:.1f} dB" for nbytes, decibels in self.trials]
+        measured = [f"measured: {trial}" for trial in self.trials]
         blocks = ["\n".join(totals), self.table(width), "\n".join(measured), "\n".join(self.notes)]
         return printable("\n\n".join(block for block in blocks if block)) + "\n"
+
+    @property
+    def _choice(self) -> str:
+        return f"uniform {self.uniform}" if self.gap is None else f"at most {self.gap:.2g} of it above the least"
 
     def to_json(self) -> str:
         """All figures."""
         data = {name: value for name, value in asdict(self).items() if name != "curve"}
         data |= {"bits_per_weight": self.bits_per_weight, "error": self.error}
-        data["gap"] = self.gap if math.isfinite(self.gap) else None
-        data["trials"] = [[nbytes, snr if math.isfinite(snr) else None] for nbytes, snr in self.trials]
+        data["gap"] = self.gap if self.gap is not None and math.isfinite(self.gap) else None
+        data["trials"] = [trial.to_dict() for trial in self.trials]
+        data["rank_correlation"] = rank_correlation(self.trials)
         data["curve"] = [asdict(point) for point in self.curve]
         return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -19,8 +19,8 @@ from mil_palettize.encoding.encoder import Task
 from mil_palettize.encoding.palette_cache import Clustered, code_digest, palette_key
 from mil_palettize.encoding.results import Encoded
 
-_CODE = ("algorithms/**/*.py", "calibration/*.py", "doors/calibrating.py", "encoding/encoder.py", "expressions/*.py",
-         "torch/calibration/*.py", "torch/evaluator/**/*.py")  # fmt: skip
+_CODE = ("algorithms/**/*.py", "calibration/*.py", "doors/calibrating.py", "doors/calibration_functions.py",
+         "encoding/encoder.py", "expressions/*.py", "torch/calibration/*.py", "torch/evaluator/**/*.py")  # fmt: skip
 _WITHOUT = ("sample_data", "memory")  # what does not change a palette, or is told apart by itself
 
 

@@ -135,6 +135,7 @@ def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     sub.add_argument("--group-size", type=int, metavar="N", help="one granularity for all, 0 for one table per weight")
     sub.add_argument("--weight-threshold", type=int, metavar="N", help="leave up to N elements alone [2048]")
     add_calibrate(sub)
+    sub.add_argument("--sensitivity", type=path, metavar="S.npz", help="what elements count, as sensitivity wrote it")
     sub.add_argument("--target", metavar="iOS18", help="the opset that the package will be moved up to [as it is]")
     sub.add_argument("--out", type=path, metavar="RECIPE.yaml", help="write the recipe there, for palettize --config")
     sub.add_argument("--plot", type=path, metavar="CURVE.svg", help="draw size against error")

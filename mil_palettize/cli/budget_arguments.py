@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from mil_palettize.cli.values import bits, decibels, kept, nbytes
+from mil_palettize.cli.values import bits, decibels, kept, nbytes, path, share
 from mil_palettize.errors import ConfigError
 from mil_palettize.planning.device_rules import DEVICES
 
 if TYPE_CHECKING:
     from mil_palettize.budget.limits import Budget, Limits
 
-_LIMITS = ("keep", "ends", "device_rules", "vectors")
+_BUDGETS = ("target_size", "bits_per_weight", "min_snr", "max_drop")
+_LIMITS = ("keep", "ends", "device_rules", "vectors", "labels", "logits", "unmeasured")
 _OTHERS = ("nbits", "mode", "granularity", "channel_axis", "cluster_dim", "lut_dtype", "per_channel_scale", "config")
 
 
@@ -25,6 +26,20 @@ def add_budget(parser: argparse.ArgumentParser, *, required: bool) -> None:
     which.add_argument(
         "--min-snr", type=decibels, metavar="25dB",
         help="as few as keep this at the outputs, measured on held out or made up samples (torch)",
+    )  # fmt: skip
+    which.add_argument(
+        "--max-drop", type=share, metavar="1%",
+        help="as few as keep accuracy from falling by more, on held out samples; with --labels and --calibrate X",
+    )  # fmt: skip
+    group.add_argument(
+        "--labels", type=path, metavar="Y", help="right classes of the samples: .csv, .npy or .npz, as compare has them"
+    )
+    group.add_argument(
+        "--logits", action="append", metavar="NAME", help="an output whose last axis is of classes [logits]"
+    )
+    group.add_argument(
+        "--unmeasured", action="store_true", default=None,
+        help="by what is predicted: do not run the plan beside uniform bits, which are given where they are better",
     )  # fmt: skip
     group.add_argument(
         "--keep", type=kept, action="append", metavar="NAME[=BITS]",
@@ -46,17 +61,17 @@ def budget_of(options: argparse.Namespace) -> Budget | None:
     """The one that is asked for. Raises ConfigError for options that go with one, or without."""
     from mil_palettize.budget.limits import Budget
 
-    if all(value is None for value in (options.target_size, options.bits_per_weight, options.min_snr)):
+    if all(getattr(options, name) is None for name in _BUDGETS):
         for name in _LIMITS:
             if getattr(options, name) is not None:
                 flag = "for" if name == "device_rules" else name
-                raise ConfigError(f"--{flag} goes with --target-size, --bits-per-weight or --min-snr")
+                raise ConfigError(f"--{flag} goes with --target-size, --bits-per-weight, --min-snr or --max-drop")
         return None
     for name in _OTHERS:
         if getattr(options, name, None) is not None:
             flag = name.replace("_", "-")
             raise ConfigError(f"a budget and --{flag} exclude each other: the plan says what each weight gets")
-    return Budget(options.target_size, options.bits_per_weight, options.min_snr)
+    return Budget(*(getattr(options, name) for name in _BUDGETS))
 
 
 def limits_of(options: argparse.Namespace) -> Limits:
@@ -79,7 +94,7 @@ def check_budget(options: argparse.Namespace, budget: Budget | None) -> None:
     ConfigError."""
     if budget is None:
         return
-    for name in ("joint", "redo", "sensitivity"):
+    for name in ("joint", "redo"):
         if getattr(options, name):
             raise ConfigError(f"a budget and --{name} exclude each other: the plan is of weights that are dense")
     if options.select != "weights":

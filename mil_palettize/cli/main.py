@@ -103,6 +103,10 @@ def _planned(options: argparse.Namespace, budget: Budget) -> Recipe:
         limits=limits_of(options),
         calibration=calibration_of(options),
         target=options.target,
+        importance=_importance(options),
+        labels=options.labels,
+        logits=options.logits or (),
+        measure=not options.unmeasured,
         workers=options.workers,
         progress=None if options.quiet or options.json else True,
     )

@@ -15,7 +15,7 @@ from mil_palettize.algorithms.making import ArraySource, make_palette
 from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.calibration.choice import covering
 from mil_palettize.calibration.request import Calibration
-from mil_palettize.doors.calibrating import CalibrationRun, Tell, moments_found
+from mil_palettize.doors.calibration_functions import SampledFunctions, Tell, moments_found
 from mil_palettize.doors.calibration_samples import Calls
 from mil_palettize.program.model import Model
 from mil_palettize.program.weight import WeightId
@@ -51,13 +51,13 @@ def element_costs(
     from mil_palettize.torch.calibration.fisher import fisher
     from mil_palettize.torch.evaluator.model_pipeline import Pipeline
 
-    run = CalibrationRun(model, calibration, {})
+    sampled = SampledFunctions(model, calibration)
     found: dict[WeightId, np.ndarray] = {}
-    for whole, given in run.functions():
+    for whole, given in sampled.functions():
         if given is None:
             continue
         if isinstance(whole, Pipeline):
-            run.done.notes.append("a pipeline is planned by the weights alone")
+            sampled.notes.append("a pipeline is planned by the weights alone")
             continue
         ids = {slot: weight for slot, weight in whole.weight_ids.items() if weight in wanted}
         information = fisher(whole, given.arrays, seed=calibration.seed)
@@ -68,10 +68,10 @@ def element_costs(
             if np.isfinite(weight).all():
                 probes[collected.slot] = _probe(collected, weight, information[collected.slot])
 
-        run.listen(whole, given, list(ids), note, tell=tell)
+        sampled.listen(whole, given, list(ids), note, tell=tell)
         for slot, cost in _scaled(whole, given, probes, calibration.device).items():
             found[ids[slot]] = cost
-    return found, run.done.notes
+    return found, sampled.notes
 
 
 def _probe(collected: Any, weight: np.ndarray, information: np.ndarray) -> _Probe:

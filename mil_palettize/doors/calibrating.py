@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -17,10 +17,11 @@ from mil_palettize.calibration.request import Calibration
 from mil_palettize.calibration.solving import Findings, Solved, solved
 from mil_palettize.calibration.without_samples import place_findings, solved_alone
 from mil_palettize.doors.calibrated_biases import NO_HELD, biases_corrected
+from mil_palettize.doors.calibration_functions import SampledFunctions, Tell, moments_found
 from mil_palettize.doors.calibration_guard import GUARDS, Comparison, Guard, on_noise
 from mil_palettize.doors.calibration_outputs import constant_outputs
 from mil_palettize.doors.calibration_plan import PlannedWeight, planned_weights
-from mil_palettize.doors.calibration_samples import Calls, calls_of, fits
+from mil_palettize.doors.calibration_samples import Calls
 from mil_palettize.encoding.encoder import PMap
 from mil_palettize.encoding.palette_cache import Clustered
 from mil_palettize.encoding.results import Declined, Encoded
@@ -28,16 +29,12 @@ from mil_palettize.encoding.workers import Workers
 from mil_palettize.planning.plan import Plan
 from mil_palettize.program.fingerprints import fingerprint
 from mil_palettize.program.model import Model
-from mil_palettize.program.stages import pipeline_models
 from mil_palettize.program.weight import WeightId
 
-_MEMORY = 4  # of what is free, one part is for values
 _LOWER = (
     "a lower SNR of a calibrated weight is meant: the plain palette has the least error of the weight, the calibrated "
     "one was chosen for a small error of what its op gives"
 )
-
-Tell = Callable[[int, int, str], object]
 
 
 @dataclass
@@ -84,21 +81,8 @@ def _is_chosen(made: Encoded) -> bool:
     return made.calibration is not None and made.calibration.method != PLAIN
 
 
-def check_samples(model: Model, calibration: Calibration) -> None:
-    """Raise what :func:`calibrated` does of samples and of ops, and ConfigError without torch, before it works."""
-    if calibration.method != "weights":
-        for whole, given in CalibrationRun(model, calibration, {}).functions():
-            for call in () if given is None else given.arrays:
-                whole.features.tensors(call)
-
-
-def moments_found(found: Any) -> list[Moments]:
-    """Of what a walk collected, which knows torch, as solvers take them, which do not."""
-    return [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
-
-
 class CalibrationRun:
-    """All functions of a model with the samples of a calibration."""
+    """Palettes of ``planned`` weights, function by function."""
 
     def __init__(
         self,
@@ -113,6 +97,7 @@ class CalibrationRun:
         self.model, self.calibration, self.planned, self.tell, self.pool = model, calibration, planned, tell, pool
         self.pmap: PMap = map if pool is None else pool.pmap
         self.done = Calibrated()
+        self.sampled = SampledFunctions(model, calibration, pool, self.done.notes)
         self.shared: dict[object, Solved | Declined] = {}  # of weights stored once, by record and specification
         self.elsewhere: defaultdict[object, list[tuple[list[Moments], np.ndarray | None]]] = defaultdict(list)
 
@@ -138,7 +123,8 @@ class CalibrationRun:
     def with_samples(self) -> None:
         from mil_palettize.torch.evaluator.model_pipeline import Pipeline
 
-        functions = list(self.functions())
+        functions = list(self.sampled.functions())
+        self.done.held = self.sampled.held
         self._look_elsewhere(functions)
         for whole, given in functions:
             if given is None:
@@ -166,56 +152,7 @@ class CalibrationRun:
         def note(found: Any) -> None:
             self.elsewhere[keys[found.slot]].append((moments_found(found), found.reads))
 
-        self.listen(module, given, list(keys), note, given.held)
-
-    def listen(
-        self,
-        module: Any,
-        given: Calls,
-        slots: Sequence[str],
-        note: Callable[[Any], None],
-        held: frozenset[int] = frozenset(),
-        tell: Tell | None = None,
-    ) -> None:
-        """Walk through ``module`` with its weights as they are. ``note``: takes what was ``Collected`` of each of
-        ``slots``; ``held``: samples that are left out of that; ``tell``: as for :func:`calibrated`."""
-        from mil_palettize.torch.calibration.sequences import states_before
-        from mil_palettize.torch.calibration.walk import walk
-
-        samples = [module.features.tensors(call) for call in given.arrays]
-        states = states_before(module, samples, given.begins)
-        executor = None if self.pool is None else self.pool.executor
-        walk(module, samples, slots, note, self._options(held), states=states, executor=executor, progress=tell)
-
-    def _options(self, held: frozenset[int]) -> Any:
-        from mil_palettize.torch.calibration.walk import WalkOptions
-        from mil_palettize.torch.evaluator.memory import free_bytes
-
-        asked = self.calibration
-        memory = asked.memory or free_bytes() // _MEMORY
-        crossed = not asked.made_up  # what made-up samples lose tells nothing of others
-        return WalkOptions(asked.positions, asked.seed, held, memory, asked.device, crossed)
-
-    def functions(self) -> Iterator[tuple[Any, Calls | None]]:
-        """Each of them, or the pipeline, with its samples; None where those that were given are not for it."""
-        from mil_palettize.torch.devices import check_device
-        from mil_palettize.torch.evaluator.model_pipeline import evaluated
-
-        check_device(self.calibration.device)
-        pipeline = bool(pipeline_models(self.model.spec))
-        functions = [None] if pipeline else sorted(self.model.stages[0].program.functions)
-        for name in functions:
-            whole = evaluated(self.model, name)
-            given = calls_of(self.calibration, whole, self.done.notes)
-            if len(functions) > 1 and self.calibration.sample_data is not None and not fits(whole, given.arrays[0]):
-                self.done.notes.append(
-                    f"function {name!r} takes other inputs than the samples have: by its weights alone"
-                )
-                yield whole, None
-                continue
-            if len(functions) == 1 and self.calibration.sample_data is not None:
-                self.done.held = [given.arrays[number] for number in sorted(given.held)]
-            yield whole, given
+        self.sampled.listen(module, given, list(keys), note, given.held)
 
     def _alone(self, module: Any) -> None:
         for weight in module.weight_ids.values():
@@ -267,7 +204,7 @@ class CalibrationRun:
             return result.encoded.expr.decode()
 
         walked = walk(
-            module, samples, list(wanted), solve, self._options(held), progress=self.tell, states=states,
+            module, samples, list(wanted), solve, self.sampled.options(held), progress=self.tell, states=states,
             palettized=None if others is samples else others,
             executor=None if self.pool is None else self.pool.executor,
             known={slot: solution.encoded.expr.decode() for slot, solution in made.items()},
@@ -294,7 +231,7 @@ class CalibrationRun:
             self._give_up(comparisons, list(wanted.values()))
             self._tell_tables(guard, {slot: one for slot, one in wanted.items() if slot in tables}, comparisons[0])
             if asked.bias:
-                palettes, options = self._decoded(wanted), self._options(held)
+                palettes, options = self._decoded(wanted), self.sampled.options(held)
                 self.done.biases, told = biases_corrected(self.model, guard, samples, palettes, options, states)
                 self.done.notes += [] if told in self.done.notes else [told]
         elif self.calibration.bias:

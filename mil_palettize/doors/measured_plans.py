@@ -1,60 +1,118 @@
-"""The smallest plan whose outputs measure as well as is asked for: plans are written, run and compared."""
+"""Plans by what they measure: written, run and compared, beside uniform bits in as many bytes."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mil_palettize.budget.limits import Budget, Limits
 from mil_palettize.budget.planner import Weighed, planned
 from mil_palettize.budget.recipe import Recipe
+from mil_palettize.budget.trials import Trial
+from mil_palettize.budget.uniform_plans import uniform_plans
 from mil_palettize.calibration.request import Calibration
+from mil_palettize.doors.labelled_samples import Labelled
 from mil_palettize.doors.package import palettize_package
 from mil_palettize.errors import EvaluationError
 
-_TRIALS = 9
+_TRIALS = 9  # sizes
 _NEAR = 1.02  # sizes that lie no farther apart are as good as one
-Measure = Callable[[Recipe], float]
+Measure = Callable[[Recipe], Trial]
 
 
-def smallest_reaching(found: Weighed, decibels: float, limits: Limits, measure: Measure) -> Recipe:
-    """Of plans of ``found`` the smallest that ``measure`` (signal to noise of the outputs) has at ``decibels`` or
-    above: by bisection over their sizes, as far as two per cent. The package as it is always does."""
+def smallest_reaching(found: Weighed, reaches: Callable[[Trial], bool], limits: Limits, measure: Measure) -> Recipe:
+    """Of plans of ``found`` the smallest whose trial by ``measure`` ``reaches`` what is asked for: by bisection over
+    their sizes, as far as two per cent. Where mixed bits do not, uniform ones of the size are tried. The package as it
+    is always does."""
     failing, passing = found.smallest, max(found.base, found.smallest)
     best = planned(found, Budget(nbytes=passing), limits.device)
-    trials: list[tuple[int, float]] = []
+    trials: dict[tuple[str, int], Trial] = {}
     for number in range(_TRIALS):
         if passing <= failing * _NEAR and number:
             break
         tried = failing if number == 0 else round((failing * passing) ** 0.5)
-        recipe = planned(found, Budget(nbytes=tried), limits.device)
-        trials.append((recipe.nbytes, measure(recipe)))
-        if trials[-1][1] >= decibels:
-            best, passing = recipe, recipe.nbytes
-            if number == 0:
-                break
-        else:
+        recipe = _first_reaching(found, Budget(nbytes=tried), limits.device, reaches, measure, trials)
+        if recipe is None:
             failing = tried
-    return replace(best, trials=tuple(trials))
+            continue
+        best, passing = recipe, recipe.nbytes
+        if number == 0:
+            break
+    return replace(best, trials=tuple(trials.values()))
 
 
-def measured_with(source: str | os.PathLike[str], target: object, calibration: Calibration | None) -> Measure:
+def _first_reaching(
+    found: Weighed, budget: Budget, device: str, reaches: Callable[[Trial], bool], measure: Measure,
+    trials: dict[tuple[str, int], Trial],
+) -> Recipe | None:  # fmt: skip
+    """Within ``budget``. ``trials``: by granularity and bytes, are added to."""
+    mixed = planned(found, budget, device)
+    for number in range(2):
+        for recipe in uniform_plans(found, budget, device) if number else [mixed]:
+            key = recipe.uniform, recipe.nbytes
+            if key not in trials:
+                trials[key] = measure(recipe)
+            if reaches(trials[key]):
+                return recipe
+    return None
+
+
+def no_worse(plan: Recipe, uniform: Sequence[Recipe], measure: Measure) -> Recipe:
+    """``plan``, or that of ``uniform`` which measures better, where one does."""
+    others = [one for one in uniform if one.requests() != plan.requests()]
+    if not others or not plan.error:
+        return plan
+    recipes = [plan, *others]
+    trials = [measure(recipe) for recipe in recipes]
+    best = max(range(len(recipes)), key=lambda i: trials[i].snr_db)  # the first of equal ones
+    if best:
+        told = f"uniform {trials[best].uniform} are what is given: they measured {trials[best].quality} at the outputs"
+        told += f", mixed bits {trials[0].quality}"
+    else:
+        rival = max(trials[1:], key=lambda trial: trial.snr_db)
+        told = f"mixed bits measured {trials[0].quality} at the outputs, uniform {rival.uniform} {rival.quality}"
+    return replace(recipes[best], trials=tuple(trials), notes=(*recipes[best].notes, told))
+
+
+def predicted_no_worse(plan: Recipe, uniform: Sequence[Recipe], why: str) -> Recipe:
+    """The same by what is predicted. ``why``: nothing was measured, for the notes."""
+    best = min((plan, *uniform), key=lambda recipe: recipe.error)
+    told = f"not measured beside uniform bits: {why}"
+    if best.uniform:
+        told = f"uniform bits are what is given, as mixed ones are predicted to lose more; {told}"
+    return replace(best, notes=(*best.notes, told))
+
+
+def measured_with(
+    source: str | os.PathLike[str],
+    target: object,
+    calibration: Calibration | None,
+    *,
+    labelled: Labelled | None = None,
+    importance: Mapping[str, Any] | None = None,
+    workers: int | None = None,
+) -> Measure:
     """Palettizes by a recipe into a temporary package, with palettes kept between, and compares: on the samples that
-    ``calibration`` held out, else on inputs made up from the description."""
+    ``calibration`` held out, else on inputs made up from the description. ``labelled``: those whose right classes are
+    known, for accuracy; ``importance``: as ``palettize_package`` takes it."""
     kept = tempfile.TemporaryDirectory(prefix="mil_palettize_plans_")
 
-    def measure(recipe: Recipe) -> float:
+    def measure(recipe: Recipe) -> Trial:
         with tempfile.TemporaryDirectory(prefix="mil_palettize_plan_") as folder:
             out = Path(folder, "planned.mlpackage")
             report = palettize_package(
                 source, out, recipe, target=target, calibration=calibration or Calibration(method="weights"),
-                check=True, resume=kept.name,
+                importance=importance, check=labelled is None, resume=kept.name, workers=workers,
             )  # fmt: skip
+            if labelled is not None:
+                snr_db, drop = labelled.measured(source, out)
+                return Trial(recipe.nbytes, recipe.error, snr_db, recipe.uniform, drop)
         if report.check is None:
             raise EvaluationError(f"the outputs cannot be measured: {'; '.join(report.notes[-1:])}")
-        return report.check.snr_db
+        return Trial(recipe.nbytes, recipe.error, report.check.snr_db, recipe.uniform)
 
     return measure

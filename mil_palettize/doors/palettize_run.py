@@ -11,7 +11,8 @@ from typing import Any
 
 from mil_palettize.calibration.finetuning import Finetuning
 from mil_palettize.calibration.request import Calibration
-from mil_palettize.doors.calibrating import Calibrated, calibrated, check_samples
+from mil_palettize.doors.calibrating import Calibrated, calibrated
+from mil_palettize.doors.calibration_functions import check_samples
 from mil_palettize.doors.calibration_remarks import calibration_remarks
 from mil_palettize.doors.finetuning import finetune
 from mil_palettize.encoding.palette_cache import Clustered

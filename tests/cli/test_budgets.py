@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import CLI_ERROR, IN, OUT, PALETTIZE, Run
 
@@ -76,6 +77,11 @@ def test_limits(run: Run) -> None:
         (("--target-size", "20kB", "--keep", "re:("), "no regular expression", 2),
         (("--target-size", "20kB", "--keep", "a=5"), "allowed are", 2),
         (("--target-size", "20kB", "--select", "all"), "--select weights", 2),
+        (("--nbits", "4", "--labels", "y.npy"), "--labels goes with", 2),
+        (("--nbits", "4", "--unmeasured"), "--unmeasured goes with", 2),
+        (("--target-size", "20kB", "--labels", "y.npy"), "go with max_drop", 2),
+        (("--max-drop", "1%"), "give them to calibrate on (--calibrate)", 2),
+        (("--target-size", "20kB", "--sensitivity", "nowhere.npz"), "nowhere.npz", 3),
     ],
 )
 def test_what_cannot_be(run: Run, arguments: tuple[str, ...], told: str, code: int) -> None:
@@ -86,11 +92,68 @@ def test_what_cannot_be(run: Run, arguments: tuple[str, ...], told: str, code: i
     assert not Path(OUT).exists()
 
 
-@pytest.mark.parametrize("arguments", [("--target-size", "x"), ("--bits-per-weight", "0"), ("--keep", "=4"), ()])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--target-size", "x"),
+        ("--bits-per-weight", "0"),
+        ("--keep", "=4"),
+        ("--max-drop", "2"),
+        ("--max-drop", "1%", "--target-size", "20kB"),
+        (),
+    ],
+)
 def test_wrong_values(run: Run, arguments: tuple[str, ...]) -> None:
     code, _, errors = run("plan", IN, *arguments)
     assert code == 2
     assert errors.count("\n") == 1
+
+
+def test_without_measuring(run: Run) -> None:
+    code, shown, _ = run("plan", IN, "--bits-per-weight", "3.5", "--unmeasured", "--json")
+    found = json.loads(shown)
+    assert code == 0
+    assert found["trials"] == []
+    assert found["rank_correlation"] is None
+    assert found["notes"][-1] == "not measured beside uniform bits: it was not asked for"
+
+
+def test_measured(run: Run) -> None:
+    pytest.importorskip("torch")
+    code, shown, _ = run("plan", IN, "--min-snr", "20dB", "--json")
+    found = json.loads(shown)
+    assert code == 0
+    assert len(found["trials"]) > 2
+    assert found["nbytes"] == min(trial["nbytes"] for trial in found["trials"] if trial["snr_db"] >= 20.0)
+    assert found["rank_correlation"] > 0.5
+
+
+def test_accuracy(run: Run, fixtures: Path) -> None:
+    pytest.importorskip("torch")
+    from mil_palettize.torch import open_model
+    from mil_palettize.torch.made_up_inputs import plausible_inputs
+
+    source = fixtures / "image_classifier_ios15.mlpackage"
+    samples = plausible_inputs(open_model(source), 10)
+    np.savez("x.npz", **{name: np.stack([sample[name] for sample in samples]) for name in samples[0]})
+    Path("y.csv").write_text("label\n" + "fish\n" * 10)
+    asked = ("--max-drop", "50%", "--calibrate", "x.npz", "--labels", "y.csv", "--target", "iOS16")
+    code, shown, errors = run("palettize", str(source), OUT, *asked, "--json")
+    assert code == 0, errors
+    assert "accuracy is that of 2 held out samples, of which one is 50 points" in json.loads(shown)["notes"]
+
+
+def test_sensitivity(run: Run) -> None:
+    weight = np.ones((24, 16, 3, 3), np.float32)
+    weight[0] = 1e4
+    np.savez("s.npz", stem_weight=weight)
+    asked = ("--bits-per-weight", "3.5", "--unmeasured", "--json")
+    plain, counted = (json.loads(run("plan", IN, *asked, *more)[1]) for more in ((), ("--sensitivity", "s.npz")))
+    assert any("given importance" in note for note in counted["notes"])
+    assert [one["error"] for one in plain["chosen"]] != [one["error"] for one in counted["chosen"]]
+    code, shown, _ = run(*PALETTIZE, "--bits-per-weight", "3.5", "--unmeasured", "--sensitivity", "s.npz")
+    assert code == 0
+    assert f"planned: {nbytes(OUT):,} bytes" in shown
 
 
 def test_a_place_that_is_taken_is_told_first(run: Run) -> None:
