@@ -10,8 +10,9 @@ from mil_palettize.errors import ConfigError
 from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
 from mil_palettize.planning.device_rules import DEVICES, forbidden
 from mil_palettize.program.weight import Weight
-from mil_palettize.request.normalised import PATTERN, Requests, check_pattern
+from mil_palettize.request.normalised import Requests
 from mil_palettize.request.palette_request import DEFAULT_WEIGHT_THRESHOLD
+from mil_palettize.request.patterns import PATTERN, check_pattern
 
 GROUP_SIZES = (32, 16, 8, 4, 1)
 

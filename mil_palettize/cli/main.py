@@ -116,9 +116,11 @@ def _planned(options: argparse.Namespace, budget: Budget) -> Recipe:
 def _plan(options: argparse.Namespace) -> int:
     budget = budget_of(options)
     assert budget is not None  # one is required
+    read = {"--calibrate": options.calibrate, "--sensitivity": options.sensitivity, "--labels": options.labels}
     for option, place in (("--out", options.out), ("--plot", options.plot)):
         if place is not None:
-            output.check_report_path(place, [options.source], option=option)
+            output.check_report_path(place, [options.source], read, option)
+            read["--out"] = options.out
     check_given([options.source], options.calibrate if options.calibrate != "weights" else None)
     options.quiet, options.bias = False, None
     recipe = _planned(options, budget)
@@ -139,7 +141,8 @@ def _importance(options: argparse.Namespace) -> dict[str, np.ndarray] | None:
 
 
 def _finetune(options: argparse.Namespace) -> int:
-    _check_report_path(options, {"--config": options.config, "--data": options.data, "--labels": options.labels})
+    read = {"--config": options.config, "--data": options.data, "--labels": options.labels}
+    _check_report_path(options, {**read, "--calibrate": options.calibrate})
     check_given([options.source], options.data)
     if options.calibrate is None:
         options.calibrate = options.data

@@ -32,10 +32,10 @@ def seed(text: str) -> int:
 def nbytes(text: str) -> int:
     """Decimal units, as sizes are shown."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)b?", text.strip().lower())
-    nbytes = 0 if found is None else int(float(found[1]) * 1000 ** " kmgt".index(found[2] or " "))
-    if nbytes < 1:
+    size = math.nan if found is None else float(found[1]) * 1000 ** " kmgt".index(found[2] or " ")
+    if not 1 <= size < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; give one like 500MB or 2GB")
-    return nbytes
+    return int(size)
 
 
 def decibels(text: str) -> float:

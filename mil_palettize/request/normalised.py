@@ -7,11 +7,9 @@ expression matches in full; a name that is written out wins over patterns, and o
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from mil_palettize.errors import ConfigError
@@ -25,12 +23,12 @@ from mil_palettize.request.palette_request import (
     PaletteRequest,
     palette_request,
 )
+from mil_palettize.request.patterns import PATTERN, check_pattern, pattern_of
 
 if TYPE_CHECKING:
     from coremltools.optimize.coreml import OptimizationConfig
 
 LEVELS = ("name", "type", "global")
-PATTERN = "re:"
 
 
 @dataclass(frozen=True)
@@ -80,20 +78,7 @@ def _matching(entries: Collection[str], function: str, names: Iterable[str]) -> 
     keys = list(dict.fromkeys(k for name in names for k in (f"{function}/{name}", f"{short}/{name}", name)))
     written = [key for key in keys if key in entries]
     patterns = [entry for entry in entries if entry.startswith(PATTERN)]
-    return written + [entry for entry in patterns if any(_pattern(entry).fullmatch(key) for key in keys)]
-
-
-@cache
-def _pattern(entry: str) -> re.Pattern[str]:
-    return re.compile(entry.removeprefix(PATTERN))
-
-
-def check_pattern(entry: str, where: str) -> None:
-    """Raise ConfigError for a ``re:`` name that is no regular expression."""
-    try:
-        _pattern(entry)
-    except re.error as error:
-        raise ConfigError(f"{where}[{entry!r}] is no regular expression: {error}") from error
+    return written + [entry for entry in patterns if any(pattern_of(entry).fullmatch(key) for key in keys)]
 
 
 def normalise(

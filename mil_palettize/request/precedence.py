@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.program.weight import Consumer, Weight
-from mil_palettize.request.normalised import LEVELS, PATTERN, Requests
+from mil_palettize.request.normalised import LEVELS, Requests
 from mil_palettize.request.palette_request import PaletteRequest
+from mil_palettize.request.patterns import PATTERN
 
 _ALL_CHANNELS, _ONE_TABLE = 1 << 61, 1 << 62  # as sizes of groups, larger than any
 

@@ -17,7 +17,9 @@ from mil_palettize.text import format_count
 from mil_palettize.torch.array_files import load_arrays
 from mil_palettize.torch.samples import Samples
 
-_HEADERS = ("file", "filename", "image", "path", "name", "label", "class", "target")
+_HEADERS = (
+    "file", "filename", "image", "picture", "path", "name", "id", "label", "labels", "class", "classes", "target"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
