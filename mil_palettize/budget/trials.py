@@ -32,9 +32,13 @@ class Trial:
             return quality
         return f"accuracy {-100 * self.accuracy_drop:+.2f} points, {quality}"
 
+    @property
+    def kind(self) -> str:
+        """Of the plan, in words."""
+        return f"uniform {self.uniform}" if self.uniform else "mixed bits"
+
     def __str__(self) -> str:
-        kind = f"uniform {self.uniform}" if self.uniform else "mixed bits"
-        return f"{kind} {self.nbytes:,} bytes, {self.quality}"
+        return f"{self.kind} {self.nbytes:,} bytes, {self.quality}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only; figures that are not finite are None."""

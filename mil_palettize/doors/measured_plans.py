@@ -66,15 +66,17 @@ def no_worse(plan: Recipe, uniform: Sequence[Recipe], measure: Measure) -> Recip
     others = [one for one in uniform if one.requests() != plan.requests()]
     if not others or not plan.error:
         return plan
-    recipes = [plan, *others]
+    same = [one.uniform for one in uniform if one not in others]
+    recipes = [replace(plan, uniform="".join(same[:1])), *others]  # bits of a plan may turn out to be uniform
     trials = [measure(recipe) for recipe in recipes]
     best = max(range(len(recipes)), key=lambda i: trials[i].snr_db)  # the first of equal ones
+    first, given = trials[0], trials[best]
     if best:
-        told = f"uniform {trials[best].uniform} are what is given: they measured {trials[best].quality} at the outputs"
-        told += f", mixed bits {trials[0].quality}"
+        told = f"{given.kind} are what is given: they measured {given.quality} at the outputs, "
+        told += f"{first.kind} {first.quality}"
     else:
         rival = max(trials[1:], key=lambda trial: trial.snr_db)
-        told = f"mixed bits measured {trials[0].quality} at the outputs, uniform {rival.uniform} {rival.quality}"
+        told = f"{first.kind} measured {first.quality} at the outputs, {rival.kind} {rival.quality}"
     return replace(recipes[best], trials=tuple(trials), notes=(*recipes[best].notes, told))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,15 @@ def test_uniform_bits_are_given_where_they_are_better(found: Weighed) -> None:
     assert same.chosen == plan.chosen
     assert same.notes[-1].startswith("mixed bits measured 11.0 dB")
     assert [trial.uniform for trial in same.trials] == ["", *(one.uniform for one in uniform)]
+
+
+def test_bits_that_turn_out_to_be_uniform(found: Weighed) -> None:
+    one_table, grouped = uniform_plans(found, Budget(nbytes=20_000), "any")
+    plan = replace(one_table, uniform="")
+    recipe = no_worse(plan, [one_table, grouped], measuring({"3 bits": 11.0}))
+    assert recipe.chosen == plan.chosen
+    assert [trial.uniform for trial in recipe.trials] == ["3 bits", grouped.uniform]
+    assert recipe.notes[-1].startswith("uniform 3 bits measured 11.0 dB at the outputs, uniform ")
 
 
 def test_a_plan_is_measured(fixtures: Path, tmp_path: Path) -> None:
