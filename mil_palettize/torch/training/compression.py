@@ -17,7 +17,7 @@ from mil_palettize.errors import ConfigError, PlanError
 from mil_palettize.expressions.packed import Packed
 from mil_palettize.torch.training.metadata import is_pruned, register
 from mil_palettize.torch.training.module_weights import ModuleWeight, check_finite, check_keys, module_weights
-from mil_palettize.torch.training.settings import WeightSettings, misfit, weight_settings
+from mil_palettize.torch.training.settings import WeightSettings, misfit, too_small, weight_settings
 from mil_palettize.torch.training.trained_palette import TrainedPalette, packed_mask
 from mil_palettize.torch.training.weight_report import WeightsReport, weight_row
 
@@ -51,7 +51,8 @@ def chosen_weights(model: nn.Module, config: Any) -> list[ChosenWeight]:
         if entry is None or id(place.value) in found:
             continue
         settings = weight_settings(entry, _DEFAULT_NBITS, place.axis, f"weight '{place.full_name}'")
-        problem = misfit(settings, tuple(place.value.shape), is_pruned(place.owner, place.parameter))
+        shape = tuple(place.value.shape)
+        problem = misfit(settings, shape, is_pruned(place.owner, place.parameter)) or too_small(settings, shape)
         if problem:
             logger.warning("weight '%s' is left as it is: %s", place.full_name, problem)
         else:
