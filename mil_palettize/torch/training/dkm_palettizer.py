@@ -206,7 +206,7 @@ def _chosen(model: nn.Module, config: Any) -> list[tuple[ModuleWeight, WeightSet
         _check(weight, settings)
         found.append((weight, settings))
     if not found:
-        raise PlanError("no weight is chosen: lower weight_threshold, or give a config for the model's module types")
+        raise PlanError("no weight is chosen: lower weight_threshold, or give a config that fits the model's modules")
     return found
 
 
