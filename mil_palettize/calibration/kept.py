@@ -1,4 +1,5 @@
-"""Calibrated palettes in the folder of ``resume``: a run that was stopped goes on at the op where it stopped.
+"""Calibrated palettes, and palettes in training, in the folder of ``resume``: a run that was stopped goes on at the op,
+or after the epoch, where it stopped.
 
 A palette depends on all that came before it. All of that follows from the model, the samples and what is asked for,
 whose digest is in the key, with that of the code.
@@ -14,13 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from mil_palettize.calibration.finetuning import Finetuning
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.encoding.encoder import Task
 from mil_palettize.encoding.palette_cache import Clustered, code_digest, palette_key
 from mil_palettize.encoding.results import Encoded
+from mil_palettize.expressions.digest import expression_digest
+from mil_palettize.expressions.weight_expr import WeightExpr
 
 _CODE = ("algorithms/**/*.py", "calibration/*.py", "doors/calibrating.py", "doors/calibration_functions.py",
          "encoding/encoder.py", "expressions/*.py", "torch/calibration/*.py", "torch/evaluator/**/*.py")  # fmt: skip
+_TRAINING = (*_CODE, "calibration/finetuning.py", "doors/finetuning.py", "torch/training/*.py")
 _WITHOUT = ("sample_data", "memory")  # what does not change a palette, or is told apart by itself
 
 
@@ -54,9 +59,29 @@ def run_digest(
     digest.update(repr((place, fields)).encode())
     for name, task in tasks.items():
         digest.update(repr((name, palette_key("", task.specification, task.form, task.importance))).encode())
+    _add_samples(digest, samples)
+    return digest.hexdigest()
+
+
+def training_digest(
+    model: bytes, finetuning: Finetuning, begun: Mapping[str, WeightExpr], samples: Iterable[Mapping[str, Any]]
+) -> str:
+    """``begun``: palettes that training begins with, and those that it leaves, by slot; the rest as of
+    :func:`run_digest`."""
+    digest = hashlib.sha256(code_digest(_TRAINING).encode())
+    digest.update(model)
+    labels = None if finetuning.labels is None else [int(label) for label in finetuning.labels]
+    fields = {f.name: getattr(finetuning, f.name) for f in dataclasses.fields(finetuning)}
+    digest.update(repr({**fields, "sample_data": None, "labels": labels}).encode())
+    for slot, expr in begun.items():
+        digest.update(f"{slot} {expression_digest(expr)};".encode())
+    _add_samples(digest, samples)
+    return digest.hexdigest()
+
+
+def _add_samples(digest: hashlib._Hash, samples: Iterable[Mapping[str, Any]]) -> None:
     for sample in samples:
         for name, value in sorted(sample.items()):
             array = np.asarray(value)
             digest.update(f"{name} {array.dtype} {array.shape};".encode())
             digest.update(np.ascontiguousarray(array).tobytes() if array.dtype != object else repr(value).encode())
-    return digest.hexdigest()

@@ -15,6 +15,12 @@ _WANTED = "give mappings of input names to arrays, a list of them, or the path o
 METHODS = ("reconstruct", "importance", "weights")
 Sample = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 DEVICES = ("cpu", "cuda", "mps")
+HELD = 5  # every so many samples one is held out of the fit
+
+
+def held_out(count: int) -> frozenset[int]:
+    """Numbers of those of ``count`` samples that palettes are not made of."""
+    return frozenset(range(HELD - 1, count, HELD))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,19 +22,20 @@ from mil_palettize.program.model import Model
 from mil_palettize.program.weight import WeightId
 
 _DAMPING = 0.1
-_PROBE = PaletteSpecification("kmeans", 3, (3,))
+_PROBES = tuple(PaletteSpecification("kmeans", nbits, (nbits,)) for nbits in (3, 1))
+_LOSSLESS = 1e-9  # of the weight's own cost: a palette with less error tells nothing
 _LOOKED_AT = 16  # samples that outputs are measured on
-Outputs = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
 class _Probe:
     """``cost``: of each element, but for a factor; ``array``: what the weight is with a palette, compensated; ``told``:
-    the error of that by ``cost``."""
+    the error of that by ``cost``; ``alone``: what an error of any element counts by the weight alone."""
 
     cost: np.ndarray
     array: np.ndarray
     told: float
+    alone: float
 
 
 def element_costs(
@@ -45,8 +47,9 @@ def element_costs(
 
     The inputs' second moments say what compensation leaves of an error, the squared gradients (labels are drawn from
     the model's own answers) which outputs of the op count more than others, and a run with a palette of 3 bits in the
-    weight's place how much all of it counts at the model's outputs. Raises EvaluationError for samples that the model
-    does not take, UnsupportedOpError for ops that are not known, ConfigError without torch.
+    weight's place (of 1 bit where that is lossless) how much all of it counts at the model's outputs; where these do
+    not change at all, an error counts as in the weight alone. Raises EvaluationError for samples that the model does
+    not take, UnsupportedOpError for ops that are not known, ConfigError without torch.
     """
     from mil_palettize.torch.calibration.fisher import fisher
     from mil_palettize.torch.evaluator.model_pipeline import Pipeline
@@ -78,15 +81,19 @@ def _probe(collected: Any, weight: np.ndarray, information: np.ndarray) -> _Prob
     """``information``: the mean squared gradient of each element."""
     moments = () if collected.reads is not None else covering(moments_found(collected), weight.size)
     cost = _cost(moments, information)
-    made = make_palette(ArraySource(collected.slot, weight), _PROBE, importance=cost).expr
     flat = weight.reshape(-1).astype(np.float64)
+    for specification in _PROBES:
+        made = make_palette(ArraySource(collected.slot, weight), specification, importance=cost).expr
+        plain = flat - made.decode().reshape(-1)
+        error = float(np.vdot(cost.reshape(-1) * plain, plain))
+        if error > _LOSSLESS * float(np.vdot(cost.reshape(-1) * flat, flat)):
+            break
     if moments:
         aims = [objective(part, flat, _DAMPING, asymmetric=False) for part in moments]
         array = reconstructed(made, aims, rounds=0).expr.decode()
     else:
         array = made.decode()
-    plain = flat - made.decode().reshape(-1)
-    return _Probe(cost, array.astype(np.float16), float(np.vdot(cost.reshape(-1) * plain, plain)))
+    return _Probe(cost, array.astype(weight.dtype), error, 1.0 / (float(flat @ flat) or 1.0))
 
 
 def _cost(moments: Sequence[Moments], information: np.ndarray) -> np.ndarray:
@@ -107,6 +114,7 @@ def _scaled(module: Any, given: Calls, probes: Mapping[str, _Probe], device: str
     """The costs of ``probes`` in units of the outputs' noise, as it is measured."""
     from mil_palettize.torch.calibration.sequences import states_before
     from mil_palettize.torch.calibration.walk import outputs_with
+    from mil_palettize.torch.metrics import outputs_noise
 
     calls = [module.features.tensors(call) for call in given.arrays[:_LOOKED_AT]]
     states = states_before(module, calls, given.begins[:_LOOKED_AT])
@@ -114,18 +122,9 @@ def _scaled(module: Any, given: Calls, probes: Mapping[str, _Probe], device: str
     found = {}
     for slot, probe in probes.items():
         after = outputs_with(module, calls, {slot: probe.array}, states=states, device=device)
-        found[slot] = (probe.cost * (_noise(before, after) / (probe.told or 1.0))).astype(np.float32)
+        noise = outputs_noise(before, after) / max(1, len(before[0]))
+        if noise > 0.0 and probe.told > 0.0 and math.isfinite(noise):
+            found[slot] = (probe.cost * (noise / probe.told)).astype(np.float32)
+        else:  # these samples tell nothing of it
+            found[slot] = np.full(probe.cost.shape, probe.alone, np.float32)
     return found
-
-
-def _noise(before: Outputs, after: Outputs) -> float:
-    """Of all outputs of floats, each relative to its power; the mean."""
-    found = []
-    for name, first in before[0].items():
-        if not hasattr(first, "is_floating_point") or not first.is_floating_point():
-            continue
-        pairs = [(one[name].double(), two[name].double()) for one, two in zip(before, after, strict=True)]
-        power = sum(float(one.square().sum()) for one, _ in pairs)
-        error = sum(float((one - two).square().sum()) for one, two in pairs)
-        found.append(error / power if power > 0.0 else 0.0)
-    return float(np.mean(found)) if found else 0.0

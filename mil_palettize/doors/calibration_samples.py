@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from mil_palettize.calibration.request import Calibration
+from mil_palettize.calibration.request import HELD, Calibration, held_out
 from mil_palettize.errors import EvaluationError
 from mil_palettize.text import format_count
 
-_HELD = 5  # every so many samples one is held out of the fit
 _FEW = 32
 Arrays = Mapping[str, Any]
 
@@ -33,13 +32,11 @@ class Calls:
     def held(self) -> frozenset[int]:
         """Numbers of the calls that palettes are not made of: those of every fifth sample, or every fifth call where
         there are fewer samples."""
-        sample, found = -1, set()
-        by_call = sum(self.begins) < _HELD
-        for number, first in enumerate(self.begins):
-            sample += first
-            if (number if by_call else sample) % _HELD == _HELD - 1:
-                found.add(number)
-        return frozenset(found)
+        count = sum(self.begins)
+        if count < HELD:
+            return held_out(len(self))
+        held, sample = held_out(count), np.cumsum(self.begins) - 1
+        return frozenset(number for number, own in enumerate(sample) if own in held)
 
 
 def calls_of(calibration: Calibration, module: Any, notes: list[str]) -> Calls:
@@ -70,9 +67,9 @@ def calls_of(calibration: Calibration, module: Any, notes: list[str]) -> Calls:
 def _count_notes(count: int, kind: str) -> list[str]:
     """What it means that there are few of them."""
     told = f"calibrated on {format_count(count, kind)} only"
-    if count < _HELD:
+    if count < HELD:
         return [
-            f"{told}: none is held out (a fifth is, from {_HELD} on), so that nothing tells which palettes are better "
+            f"{told}: none is held out (a fifth is, from {HELD} on), so that nothing tells which palettes are better "
             f"on others; give {_FEW} or more"
         ]
     return [f"{told}; {_FEW} or more give better palettes"] if count < _FEW else []

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 
 from mil_palettize.calibration.finetuning import Finetuning
+from mil_palettize.calibration.kept import training_digest
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.doors.calibrating import Calibrated
 from mil_palettize.doors.calibration_plan import PlannedWeight, planned_weights
 from mil_palettize.doors.calibration_samples import Calls, calls_of
+from mil_palettize.encoding.palette_cache import Clustered
 from mil_palettize.encoding.results import CalibrationFigures, Encoded
 from mil_palettize.errors import ConfigError, PlanError
 from mil_palettize.expressions.weight_expr import Lut, Scale
 from mil_palettize.planning.plan import Plan
+from mil_palettize.program.fingerprints import fingerprint
 from mil_palettize.program.model import Model
 from mil_palettize.rewriting.changed_biases import changeable
 from mil_palettize.text import format_count
@@ -38,16 +41,23 @@ def check_finetuning(calibration: Calibration | None, finetuning: Finetuning | N
 
 
 def finetune(
-    model: Model, plan: Plan, calibration: Calibration, finetuning: Finetuning, done: Calibrated, tell: Tell | None
+    model: Model,
+    plan: Plan,
+    calibration: Calibration,
+    finetuning: Finetuning,
+    done: Calibrated,
+    tell: Tell | None,
+    clustered: Clustered | None = None,
 ) -> None:
     """Put trained palettes and biases into ``done``, where what was held out gains by them; notes say what came of it.
+    ``clustered``: where each epoch is kept, and found again by a run that is asked for the same.
 
     Raises PlanError for a model of several functions or stages and for samples that are sequences, ConfigError for
     labels of another number, EvaluationError for a loss that is no number.
     """
     from mil_palettize.torch.calibration.biases import biases_of
     from mil_palettize.torch.evaluator.model_pipeline import evaluated
-    from mil_palettize.torch.training.finetuned_module import Schedule, finetuned
+    from mil_palettize.torch.training.finetuned_module import Checkpoints, Schedule, finetuned
 
     if len(model.stages) > 1 or len(model.stages[0].program.functions) > 1:
         raise PlanError("finetuning is for models of one function; leave it out")
@@ -73,6 +83,11 @@ def finetune(
         finetuning.epochs, finetuning.batch, finetuning.learning_rate, finetuning.temperature, finetuning.seed,
         given.held, finetuning.labels,
     )  # fmt: skip
+    checkpoints = None
+    if clustered is not None:
+        begun = {slot: encoded.expr for slot, (_, encoded) in made.items()}
+        key = training_digest(fingerprint(model.spec, model.store), finetuning, begun, given.arrays)
+        checkpoints = Checkpoints(clustered, key)
     result = finetuned(
         module,
         [module.features.tensors(call) for call in given.arrays],
@@ -81,6 +96,7 @@ def finetune(
         list(biases_of(module, arrays, allowed)),
         schedule,
         tell,
+        checkpoints,
     )
     for slot, expr in result.expressions.items():
         one, encoded = made[slot]

@@ -137,7 +137,10 @@ class PalettizeRun:
             tell=progress.calibrate, pool=self.pool, clustered=self.clustered,
         )  # fmt: skip
         if self.finetuning is not None:
-            finetune(prepared.model, prepared.plan, self.calibration, self.finetuning, done, progress.calibrate)
+            finetune(
+                prepared.model, prepared.plan, self.calibration, self.finetuning, done, progress.calibrate,
+                self.clustered,
+            )  # fmt: skip
         report.notes += done.notes
         return done
 

@@ -121,6 +121,16 @@ class Clustered:
         values, weights = _small(found.values, found.dtype), _small(found.weights, *_INTEGERS)
         self._save(_digest(content), header, {"values": values, "weights": weights})
 
+    def state(self, key: str, what: str, built: Callable[[dict[str, Any], Arrays], T]) -> T | None:
+        """What ``built`` makes of what :meth:`keep_state` kept, None when nothing was that can be used. ``what``: it
+        is, for the log."""
+        return self._found(key, what, built)
+
+    def keep_state(self, key: str, header: dict[str, Any], arrays: Arrays) -> None:
+        """In the place of what was kept under ``key`` before. Raises PackageError when the folder cannot be written to;
+        a full disk is a warning."""
+        self._save(key, header, arrays)
+
     def _file(self, key: str) -> Path:
         return Path(self.folder, key[:2], f"{key}.npz")
 

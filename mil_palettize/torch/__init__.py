@@ -18,6 +18,7 @@ from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.reference import compare_with
 
 if TYPE_CHECKING:
+    from mil_palettize.torch.training.calibrated import CalibratedPalettizer
     from mil_palettize.torch.training.config import (
         DKMPalettizerConfig,
         ModuleDKMPalettizerConfig,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from mil_palettize.torch.training.sensitive import SKMPalettizer
 
 _HOMES = {
+    "CalibratedPalettizer": "calibrated",
     "DKMPalettizer": "dkm_palettizer",
     "DKMPalettizerConfig": "config",
     "ModuleDKMPalettizerConfig": "config",
@@ -43,6 +45,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "CalibratedPalettizer",
     "DKMPalettizer",
     "DKMPalettizerConfig",
     "MILModule",

@@ -18,6 +18,7 @@ from mil_palettize import (  # noqa: E402
     Finetuning,
     OpPalettizerConfig,
     OptimizationConfig,
+    ProgressEvent,
     Report,
     compare,
     palettize_package,
@@ -116,6 +117,38 @@ def test_nothing_else_moves(package: Path, tmp_path: Path) -> None:
     )
     assert old.keys() == new.keys()
     assert {name for name in old if old[name] != new[name]} == {name for name in old if name.endswith("weight_to_fp16")}
+
+
+def stopped(package: Path, path: Path, finetuning: Finetuning, folder: Path, step: int) -> list[str]:
+    """What is told of a run that is interrupted at its ``step``th step, 0 for never."""
+    told: list[str] = []
+
+    def watch(event: ProgressEvent) -> None:
+        told.append(event.name)
+        if step and sum(name.startswith("epoch") for name in told) == step:
+            raise KeyboardInterrupt
+
+    palettize_package(
+        package, path, CONFIG, calibration=Calibration(samples(40)), finetuning=finetuning, resume=folder,
+        progress=watch,
+    )  # fmt: skip
+    return [name for name in told if name.startswith("epoch")]
+
+
+def test_an_interrupted_run_goes_on_after_the_last_epoch(package: Path, tmp_path: Path) -> None:
+    """And gives the bytes of a run that was not interrupted; one that is done is not trained again."""
+    asked = Finetuning(epochs=3, batch=16)  # two steps each
+    finetuned(package, tmp_path / "whole.mlpackage", asked)
+    with pytest.raises(KeyboardInterrupt):
+        stopped(package, tmp_path / "out.mlpackage", asked, tmp_path / "kept", 4)
+    assert not (tmp_path / "out.mlpackage").exists()
+    told = stopped(package, tmp_path / "out.mlpackage", asked, tmp_path / "kept", 0)
+    assert told[0].startswith("epoch 2 of 3")
+    assert not differences(tmp_path / "whole.mlpackage", tmp_path / "out.mlpackage")
+    assert stopped(package, tmp_path / "again.mlpackage", asked, tmp_path / "kept", 0) == []
+    assert not differences(tmp_path / "whole.mlpackage", tmp_path / "again.mlpackage")
+    other = Finetuning(epochs=3, batch=16, learning_rate=0.02)
+    assert stopped(package, tmp_path / "other.mlpackage", other, tmp_path / "kept", 0)[0].startswith("epoch 1 of 3")
 
 
 def test_palettes_stay_where_nothing_gets_better(package: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ the fit, and how much it depends on each element."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -116,7 +116,7 @@ class Trial:
 class Trials:
     """Of a weight that several ops read: the mean of what trials of each of them give."""
 
-    def __init__(self, trials: Sequence[Trial]) -> None:
+    def __init__(self, trials: Sequence[Callable[[np.ndarray], float]]) -> None:
         self._trials = trials
 
     def __call__(self, weight: np.ndarray) -> float:

@@ -14,9 +14,10 @@ from torch import nn
 
 from mil_palettize.algorithms.making import ArraySource, make_palette
 from mil_palettize.errors import ConfigError, PlanError
+from mil_palettize.expressions.packed import Packed
 from mil_palettize.torch.training.metadata import is_pruned, register
 from mil_palettize.torch.training.module_weights import ModuleWeight, check_finite, check_keys, module_weights
-from mil_palettize.torch.training.settings import WeightSettings, misfit, weight_settings
+from mil_palettize.torch.training.settings import WeightSettings, misfit, too_small, weight_settings
 from mil_palettize.torch.training.trained_palette import TrainedPalette, packed_mask
 from mil_palettize.torch.training.weight_report import WeightsReport, weight_row
 
@@ -50,7 +51,8 @@ def chosen_weights(model: nn.Module, config: Any) -> list[ChosenWeight]:
         if entry is None or id(place.value) in found:
             continue
         settings = weight_settings(entry, _DEFAULT_NBITS, place.axis, f"weight '{place.full_name}'")
-        problem = misfit(settings, tuple(place.value.shape), is_pruned(place.owner, place.parameter))
+        shape = tuple(place.value.shape)
+        problem = misfit(settings, shape, is_pruned(place.owner, place.parameter)) or too_small(settings, shape)
         if problem:
             logger.warning("weight '%s' is left as it is: %s", place.full_name, problem)
         else:
@@ -76,20 +78,33 @@ def compress(
     rows = {}
     for one, palette in zip(chosen, made, strict=True):
         rows[one.place.full_name] = weight_row(one.value, palette)
-        with torch.no_grad():
-            one.place.value.copy_(palette.values)
-        register(model, one.place.owner, one.place.parameter, palette)
+        put_palette(model, one.place, palette)
     return WeightsReport(rows)
 
 
-def _palette(one: ChosenWeight, importance: np.ndarray | None) -> TrainedPalette:
-    """Of what float16 holds, as a package would have it; of float32 where that is too small for the weight."""
+def put_palette(model: nn.Module, place: ModuleWeight, palette: TrainedPalette) -> None:
+    """In the place of this name in ``model``, with what ``ct.convert`` needs to write it."""
+    owner = model.get_submodule(place.owner_name)
+    with torch.no_grad():
+        getattr(owner, place.parameter).copy_(palette.values)
+    register(model, owner, place.parameter, palette)
+
+
+def stored_source(one: ChosenWeight) -> ArraySource:
+    """What float16 holds of a weight, as a package would have it; float32 where that is too small for it."""
     value = one.value.cpu().numpy()
     with np.errstate(over="ignore"):
         halves = value.astype(np.float16)
     fits = bool(np.isfinite(halves).all()) or not bool(np.isfinite(value).all())
-    source = ArraySource(one.place.full_name, halves if fits else value)
-    pruned = is_pruned(one.place.owner, one.place.parameter)
-    mask = packed_mask(one.value != 0) if pruned else None
-    made = make_palette(source, one.settings.specification(), importance=importance, mask=mask)
+    return ArraySource(one.place.full_name, halves if fits else value)
+
+
+def pruned_mask(one: ChosenWeight) -> Packed | None:
+    """Where a pruned weight is not zero; None for others."""
+    return packed_mask(one.value != 0) if is_pruned(one.place.owner, one.place.parameter) else None
+
+
+def _palette(one: ChosenWeight, importance: np.ndarray | None) -> TrainedPalette:
+    asked, mask = one.settings.specification(), pruned_mask(one)
+    made = make_palette(stored_source(one), asked, importance=importance, mask=mask)
     return TrainedPalette.of_expression(one.settings, made.expr)

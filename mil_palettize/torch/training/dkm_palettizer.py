@@ -18,7 +18,7 @@ from mil_palettize.torch.training.config import DKMPalettizerConfig
 from mil_palettize.torch.training.metadata import is_pruned, register
 from mil_palettize.torch.training.module_weights import ModuleWeight, check_finite, check_keys, module_weights
 from mil_palettize.torch.training.palettized_weight import PalettizedWeight
-from mil_palettize.torch.training.settings import WeightSettings, misfit, weight_settings
+from mil_palettize.torch.training.settings import WeightSettings, misfit, too_small, weight_settings
 from mil_palettize.torch.training.weight_report import WeightsReport, weight_row
 
 logger = logging.getLogger("mil_palettize")
@@ -48,9 +48,9 @@ class DKMPalettizer:
         """The model (a copy without ``inplace``) in training mode, its chosen weights parametrized; those without a
         milestone begin at once.
 
-        Raises ConfigError for an entry that no module is meant by and for wrong values, PlanError where no weight is
-        chosen, where a chosen one is frozen or cannot have such a palette, and for a second call; the model stays as
-        it is.
+        Weights whose channels groups or vectors do not divide stay as they are, which is logged. Raises ConfigError for
+        an entry that no module is meant by and for wrong values, PlanError where no weight is chosen, where a chosen
+        one is frozen or has fewer values than a table, and for a second call; the model stays as it is.
         """
         if self._steps is not None:
             raise PlanError("the model is prepared already; make another DKMPalettizer for another model")
@@ -199,10 +199,14 @@ def _chosen(model: nn.Module, config: Any) -> list[tuple[ModuleWeight, WeightSet
             continue
         nbits = 4 if isinstance(weight.module, nn.Linear) else 2
         settings = weight_settings(entry, nbits, weight.axis, f"weight '{weight.full_name}'")
+        problem = misfit(settings, tuple(weight.value.shape), is_pruned(weight.owner, weight.parameter))
+        if problem:
+            logger.warning("weight '%s' is left as it is: %s", weight.full_name, problem)
+            continue
         _check(weight, settings)
         found.append((weight, settings))
     if not found:
-        raise PlanError("no weight is chosen: lower weight_threshold, or give a config for the model's module types")
+        raise PlanError("no weight is chosen: lower weight_threshold, or give a config that fits the model's modules")
     return found
 
 
@@ -223,6 +227,6 @@ def _check(weight: ModuleWeight, settings: WeightSettings) -> None:
             "make it trainable, or leave it out (module_name_configs: None)"
         )
     check_finite(weight)
-    problem = misfit(settings, tuple(value.shape), is_pruned(weight.owner, weight.parameter))
+    problem = too_small(settings, tuple(value.shape))
     if problem:
         raise PlanError(f"weight '{weight.full_name}': {problem}; change its config, or leave it out with None")

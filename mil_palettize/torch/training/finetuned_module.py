@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mil_palettize.algorithms.specification import PaletteSpecification
+from mil_palettize.encoding.palette_cache import Clustered
 from mil_palettize.errors import EvaluationError
 from mil_palettize.expressions.weight_expr import WeightExpr
 from mil_palettize.torch.evaluator.module import MILModule
@@ -26,6 +27,7 @@ _WARM = 0.1  # of all steps, while the learning rate rises
 _LEAST, _LEAST_OF_BIASES = 1e-8, 1e-2  # of sizes that learning rates are relative to
 _JUDGED = 256  # samples
 Sample = Mapping[str, Any]
+State = dict[str, np.ndarray]
 Tell = Callable[[int, int, str], object]
 
 
@@ -62,10 +64,12 @@ def finetuned(
     biases: Sequence[str],
     schedule: Schedule,
     tell: Tell | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Finetuned:
     """Train ``palettes`` (by slot, from what they are) and the ``biases`` in these slots, with arrays ``fixed`` in
     others. ``samples``: tensors as :meth:`MILModule.run` takes them. The module's own values are trained, and are no
-    good afterwards. ``tell``: steps done, of how many, and what the loss is.
+    good afterwards. ``tell``: steps done, of how many, and what the loss is. ``checkpoints``: where each epoch is kept,
+    and found by a later run, which goes on with the next one.
 
     Raises EvaluationError where a loss is no number, and for a network without outputs of floats.
     """
@@ -85,9 +89,14 @@ def finetuned(
         return _checked(sum(losses) / len(losses))
 
     losses, best = [judge()], training.state()
+    found = None if checkpoints is None else checkpoints.found(training)
+    if found is not None:
+        losses, best = found
     order = np.random.default_rng(schedule.seed)
     for epoch in range(schedule.epochs):
         mixed = order.permutation(learned)
+        if epoch < len(losses) - 1:
+            continue
         for start in range(0, len(mixed), schedule.batch):
             chosen = [int(number) for number in mixed[start : start + schedule.batch]]
             loss = training.step([(samples[i], wanted[i], i) for i in chosen])
@@ -97,10 +106,38 @@ def finetuned(
         losses.append(judge())
         if losses[-1] == min(losses):
             best = training.state()
+        if checkpoints is not None:
+            checkpoints.keep(training, losses, best)
     number = int(np.argmin(losses))
     if number == 0:
         return Finetuned({}, {}, losses, 0)
-    return Finetuned(*best, losses, number)
+    training.restore(best)
+    return Finetuned(training.expressions(), training.biases(), losses, number)
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """What training came to after each epoch, in the folder of ``resume``. ``key``: a digest of all it depends on."""
+
+    clustered: Clustered
+    key: str
+
+    def found(self, training: _Training) -> tuple[list[float], State] | None:
+        """Losses so far and the best state; ``training`` goes on where it was. None where nothing is kept."""
+
+        def built(header: dict[str, Any], arrays: State) -> tuple[list[float], State]:
+            losses = [float(loss) for loss in header["losses"]]
+            best = {name: arrays[f"best {name}"] for name in training.state()}
+            training.resume({name: array for name, array in arrays.items() if not name.startswith("best ")})
+            training.done = int(header["done"])
+            return losses, best
+
+        return self.clustered.state(self.key, "fine tuning", built)
+
+    def keep(self, training: _Training, losses: Sequence[float], best: State) -> None:
+        """In the place of the epoch before. Raises PackageError where the folder cannot be written to."""
+        arrays = {**training.progress(), **{f"best {name}": array for name, array in best.items()}}
+        self.clustered.keep_state(self.key, {"losses": list(losses), "done": training.done}, arrays)
 
 
 class _Training:
@@ -171,10 +208,53 @@ class _Training:
         for slot, palette in self._palettes():
             self._seen[slot].data = palette.values
 
-    def state(self) -> tuple[dict[str, WeightExpr], dict[str, np.ndarray]]:
-        """Expressions, and biases in float32."""
-        expressions = {slot: palette.expression(self._dtypes[slot]) for slot, palette in self._palettes()}
-        return expressions, {slot: value.detach().numpy().copy() for slot, value in self._biases.items()}
+    def state(self) -> State:
+        """Copies of what is trained."""
+        return {name: value.detach().numpy().copy() for name, value in self._trained().items()}
+
+    def restore(self, state: State) -> None:
+        """Go back to one of :meth:`state`."""
+        for name, value in self._trained().items():
+            value.data.copy_(torch.from_numpy(np.array(state[name])))
+
+    def progress(self) -> State:
+        """:meth:`state`, and what the optimizer knows of it."""
+        known = {
+            f"adam {number} {name}": value.numpy().copy()
+            for number, values in self._optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+        return {**self.state(), **known}
+
+    def resume(self, progress: State) -> None:
+        """Go on from what :meth:`progress` gave. Raises KeyError, and ValueError, for what is none, before a change."""
+        known: dict[int, dict[str, torch.Tensor]] = {}
+        for name, array in progress.items():
+            if name.startswith("adam "):
+                _, number, kind = name.split()
+                known.setdefault(int(number), {})[kind] = torch.from_numpy(np.array(array))
+        for name, value in self._trained().items():
+            if progress[name].shape != tuple(value.shape):
+                raise ValueError(f"{name} has another shape")
+        self.restore(progress)
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": known})
+
+    def expressions(self) -> dict[str, WeightExpr]:
+        """Palettes as they are stored, by slot."""
+        return {slot: palette.expression(self._dtypes[slot]) for slot, palette in self._palettes()}
+
+    def biases(self) -> dict[str, np.ndarray]:
+        """float32, by slot."""
+        return {slot: value.detach().numpy().copy() for slot, value in self._biases.items()}
+
+    def _trained(self) -> dict[str, torch.Tensor]:
+        """By kind and number: slots may be called anything."""
+        parts = {
+            "master": self._masters.values(),
+            "tables": [one.tables for one in self._palettized.values()],
+            "bias": self._biases.values(),
+        }
+        return {f"{kind} {number}": value for kind, some in parts.items() for number, value in enumerate(some)}
 
     def _palettes(self) -> Iterator[tuple[str, TrainedPalette]]:
         for slot, master in self._masters.items():

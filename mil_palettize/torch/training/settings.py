@@ -123,10 +123,15 @@ def misfit(settings: WeightSettings, shape: tuple[int, ...], pruned: bool) -> st
             return f"{name} {value} does not divide its {channels} channels along axis {settings.axis}"
     if settings.group_size and settings.group_size % settings.cluster_dim:
         return f"cluster_dim {settings.cluster_dim} does not divide group_size {settings.group_size}"
-    if settings.layout(shape).count < 1 << settings.nbits:
-        points = settings.layout(shape).count
-        return f"a table of {1 << settings.nbits} entries would stand for only {points} of its values"
     return ""
+
+
+def too_small(settings: WeightSettings, shape: tuple[int, ...]) -> str:
+    """Why tables are too large for a weight of ``shape``, which is no :func:`misfit`; "" where they are not."""
+    points = settings.layout(shape).count
+    if points >= 1 << settings.nbits:
+        return ""
+    return f"a table of {1 << settings.nbits} entries would stand for only {points} of its values"
 
 
 def _milestone(config: Any, where: str) -> int:

@@ -328,6 +328,14 @@ def test_wrong_configs(entries, told) -> None:
         DKMPalettizer(net(), DKMPalettizerConfig.from_dict(entries)).prepare()
 
 
+def test_groups_that_do_not_fit_leave_a_weight_as_it_is(caplog) -> None:
+    palettizer = DKMPalettizer(net(), config(n_bits=2, granularity="per_grouped_channel", group_size=5))
+    final = trained(palettizer.prepare(), palettizer)
+    assert list(palettizer.report()) == ["linear.weight"]
+    assert values(final.last.weight) == 80
+    assert "weight 'last.weight' is left as it is: group_size 5 does not divide its 4 channels" in caplog.text
+
+
 def test_nothing_chosen() -> None:
     with pytest.raises(PlanError, match="no weight is chosen"):
         DKMPalettizer(nn.Sequential(nn.Linear(2, 2))).prepare()
