@@ -214,9 +214,9 @@ def refuse_unreachable(from_all: Weighed, budget: Budget) -> None:
         return
     if budget.bits_per_weight is not None:
         stored = sum(map(min, from_all.column(lambda c: c.stored_nbytes)))
-        least = 8.0 * stored / max(1, from_all.elements)
-        if least > budget.bits_per_weight:
-            told = f"{budget.bits_per_weight:g} bits per weight cannot be reached: the least is {least:.3g}"
+        if stored > _stored(from_all, budget.bits_per_weight):
+            least = math.ceil(8e4 * stored / max(1, from_all.elements)) / 1e4
+            told = f"{budget.bits_per_weight:g} bits per weight cannot be reached: the least is {least:g}"
             raise PlanError(f"{told}{_held_up(from_all)}")
         return
     assert budget.nbytes is not None
@@ -231,13 +231,19 @@ def planned(from_all: Weighed, budget: Budget, device: str) -> Recipe:
     none."""
     refuse_unreachable(from_all, budget)
     if budget.bits_per_weight is not None:
-        most = budget.bits_per_weight * from_all.elements / 8.0
+        most = _stored(from_all, budget.bits_per_weight)
         solution = cheapest(from_all.column(lambda c: c.stored_nbytes), from_all.errors, most)
-        assert solution is not None  # it can be reached
+        if solution is None:  # it can be reached
+            raise PlanError("no plan was found in the time that is given to it; ask for a little more, or --group-size")
         return recipe_of(from_all, solution.picked, from_all.written_nbytes(solution.picked), solution.gap, device)
     assert budget.nbytes is not None
     picked, exact, gap = _within(from_all, budget.nbytes)
     return recipe_of(from_all, picked, exact, gap, device)
+
+
+def _stored(from_all: Weighed, bits_per_weight: float) -> float:
+    """Bytes that may be stored; what is a rounding error more is the same."""
+    return math.floor(bits_per_weight * from_all.elements / 8.0 + 1e-6)
 
 
 def _within(from_all: Weighed, nbytes: int) -> tuple[Sequence[int], int, float]:

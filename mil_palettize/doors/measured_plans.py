@@ -42,7 +42,8 @@ def smallest_reaching(found: Weighed, reaches: Callable[[Trial], bool], limits: 
         best, passing = recipe, recipe.nbytes
         if number == 0:
             break
-    return replace(best, trials=tuple(trials.values()))
+    told = () if best.error else ("no palette measured as is asked for: all weights stay as they are",)
+    return replace(best, trials=tuple(trials.values()), notes=(*best.notes, *told))
 
 
 def _first_reaching(

@@ -59,8 +59,11 @@ class PairedRun:
         if isinstance(sample, Mapping):
             self._call([sample], states, label, step=None)
             return
-        if label is not None and len(label) != len(sample):
-            raise EvaluationError(f"a sequence has {len(sample)} calls, and labels for {len(label)}; give one for each")
+        if label is not None:
+            label = [label] if isinstance(label, str) or not hasattr(label, "__len__") else label
+            if len(label) != len(sample):
+                told = f"a sequence has {len(sample)} calls, and labels for {len(label)}"
+                raise EvaluationError(f"{told}; give one for each")
         for step in range(len(sample)):
             self._call(sample[: step + 1], states, None if label is None else label[step], step)
 

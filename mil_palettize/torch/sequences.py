@@ -42,6 +42,8 @@ def cut(samples: Sequence[Any], steps: int | None) -> list[Any]:
     """The first ``steps`` calls of each sequence, all where that is None. Raises ConfigError for less than 1."""
     if steps is not None and steps < 1:
         raise ConfigError(f"steps is {steps}; ask for at least 1 call")
+    if steps is not None and all(isinstance(sample, Mapping) for sample in samples):
+        raise ConfigError(f"steps is {steps}, but there are no sequences; give some (--sequence X), or leave it out")
     return [sample if isinstance(sample, Mapping) else list(sample)[:steps] for sample in samples]
 
 
