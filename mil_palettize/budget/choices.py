@@ -56,6 +56,9 @@ def choices_of(prepared: Prepared, grid: Sequence[Mapping[str, Any]]) -> list[Ch
     all."""
     decisions = planned_sites(prepared.model, prepared.plan)
     sizes = AddedSizes(prepared.model)
+    called: dict[str, set[str]] = defaultdict(set)
+    for site in decisions:
+        called[site.weight.name].add(site.weight.key)
     found = []
     for sites in _together(decisions):
         candidates = [Candidate(None, None, None, 0, sum(weight.nbytes for weight in _stored(sites)))]
@@ -63,7 +66,7 @@ def choices_of(prepared: Prepared, grid: Sequence[Mapping[str, Any]]) -> list[Ch
             candidate = _candidate([decisions[site] for site in sites], sites, options, sizes)
             if candidate is not None:
                 candidates.append(candidate)
-        found.append(Choice(_names(sites, decisions), tuple(sites), tuple(candidates)))
+        found.append(Choice(_names(sites, called), tuple(sites), tuple(candidates)))
     return found
 
 
@@ -82,16 +85,15 @@ def _together(sites: Iterable[Site]) -> list[list[Site]]:
         for other in others:
             groups[first] += groups[other]
             groups[other] = []
-        place = {key: first if at in others else at for key, at in place.items()} | dict.fromkeys(keys, first)
+        if others:
+            place = {key: first if at in others else at for key, at in place.items()}
+        place.update(dict.fromkeys(keys, first))
     return [group for group in groups if group]
 
 
-def _names(sites: Sequence[Site], all_sites: Iterable[Site]) -> tuple[str, ...]:
-    """Bare names where nothing else is called so, as coremltools knows no other."""
+def _names(sites: Sequence[Site], others: Mapping[str, set[str]]) -> tuple[str, ...]:
+    """Bare names where nothing else is called so, as coremltools knows no other. ``others``: keys by bare name."""
     own = {site.weight.key for site in sites}
-    others: dict[str, set[str]] = defaultdict(set)
-    for site in all_sites:
-        others[site.weight.name].add(site.weight.key)
     names = (s.weight.name if others[s.weight.name] <= own else s.weight.key for s in sites)
     return tuple(dict.fromkeys(names))
 
