@@ -13,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mil_palettize.cli import output
 from mil_palettize.cli.arguments import build_parser, calibration_of, requests_of
@@ -75,22 +75,34 @@ def _palettize(options: argparse.Namespace) -> int:
             options.source,
             options.destination,
             requests_of(options) if budget is None else _planned(options, budget),
-            target=options.target,
             joint_compression=options.joint,
-            calibration=calibration_of(options),
             importance=_importance(options),
             redo=options.redo,
             select=options.select,
-            strict=options.strict,
-            verify=options.verify,
-            check=options.check,
-            overwrite=options.overwrite,
-            workers=options.workers,
-            resume=options.resume,
-            progress=None if options.quiet or options.json else True,
             dry_run=options.dry_run,
+            **_written_how(options),
         ),
     )
+
+
+def _written_how(options: argparse.Namespace) -> dict[str, Any]:
+    """What ``palettize`` and ``finetune`` hand to ``palettize_package`` alike."""
+    return {
+        "target": options.target,
+        "calibration": calibration_of(options),
+        "strict": options.strict,
+        "verify": options.verify,
+        "check": options.check,
+        "overwrite": options.overwrite,
+        "workers": options.workers,
+        "resume": options.resume,
+        "progress": _progress(options),
+    }
+
+
+def _progress(options: argparse.Namespace) -> bool | None:
+    """A bar, but for scripts."""
+    return None if options.quiet or options.json else True
 
 
 def _planned(options: argparse.Namespace, budget: Budget) -> Recipe:
@@ -108,7 +120,7 @@ def _planned(options: argparse.Namespace, budget: Budget) -> Recipe:
         logits=options.logits or (),
         measure=not options.unmeasured,
         workers=options.workers,
-        progress=None if options.quiet or options.json else True,
+        progress=_progress(options),
     )
     return recipe
 
@@ -157,16 +169,8 @@ def _finetune(options: argparse.Namespace) -> int:
             options.source,
             options.destination,
             requests_of(options),
-            target=options.target,
-            calibration=calibration_of(options),
             finetuning=asked,
-            strict=options.strict,
-            verify=options.verify,
-            check=options.check,
-            overwrite=options.overwrite,
-            workers=options.workers,
-            resume=options.resume,
-            progress=None if options.quiet or options.json else True,
+            **_written_how(options),
         ),
     )
 
@@ -215,7 +219,7 @@ def _decompress(options: argparse.Namespace) -> int:
             verify=options.verify,
             overwrite=options.overwrite,
             workers=options.workers,
-            progress=None if options.quiet or options.json else True,
+            progress=_progress(options),
         ),
     )
 

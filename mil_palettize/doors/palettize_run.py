@@ -82,10 +82,10 @@ class PalettizeRun:
 
     def _idle(self) -> list[str]:
         """What has no effect, which is an error under ``strict``, and where a link leads."""
-        found = [f"{name} has no effect in a dry run" for name in ("check", "verify") if getattr(self, name)]
-        if found and self.dry_run and self.strict:
-            raise PlanError(f"strict: {found[0]}; leave it out")
-        told = found if self.dry_run else []
+        asked = [name for name in ("check", "verify") if self.dry_run and getattr(self, name)]
+        told = [f"{name} has no effect in a dry run" for name in asked]
+        if told and self.strict:
+            raise PlanError(f"strict: {told[0]}; leave it out")
         if self.destination is not None and os.path.islink(self.destination):
             told.append(f"{self.destination} is a link: {os.path.realpath(self.destination)} is what is written")
         return told

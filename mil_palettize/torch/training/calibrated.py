@@ -27,9 +27,8 @@ from mil_palettize.torch.training.compression import (
     put_palette,
     stored_source,
 )
-from mil_palettize.torch.training.config import PostTrainingPalettizerConfig
 from mil_palettize.torch.training.module_walk import ModuleWalk, WalkSettings, calls_of
-from mil_palettize.torch.training.post_training import checked_model, checked_report
+from mil_palettize.torch.training.post_training import checked_config, checked_model, checked_report
 from mil_palettize.torch.training.trained_palette import TrainedPalette
 from mil_palettize.torch.training.weight_report import WeightsReport, weight_row
 
@@ -46,9 +45,7 @@ class CalibratedPalettizer:
 
     def __init__(self, model: nn.Module, config: AnyConfig | None = None, *, fuse_batch_norm: bool = True) -> None:
         self._model = checked_model(model)
-        self._config = PostTrainingPalettizerConfig() if config is None else config
-        if not isinstance(self._config, AnyConfig):
-            raise ConfigError(f"config is {type(config).__name__}, it must be a PostTrainingPalettizerConfig")
+        self._config = checked_config(config)
         self._fuse_batch_norm = fuse_batch_norm
         self._report: WeightsReport | None = None
 

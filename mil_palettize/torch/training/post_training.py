@@ -23,9 +23,7 @@ class PostTrainingPalettizer:
 
     def __init__(self, model: nn.Module, config: AnyConfig | None = None, *, fuse_batch_norm: bool = True) -> None:
         self._model = checked_model(model)
-        self._config = PostTrainingPalettizerConfig() if config is None else config
-        if not isinstance(self._config, AnyConfig):
-            raise ConfigError(f"config is {type(config).__name__}, it must be a PostTrainingPalettizerConfig")
+        self._config = checked_config(config)
         self._fuse_batch_norm = fuse_batch_norm
         self._report: WeightsReport | None = None
 
@@ -52,6 +50,14 @@ def checked_model(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model is {type(model).__name__}, it must be a torch.nn.Module")
     return model
+
+
+def checked_config(config: AnyConfig | None) -> AnyConfig:
+    """The default one for None. Raises ConfigError for what is none."""
+    found = PostTrainingPalettizerConfig() if config is None else config
+    if not isinstance(found, AnyConfig):
+        raise ConfigError(f"config is {type(config).__name__}, it must be a PostTrainingPalettizerConfig")
+    return found
 
 
 def checked_report(report: WeightsReport | None) -> WeightsReport:
