@@ -1,0 +1,130 @@
+"""Which functions of the library each test runs, and how long it takes."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import sys
+import threading
+from collections.abc import Generator, Iterable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools.mutation.children import in_child
+from tools.mutation.tree import Tree
+
+_MOST = 900  # seconds of processor time for one file of tests
+
+
+class ReachError(Exception):
+    """Tests that fail, or cannot be run, without any mutant."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What a test runs: ``functions``: "file qualified_name"."""
+
+    seconds: float
+    functions: frozenset[str]
+
+    @property
+    def files(self) -> set[str]:
+        return {function.partition(" ")[0] for function in self.functions}
+
+
+Reach = dict[str, Reached]  # by the name of the test, "tests/…/test_file.py::test"
+
+
+def digest(tree: Tree, file: str) -> str:
+    """Of a file of tests."""
+    return hashlib.sha256(tree.source(file)).hexdigest()[:16]
+
+
+def traced(tree: Tree, file: str) -> dict[str, dict[str, Any]]:
+    """``Reach`` of one file of tests, as JSON holds it. Raises ``ReachError``."""
+
+    def work() -> dict[str, Any]:
+        tree.enter()
+        recorder = _Recorder(tree.root)
+        code = pytest.main(["-q", "-n", "0", "-p", "no:cacheprovider", file], plugins=[recorder])
+        found = {
+            name: {**asdict(reached), "functions": sorted(reached.functions)}
+            for name, reached in recorder.reach.items()
+        }
+        return {"code": int(code), "tests": found}
+
+    ending = in_child(work, _MOST)
+    if ending.status != "done" or ending.value["code"] not in (0, 5):  # 5: all are slow or were skipped
+        raise ReachError(f"{file} fails without any mutant ({ending.status}):\n{ending.told}")
+    return ending.value["tests"]
+
+
+def reach_of(kept: Iterable[dict[str, dict[str, Any]]]) -> Reach:
+    """Of what ``traced`` gave."""
+    return {
+        name: Reached(test["seconds"], frozenset(test["functions"])) for tests in kept for name, test in tests.items()
+    }
+
+
+class _Recorder:
+    """A plugin of pytest."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.reach: Reach = {}
+        self._codes: set[Any] = set()
+        self._seconds: dict[str, float] = {}
+        self._failed: set[str] = set()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        self._codes.clear()
+        threading.settrace(self._called)
+        sys.settrace(self._called)
+        try:
+            return (yield)
+        finally:
+            sys.settrace(None)
+            threading.settrace(None)
+            if item.nodeid not in self._failed:
+                functions = frozenset(name for code in [*self._codes] if (name := self._name(code)))
+                self.reach[item.nodeid] = Reached(round(self._seconds.get(item.nodeid, 0.0), 3), functions)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._seconds[report.nodeid] = self._seconds.get(report.nodeid, 0.0) + report.duration
+        if not report.passed:  # skipped: it judges nothing
+            self._failed.add(report.nodeid)
+
+    def _called(self, frame: Any, event: str, argument: object) -> None:
+        """Hears of calls; giving None, of nothing that happens inside of them."""
+        self._codes.add(frame.f_code)
+
+    def _name(self, code: Any) -> str:
+        file = Path(code.co_filename)
+        if not file.is_relative_to(self.root / "mil_palettize"):
+            return ""
+        function = _functions(file).get(code.co_firstlineno, "")
+        return f"{file.relative_to(self.root).as_posix()} {function}"
+
+
+@cache
+def _functions(file: Path) -> dict[int, str]:
+    """Line -> the innermost function it is in."""
+    found: dict[int, str] = {}
+
+    def walk(node: ast.AST, scope: list[str]) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef):
+                name = ".".join([*scope, child.name])
+                first = min([child.lineno, *(one.lineno for one in child.decorator_list)])
+                found.update(dict.fromkeys(range(first, (child.end_lineno or first) + 1), name))
+                walk(child, [*scope, child.name, "<locals>"])
+            else:
+                walk(child, [*scope, child.name] if isinstance(child, ast.ClassDef) else scope)
+
+    walk(ast.parse(file.read_bytes()), [])
+    return found
