@@ -1,9 +1,10 @@
-"""Which functions of the library each test runs, and how long it takes."""
+"""Which functions of the library each test runs, and how much processor time it takes where loops are compiled."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import sys
 import threading
 from collections.abc import Generator, Iterable
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from numba.core import event
 
 from tools.mutation.children import in_child
 from tools.mutation.tree import Tree
@@ -26,7 +28,7 @@ class ReachError(Exception):
 
 @dataclass(frozen=True)
 class Reached:
-    """What a test runs: ``functions``: "file qualified_name"."""
+    """What a test runs: ``functions``: "file qualified_name"; in ``seconds`` of processor time, but for compiling."""
 
     seconds: float
     functions: frozenset[str]
@@ -77,12 +79,13 @@ class _Recorder:
         self.root = root
         self.reach: Reach = {}
         self._codes: set[Any] = set()
-        self._seconds: dict[str, float] = {}
+        self._compiling = _Compiling()
         self._failed: set[str] = set()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
         self._codes.clear()
+        started, compiling = _processor_time(), self._compiling.seconds
         threading.settrace(self._called)
         sys.settrace(self._called)
         try:
@@ -92,10 +95,10 @@ class _Recorder:
             threading.settrace(None)
             if item.nodeid not in self._failed:
                 functions = frozenset(name for code in [*self._codes] if (name := self._name(code)))
-                self.reach[item.nodeid] = Reached(round(self._seconds.get(item.nodeid, 0.0), 3), functions)
+                seconds = _processor_time() - started - (self._compiling.seconds - compiling)
+                self.reach[item.nodeid] = Reached(round(max(seconds, 0.0), 3), functions)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._seconds[report.nodeid] = self._seconds.get(report.nodeid, 0.0) + report.duration
         if not report.passed:  # skipped: it judges nothing
             self._failed.add(report.nodeid)
 
@@ -109,6 +112,29 @@ class _Recorder:
             return ""
         function = _functions(file).get(code.co_firstlineno, "")
         return f"{file.relative_to(self.root).as_posix()} {function}"
+
+
+class _Compiling(event.Listener):
+    """``seconds`` that numba has taken."""
+
+    def __init__(self) -> None:
+        self.seconds, self._depth, self._since = 0.0, 0, 0.0
+        event.register("numba:compile", self)
+
+    def on_start(self, event: Any) -> None:
+        if self._depth == 0:
+            self._since = _processor_time()
+        self._depth += 1
+
+    def on_end(self, event: Any) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self.seconds += _processor_time() - self._since
+
+
+def _processor_time() -> float:
+    """Of this process and of those it has waited for."""
+    return sum(os.times()[:4])
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import sys
 from collections import defaultdict
@@ -137,9 +136,8 @@ class _Judge:
 
 
 def load_heavy() -> None:
-    """What children would import each by itself; nothing of the library. One thread: forked children have no others."""
+    """What children would import each by itself; nothing of the library."""
     logging.getLogger("coremltools").setLevel(logging.CRITICAL)
-    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
     import coremltools.converters
     import coremltools.optimize.coreml  # noqa: F401
     import hypothesis
