@@ -195,11 +195,11 @@ TRIED = """
 import sys
 from pathlib import Path
 from tools.mutation.operators import mutants_of
-from tools.mutation.reach import reach_of, traced
+from tools.mutation.reach import reach_of
 from tools.mutation.tree import Tree
 from tools.mutation.trial import tried
 tree = Tree(Path(sys.argv[1]), Path(sys.argv[2]))
-reach = reach_of([traced(tree, "tests/test_made.py")])
+reach = reach_of(tree, ["tests/test_made.py"], Path(sys.argv[2], "traces.json"))
 sound = tree.sound_loops()
 for file in tree.files(["mil_palettize/planning"]):
     source = tree.source(file)
@@ -215,6 +215,7 @@ def test_mutants_before_their_tests(small_project: Path, tmp_path: Path) -> None
         [sys.executable, "-c", TRIED, small_project, tmp_path], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.stdout.splitlines() == [
+        "traced tests/test_made.py",
         f"mil_palettize/planning/alone.py:1: WIDTH = 1 → WIDTH = 2; {UNREACHED}",
         f"mil_palettize/planning/made.py:3: if a > b: → if (not (a > b)):; {KILLED}",
         f"mil_palettize/planning/made.py:3: if a > b: → if a >= b:; {SURVIVED}",

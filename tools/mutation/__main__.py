@@ -23,7 +23,7 @@ from pathlib import Path
 from tools.mutation.lists import ListError, named, reasons
 from tools.mutation.mutant import Mutant
 from tools.mutation.operators import mutants_of
-from tools.mutation.reach import Reach, ReachError, digest, reach_of, traced
+from tools.mutation.reach import ReachError, reach_of
 from tools.mutation.results import Results
 from tools.mutation.sampling import in_turns
 from tools.mutation.tree import Tree
@@ -61,22 +61,11 @@ def _folder(state: Path | None) -> Iterator[Path]:
             yield Path(name)
 
 
-def _reach(tree: Tree, folders: list[str], results: Results) -> Reach:
-    """Of all tests in ``folders``; only files of tests that are not as they were are run for it."""
-    files = sorted(path.relative_to(tree.root).as_posix() for folder in folders for path in _tests(tree.root / folder))
-    for file in files:
-        known = results.traces.get(file)
-        if known is None or known["digest"] != digest(tree, file):
-            started = time.monotonic()
-            results.traces[file] = {"digest": digest(tree, file), "tests": traced(tree, file)}
-            results.keep()
-            count = len(results.traces[file]["tests"])
-            print(f"{file}: {count} tests, {time.monotonic() - started:.0f} s", flush=True)
-    return reach_of(results.traces[file]["tests"] for file in files)
-
-
-def _tests(path: Path) -> list[Path]:
-    return [path] if path.is_file() else [*path.rglob("test_*.py")]
+def _tests(tree: Tree, paths: list[str]) -> list[str]:
+    """All files of tests."""
+    found = [tree.root / path for path in paths]
+    files = {file for path in found for file in ([path] if path.is_file() else path.rglob("test_*.py"))}
+    return sorted(file.relative_to(tree.root).as_posix() for file in files)
 
 
 def _chosen(options: argparse.Namespace, every: list[Mutant], first: list[Mutant], results: Results) -> list[Mutant]:
@@ -103,7 +92,7 @@ def main() -> int:
         wanted = [(what, mutant) for what, mutant in named(tree.root) if mutant.file in tree.files(options.paths)]
         of_name, first = {mutant.key: what for what, mutant in wanted}, [mutant for _, mutant in wanted]
         chosen = [one for one in _chosen(options, every, first, results) if one.key not in argued]
-        reach = _reach(tree, options.tests, results)
+        reach = reach_of(tree, _tests(tree, options.tests), folder / "traces.json")
         sound = tree.sound_loops()
         for mutant in chosen:
             if time.monotonic() > until:

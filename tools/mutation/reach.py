@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import os
 import sys
 import threading
@@ -41,9 +42,20 @@ class Reached:
 Reach = dict[str, Reached]  # by the name of the test, "tests/…/test_file.py::test"
 
 
-def digest(tree: Tree, file: str) -> str:
-    """Of a file of tests."""
-    return hashlib.sha256(tree.source(file)).hexdigest()[:16]
+def reach_of(tree: Tree, files: Iterable[str], kept: Path) -> Reach:
+    """Of all tests in ``files``. What was found of a file of tests that is as it was is taken from ``kept``, where all
+    is put that is found now; the others are run. Raises ``ReachError``."""
+    known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    reach: Reach = {}
+    for file in files:
+        digest = hashlib.sha256(tree.source(file)).hexdigest()[:16]
+        if known.get(file, {}).get("digest") != digest:
+            known[file] = {"digest": digest, "tests": traced(tree, file)}
+            kept.write_text(json.dumps(known), encoding="utf-8")
+            print(f"traced {file}", flush=True)
+        tests = known[file]["tests"]
+        reach |= {name: Reached(one["seconds"], frozenset(one["functions"])) for name, one in tests.items()}
+    return reach
 
 
 def traced(tree: Tree, file: str) -> dict[str, dict[str, Any]]:
@@ -63,13 +75,6 @@ def traced(tree: Tree, file: str) -> dict[str, dict[str, Any]]:
     if ending.status != "done" or ending.value["code"] not in (0, 5):  # 5: all are slow or were skipped
         raise ReachError(f"{file} fails without any mutant ({ending.status}):\n{ending.told}")
     return ending.value["tests"]
-
-
-def reach_of(kept: Iterable[dict[str, dict[str, Any]]]) -> Reach:
-    """Of what ``traced`` gave."""
-    return {
-        name: Reached(test["seconds"], frozenset(test["functions"])) for tests in kept for name, test in tests.items()
-    }
 
 
 class _Recorder:

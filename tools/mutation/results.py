@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from tools.mutation.mutant import Mutant
 from tools.mutation.trial import KILLED, SURVIVED, TIMED_OUT, UNREACHED, Verdict
@@ -16,21 +15,19 @@ _COLUMNS = (KILLED, TIMED_OUT, EQUIVALENT, SURVIVED, UNREACHED)
 
 
 class Results:
-    """``verdicts``: by the mutant's key. ``traces``: of each file of tests, with the digest of the file they are of.
-    ``file``: where all of it is kept, None for nowhere."""
+    """``verdicts``: by the mutant's key. ``file``: where they are kept, None for nowhere."""
 
     def __init__(self, file: Path | None) -> None:
         self.file = file
         kept = json.loads(file.read_text(encoding="utf-8")) if file is not None and file.exists() else {}
-        self.verdicts = {key: Verdict(**verdict) for key, verdict in kept.get("verdicts", {}).items()}
-        self.traces: dict[str, dict[str, Any]] = kept.get("traces", {})
+        self.verdicts = {key: Verdict(**verdict) for key, verdict in kept.items()}
 
     def keep(self) -> None:
         if self.file is None:
             return
         part = self.file.with_name(self.file.name + ".part")
         verdicts = {key: vars(verdict) for key, verdict in self.verdicts.items()}
-        part.write_text(json.dumps({"verdicts": verdicts, "traces": self.traces}, indent=0), encoding="utf-8")
+        part.write_text(json.dumps(verdicts, indent=0, ensure_ascii=False), encoding="utf-8")
         part.replace(self.file)
 
     def table(self, mutants: Iterable[Mutant], reasons: dict[str, str]) -> str:
