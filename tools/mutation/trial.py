@@ -21,7 +21,6 @@ from tools.mutation.tree import Tree
 KILLED, TIMED_OUT, SURVIVED, UNREACHED = "killed", "timed out", "survived", "no test"
 _SLOWER = 4  # times as long as without a mutant
 _COMPILING = 90  # seconds of processor time besides, to import and to compile loops
-_MOST = 90.0  # seconds of tests for one mutant
 
 
 @dataclass(frozen=True)
@@ -65,10 +64,10 @@ def _runs(test: Reached, files: set[str], function: str) -> bool:
     return function in test.functions if function else bool(files & test.files)
 
 
-def tried(tree: Tree, reach: Reach, sound: Path, mutant: Mutant) -> Verdict:
-    """``sound``: the folder of the loops of the sources as they are."""
+def tried(tree: Tree, reach: Reach, sound: Path, mutant: Mutant, most: float) -> Verdict:
+    """``sound``: the folder of the loops of the sources as they are. ``most``: seconds of tests."""
     every = concerned(tree, reach, mutant)
-    names = _affordable(reach, every)
+    names = _affordable(reach, every, most)
     if not names:
         return Verdict(UNREACHED, "", 0, 0)
 
@@ -99,9 +98,9 @@ def tried(tree: Tree, reach: Reach, sound: Path, mutant: Mutant) -> Verdict:
     return Verdict(KILLED if by else SURVIVED, by, len(names), len(every))
 
 
-def _affordable(reach: Reach, names: Sequence[str]) -> list[str]:
-    """The first that take no longer than ``_MOST`` together; one in any case."""
-    found, left = [], _MOST
+def _affordable(reach: Reach, names: Sequence[str], most: float) -> list[str]:
+    """The first that take no longer than ``most`` together; one in any case."""
+    found, left = [], most
     for name in names:
         if found and reach[name].seconds > left:
             continue
