@@ -1,4 +1,4 @@
-"""Exact, fast palettization of Core ML packages that moves nothing else. See the README for the whole picture.
+"""Exact, fast palettization of Core ML packages that moves nothing else. ``docs/`` has the whole picture.
 
 Names are loaded when first used: coremltools takes seconds to import, and ``--help`` should not. The graph passes are
 in coremltools' registry as soon as both are imported, in either order.
