@@ -16,7 +16,7 @@ _PACKAGES = {"mil_palettize": "", "mil_palettize.torch": "training."}
 
 
 def homes(package: str) -> dict[str, str]:
-    """Each public name of ``package`` with the full name of what it is, in the order of ``__all__``.
+    """Each public name of ``package`` with the full name of what it is: functions, then classes, then errors.
 
     Raises KeyError for a name of ``__all__`` that is neither imported nor loaded when first used.
     """
@@ -35,7 +35,11 @@ def homes(package: str) -> dict[str, str]:
         for alias in node.names
     }
     found |= {name: f"{package}.{_PACKAGES[package]}{home}.{name}" for name, home in assigned["_HOMES"].items()}
-    return {name: found[name] for name in assigned["__all__"]}
+    return {name: found[name] for name in sorted(assigned["__all__"], key=_rank)}
+
+
+def _rank(name: str) -> tuple[bool, bool, str]:
+    return name.endswith("Error"), name[0].isupper(), name
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
