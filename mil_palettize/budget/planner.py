@@ -17,6 +17,7 @@ from mil_palettize.budget.granularities import ONE_TABLE
 from mil_palettize.budget.knapsack import cheapest
 from mil_palettize.budget.limits import Budget, Limits
 from mil_palettize.budget.recipe import Chosen, Recipe
+from mil_palettize.budget.relaxation import best_plans
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import PlanError
 from mil_palettize.planning.device_rules import costs as device_costs
@@ -37,7 +38,6 @@ Tell = Callable[[int, int, str], object]
 Costs = Callable[[Model, Collection[WeightId]], tuple[Mapping[WeightId, np.ndarray], list[str]]]
 _ROUNDS = 8  # of corrections by the exact size
 _POINTS = 12  # of the curve
-_SECONDS_OF_POINT = 1.0
 _NOTHING = Requests(None, {}, {})
 _HELD_UP = 3  # that an error names
 _ALONE = "errors are told by the weights alone: of each op's output, relative to its power, all counted alike"
@@ -233,8 +233,7 @@ def planned(from_all: Weighed, budget: Budget, device: str) -> Recipe:
     if budget.bits_per_weight is not None:
         most = _stored(from_all, budget.bits_per_weight)
         solution = cheapest(from_all.column(lambda c: c.stored_nbytes), from_all.errors, most)
-        if solution is None:  # it can be reached
-            raise PlanError("no plan was found in the time that is given to it; ask for a little more, or --group-size")
+        assert solution is not None  # it can be reached
         return recipe_of(from_all, solution.picked, from_all.written_nbytes(solution.picked), solution.gap, device)
     assert budget.nbytes is not None
     picked, exact, gap = _within(from_all, budget.nbytes)
@@ -316,13 +315,10 @@ def _notes(chosen: Iterable[Chosen], device: str) -> list[str]:
 
 
 def _curve(from_all: Weighed) -> tuple[Point, ...]:
-    nbytes, errors = from_all.column(lambda c: c.nbytes), from_all.errors
+    nbytes = from_all.column(lambda c: c.nbytes)
     low, high = sum(map(min, nbytes)), 0.0
-    points = []
-    for number in range(_POINTS):
-        solution = cheapest(nbytes, errors, low + (high - low) * (number / _POINTS) ** 2, seconds=_SECONDS_OF_POINT)
-        if solution is not None:
-            points.append(_point(from_all, solution.picked))
+    sizes = (low + (high - low) * (number / _POINTS) ** 2 for number in range(_POINTS))
+    points = [_point(from_all, picked) for picked in best_plans(nbytes, from_all.errors, sizes)]
     for granularity in ONE_TABLE:
         alike = granularity.picked(from_all.choices)
         if alike is not None:
