@@ -28,7 +28,7 @@ from mil_palettize.reports.curve import Point
 from mil_palettize.request.importance import Importance
 from mil_palettize.request.near_names import near_names
 from mil_palettize.request.normalised import Requests
-from mil_palettize.request.palette_request import palette_request
+from mil_palettize.request.palette_request import DEFAULT_WEIGHT_THRESHOLD, palette_request
 from mil_palettize.rewriting.palettization import Prepared, prepare
 from mil_palettize.rewriting.predicted_size import predicted_nbytes
 from mil_palettize.text import format_bytes, format_count, format_some
@@ -67,7 +67,8 @@ class Source:
 class Weighed:
     """Everything that is to be chosen from. ``nbytes``: of the package as it is; ``base``: with no palette, moved where
     there will be any; ``left``: constants that can have none, with the reason and their bytes; ``notes``: of how
-    errors were found; ``importance``: how much elements count, by names of constants."""
+    errors were found; ``importance``: how much elements count, by names of constants; ``weight_threshold``: constants
+    of up to so many elements are not among them."""
 
     source: Source
     choices: tuple[Evaluated, ...]
@@ -76,6 +77,7 @@ class Weighed:
     left: tuple[tuple[str, str, int], ...]
     notes: tuple[str, ...] = ()
     importance: Mapping[str, Importance] = field(default_factory=dict)
+    weight_threshold: int = DEFAULT_WEIGHT_THRESHOLD
 
     @property
     def elements(self) -> int:
@@ -120,7 +122,7 @@ class Weighed:
 def weighed(
     source: Source,
     limits: Limits,
-    budget: Budget,
+    budget: Budget | None,
     pool: Workers,
     tell: Tell | None = None,
     costs: Costs | None = None,
@@ -131,7 +133,7 @@ def weighed(
     ``importance``: how much elements count, by names of constants.
 
     Raises PackageError; PlanError for entries of ``keep`` or ``importance`` that mean nothing, a target that cannot be
-    had and, before a value is read, a ``budget`` that no palettes can reach.
+    had and, before a value is read, a ``budget`` (if there is one) that no palettes can reach.
     """
     weights = importance or {}
     request = palette_request({"nbits": 1, "weight_threshold": limits.weight_threshold})
@@ -143,8 +145,10 @@ def weighed(
             (d.weight.key, d.reason, d.weight.nbytes) for d in prepared.plan.decisions if d.specification is None
         )
         unread = tuple(Evaluated(choice, (0.0,) * len(choice.candidates)) for choice in choices)
-        offered = Weighed(source, unread, model.package.nbytes(), source.nbytes(_NOTHING), left, (), weights)
-        refuse_unreachable(offered, budget)
+        size, base = model.package.nbytes(), source.nbytes(_NOTHING)
+        offered = Weighed(source, unread, size, base, left, (), weights, limits.weight_threshold)
+        if budget is not None:
+            refuse_unreachable(offered, budget)
         told, notes = _told(model, choices, costs)
         counted = {d.weight.id: d.importance for d in prepared.plan.decisions if d.importance is not None}
         notes += [_WEIGHED] if counted else []
@@ -268,10 +272,17 @@ def _held_up(from_all: Weighed) -> str:
             stays.append((one.choice.weight.key, "kept, or its values rule palettes out", one.choice.weight.nbytes))
     stays.sort(key=lambda item: -item[2])
     if not stays:
-        return ": every weight at its fewest bits"
+        return f": every weight at its fewest bits; {_besides(from_all)}"
     total = format_bytes(sum(nbytes for *_, nbytes in stays))
     told = [f"{key!r} ({format_bytes(nbytes)}: {reason})" for key, reason, nbytes in stays]
     return f"; {total} in {format_count(len(stays), 'constant')} get no palette: {format_some(told, _HELD_UP)}"
+
+
+def _besides(from_all: Weighed) -> str:
+    """What of the smallest package is no palette."""
+    stored = sum(map(min, from_all.column(lambda c: c.stored_nbytes)))
+    rest = format_bytes(max(0, from_all.smallest - int(stored)))
+    return f"{rest} are the program, and constants of up to {from_all.weight_threshold:,} elements (weight_threshold)"
 
 
 def recipe_of(

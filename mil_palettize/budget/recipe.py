@@ -47,7 +47,8 @@ class Recipe:
 
     ``nbytes``: of the package that ``palettize_package`` writes with it, to the byte, where ``target`` is the same;
     ``bytes_before``: as it is. ``gap``: how far the sum of errors may lie above the least possible one, relative to it,
-    None where it is no such choice; ``uniform``: the granularity that all weights have, "" for mixed bits;
+    None where it was not chosen so (uniform bits, imported ones); ``uniform``: the granularity that all weights have,
+    "" for mixed bits;
     ``smallest``: bytes of the smallest package that was possible. ``curve``: other budgets, and uniform palettes.
     ``notes``: what a person should know. ``trials``: plans that were written and measured, in the order of
     trying, () where none was.
@@ -160,15 +161,18 @@ class Recipe:
             f"{self.source}: {format_bytes(self.bytes_before)} → {format_bytes(self.nbytes)} ({self.nbytes:,} bytes), "
             f"{self.bits_per_weight:.2f} bits per weight",
             f"{format_count(len(self.chosen), 'weight')}, error {self.error:.3g} "
-            f"({self.point.decibels:.1f} dB), {self._choice}",
+            f"({self.point.decibels:.1f} dB), {self.kind}",
         ]
         measured = [f"measured: {trial}" for trial in self.trials]
         blocks = ["\n".join(totals), self.table(width), "\n".join(measured), "\n".join(self.notes)]
         return printable("\n\n".join(block for block in blocks if block)) + "\n"
 
     @property
-    def _choice(self) -> str:
-        return f"uniform {self.uniform}" if self.gap is None else f"at most {self.gap:.2g} of it above the least"
+    def kind(self) -> str:
+        """How it was chosen, in words."""
+        if self.gap is not None:
+            return f"at most {self.gap:.2g} of it above the least"
+        return f"uniform {self.uniform}" if self.uniform else "as it was imported"
 
     def to_json(self) -> str:
         """All figures."""
