@@ -182,7 +182,7 @@ def test_damaged_safetensors(content: bytes, tmp_path: Path) -> None:
 
 
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(PackageError, match="holds no .safetensors file"):
+    with pytest.raises(PackageError, match=r"holds no \.safetensors file"):
         read_checkpoint(tmp_path)
     np.save(tmp_path / "one.npy", np.zeros(3))
     with pytest.raises(PackageError, match="one array without a name"):
