@@ -63,7 +63,7 @@ def read_recipe(path: str, name: str | None) -> ModuleBits:
     if name is None:
         raise ConfigError(
             f"{path} holds {format_count(len(recipes), 'recipe')}: {format_some(list(map(repr, recipes)), 20)}; say "
-            "which with recipe (--recipe)"
+            "which with name (--selected-recipe)"
         )
     if name not in recipes:
         known = format_some(list(map(repr, recipes)), 20)

@@ -100,6 +100,8 @@ class Recipe:
 
     def told(self, nbytes: int | None) -> list[str]:
         """For the report of a package written with it, of ``nbytes``, None where none was written."""
+        if not self.chosen:
+            return ["planned: nothing, as no weight can get a palette", *self.notes]
         planned = (
             f"planned: {self.nbytes:,} bytes, {self.bits_per_weight:.2f} bits per weight, error "
             f"{self.point.decibels:.1f} dB; the smallest package possible had {self.smallest:,}"

@@ -8,7 +8,7 @@ from mil_palettize.budget.recipe import Chosen, Recipe
 from mil_palettize.budget.trials import Trial
 from mil_palettize.reports.curve import curve_svg
 from mil_palettize.reports.page.charts import escaped
-from mil_palettize.reports.page.parts import base_name, html_page, name_shown, section, tile
+from mil_palettize.reports.page.frame import base_name, html_page, name_shown, section, tile
 from mil_palettize.text import format_bytes, format_count
 
 _STYLE = """

@@ -50,7 +50,7 @@ def add_budget(parser: argparse.ArgumentParser, *, planning: bool) -> None:
             "--checkpoint", type=path, metavar="MODEL.safetensors",
             help="of the torch model that --import is of; weights are matched by their values",
         )  # fmt: skip
-        group.add_argument("--recipe", metavar="NAME", help="which one of --import [the only one]")
+        group.add_argument("--selected-recipe", metavar="NAME", help="which one of --import [the only one]")
     group.add_argument(
         "--labels", type=path, metavar="Y", help="right classes of the samples: .csv, .npy or .npz, as compare has them"
     )
@@ -97,9 +97,9 @@ def budget_of(options: argparse.Namespace) -> Budget | None:
 def check_import(options: argparse.Namespace) -> None:
     """Raise ConfigError where what goes with ``--import`` is missing, or what does not is there."""
     if options.imported is None:
-        for name in ("checkpoint", "recipe"):
+        for name in ("checkpoint", "selected_recipe"):
             if getattr(options, name) is not None:
-                raise ConfigError(f"--{name} goes with --import")
+                raise ConfigError(f"--{name.replace('_', '-')} goes with --import")
         return
     if options.checkpoint is None:
         raise ConfigError(
@@ -116,6 +116,10 @@ def limits_of(options: argparse.Namespace) -> Limits:
     """What the plan has to keep to. Raises ConfigError."""
     from mil_palettize.budget.limits import Limits
 
+    kept_names = [name for name, _ in options.keep or ()]
+    for name in kept_names:
+        if kept_names.count(name) > 1:
+            raise ConfigError(f"--keep {name} is given twice; leave one out")
     given = {
         "keep": None if options.keep is None else dict(options.keep),
         "ends": options.ends,

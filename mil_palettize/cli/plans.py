@@ -87,7 +87,7 @@ def _imported(options: argparse.Namespace) -> Recipe:
         options.source,
         options.imported,
         options.checkpoint,
-        name=options.recipe,
+        name=options.selected_recipe,
         target=options.target,
         workers=options.workers,
         progress=output.progress(options),

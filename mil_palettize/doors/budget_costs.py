@@ -51,7 +51,7 @@ def element_costs(
     not change at all, an error counts as in the weight alone. Raises EvaluationError for samples that the model does
     not take, UnsupportedOpError for ops that are not known, ConfigError without torch.
     """
-    from mil_palettize.torch.calibration.fisher import fisher
+    from mil_palettize.torch.calibration.fisher import fisher, gives_floats
     from mil_palettize.torch.evaluator.model_pipeline import Pipeline
 
     sampled = SampledFunctions(model, calibration)
@@ -61,6 +61,9 @@ def element_costs(
             continue
         if isinstance(whole, Pipeline):
             sampled.notes.append("a pipeline is planned by the weights alone")
+            continue
+        if not gives_floats(whole, given.arrays[0]):
+            sampled.notes.append("no output is of floats that errors could show in: planned by the weights alone")
             continue
         ids = {slot: weight for slot, weight in whole.weight_ids.items() if weight in wanted}
         information = fisher(whole, given.arrays, seed=calibration.seed)

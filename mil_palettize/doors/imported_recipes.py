@@ -11,8 +11,10 @@ from pathlib import Path
 from mil_palettize.budget.distortion import Evaluated
 from mil_palettize.budget.imported import Matches, match_modules, read_recipe, values_digest
 from mil_palettize.budget.limits import Limits
-from mil_palettize.budget.planner import Source, Weighed, recipe_of, weighed
+from mil_palettize.budget.planner import recipe_of
 from mil_palettize.budget.recipe import Recipe
+from mil_palettize.budget.weighed_choices import Source, Weighed
+from mil_palettize.budget.weighing import weighed
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ConfigError, PackageError, memory_told
 from mil_palettize.package.checkpoints import Tensors, needs_torch, read_checkpoint
@@ -102,6 +104,6 @@ def _picked(found: Weighed, matches: Matches) -> tuple[list[int], list[str]]:
         at = {c.request.nbits: i for i, c in enumerate(one.choice.candidates) if c.request is not None}
         picked.append(0 if nbits is None else at.get(nbits, 0))
         if nbits is not None and nbits not in at:
-            bits = "1 bit" if nbits == 1 else f"{nbits} bits"
-            told.append(f"{one.choice.weight.key} is left alone: {bits} cannot be had there, or would not be smaller")
+            why = f"{format_count(nbits, 'bit')} cannot be had there, or would not be smaller"
+            told.append(f"{one.choice.weight.key} is left alone: {why}")
     return picked, told

@@ -13,9 +13,11 @@ import numpy as np
 
 from mil_palettize import Budget, Calibration, Limits, Recipe, compare, palettize_package, plan_mixed_bits
 from mil_palettize.budget.granularities import Granularity
-from mil_palettize.budget.planner import Source, Weighed, planned, weighed
+from mil_palettize.budget.planner import planned
 from mil_palettize.budget.trials import Trial, rank_correlation
 from mil_palettize.budget.uniform_plans import uniform_plans
+from mil_palettize.budget.weighed_choices import Source, Weighed
+from mil_palettize.budget.weighing import weighed
 from mil_palettize.doors import budget as door
 from mil_palettize.doors.measured_plans import Measure, no_worse, smallest_reaching
 from mil_palettize.encoding.workers import Workers

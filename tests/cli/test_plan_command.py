@@ -90,7 +90,7 @@ def test_a_recipe_of_another_tool(run: Run) -> None:
         (("--import", "r.json", "--checkpoint", "m.npz", "--calibrate", "8"), "--import and --calibrate exclude"),
         (("--import", "r.json", "--target-size", "20kB"), "not allowed with argument"),
         ((*BUDGET, "--checkpoint", "m.npz"), "--checkpoint goes with --import"),
-        ((*BUDGET, "--recipe", "a"), "--recipe goes with --import"),
+        ((*BUDGET, "--selected-recipe", "a"), "--selected-recipe goes with --import"),
         ((*BUDGET, "--plot", "curve.jpeg"), "--plot curve.jpeg ends in none of .svg, .png, .pdf"),
         ((*BUDGET, "--plot", "a.svg", "--html", "a.svg"), "--html a.svg is the file of --plot; choose another"),
     ],
