@@ -67,6 +67,7 @@ def recipe_of(
         curve=from_all.curve,
         notes=(*from_all.notes, *_left(from_all), *_notes(chosen, device)),
         uniform=uniform,
+        weight_ranks=from_all.weight_ranks,
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mil_palettize.budget.trials import Trial, rank_correlation
+from mil_palettize.budget.ranks import rank_correlation
+from mil_palettize.budget.trials import Trial
 from mil_palettize.reports.curve import Point
 from mil_palettize.reports.tables import format_table
 from mil_palettize.request.normalised import Requests
@@ -51,7 +52,8 @@ class Recipe:
     "" for mixed bits;
     ``smallest``: bytes of the smallest package that was possible. ``curve``: other budgets, and uniform palettes.
     ``notes``: what a person should know. ``trials``: plans that were written and measured, in the order of
-    trying, () where none was.
+    trying, () where none was. ``weight_ranks``: of samples, what of each measure is told of weights alone and cheaply:
+    the rank correlation over the weights with the noise at the outputs that a palette in one of them made.
     """
 
     source: str
@@ -65,6 +67,7 @@ class Recipe:
     notes: tuple[str, ...] = ()
     trials: tuple[Trial, ...] = ()
     uniform: str = ""
+    weight_ranks: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def bits_per_weight(self) -> float:
@@ -182,6 +185,6 @@ class Recipe:
         data |= {"bits_per_weight": self.bits_per_weight, "error": self.error}
         data["gap"] = self.gap if self.gap is not None and math.isfinite(self.gap) else None
         data["trials"] = [trial.to_dict() for trial in self.trials]
-        data["rank_correlation"] = rank_correlation(self.trials)
+        data["rank_correlation"] = rank_correlation([t.error for t in self.trials], [-t.snr_db for t in self.trials])
         data["curve"] = [asdict(point) for point in self.curve]
         return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from mil_palettize.budget.choices import Candidate
 from mil_palettize.budget.distortion import Evaluated
 from mil_palettize.budget.granularities import ONE_TABLE
 from mil_palettize.budget.relaxation import best_plans
 from mil_palettize.program.model import Model
+from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.curve import Point
 from mil_palettize.request.importance import Importance
 from mil_palettize.request.normalised import Requests
@@ -21,6 +24,17 @@ from mil_palettize.rewriting.palettization import Prepared, prepare
 from mil_palettize.rewriting.predicted_size import predicted_nbytes
 
 _POINTS = 12  # of the curve
+
+
+@dataclass(frozen=True, eq=False)
+class SampleCosts:
+    """What samples tell. ``costs``: how much a squared error of each element counts, float of the weight's shape, by
+    constant; ``notes``: of the samples; ``weight_ranks``: of measures that need no run, the rank correlation over the
+    weights with the noise at the outputs that a palette in one of them made, None where there are too few."""
+
+    costs: Mapping[WeightId, np.ndarray]
+    notes: tuple[str, ...]
+    weight_ranks: Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,7 @@ class Weighed:
     """Everything that is to be chosen from. ``nbytes``: of the package as it is; ``base``: with no palette, moved where
     there will be any; ``left``: constants that can have none, with the reason and their bytes; ``notes``: of how
     errors were found; ``importance``: how much elements count, by names of constants; ``weight_threshold``: constants
-    of up to so many elements are not among them."""
+    of up to so many elements are not among them; ``weight_ranks``: as :class:`SampleCosts` has them."""
 
     source: Source
     choices: tuple[Evaluated, ...]
@@ -54,6 +68,7 @@ class Weighed:
     notes: tuple[str, ...] = ()
     importance: Mapping[str, Importance] = field(default_factory=dict)
     weight_threshold: int = DEFAULT_WEIGHT_THRESHOLD
+    weight_ranks: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def elements(self) -> int:

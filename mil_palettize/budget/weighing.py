@@ -12,7 +12,7 @@ from mil_palettize.budget.choices import Candidate, Choice, choices_of
 from mil_palettize.budget.distortion import Evaluated, evaluated
 from mil_palettize.budget.limits import Budget, Limits
 from mil_palettize.budget.reach import refuse_unreachable
-from mil_palettize.budget.weighed_choices import Source, Weighed
+from mil_palettize.budget.weighed_choices import SampleCosts, Source, Weighed
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import PlanError
 from mil_palettize.program.model import Model
@@ -25,8 +25,9 @@ from mil_palettize.request.palette_request import palette_request
 from mil_palettize.text import format_some
 
 Tell = Callable[[int, int, str], object]
-# Of the constants that are asked for, how much a squared error of each element counts; and what is to be told.
-Costs = Callable[[Model, Collection[WeightId]], tuple[Mapping[WeightId, np.ndarray], list[str]]]
+# Of the constants that are asked for.
+Costs = Callable[[Model, Collection[WeightId]], SampleCosts]
+_NO_SAMPLES = SampleCosts({}, (), {})
 _HELD_UP = 3  # that an error names
 _ALONE = "errors are told by the weights alone: of each op's output, relative to its power, all counted alike"
 _WEIGHED = "within each weight elements count as the given importance says, relative to its mean"
@@ -66,7 +67,9 @@ def weighed(
         offered = Weighed(source, unread, size, base, left, (), weights, limits.weight_threshold)
         if budget is not None:
             refuse_unreachable(offered, budget)
-        told, notes = _told(model, choices, costs)
+        sampled = _NO_SAMPLES if costs is None else costs(model, {s.weight.id for one in choices for s in one.sites})
+        told, note = _told(choices, sampled.costs)
+        notes = [*sampled.notes, note]
         counted = {d.weight.id: d.importance for d in prepared.plan.decisions if d.importance is not None}
         notes += [_WEIGHED] if counted else []
         notes += [] if not limits.vectors or any(map(_has_vectors, choices)) else [_NO_VECTORS]
@@ -76,16 +79,16 @@ def weighed(
             found.append(result)
             if tell is not None:
                 tell(number, len(choices), result.choice.weight.key)
-    return replace(offered, choices=tuple(found), notes=tuple(notes))
+    return replace(offered, choices=tuple(found), notes=tuple(notes), weight_ranks=sampled.weight_ranks)
 
 
 def _told(
-    model: Model, choices: Sequence[Choice], costs: Costs | None
-) -> tuple[list[tuple[Choice, np.ndarray | None]], list[str]]:
-    """Each choice with the costs of its elements: of all choices, or of none, as they have to be alike."""
-    if costs is None:
-        return [(one, None) for one in choices], [_ALONE]
-    found, notes = costs(model, {site.weight.id for one in choices for site in one.sites})
+    choices: Sequence[Choice], found: Mapping[WeightId, np.ndarray]
+) -> tuple[list[tuple[Choice, np.ndarray | None]], str]:
+    """Each choice with the costs of its elements, of all choices, or of none, as they have to be alike; and what errors
+    are told by."""
+    if not found:
+        return [(one, None) for one in choices], _ALONE
     sums: list[np.ndarray | None] = []
     for one in choices:
         own = [found[s.weight.id] for s in one.sites if s.weight.id in found and s.weight.shape == one.weight.shape]
@@ -93,8 +96,8 @@ def _told(
     missing = [one.weight.key for one, cost in zip(choices, sums, strict=True) if cost is None]
     if missing:
         why = f"samples tell nothing of {format_some(missing, _HELD_UP)}: {_ALONE}"
-        return [(one, None) for one in choices], [*notes, why]
-    return list(zip(choices, sums, strict=True)), [*notes, _SAMPLED]
+        return [(one, None) for one in choices], why
+    return list(zip(choices, sums, strict=True)), _SAMPLED
 
 
 def _evaluated(
