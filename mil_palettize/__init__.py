@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mil_palettize.calibration.request import Calibration
     from mil_palettize.doors.budget import plan_mixed_bits
     from mil_palettize.doors.decompression import decompress_package
+    from mil_palettize.doors.imported_recipes import import_recipe
     from mil_palettize.doors.inspection import diff_packages, inspect_package
     from mil_palettize.doors.mlmodel import decompress_weights, palettize_weights
     from mil_palettize.doors.package import compare, palettize_package
@@ -56,6 +57,7 @@ _HOMES = {
     "palettize_package": "doors.package",
     "palettize_weights": "doors.mlmodel",
     "decompress_weights": "doors.mlmodel",
+    "import_recipe": "doors.imported_recipes",
     "inspect_package": "doors.inspection",
     "diff_packages": "doors.inspection",
     "decompress_package": "doors.decompression",
@@ -111,6 +113,7 @@ __all__ = [
     "decompress_weights",
     "diff_packages",
     "fisher_importance",
+    "import_recipe",
     "inspect_package",
     "palettize_package",
     "palettize_weights",
