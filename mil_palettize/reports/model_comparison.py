@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from mil_palettize.reports.attribution import Attribution
 from mil_palettize.reports.class_figures import finite
 from mil_palettize.reports.compared_parts import OpComparison, OutputComparison, WeightComparison
 from mil_palettize.reports.gate import Gate
@@ -21,7 +22,7 @@ _WORST = 10  # ops and weights that are listed
 @dataclass
 class ModelComparison:
     """Two models on the same inputs. ``inputs``: where these came from, in words. ``bytes_before``: 0
-    where the original is no package. ``ops``: empty unless asked for;
+    where the original is no package. ``ops``, ``attributions``: empty unless asked for;
     ``unmatched``: ops of either that the other has not."""
 
     original: str
@@ -35,6 +36,7 @@ class ModelComparison:
     ops: list[OpComparison] = field(default_factory=list)
     unmatched: int = 0
     greedy: GreedyFigures | None = None
+    attributions: list[Attribution] = field(default_factory=list)
     precision: str = "fp32"
     runtime: str = "torch"
     notes: list[str] = field(default_factory=list)
@@ -92,6 +94,7 @@ class ModelComparison:
             "ops": [{"name": op.name, "type": op.kind, **op.figures.to_dict()} for op in self.ops],
             "unmatched_ops": self.unmatched,
             "greedy": None if self.greedy is None else self.greedy.to_dict(),
+            "attributions": [found.to_dict() for found in self.attributions],
             "precision": self.precision,
             "runtime": self.runtime,
             "warnings": self.warnings,
@@ -115,6 +118,8 @@ class ModelComparison:
         changed = sorted(self.palettized_weights, key=lambda w: loss(w.snr_db))
         if changed:
             lines += ["", f"Weights that lost most, of {len(changed)}:", _weights_table(changed[:_WORST], width)]
+        for found in self.attributions:
+            lines += ["", *_attribution_lines(found, width)]
         lines += ["", *indented_lines(self.notes, width)] if self.notes else []
         return printable("\n".join(lines)) + "\n"
 
@@ -172,6 +177,18 @@ def _ops_table(ops: list[OpComparison], width: int) -> str:
 def _weights_table(weights: list[WeightComparison], width: int) -> str:
     rows = [[w.name, "×".join(map(str, w.shape)), f"{w.bits:.2f}", decibels_text(w.snr_db)] for w in weights]
     return format_table(("weight", "shape", "bits", "SNR dB"), rows, width, right=2)
+
+
+def _attribution_lines(found: Attribution, width: int) -> list[str]:
+    rows = [
+        [one.name, decibels_text(one.snr_db), f"{share:.1%}", f"{total:.1%}",
+         "" if one.snr_db_without is None else decibels_text(one.snr_db_without)]
+        for one, share, total in found.rows[:_WORST]
+    ]  # fmt: skip
+    whose = f" of {found.function}" if found.function else ""
+    heading = f"Where the outputs' error{whose} comes from, of {format_count(len(found.losses), 'weight')}:"
+    table = format_table(("weight", "SNR dB alone", "share", "so far", "without"), rows, width, right=1)
+    return [heading, table, *indented_lines([found.sentence()], width)]
 
 
 def _warnings(output: OutputComparison, fp16: str) -> Iterator[str]:

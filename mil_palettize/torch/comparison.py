@@ -11,6 +11,7 @@ from mil_palettize.package.given_files import is_reference
 from mil_palettize.reports.function_comparisons import joined
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.torch.asked_samples import samples_for
+from mil_palettize.torch.attribution import attributions
 from mil_palettize.torch.comparison_options import ALL, Options, Sample
 from mil_palettize.torch.coreml_runtime import CoreMLModel
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
@@ -81,6 +82,7 @@ def _compared(original: PathLike, palettized: PathLike, inputs: Inputs, options:
         ops=run.op_comparisons(),
         unmatched=run.unmatched,
         greedy=greedy,
+        attributions=attributions(modules[0], modules[1], samples, options) if options.attributed else [],
         precision=options.told_precision,
         runtime=options.told_runtime,
         notes=[*_notes(modules[0], inputs is None, options.function), *run.notes(), *samples.notes],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -163,6 +164,12 @@ class PairedRun:
         found = [o.comparison(figures[name], first_non_finite, telling=telling) for name, o in self._found.items()]
         boxes = self._boxes or ()
         return [replace(one, agreement=self._box_counts.share) if one.name in boxes else one for one in found]
+
+    @property
+    def error(self) -> float:
+        """Of all outputs of numbers together, each relative to its power; without such, of their labels."""
+        outputs = [o for o in self._found.values() if o.numbers] or self._found.values()
+        return math.fsum(output.error for output in outputs)
 
     def op_comparisons(self) -> list[OpComparison]:
         return [OpComparison(name, kind, sums.distance()) for name, (kind, sums) in self._ops.items()]

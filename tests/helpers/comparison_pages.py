@@ -8,6 +8,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 
+from mil_palettize.reports.attribution import Attribution, WeightLoss
 from mil_palettize.reports.compared_parts import Distance, OpComparison, OutputComparison, WeightComparison
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.page.document import page
@@ -166,6 +167,19 @@ CLASSIFIER = comparison(
     weights=0,
     ops=0,
 )
+ATTRIBUTED = comparison(
+    attributions=[
+        Attribution(
+            tuple(
+                WeightLoss(name, 0.1**i, f"layers_{41 + 9 * i}_output_cast_fp16", 0.05**i)
+                for i, name in enumerate(HOSTILE)
+            ),
+            0.2,
+            4,
+        ),
+        Attribution((WeightLoss("lost", math.inf, "unknown"), WeightLoss("fine", 0.0)), math.inf, 1, "decode"),
+    ]
+)
 ALL = {
     "plain": comparison(),
     "one output": comparison(outputs=1, weights=3, ops=12, notes=["Inputs are random: fixed seed 0."]),
@@ -173,6 +187,7 @@ ALL = {
     "no weights": comparison(weights=0),
     "no outputs": comparison(outputs=0),
     "hostile": hostile(),
+    "attributed": ATTRIBUTED,
     "empty": EMPTY,
     "same": SAME,
     "broken": BROKEN,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from mil_palettize.reports.compared_parts import OpComparison, WeightComparison
@@ -21,12 +21,13 @@ _MOST_LINES = 5
 # Its colours are variables, which the style of the page sets for light and dark.
 CHART_STYLE = """
 svg{display:block;width:100%;overflow:visible}
-svg.ops{height:19rem}svg.histogram{height:8rem;margin-top:.75rem}
+svg.ops{height:19rem}svg.shares{height:5rem;margin-top:1.25rem}svg.histogram{height:8rem;margin-top:.75rem}
 line{stroke:var(--line)}
 text{fill:var(--muted);font-size:12px;text-anchor:end}
 path{vector-effect:non-scaling-stroke;fill:none}
 .dots{stroke:var(--accent);stroke-width:4px;stroke-linecap:round;stroke-opacity:.75}
 .bad{stroke:var(--far);stroke-width:8px;stroke-opacity:1}
+.bars{stroke:var(--accent);stroke-width:5px}
 .lead{stroke:var(--far);stroke-opacity:.5}
 circle{fill:var(--far)}
 .number{fill:var(--card);text-anchor:middle;font-size:11px;font-weight:700}
@@ -56,6 +57,19 @@ def snr_chart(ops: Sequence[OpComparison], worst: Sequence[int]) -> str:
         _dots([(places[i], heights[i]) for i in worst], "dots bad"),
         _marks([(places[i], heights[i]) for i in worst]),
     )
+
+
+def share_chart(shares: Mapping[int, float], count: int) -> str:
+    """Bars of ``shares`` (0 to 1) by position, of ``count``: under :func:`snr_chart`, with the same places."""
+    highest = max(shares.values()) or 1
+    worst = max(shares, key=lambda position: shares[position])
+    label = f"Share of the error by position; the largest is {shares[worst]:.1%} at position {worst + 1}."
+    bars = "".join(
+        f"M{1000 * (position + 0.5) / count:.0f} 1000V{1000 - 1000 * share / highest:.0f}"
+        for position, share in sorted(shares.items())
+    )
+    top = f'<line x1="0" x2="100%" y1="0" y2="0"/><text y="0" dx="-8" dy=".35em">{highest:.0%}</text>'
+    return _svg("shares", label, top, _stretched(f'<path class="bars" d="{bars}"/>'))
 
 
 def histogram(weight: WeightComparison) -> str:

@@ -9,7 +9,9 @@ from pathlib import PurePath
 
 from mil_palettize.reports.compared_parts import OpComparison, OutputComparison, WeightComparison
 from mil_palettize.reports.model_comparison import STEPS, ModelComparison, decibels_text, loss, steps_row
+from mil_palettize.reports.page.attributed import attributed, shares_along
 from mil_palettize.reports.page.charts import CHART_STYLE, domain, drawable, escaped, histogram, snr_chart
+from mil_palettize.reports.page.parts import name_html, section, with_unit
 from mil_palettize.reports.page.style import STYLE
 from mil_palettize.text import format_bytes, format_count
 
@@ -25,19 +27,19 @@ def page(comparison: ModelComparison) -> str:
     """The whole page, to be saved as UTF-8."""
     title = f"{_base(comparison.original)} → {_base(comparison.palettized)}"
     sections = [_header(comparison), _outputs(comparison.outputs), _weights(comparison), _ops(comparison)]
-    sections.append(_histograms(comparison.weights))
+    sections += [attributed(comparison.attributions), _histograms(comparison.weights)]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{escaped(title)}</title>\n<style>{STYLE}{CHART_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(section for section in sections if section)
+        + "\n".join(filter(None, sections))
         + "\n</body>\n</html>\n"
     )
 
 
 def _header(comparison: ModelComparison) -> str:
-    original, palettized = (_name(_base(path)) for path in (comparison.original, comparison.palettized))
+    original, palettized = (name_html(_base(path)) for path in (comparison.original, comparison.palettized))
     tiles = [_size_tile(comparison), _worst_tile(comparison.outputs), _inputs_tile(comparison), _run_tile(comparison)]
     return (
         f'<header>\n<h1>{original} <span class="arrow">→</span> {palettized}</h1>\n'
@@ -67,7 +69,7 @@ def _worst_tile(outputs: Sequence[OutputComparison]) -> str:
         worst = min(labels, key=lambda output: output.agreement or 0)
     else:
         return ""
-    return _tile("Worst output" if len(outputs) > 1 else "Output", _headline(worst), _name(worst.name))
+    return _tile("Worst output" if len(outputs) > 1 else "Output", _headline(worst), name_html(worst.name))
 
 
 def _inputs_tile(comparison: ModelComparison) -> str:
@@ -95,7 +97,7 @@ def _notes(comparison: ModelComparison) -> str:
 
 def _outputs(outputs: Sequence[OutputComparison]) -> str:
     if not outputs:
-        return _section("Outputs", "<p>None were compared.</p>")
+        return section("Outputs", "<p>None were compared.</p>")
     labels = any(output.figures is None and output.agreement is not None for output in outputs)
     legend = (
         '<p class="muted">SNR: signal to error, over all samples. '
@@ -103,14 +105,15 @@ def _outputs(outputs: Sequence[OutputComparison]) -> str:
         f'<span class="chip noticeable">noticeable</span> from {_NOTICEABLE_DB} dB on, 10 %; '
         f'<span class="chip far">far</span> below.{_LABELS_LEGEND if labels else ""}</p>'
     )
-    return _section("Outputs", f'{legend}<div class="outputs">{"".join(map(_output, outputs))}</div>')
+    return section("Outputs", f'{legend}<div class="outputs">{"".join(map(_output, outputs))}</div>')
 
 
 def _output(output: OutputComparison) -> str:
     kind, verdict = _verdict(output)
     facts = "".join(f"<div><dt>{what}</dt><dd>{figure}</dd></div>" for what, figure in _facts(output))
     return (
-        f'<article class="card {kind}"><h3>{_name(output.name)} <span class="muted">{_shape(output.shape)}</span></h3>'
+        f'<article class="card {kind}">'
+        f'<h3>{name_html(output.name)} <span class="muted">{_shape(output.shape)}</span></h3>'
         f'<p class="headline"><span class="large">{_headline(output)}</span> '
         f'<span class="chip {kind}">{verdict}</span></p>'
         f"{f'<dl>{facts}</dl>' if facts else ''}</article>\n"
@@ -121,7 +124,7 @@ def _headline(output: OutputComparison) -> str:
     if output.nothing:
         return "nothing"
     if output.figures is not None:
-        return _with_unit(output.snr_db)
+        return with_unit(output.snr_db)
     return "not compared" if output.agreement is None else f"{_share(output.agreement)} agree"
 
 
@@ -168,8 +171,8 @@ def _facts(output: OutputComparison) -> Iterable[tuple[str, str]]:
     if output.nothing:
         return
     if output.worst_snr_db is not None:
-        yield "worst sample", _with_unit(output.worst_snr_db)
-    yield "PSNR", _with_unit(f.psnr_db)
+        yield "worst sample", with_unit(output.worst_snr_db)
+    yield "PSNR", with_unit(f.psnr_db)
     yield "cosine", _number(f.cosine, ".6f", f.equal)
     yield "max difference", _number(f.max_abs, ".3g", f.equal)
     if f.non_finite:
@@ -190,7 +193,7 @@ def _of(count: int, total: int) -> str:
 def _weights(comparison: ModelComparison) -> str:
     changed = sorted(comparison.palettized_weights, key=lambda weight: loss(weight.snr_db))
     if not changed:
-        return _section("Weights", "<p>All are as they were.</p>") if comparison.weights else ""
+        return section("Weights", "<p>All are as they were.</p>") if comparison.weights else ""
     finite = [weight.snr_db for weight in changed if math.isfinite(weight.snr_db)]
     full = max(_SHORTEST_BAR, 10 * math.ceil(max(finite, default=0) / 10))
     rows = [_weight(weight, full) for weight in changed]
@@ -203,14 +206,14 @@ def _weights(comparison: ModelComparison) -> str:
     folded = rows[_WEIGHTS_SHOWN:]
     if folded:
         content += f"<details><summary>{len(folded)} more</summary>{_list(folded)}</details>"
-    return _section("Weights", content)
+    return section("Weights", content)
 
 
 def _weight(weight: WeightComparison, full: float) -> str:
     part = 1.0 if weight.snr_db == math.inf else max(0.0, weight.snr_db / full) if math.isfinite(weight.snr_db) else 0.0
     return (
-        f'<li>{_name(weight.name)}<span class="bar"><i style="width:{part:.1%}"></i></span>'
-        f"<b>{_with_unit(weight.snr_db)}</b>"
+        f'<li>{name_html(weight.name)}<span class="bar"><i style="width:{part:.1%}"></i></span>'
+        f"<b>{with_unit(weight.snr_db)}</b>"
         f"<span>{weight.bits:.2f} bits <small>of {weight.bits_before:.3g}</small></span>"
         f"<span>{format_bytes(weight.bytes_before)} → {format_bytes(weight.bytes_after)}</span></li>\n"
     )
@@ -229,16 +232,19 @@ def _ops(comparison: ModelComparison) -> str:
     equal = f"{len(ops) - len(differing)} of them equal" if differing else "all equal"
     unmatched = f" {comparison.unmatched} that only one of them has are left out." if comparison.unmatched else ""
     summary = f'<p class="muted">{format_count(len(ops), "op")} that both models have, {equal}.{unmatched}</p>'
-    return _section("Along the network", summary + (_ops_chart(ops, worst) if worst else ""))
+    return section("Along the network", summary + (_ops_chart(comparison, worst) if worst else ""))
 
 
-def _ops_chart(ops: Sequence[OpComparison], worst: Sequence[int]) -> str:
+def _ops_chart(comparison: ModelComparison, worst: Sequence[int]) -> str:
+    ops = comparison.ops
     columns = ("", "Op and type", "Position", "SNR", "Max difference")
     header = "".join(f'<th scope="col">{column}</th>' for column in columns)
     rows = "".join(_op(rank, i + 1, ops[i]) for rank, i in enumerate(worst, start=1))
-    axis = '<figcaption class="axis"><span>first op</span><span>last op</span></figcaption>'
+    shares = shares_along(ops, comparison.attributions)
+    told = "; below: share of the error of each weight, where it is read" if shares else ""
+    axis = f'<figcaption class="axis"><span>first op</span><span>SNR{told}</span><span>last op</span></figcaption>'
     return (
-        f"<figure>{snr_chart(ops, worst)}{axis}</figure><h3>Lost most</h3>"
+        f"<figure>{snr_chart(ops, worst)}{shares}{axis}</figure><h3>Lost most</h3>"
         f'<div class="scroll"><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>'
     )
 
@@ -247,8 +253,8 @@ def _op(rank: int, position: int, op: OpComparison) -> str:
     figures = op.figures
     return (
         f'<tr><td><span class="rank">{rank}</span></td>'
-        f'<th scope="row">{_name(op.name)} <small>{escaped(op.kind)}</small></th>'
-        f"<td>{position}</td><td>{_with_unit(figures.snr_db)}</td>"
+        f'<th scope="row">{name_html(op.name)} <small>{escaped(op.kind)}</small></th>'
+        f"<td>{position}</td><td>{with_unit(figures.snr_db)}</td>"
         f"<td>{'' if math.isnan(figures.max_abs) else _number(figures.max_abs, '.3g', figures.equal)}</td></tr>\n"
     )
 
@@ -258,40 +264,26 @@ def _histograms(weights: Sequence[WeightComparison]) -> str:
     if not drawn:
         return ""
     legend = '<p class="muted">Bars: values before. Ticks below: the values there are now.</p>'
-    return _section("Values of weights", f'{legend}<div class="cards">{"".join(map(_histogram, drawn))}</div>')
+    return section("Values of weights", f'{legend}<div class="cards">{"".join(map(_histogram, drawn))}</div>')
 
 
 def _histogram(weight: WeightComparison) -> str:
     low, high = domain(weight)
     entries = f", {format_count(len(weight.entries), 'value')}" if weight.entries else ""
     return (
-        f'<article class="card"><h3>{_name(weight.name)}</h3>'
-        f'<p class="muted">{_shape(weight.shape)}, {weight.bits:.2f} bits{entries}, {_with_unit(weight.snr_db)}</p>'
+        f'<article class="card"><h3>{name_html(weight.name)}</h3>'
+        f'<p class="muted">{_shape(weight.shape)}, {weight.bits:.2f} bits{entries}, {with_unit(weight.snr_db)}</p>'
         f"<figure>{histogram(weight)}"
         f'<figcaption class="axis"><span>{low:.3g}</span><span>{high:.3g}</span></figcaption></figure></article>\n'
     )
-
-
-def _section(heading: str, content: str) -> str:
-    return f"<section>\n<h2>{heading}</h2>\n{content}\n</section>"
 
 
 def _base(path: str) -> str:
     return PurePath(path).name or path
 
 
-def _name(name: str) -> str:
-    """Isolated, since one written from right to left would turn what follows; one that may be cut has a tooltip."""
-    text = escaped(name)
-    return f'<bdi title="{text}">{text}</bdi>' if len(name) > 100 else f"<bdi>{text}</bdi>"
-
-
 def _shape(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape)) or "scalar"
-
-
-def _with_unit(value: float) -> str:
-    return f"{decibels_text(value)} dB" if math.isfinite(value) else decibels_text(value)
 
 
 def _number(value: float, spec: str, equal: bool) -> str:

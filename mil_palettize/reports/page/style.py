@@ -66,5 +66,5 @@ font-size:.75rem;font-weight:700;line-height:1.35rem}
 @media (max-width:52rem){.weights li{grid-template-columns:4.25rem 1fr auto;padding:.6rem 0}
 .weights bdi,.weights .bar{grid-column:1/-1}.weights b{text-align:left}}
 @media (max-width:36rem){.tiles{grid-template-columns:1fr 1fr}.tiles li{padding:.6rem .75rem}
-.tiles .large{font-size:1.125rem}th:nth-child(3),td:nth-child(3){display:none}th,td{padding:.45rem .4rem}}
+.tiles .large{font-size:1.125rem}table:not(.losses) :is(th,td):nth-child(3),.losses :is(th,td):nth-child(5){display:none}th,td{padding:.45rem .4rem}}
 """
