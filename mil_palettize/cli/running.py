@@ -83,7 +83,7 @@ def compare(options: argparse.Namespace) -> int:
     )
     comparison = door.compare_models(options.first, options.second, samples, how)
     if options.html is not None:
-        output.write_report(options.html, load("reports.page.document").page(comparison))
+        output.write_report(options.html, comparison.to_html(options.told))
     output.show(comparison.to_json() + "\n" if options.json else comparison.to_text(output.width()))
     if not limits:
         return 0

@@ -1,18 +1,19 @@
-"""A :class:`ModelComparison` as one HTML page that needs nothing else: no script, font or picture."""
+"""A comparison of two models as one HTML page that needs nothing else: no script, font or picture."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
+from mil_palettize.reports.compared_models import MADE_UP, ComparedModels
 from mil_palettize.reports.compared_parts import OpComparison, OutputComparison, WeightComparison
-from mil_palettize.reports.model_comparison import STEPS, ModelComparison, decibels_text, loss, steps_row
 from mil_palettize.reports.page.attributed import attributed, shares_along
 from mil_palettize.reports.page.charts import CHART_STYLE, domain, drawable, escaped, histogram, snr_chart
-from mil_palettize.reports.page.parts import name_html, section, with_unit
+from mil_palettize.reports.page.parts import name_html, origin, section, whole, with_unit
+from mil_palettize.reports.page.pictured import PICTURE_STYLE, pictured
 from mil_palettize.reports.page.style import STYLE
+from mil_palettize.reports.shown_figures import STEPS, decibels_text, loss, steps_row
 from mil_palettize.text import format_bytes, format_count
 
 _WORST_OPS = 10
@@ -23,22 +24,17 @@ _LABELS_LEGEND = f" Of labels, {_CLOSE_SHARE:.0%} and {_NOTICEABLE_SHARE:.0%} mu
 _SHORTEST_BAR = 40  # decibels that a full bar stands for, at least
 
 
-def page(comparison: ModelComparison) -> str:
-    """The whole page, to be saved as UTF-8."""
+def page(comparison: ComparedModels, command: str = "") -> str:
+    """The whole page, to be saved as UTF-8. ``command``: that makes it again, "" where none is known."""
     title = f"{_base(comparison.original)} → {_base(comparison.palettized)}"
-    sections = [_header(comparison), _outputs(comparison.outputs), _weights(comparison), _ops(comparison)]
+    sections = [_header(comparison), outputs_section(comparison.outputs)]
+    sections += [pictured(comparison.pictures, comparison.detections), _weights(comparison), _ops(comparison)]
     sections += [attributed(comparison.attributions), _histograms(comparison.weights)]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escaped(title)}</title>\n<style>{STYLE}{CHART_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(filter(None, sections))
-        + "\n</body>\n</html>\n"
-    )
+    sections.append(origin(command))
+    return whole(title, sections, STYLE + CHART_STYLE + PICTURE_STYLE)
 
 
-def _header(comparison: ModelComparison) -> str:
+def _header(comparison: ComparedModels) -> str:
     original, palettized = (name_html(_base(path)) for path in (comparison.original, comparison.palettized))
     tiles = [_size_tile(comparison), _worst_tile(comparison.outputs), _inputs_tile(comparison), _run_tile(comparison)]
     return (
@@ -51,7 +47,7 @@ def _tile(what: str, figure: str, detail: str) -> str:
     return f'<li><span class="what">{what}</span><span class="large">{figure}</span><span>{detail}</span></li>'
 
 
-def _size_tile(comparison: ModelComparison) -> str:
+def _size_tile(comparison: ComparedModels) -> str:
     before, after = comparison.bytes_before, comparison.bytes_after
     detail = f"{format_bytes(before)} → {format_bytes(after)}" if before else "of the package"
     if before == after or not (before and after):
@@ -72,30 +68,29 @@ def _worst_tile(outputs: Sequence[OutputComparison]) -> str:
     return _tile("Worst output" if len(outputs) > 1 else "Output", _headline(worst), name_html(worst.name))
 
 
-def _inputs_tile(comparison: ModelComparison) -> str:
+def _inputs_tile(comparison: ComparedModels) -> str:
     return _tile("Inputs", format_count(comparison.samples, "sample"), escaped(comparison.inputs))
 
 
-def _run_tile(comparison: ModelComparison) -> str:
+def _run_tile(comparison: ComparedModels) -> str:
     return _tile("Computed in", escaped(comparison.precision), f"by {escaped(comparison.runtime)}")
 
 
-def _notes(comparison: ModelComparison) -> str:
+def _notes(comparison: ComparedModels) -> str:
     changes = [o.classes.sentence(o.name) for o in comparison.outputs if o.classes is not None]
     told = [*filter(None, changes), *([] if comparison.greedy is None else [comparison.greedy.sentence()])]
-    notes = [escaped(note) for note in (*told, *comparison.notes)]
+    notes = [escaped(note) for note in (*told, *comparison.notes) if note != MADE_UP]
     warning = "".join(f"<p><strong>Warning:</strong> {escaped(told)}.</p>" for told in comparison.warnings)
-    # A note may be of random ops instead.
-    of_inputs = [comparison.inputs, *(note for note in comparison.notes if "input" in note.lower())]
-    if any(re.search(r"\brandom(ly)?\b", text, re.IGNORECASE) for text in of_inputs):
-        warning += "<p><strong>Random inputs.</strong> Outputs for real inputs may differ more, or less.</p>"
+    if MADE_UP in comparison.notes:
+        warning += f"<p><strong>{MADE_UP}</strong></p>"
     if not (warning or notes):
         return ""
     listed = f"<ul>{''.join(f'<li>{note}</li>' for note in notes)}</ul>" if notes else ""
     return f'<aside class="{"warning" if warning else "notes"}" aria-label="Notes">{warning}{listed}</aside>\n'
 
 
-def _outputs(outputs: Sequence[OutputComparison]) -> str:
+def outputs_section(outputs: Sequence[OutputComparison]) -> str:
+    """All figures of all outputs."""
     if not outputs:
         return section("Outputs", "<p>None were compared.</p>")
     labels = any(output.figures is None and output.agreement is not None for output in outputs)
@@ -190,7 +185,7 @@ def _of(count: int, total: int) -> str:
     return f"{count} of {format_count(total, 'value')}"
 
 
-def _weights(comparison: ModelComparison) -> str:
+def _weights(comparison: ComparedModels) -> str:
     changed = sorted(comparison.palettized_weights, key=lambda weight: loss(weight.snr_db))
     if not changed:
         return section("Weights", "<p>All are as they were.</p>") if comparison.weights else ""
@@ -223,7 +218,7 @@ def _list(rows: Sequence[str]) -> str:
     return f'<ol class="weights" role="list">\n{"".join(rows)}</ol>'
 
 
-def _ops(comparison: ModelComparison) -> str:
+def _ops(comparison: ComparedModels) -> str:
     ops = comparison.ops
     if not ops:
         return ""
@@ -235,7 +230,7 @@ def _ops(comparison: ModelComparison) -> str:
     return section("Along the network", summary + (_ops_chart(comparison, worst) if worst else ""))
 
 
-def _ops_chart(comparison: ModelComparison, worst: Sequence[int]) -> str:
+def _ops_chart(comparison: ComparedModels, worst: Sequence[int]) -> str:
     ops = comparison.ops
     columns = ("", "Op and type", "Position", "SNR", "Max difference")
     header = "".join(f'<th scope="col">{column}</th>' for column in columns)
