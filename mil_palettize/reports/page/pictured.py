@@ -15,10 +15,12 @@ from mil_palettize.text import format_count
 PICTURE_STYLE = """
 .pictures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,14rem),1fr));gap:.75rem;margin-top:.5rem}
 .pictures img,.scene{width:100%;border:1px solid var(--line);border-radius:.375rem;display:block}
-.scene{position:relative;background:var(--card)}.scene img{border:0}
+.pictures figcaption{color:var(--muted);font-size:.875rem}.pictures+h3{margin-top:1.25rem}
+.scene{position:relative;max-width:34rem;background:#222}.scene img{border:0}
 .scene svg{position:absolute;inset:0;height:100%}
-.scene rect{fill:transparent;stroke:var(--accent);stroke-width:2px;vector-effect:non-scaling-stroke}
-.scene .after{stroke:var(--far);stroke-dasharray:6 4}
+.scene rect{fill:transparent;stroke:#ffd400;stroke-width:2px;vector-effect:non-scaling-stroke;
+filter:drop-shadow(0 0 1px #000)}
+.scene .after{stroke:#ff4fd8;stroke-dasharray:6 4}
 """
 
 
