@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mil_palettize.reports.attribution import Attribution, WeightLoss
 from mil_palettize.reports.compared_parts import OpComparison
 from mil_palettize.reports.page.charts import escaped, share_chart
-from mil_palettize.reports.page.parts import name_html, section, with_unit
+from mil_palettize.reports.page.parts import name_shown, section, with_unit
 
 _SHOWN = 20
 _COLUMNS = ("", "Weight", "Alone", "Share", "So far", "Without")
@@ -36,7 +36,7 @@ def _table(found: Attribution) -> str:
     rows = "".join(_row(rank, *row) for rank, row in enumerate(found.rows[:_SHOWN], start=1))
     more = len(found.losses) - _SHOWN
     rest = f" {more} more do less." if more > 0 else ""
-    heading = f"<h3>{name_html(found.function)}</h3>" if found.function else ""
+    heading = f"<h3>{name_shown(found.function)}</h3>" if found.function else ""
     return (
         f'{heading}<p class="muted">{escaped(found.sentence())}{rest}</p><div class="scroll"><table class="losses">'
         f"<thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>"
@@ -47,6 +47,6 @@ def _row(rank: int, one: WeightLoss, share: float, total: float) -> str:
     without = "" if one.snr_db_without is None else with_unit(one.snr_db_without)
     shares = "".join(f"<td>{value:.1%}</td>" if math.isfinite(value) else "<td></td>" for value in (share, total))
     return (
-        f'<tr><td><span class="rank">{rank}</span></td><th scope="row">{name_html(one.name)}</th>'
+        f'<tr><td><span class="rank">{rank}</span></td><th scope="row">{name_shown(one.name)}</th>'
         f"<td>{with_unit(one.snr_db)}</td>{shares}<td>{without}</td></tr>\n"
     )

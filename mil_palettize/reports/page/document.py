@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import PurePath
 
 from mil_palettize.reports.compared_models import MADE_UP, ComparedModels
 from mil_palettize.reports.compared_parts import OpComparison, OutputComparison, WeightComparison
 from mil_palettize.reports.page.attributed import attributed, shares_along
 from mil_palettize.reports.page.charts import CHART_STYLE, domain, drawable, escaped, histogram, snr_chart
-from mil_palettize.reports.page.parts import name_html, origin, section, whole, with_unit
+from mil_palettize.reports.page.parts import base_name, html_page, name_shown, origin, section, tile, with_unit
 from mil_palettize.reports.page.pictured import PICTURE_STYLE, pictured
-from mil_palettize.reports.page.style import STYLE
 from mil_palettize.reports.shown_figures import STEPS, decibels_text, loss, steps_row
 from mil_palettize.text import format_bytes, format_count
 
@@ -26,16 +24,16 @@ _SHORTEST_BAR = 40  # decibels that a full bar stands for, at least
 
 def page(comparison: ComparedModels, command: str = "") -> str:
     """The whole page, to be saved as UTF-8. ``command``: that makes it again, "" where none is known."""
-    title = f"{_base(comparison.original)} → {_base(comparison.palettized)}"
+    title = f"{base_name(comparison.original)} → {base_name(comparison.palettized)}"
     sections = [_header(comparison), outputs_section(comparison.outputs)]
     sections += [pictured(comparison.pictures, comparison.detections), _weights(comparison), _ops(comparison)]
     sections += [attributed(comparison.attributions), _histograms(comparison.weights)]
     sections.append(origin(command))
-    return whole(title, sections, STYLE + CHART_STYLE + PICTURE_STYLE)
+    return html_page(title, sections, CHART_STYLE + PICTURE_STYLE)
 
 
 def _header(comparison: ComparedModels) -> str:
-    original, palettized = (name_html(_base(path)) for path in (comparison.original, comparison.palettized))
+    original, palettized = (name_shown(base_name(path)) for path in (comparison.original, comparison.palettized))
     tiles = [_size_tile(comparison), _worst_tile(comparison.outputs), _inputs_tile(comparison), _run_tile(comparison)]
     return (
         f'<header>\n<h1>{original} <span class="arrow">→</span> {palettized}</h1>\n'
@@ -43,17 +41,13 @@ def _header(comparison: ComparedModels) -> str:
     )
 
 
-def _tile(what: str, figure: str, detail: str) -> str:
-    return f'<li><span class="what">{what}</span><span class="large">{figure}</span><span>{detail}</span></li>'
-
-
 def _size_tile(comparison: ComparedModels) -> str:
     before, after = comparison.bytes_before, comparison.bytes_after
     detail = f"{format_bytes(before)} → {format_bytes(after)}" if before else "of the package"
     if before == after or not (before and after):
-        return _tile("Size", "the same" if before == after else format_bytes(after), detail)
+        return tile("Size", "the same" if before == after else format_bytes(after), detail)
     ratio = f"{before / after:.2f}× smaller" if after < before else f"{after / before:.2f}× larger"
-    return _tile("Size", ratio, detail)
+    return tile("Size", ratio, detail)
 
 
 def _worst_tile(outputs: Sequence[OutputComparison]) -> str:
@@ -65,15 +59,15 @@ def _worst_tile(outputs: Sequence[OutputComparison]) -> str:
         worst = min(labels, key=lambda output: output.agreement or 0)
     else:
         return ""
-    return _tile("Worst output" if len(outputs) > 1 else "Output", _headline(worst), name_html(worst.name))
+    return tile("Worst output" if len(outputs) > 1 else "Output", _headline(worst), name_shown(worst.name))
 
 
 def _inputs_tile(comparison: ComparedModels) -> str:
-    return _tile("Inputs", format_count(comparison.samples, "sample"), escaped(comparison.inputs))
+    return tile("Inputs", format_count(comparison.samples, "sample"), escaped(comparison.inputs))
 
 
 def _run_tile(comparison: ComparedModels) -> str:
-    return _tile("Computed in", escaped(comparison.precision), f"by {escaped(comparison.runtime)}")
+    return tile("Computed in", escaped(comparison.precision), f"by {escaped(comparison.runtime)}")
 
 
 def _notes(comparison: ComparedModels) -> str:
@@ -108,7 +102,7 @@ def _output(output: OutputComparison) -> str:
     facts = "".join(f"<div><dt>{what}</dt><dd>{figure}</dd></div>" for what, figure in _facts(output))
     return (
         f'<article class="card {kind}">'
-        f'<h3>{name_html(output.name)} <span class="muted">{_shape(output.shape)}</span></h3>'
+        f'<h3>{name_shown(output.name)} <span class="muted">{_shape(output.shape)}</span></h3>'
         f'<p class="headline"><span class="large">{_headline(output)}</span> '
         f'<span class="chip {kind}">{verdict}</span></p>'
         f"{f'<dl>{facts}</dl>' if facts else ''}</article>\n"
@@ -207,7 +201,7 @@ def _weights(comparison: ComparedModels) -> str:
 def _weight(weight: WeightComparison, full: float) -> str:
     part = 1.0 if weight.snr_db == math.inf else max(0.0, weight.snr_db / full) if math.isfinite(weight.snr_db) else 0.0
     return (
-        f'<li>{name_html(weight.name)}<span class="bar"><i style="width:{part:.1%}"></i></span>'
+        f'<li>{name_shown(weight.name)}<span class="bar"><i style="width:{part:.1%}"></i></span>'
         f"<b>{with_unit(weight.snr_db)}</b>"
         f"<span>{weight.bits:.2f} bits <small>of {weight.bits_before:.3g}</small></span>"
         f"<span>{format_bytes(weight.bytes_before)} → {format_bytes(weight.bytes_after)}</span></li>\n"
@@ -248,7 +242,7 @@ def _op(rank: int, position: int, op: OpComparison) -> str:
     figures = op.figures
     return (
         f'<tr><td><span class="rank">{rank}</span></td>'
-        f'<th scope="row">{name_html(op.name)} <small>{escaped(op.kind)}</small></th>'
+        f'<th scope="row">{name_shown(op.name)} <small>{escaped(op.kind)}</small></th>'
         f"<td>{position}</td><td>{with_unit(figures.snr_db)}</td>"
         f"<td>{'' if math.isnan(figures.max_abs) else _number(figures.max_abs, '.3g', figures.equal)}</td></tr>\n"
     )
@@ -266,15 +260,11 @@ def _histogram(weight: WeightComparison) -> str:
     low, high = domain(weight)
     entries = f", {format_count(len(weight.entries), 'value')}" if weight.entries else ""
     return (
-        f'<article class="card"><h3>{name_html(weight.name)}</h3>'
+        f'<article class="card"><h3>{name_shown(weight.name)}</h3>'
         f'<p class="muted">{_shape(weight.shape)}, {weight.bits:.2f} bits{entries}, {with_unit(weight.snr_db)}</p>'
         f"<figure>{histogram(weight)}"
         f'<figcaption class="axis"><span>{low:.3g}</span><span>{high:.3g}</span></figcaption></figure></article>\n'
     )
-
-
-def _base(path: str) -> str:
-    return PurePath(path).name or path
 
 
 def _shape(shape: tuple[int, ...]) -> str:

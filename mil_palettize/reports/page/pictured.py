@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mil_palettize.reports.page.charts import escaped
-from mil_palettize.reports.page.parts import name_html, section
+from mil_palettize.reports.page.parts import name_shown, section
 from mil_palettize.reports.pictures import Box, Detections, OutputPicture, data_uri
 from mil_palettize.text import format_count
 
@@ -39,7 +39,7 @@ def _images(picture: OutputPicture) -> str:
     )
     told = "the one that differs most" if changed else "all are the same"
     return (
-        f'<h3>{name_html(picture.name)} <span class="muted">sample {picture.sample + 1}, {told}</span></h3>'
+        f'<h3>{name_shown(picture.name)} <span class="muted">sample {picture.sample + 1}, {told}</span></h3>'
         f'<div class="pictures">{figures}</div>'
     )
 
