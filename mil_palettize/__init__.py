@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from mil_palettize.doors.registration import register
+from mil_palettize.text import VERSION
 
 if TYPE_CHECKING:
     from mil_palettize.budget.limits import Budget, Limits
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from mil_palettize.request.config import OpPalettizerConfig, OptimizationConfig
     from mil_palettize.request.recipes import recipe_path
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "Budget": "budget.limits",

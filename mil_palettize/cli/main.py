@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -242,6 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 parser.print_help(sys.stderr)
                 return 2
             options = parser.parse_args(with_values(given))
+            options.told = shlex.join(["mil-palettize", *given])
             with following_links(options.follow_links), memory_told():
                 return int(options.run(options))
     except Stopped as stopped:
