@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mil_palettize.calibration.request import Calibration
     from mil_palettize.doors.budget import plan_mixed_bits
     from mil_palettize.doors.decompression import decompress_package
+    from mil_palettize.doors.expansion import expand_config
     from mil_palettize.doors.inspection import diff_packages, inspect_package
     from mil_palettize.doors.mlmodel import decompress_weights, palettize_weights
     from mil_palettize.doors.package import compare, palettize_package
@@ -55,6 +56,7 @@ _HOMES = {
     "palettize_package": "doors.package",
     "palettize_weights": "doors.mlmodel",
     "decompress_weights": "doors.mlmodel",
+    "expand_config": "doors.expansion",
     "inspect_package": "doors.inspection",
     "diff_packages": "doors.inspection",
     "decompress_package": "doors.decompression",
@@ -108,6 +110,7 @@ __all__ = [
     "decompress_package",
     "decompress_weights",
     "diff_packages",
+    "expand_config",
     "fisher_importance",
     "inspect_package",
     "palettize_package",

@@ -259,6 +259,18 @@ def _publish(report: Report, options: argparse.Namespace) -> None:
         raise PackageError(f"{error}" if options.dry_run else f"{error}; {options.destination} is complete") from error
 
 
+def _expand(options: argparse.Namespace) -> int:
+    if options.out is not None:
+        output.check_report_path(options.out, [options.package], {"--config": options.config}, "--out")
+    requests = load("request.entries").load_config(options.config)
+    text = load("request.plain_names").as_yaml(load("doors.expansion").expanded(options.package, requests))
+    if options.out is None:
+        output.show(text)
+    else:
+        output.write_report(options.out, text)
+    return 0
+
+
 def _inspect(options: argparse.Namespace) -> int:
     inspection = load("doors.inspection").inspect_package(options.package)
     output.show(inspection.to_json() + "\n" if options.json else inspection.to_text(output.width()))
@@ -277,6 +289,7 @@ COMMANDS = {
     "finetune": _finetune,
     "sensitivity": _sensitivity,
     "decompress": _decompress,
+    "expand": _expand,
     "inspect": _inspect,
     "diff": _diff,
     "run": run,

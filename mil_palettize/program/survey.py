@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from mil_palettize.program.block_paths import specializations
 from mil_palettize.program.consumers import Known
-from mil_palettize.program.op_names import check_length, op_name
+from mil_palettize.program.op_names import check_length, op_name, other_names
 from mil_palettize.program.scopes import build_scope
 from mil_palettize.program.sites import Site, inline_sites, site_of
 from mil_palettize.program.stages import Stage
@@ -14,7 +14,8 @@ from mil_palettize.program.stages import Stage
 
 @dataclass
 class Survey:
-    """What a stage's functions hold: constants in program order, and the ops' types and names by function."""
+    """What a stage's functions hold: constants in program order, and the types and names, by function, of ops and of
+    what they give."""
 
     sites: list[Site] = field(default_factory=list)
     op_types: set[str] = field(default_factory=set)
@@ -39,6 +40,6 @@ def survey(stage: Stage) -> Survey:
             found.sites += [site for site in sites if site is not None]
             for scoped in scope.ops:
                 found.op_types.add(scoped.op.type)
-                found.op_names.add((label, op_name(scoped.op)))
+                found.op_names.update((label, name) for name in (op_name(scoped.op), *other_names(scoped.op)))
                 found.sites += inline_sites(scoped, label, opset)
     return found

@@ -10,7 +10,7 @@ from command_line import IN, OUT, PALETTIZE, Run
 from handmade import contents
 
 WRONG = [
-    (("palettise",), 2, "there is no command 'palettise', but palettize, plan, finetune, sensitivity, decompress, i"),
+    (("palettise",), 2, "there is no command 'palettise', but palettize, plan, finetune, sensitivity, decompress, e"),
     (("palettize",), 2, "required: IN.mlpackage"),
     (("palettize", IN, "--nbits", "4"), 2, "OUT.mlpackage is missing; only --dry-run goes without it"),
     (PALETTIZE, 2, "say how many bits with --nbits N, or give --mode unique or --config FILE.yaml"),
