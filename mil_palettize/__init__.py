@@ -1,4 +1,4 @@
-"""Exact, fast palettization of Core ML packages that moves nothing else. See the README for the whole picture.
+"""Exact, fast palettization of Core ML packages that moves nothing else. ``docs/`` has the whole picture.
 
 Names are loaded when first used: coremltools takes seconds to import, and ``--help`` should not. The graph passes are
 in coremltools' registry as soon as both are imported, in either order.
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from mil_palettize.reports.progress import ProgressEvent
     from mil_palettize.reports.report import Report, WeightReport
     from mil_palettize.request.config import OpPalettizerConfig, OptimizationConfig
+    from mil_palettize.request.recipes import recipe_path
 
 __version__ = "0.1.0"
 
@@ -65,6 +66,7 @@ _HOMES = {
     "pass_pipeline": "doors.pass_pipeline",
     "OpPalettizerConfig": "request.config",
     "OptimizationConfig": "request.config",
+    "recipe_path": "request.recipes",
     "ProgressEvent": "reports.progress",
     "Report": "reports.report",
     "WeightReport": "reports.report",
@@ -117,6 +119,7 @@ __all__ = [
     "palettize_weights",
     "pass_pipeline",
     "plan_mixed_bits",
+    "recipe_path",
 ]
 
 register()

@@ -198,17 +198,21 @@ def calibration_of(options: argparse.Namespace) -> Calibration | None:
 
 
 def requests_of(options: argparse.Namespace) -> Requests:
-    """What ``--config``, or the single options, ask for. Raises ConfigError."""
+    """What ``--config``, ``--recipe``, or the single options, ask for. Raises ConfigError."""
     from mil_palettize.request.entries import load_config
     from mil_palettize.request.normalised import Requests
     from mil_palettize.request.palette_request import palette_request
+    from mil_palettize.request.recipes import recipe_path
 
     given = {name: getattr(options, name) for name in _PALETTE_OPTIONS if getattr(options, name) is not None}
-    if options.config is not None:
+    if options.config is not None or options.recipe is not None:
+        file = options.config or recipe_path(options.recipe)
         if given:
+            one = "--config" if options.config else "--recipe"
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise ConfigError(f"--config and {flags} exclude each other; put them into {options.config}")
-        return load_config(options.config)
+            cure = f"put them into {file}" if options.config else f"put them into a copy of {file}, for --config"
+            raise ConfigError(f"{one} and {flags} exclude each other; {cure}")
+        return load_config(file)
     algorithm = ALGORITHMS.get(given.get("mode", ""))
     chooses = algorithm is not None and algorithm.chooses_nbits
     if "nbits" not in given and not chooses:

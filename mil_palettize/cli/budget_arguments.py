@@ -14,7 +14,17 @@ if TYPE_CHECKING:
 
 _BUDGETS = ("target_size", "bits_per_weight", "min_snr", "max_drop")
 _LIMITS = ("keep", "ends", "device_rules", "vectors", "labels", "logits", "unmeasured")
-_OTHERS = ("nbits", "mode", "granularity", "channel_axis", "cluster_dim", "lut_dtype", "per_channel_scale", "config")
+_OTHERS = (
+    "nbits",
+    "mode",
+    "granularity",
+    "channel_axis",
+    "cluster_dim",
+    "lut_dtype",
+    "per_channel_scale",
+    "config",
+    "recipe",
+)
 
 
 def add_budget(parser: argparse.ArgumentParser, *, required: bool) -> None:
