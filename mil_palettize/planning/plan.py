@@ -23,6 +23,10 @@ from mil_palettize.request.precedence import Resolved, resolve
 from mil_palettize.text import format_count, format_first, format_some
 
 SELECTIONS = ("weights", "all")
+ROTARY = (
+    "cosines or sines, looked up by position (RoPE): at 4 bits they cost 1.2 dB in a test of one layer; name it or "
+    "select 'all' to take it"
+)
 _MOST_NEAR = 10  # entries that match nothing for which near names are looked for: it takes a look at every name
 
 
@@ -177,6 +181,8 @@ def _ineligible(weight: Weight, resolved: Resolved, form: Form | None, select: s
     if select == "weights" and not resolved.explicit and not _acts_as_weight(weight):
         readers = ", ".join(dict.fromkeys(f"{c.op_type} {c.input_name!r}" for c in weight.consumers))
         return f"does not act as a weight (read by {readers}); name it or select 'all' to take it"
+    if select == "weights" and not resolved.explicit and weight.consumers and all(c.rotary for c in weight.consumers):
+        return ROTARY
     return ""
 
 

@@ -7,6 +7,7 @@ from itertools import islice
 
 from mil_palettize.errors import PackageError
 from mil_palettize.program.channel_axes import CONVOLUTIONS, axis_before, output_channel_axis
+from mil_palettize.program.look_ups import is_rotary
 from mil_palettize.program.op_names import op_name, other_names
 from mil_palettize.program.scopes import Node, Use
 from mil_palettize.program.weight import Consumer
@@ -81,7 +82,13 @@ def _user(node: Node, use: Use) -> Consumer:
     groups = use.params.get("groups") if use.op.type in CONVOLUTIONS else None
     count = int(groups.reshape(-1)[0]) if groups is not None and groups.size else 1
     return Consumer(
-        use.op.type, op_name(use.op), use.input_name, axis, groups=max(1, count), outputs=other_names(use.op)
+        use.op.type,
+        op_name(use.op),
+        use.input_name,
+        axis,
+        groups=max(1, count),
+        outputs=other_names(use.op),
+        rotary=is_rotary(node, use),
     )
 
 

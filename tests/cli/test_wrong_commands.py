@@ -10,7 +10,7 @@ from command_line import IN, OUT, PALETTIZE, Run
 from handmade import contents
 
 WRONG = [
-    (("palettise",), 2, "there is no command 'palettise', but palettize, plan, finetune, sensitivity, decompress, e"),
+    (("palettise",), 2, "there is no command 'palettise', but palettize, plan, finetune, sensitivity, decompress, i"),
     (("palettize",), 2, "required: IN.mlpackage"),
     (("palettize", IN, "--nbits", "4"), 2, "OUT.mlpackage is missing; only --dry-run goes without it"),
     (PALETTIZE, 2, "say how many bits with --nbits N, or give --mode unique or --config FILE.yaml"),
@@ -32,7 +32,7 @@ WRONG = [
     ((*PALETTIZE, "--mode", "unique", "--strict"), 4, "'main/stem_weight': has "),
     ((*PALETTIZE, "--nbits", "4", "--config", "c.yaml"), 2, "--config and --nbits exclude each other"),
     ((*PALETTIZE, "--mode", "kmeans", "--config", "c.yaml"), 2, "--config and --mode exclude each other"),
-    ((*PALETTIZE, "--nbits", "4", "--recipe", "llm"), 2, "--recipe and --nbits exclude each other; put them into a copy"),
+    ((*PALETTIZE, "--nbits", "4", "--recipe", "llm"), 2, "--recipe and --nbits exclude each other; put them into a c"),
     ((*PALETTIZE, "--config", "c.yaml", "--recipe", "llm"), 2, "not allowed with argument"),
     ((*PALETTIZE, "--recipe", "lllm"), 2, "--recipe: invalid choice: 'lllm'"),
     ((*PALETTIZE, "--recipe", "llm", "--target-size", "1MB"), 2, "a budget and --recipe exclude each other"),
