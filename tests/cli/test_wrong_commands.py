@@ -32,7 +32,7 @@ WRONG = [
     ((*PALETTIZE, "--mode", "unique", "--strict"), 4, "'main/stem_weight': has "),
     ((*PALETTIZE, "--nbits", "4", "--config", "c.yaml"), 2, "--config and --nbits exclude each other"),
     ((*PALETTIZE, "--mode", "kmeans", "--config", "c.yaml"), 2, "--config and --mode exclude each other"),
-    ((*PALETTIZE, "--nbits", "4", "--recipe", "llm"), 2, "--recipe and --nbits exclude each other; put them into a c"),
+    ((*PALETTIZE, "--nbits", "4", "--recipe", "llm"), 2, "exclude each other; put them into a copy"),
     ((*PALETTIZE, "--config", "c.yaml", "--recipe", "llm"), 2, "not allowed with argument"),
     ((*PALETTIZE, "--recipe", "lllm"), 2, "--recipe: invalid choice: 'lllm'"),
     ((*PALETTIZE, "--recipe", "llm", "--target-size", "1MB"), 2, "a budget and --recipe exclude each other"),
