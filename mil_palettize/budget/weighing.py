@@ -113,10 +113,11 @@ def _evaluated(
 
 
 def _allowed(choices: Sequence[Choice], limits: Limits) -> list[Choice]:
+    entries = limits.entries(site.weight for one in choices for site in one.sites)
     met: set[str] = set()
     found = []
     for number, one in enumerate(choices):
-        least, own = limits.least([s.weight for s in one.sites], number == 0, number == len(choices) - 1)
+        least, own = limits.least(entries, [s.weight for s in one.sites], number == 0, number == len(choices) - 1)
         met |= own
         found.append(replace(one, candidates=tuple(c for c in one.candidates if _keeps(c, least))))
     for name in limits.keep:

@@ -11,6 +11,7 @@ from mil_palettize.algorithms.options import GRANULARITIES
 from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.cli.budget_arguments import add_budget
 from mil_palettize.cli.common_arguments import WEIGHTS, add_calibrate, add_palettes, add_shown, calibrated
+from mil_palettize.cli.looking import add_looking
 from mil_palettize.cli.parsers import CommandLine, Parser
 from mil_palettize.cli.running_arguments import add_compare, add_run
 from mil_palettize.cli.values import count, path, seed
@@ -48,13 +49,7 @@ def build_parser(commands: Mapping[str, Command]) -> CommandLine:
     _add_finetune(subs)
     _add_sensitivity(subs)
     _add_decompress(subs)
-    inspect = subs.add_parser("inspect", help="list every constant of a package", epilog=_EPILOG)
-    inspect.add_argument("package", type=path, metavar="IN.mlpackage")
-    inspect.add_argument("--json", action="store_true", help="JSON on standard output")
-    diff = subs.add_parser("diff", help="what differs between two packages", epilog=_EPILOG)
-    diff.add_argument("first", type=path, metavar="A.mlpackage")
-    diff.add_argument("second", type=path, metavar="B.mlpackage")
-    diff.add_argument("--json", action="store_true", help="JSON on standard output")
+    add_looking(subs, _EPILOG)
     add_run(subs, _EPILOG)
     add_compare(subs, _EPILOG)
     for name, sub in subs.choices.items():

@@ -63,7 +63,7 @@ def add_budget(parser: argparse.ArgumentParser, *, planning: bool) -> None:
     )  # fmt: skip
     group.add_argument(
         "--keep", type=kept, action="append", metavar="NAME[=BITS]",
-        help="leave it alone, or give it that many bits at least; re:PATTERN for several; may be repeated",
+        help="leave it alone, or give it so many bits at least; as a config names it (*, re:PATTERN); may be repeated",
     )  # fmt: skip
     group.add_argument("--ends", type=int, metavar="BITS", help="that the first and the last weight get at least")
     group.add_argument(

@@ -19,8 +19,9 @@ from mil_palettize.cli import output
 from mil_palettize.cli.arguments import build_parser, calibration_of, requests_of
 from mil_palettize.cli.budget_arguments import budget_of, check_budget
 from mil_palettize.cli.loading import fail, load
+from mil_palettize.cli.looking import diff, expand, inspect
 from mil_palettize.cli.plans import importance_of, plan, planned
-from mil_palettize.cli.running import EXIT_DIFFERENT, check_given, compare, run
+from mil_palettize.cli.running import check_given, compare, run
 from mil_palettize.cli.running_arguments import with_values
 from mil_palettize.cli.sensitivities import sensitivity_json, sensitivity_text
 from mil_palettize.cli.signals import Stopped, end, stopping
@@ -204,26 +205,15 @@ def _publish(report: Report, options: argparse.Namespace) -> None:
         raise PackageError(f"{error}" if options.dry_run else f"{error}; {options.destination} is complete") from error
 
 
-def _inspect(options: argparse.Namespace) -> int:
-    inspection = load("doors.inspection").inspect_package(options.package)
-    output.show(inspection.to_json() + "\n" if options.json else inspection.to_text(output.width()))
-    return 0
-
-
-def _diff(options: argparse.Namespace) -> int:
-    difference = load("doors.inspection").diff_packages(options.first, options.second)
-    output.show(difference.to_json() + "\n" if options.json else difference.to_text(output.width()))
-    return 0 if difference.identical else EXIT_DIFFERENT
-
-
 COMMANDS = {
     "palettize": _palettize,
     "plan": plan,
     "finetune": _finetune,
     "sensitivity": _sensitivity,
     "decompress": _decompress,
-    "inspect": _inspect,
-    "diff": _diff,
+    "expand": expand,
+    "inspect": inspect,
+    "diff": diff,
     "run": run,
     "compare": compare,
 }

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mil_palettize.program.weight import WeightId
+from mil_palettize.reports.decibels import snr_text
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.page.notebook import framed
 from mil_palettize.reports.page.run_page import Listed, run_page
@@ -202,7 +203,10 @@ class Report:
         labels = self.labels()
         dense = self.action == DECOMPRESSED
         rows = [
-            (*_row(w, labels[w.id], w.mode or "" if dense else _palette_words(w)), *(() if dense else (_snr(w),)))
+            (
+                *_row(w, labels[w.id], w.mode or "" if dense else _palette_words(w)),
+                *(() if dense else (snr_text(w.snr_db),)),
+            )
             for w in _by_size(self.palettized + self.decompressed)
         ]
         skipped = [(labels[w.id], w.reason, format_bytes(w.bytes_before)) for w in _by_size(self.skipped)]
@@ -281,7 +285,7 @@ def _weight_dict(weight: WeightReport) -> dict[str, Any]:
 
 
 def _palette_table(weights: list[WeightReport], labels: Mapping[WeightId, str], width: int) -> str:
-    rows = [(*_row(w, labels[w.id], _palette_words(w)), _snr(w)) for w in _largest(weights)]
+    rows = [(*_row(w, labels[w.id], _palette_words(w)), snr_text(w.snr_db)) for w in _largest(weights)]
     return _table(_PALETTE_HEADER, rows, len(weights), width)
 
 
@@ -327,12 +331,6 @@ def _palette_words(weight: WeightReport) -> str:
     table = f" {weight.lut_dtype}" if weight.lut_dtype else ""
     joint = f", {weight.joint}" if weight.joint else ""
     return f"{weight.mode}{bits}{vectors}{groups}{axis}{table}{scale}{joint}"
-
-
-def _snr(weight: WeightReport) -> str:
-    if weight.snr_db is None:
-        return "-"
-    return f"{weight.snr_db:.1f}" if math.isfinite(weight.snr_db) else "lossless"
 
 
 def _moved_lines(moved: list[Moved], width: int) -> list[str]:

@@ -148,6 +148,15 @@ def test_weights_that_are_kept(source: Path) -> None:
         plan_mixed_bits(source, BITS, limits=Limits(keep={"steam_weight": 4}))
 
 
+def test_modules_and_globs_are_kept(source: Path) -> None:
+    found = nbits(
+        plan_mixed_bits(source, Budget(bits_per_weight=6), limits=Limits(keep={"stem.weight": None, "h*": 6}))
+    )
+    assert found["stem_weight"] is None
+    assert found["head_weight"] in (6, 8, None)
+    assert found["hidden_weight"] in (6, 8, None)
+
+
 def test_names_of_the_ops_that_read_a_weight(source: Path) -> None:
     with Model.open(source) as model:
         reader = next(s.weight.consumers[0].op_name for s in model.survey().sites if s.weight.name == "stem_weight")
