@@ -38,7 +38,7 @@ def inspection_page(inspected: Inspection, sort: Order = "bytes", every: bool = 
         tiles,
         notes,
         [
-            Table("Inputs and outputs", ("name", *features[:1], *features[2:]), of_features),
+            Table("Inputs and outputs", ("name", "what", *features[2:]), of_features),
             Table("Constants" if every or inspected.match else "Weights", header, rows, numbers),
         ],
     )

@@ -10,7 +10,7 @@ from mil_palettize.reports.page.parts import html_page, name_shown, notes_aside,
 
 TABLE_STYLE = """
 .listed td,.listed thead th{text-align:left}
-.listed :is(td,thead th).number{text-align:right}
+.listed :is(td,thead th).right{text-align:right}
 .listed td:last-child{white-space:normal}
 """
 
@@ -60,4 +60,4 @@ def _row(row: Sequence[str], table: Table) -> str:
 
 
 def _kind(column: int, table: Table) -> str:
-    return ' class="number"' if column in table.numbers else ""
+    return ' class="right"' if column in table.numbers else ""
