@@ -12,6 +12,7 @@ TABLE_STYLE = """
 .listed td,.listed thead th{text-align:left}
 .listed :is(td,thead th).right{text-align:right}
 .listed td:last-child{white-space:normal}
+.listed :is(th,td):nth-child(3){display:table-cell}
 """
 
 
