@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mil_palettize.reports.page.charts import escaped
-from mil_palettize.reports.page.style import STYLE
+from mil_palettize.reports.page.parts import html_page, section, tile
 
 _TABLES = """
 .scroll th:first-child{width:auto;text-align:left;white-space:normal;overflow-wrap:anywhere;font-weight:600}
@@ -38,25 +38,16 @@ class Table:
     folded: bool = False
 
 
-def table_page(title: str, tiles: Sequence[Tile], notes: Sequence[str], tables: Sequence[Table]) -> str:
-    """The whole page, to be saved as UTF-8. Tables without rows are left out."""
+def table_page(
+    title: str, tiles: Sequence[Tile], notes: Sequence[str], tables: Sequence[Table], pictures: Sequence[str] = ()
+) -> str:
+    """The whole page, to be saved as UTF-8. Tables without rows are left out. ``pictures``: sections before them, of
+    HTML."""
     listed = "".join(f"<li>{escaped(note)}</li>" for note in notes)
     aside = f'<aside class="notes" aria-label="Notes"><ul>{listed}</ul></aside>\n' if notes else ""
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escaped(title)}</title>\n<style>{STYLE}{_TABLES}</style>\n</head>\n<body>\n"
-        f'<header>\n<h1>{escaped(title)}</h1>\n<ul class="tiles" role="list">{"".join(map(_tile, tiles))}</ul>\n'
-        f"{aside}</header>\n" + "\n".join(_table(table) for table in tables if table.rows) + "\n</body>\n</html>\n"
-    )
-
-
-def _tile(tile: Tile) -> str:
-    return (
-        f'<li><span class="what">{escaped(tile.what)}</span><span class="large">{escaped(tile.figure)}</span>'
-        f"<span>{escaped(tile.detail)}</span></li>"
-    )
+    shown = "".join(tile(*map(escaped, (one.what, one.figure, one.detail))) for one in tiles)
+    header = f'<header>\n<h1>{escaped(title)}</h1>\n<ul class="tiles" role="list">{shown}</ul>\n{aside}</header>'
+    return html_page(title, [header, *pictures, *(_table(table) for table in tables if table.rows)], _TABLES)
 
 
 def _table(table: Table) -> str:
@@ -67,7 +58,7 @@ def _table(table: Table) -> str:
     content = f'<div class="scroll"><table><thead><tr>{header}</tr></thead><tbody>\n{rows}\n</tbody></table></div>'
     if table.folded:
         content = f"<details><summary>{len(table.rows):,}</summary>{content}</details>"
-    return f"<section>\n<h2>{escaped(table.heading)}</h2>\n{content}\n</section>"
+    return section(escaped(table.heading), content)
 
 
 def _row(row: Sequence[str], table: Table) -> str:
