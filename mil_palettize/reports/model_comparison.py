@@ -10,7 +10,7 @@ from mil_palettize.reports.attribution import Attribution
 from mil_palettize.reports.compared_models import ComparedModels
 from mil_palettize.reports.compared_parts import OpComparison, OutputComparison, WeightComparison
 from mil_palettize.reports.page.document import page
-from mil_palettize.reports.page.frame import framed
+from mil_palettize.reports.page.notebook import framed
 from mil_palettize.reports.shown_figures import STEPS, decibels_text, loss, steps_row
 from mil_palettize.reports.tables import format_table, indented_lines
 from mil_palettize.text import format_bytes, format_count, printable

@@ -258,11 +258,15 @@ class MILModule(nn.Module):
         name = slot.replace(".", "_")
         while name in dir(type(self)) or name in self.__dict__ or name in self._parameters or name in self._buffers:
             name += "_"
-        if slot in self._ids and value.is_floating_point():
+        if self._is_trained(slot) and value.is_floating_point():
             self.register_parameter(name, nn.Parameter(value))
         else:
             self.register_buffer(name, value)
         self._slots[slot] = name
+
+    def _is_trained(self, slot: str) -> bool:
+        """Whether the constant is a parameter."""
+        return slot in self._ids
 
     def _checked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         types = self.function.types
