@@ -204,6 +204,8 @@ class Report:
         """A page that needs nothing else, to be saved as UTF-8."""
         labels = self.labels()
         changed = _by_size(self.palettized + self.decompressed)
+        header: Sequence[str]
+        rows: list[tuple[str, ...]]
         if self.action == DECOMPRESSED:
             header, rows = _DENSE_HEADER, [_row(w, labels[w.id], w.mode or "") for w in changed]
         else:
