@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from mil_palettize.budget.ranks import rank_correlation
 from mil_palettize.budget.trials import Trial
 from mil_palettize.reports.curve import Point, curve_svg
+from mil_palettize.reports.page.frame import base_name, section
 from mil_palettize.reports.page.notebook import framed
-from mil_palettize.reports.page.parts import base_name, section
 from mil_palettize.reports.page.table_page import Table, Tile, table_page
 from mil_palettize.reports.tables import format_table
 from mil_palettize.request.normalised import Requests
@@ -190,7 +190,8 @@ class Recipe:
             Tile("Error told beforehand", f"{self.point.decibels:.1f} dB", self.kind),
             Tile("Smallest possible", format_bytes(self.smallest), "of what may be chosen"),
         ]
-        curve = section("Size against error", f"{_LEGEND}<figure>{curve_svg(self.curve, self.point)}</figure>")
+        figure = f'<figure style="max-width:60rem">{curve_svg(self.curve, self.point)}</figure>'
+        curve = section("Size against error", _LEGEND + figure)
         tried = [(trial.kind, f"{trial.nbytes:,}", trial.quality) for trial in self.trials]
         tables = [
             Table("Measured", ("plan", "bytes", "at the outputs"), tried, frozenset({1})),

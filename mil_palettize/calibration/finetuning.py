@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mil_palettize.calibration.request import Calibration
+from mil_palettize.calibration.request import Calibration, Numbers
 from mil_palettize.errors import ConfigError
 
 
@@ -21,7 +21,8 @@ class Finetuning:
     one output of classes also the divergence of its answers at ``temperature``, and with ``labels``, one class for each
     sample, their cross entropy. ``epochs``: times that the samples which are not held out are gone
     through. ``batch``: samples of a step. ``learning_rate``: of Adam, relative to the root of the mean square of each
-    weight, at its highest. ``seed``: of the samples' order.
+    weight, at its highest. ``seed``: of the samples' order. ``image_mean``, ``image_scale``: as of ``Calibration``, of
+    ``sample_data``.
     """
 
     sample_data: Iterable[Mapping[str, Any]] | Mapping[str, Any] | str | os.PathLike[str] | None = None
@@ -31,6 +32,8 @@ class Finetuning:
     learning_rate: float = 0.01
     temperature: float = 4.0
     seed: int = 0
+    image_mean: Numbers | None = None
+    image_scale: Numbers | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch", 1), ("seed", 0)):
@@ -46,4 +49,8 @@ class Finetuning:
 
     def samples_of(self, calibration: Calibration) -> Calibration:
         """Where its samples come from: ``calibration``, or one that is like it."""
-        return calibration if self.sample_data is None else replace(calibration, sample_data=self.sample_data)
+        if self.sample_data is None:
+            return calibration
+        return replace(
+            calibration, sample_data=self.sample_data, image_mean=self.image_mean, image_scale=self.image_scale
+        )

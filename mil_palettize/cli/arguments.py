@@ -10,7 +10,7 @@ from mil_palettize import __version__
 from mil_palettize.algorithms.options import GRANULARITIES
 from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.cli.budget_arguments import add_budget
-from mil_palettize.cli.common_arguments import WEIGHTS, add_calibrate, add_palettes, add_shown, calibrated
+from mil_palettize.cli.common_arguments import WEIGHTS, add_calibrate, add_palettes, add_pixels, add_shown, calibrated
 from mil_palettize.cli.looking import add_looking
 from mil_palettize.cli.parsers import CommandLine, Parser
 from mil_palettize.cli.running_arguments import add_compare, add_run
@@ -37,6 +37,7 @@ _PALETTE_OPTIONS = (
     "per_channel_scale",
     "weight_threshold",
 )
+_CALIBRATION_OPTIONS = ("memory", "device", "bias", "image_mean", "image_scale")
 
 
 def build_parser(commands: Mapping[str, Command]) -> CommandLine:
@@ -112,6 +113,7 @@ def _add_finetune(commands: argparse._SubParsersAction[Parser]) -> None:
         "--calibrate", type=calibrated, metavar="WHAT",
         help="samples, or N made up ones, for the palettes to begin with [those of --data]",
     )  # fmt: skip
+    add_pixels(how)
     how.add_argument("--target", metavar="iOS18", help="move the package up to this opset [as it is; iOS15 to iOS16]")
     how.add_argument("--strict", action="store_true", help="what cannot be done as asked is an error")
     how.add_argument("--verify", action="store_true", help="decode what was written before it is put in place")
@@ -156,6 +158,7 @@ def _add_sensitivity(commands: argparse._SubParsersAction[Parser]) -> None:
         "--loss", type=path, metavar="FILE.py:FUNC",
         help="a function of outputs (tensors by name) and the number of the sample, to a tensor of one element",
     )  # fmt: skip
+    add_pixels(sub)
     sub.add_argument("--damping", type=float, default=1.0, metavar="X", help="of the mean, added to all [1]")
     sub.add_argument("--function", metavar="NAME", help="of a model with several [the default one]")
     sub.add_argument("--seed", type=seed, default=0, metavar="N", help="of made up samples and drawn labels [0]")
@@ -179,9 +182,10 @@ def calibration_of(options: argparse.Namespace) -> Calibration | None:
     from mil_palettize.calibration.request import Calibration
 
     what = options.calibrate
-    given = {name: value for name in ("memory", "device", "bias") if (value := getattr(options, name)) is not None}
+    given = {name: value for name in _CALIBRATION_OPTIONS if (value := getattr(options, name)) is not None}
     if given and what in (None, WEIGHTS):
-        raise ConfigError(f"--{next(iter(given))} goes with --calibrate and samples, which are run with it")
+        flag = next(iter(given)).replace("_", "-")
+        raise ConfigError(f"--{flag} goes with --calibrate and samples, which are run with it")
     if what is None:
         return None
     if isinstance(what, int):

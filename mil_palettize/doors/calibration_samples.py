@@ -42,9 +42,11 @@ class Calls:
 def calls_of(calibration: Calibration, module: Any, notes: list[str]) -> Calls:
     """For ``module``, an evaluator's; ``notes`` are added to. Raises EvaluationError for samples with NaN or no
     numbers, and what ``read_samples`` does."""
+    from mil_palettize.torch.pixels import check_pictures, pixels_of
     from mil_palettize.torch.samples import Samples, read_samples
 
-    given = calibration.sample_data
+    given, pixels = calibration.sample_data, pixels_of(calibration.image_mean, calibration.image_scale)
+    check_pictures(pixels, given)
     if given is None:
         from mil_palettize.torch.calibration.made_up_samples import natural_samples
 
@@ -54,7 +56,7 @@ def calls_of(calibration: Calibration, module: Any, notes: list[str]) -> Calls:
         ]
         return Calls(made, [True] * len(made))
     if isinstance(given, str | os.PathLike):
-        read = read_samples(given, module, sequences=True)
+        read = read_samples(given, module, sequences=True, pixels=pixels)
         notes += read.notes
         given = read
     assert isinstance(given, list | Samples)  # a calibration keeps a list of what it is given
