@@ -213,7 +213,9 @@ def requests_of(options: argparse.Namespace) -> Requests:
     chooses = algorithm is not None and algorithm.chooses_nbits
     if "nbits" not in given and not chooses:
         choosing = [f"--mode {name}" for name, other in ALGORITHMS.items() if other.selectable and other.chooses_nbits]
-        raise ConfigError(f"say how many bits with --nbits N, or give {' or '.join((*choosing, '--config FILE.yaml'))}")
+        raise ConfigError(
+            f"say how many bits with --nbits N, or give {' or '.join((*choosing, '--config FILE.yaml', '--recipe NAME'))}"
+        )
     if "group_size" in given and given.get("granularity") == GRANULARITIES[0]:
         raise ConfigError("--group-size goes with --granularity per_grouped_channel")
     if chooses and "nbits" in given:
