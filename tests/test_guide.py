@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 
 import pytest
-from guide_pages import BLOCK, PAGES, ROOT, blocks, commands
+import yaml
+from guide_pages import BLOCK, PAGES, ROOT, Block, blocks, commands
 
 from mil_palettize import errors
 from mil_palettize.cli.arguments import build_parser
@@ -70,3 +72,17 @@ def test_every_class_of_errors_has_its_row_and_exit_code() -> None:
     raised = {n: k for n, k in kinds.items() if issubclass(k, PalettizeError) and k is not PalettizeError}
     rows = dict(re.findall(r"^\| `(\w+Error)` \| (\d+) \|", TROUBLE, re.M))
     assert rows == {name: str(_explain(kind("x"))[1]) for name, kind in raised.items()}
+
+
+CODE = [
+    pytest.param(block, id=f"{page.stem} {number}")
+    for page in PAGES
+    for number, block in enumerate(blocks(page))
+    if block.language in ("python", "yaml", "json")
+]
+
+
+@pytest.mark.parametrize("block", CODE)
+def test_every_block_is_of_its_language(block: Block) -> None:
+    read = {"python": ast.parse, "yaml": yaml.safe_load, "json": json.loads}[block.language]
+    assert read(block.code)
