@@ -201,19 +201,22 @@ def requests_of(options: argparse.Namespace) -> Requests:
     from mil_palettize.request.recipes import recipe_path
 
     given = {name: getattr(options, name) for name in _PALETTE_OPTIONS if getattr(options, name) is not None}
-    if options.config is not None or options.recipe is not None:
-        file = options.config or recipe_path(options.recipe)
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    if options.config is not None:
         if given:
-            one = "--config" if options.config else "--recipe"
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            cure = f"put them into {file}" if options.config else f"put them into a copy of {file}, for --config"
-            raise ConfigError(f"{one} and {flags} exclude each other; {cure}")
+            raise ConfigError(f"--config and {flags} exclude each other; put them into {options.config}")
+        return load_config(options.config)
+    if options.recipe is not None:
+        file = recipe_path(options.recipe)
+        if given:
+            raise ConfigError(f"--recipe and {flags} exclude each other; put them into a copy of {file}, for --config")
         return load_config(file)
     algorithm = ALGORITHMS.get(given.get("mode", ""))
     chooses = algorithm is not None and algorithm.chooses_nbits
     if "nbits" not in given and not chooses:
         choosing = [f"--mode {name}" for name, other in ALGORITHMS.items() if other.selectable and other.chooses_nbits]
-        raise ConfigError(f"say how many bits with --nbits N, or give {' or '.join((*choosing, '--config FILE.yaml'))}")
+        others = " or ".join((*choosing, "--config FILE.yaml", "--recipe NAME"))
+        raise ConfigError(f"say how many bits with --nbits N, or give {others}")
     if "group_size" in given and given.get("granularity") == GRANULARITIES[0]:
         raise ConfigError("--group-size goes with --granularity per_grouped_channel")
     if chooses and "nbits" in given:
