@@ -161,7 +161,14 @@ def _finetune(options: argparse.Namespace) -> int:
     api, finetuning = load("doors.package"), load("calibration.finetuning")
     labels = None if options.labels is None else load("doors.sensitivity").read_labels(options.labels)
     asked = finetuning.Finetuning(
-        options.data, options.epochs, labels, options.batch, options.learning_rate, seed=options.seed
+        options.data,
+        options.epochs,
+        labels,
+        options.batch,
+        options.learning_rate,
+        seed=options.seed,
+        augment=tuple(options.augment.split(",")) if options.augment else (),
+        blocks=options.blocks,
     )
     return _make(
         options,
