@@ -1,4 +1,4 @@
-"""Exact, fast palettization of Core ML packages that moves nothing else. See the README for the whole picture.
+"""Exact, fast palettization of Core ML packages that moves nothing else. ``docs/`` has the whole picture.
 
 Names are loaded when first used: coremltools takes seconds to import, and ``--help`` should not. The graph passes are
 in coremltools' registry as soon as both are imported, in either order.
@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from mil_palettize.doors.registration import register
+from mil_palettize.text import VERSION
 
 if TYPE_CHECKING:
     from mil_palettize.budget.limits import Budget, Limits
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from mil_palettize.calibration.request import Calibration
     from mil_palettize.doors.budget import plan_mixed_bits
     from mil_palettize.doors.decompression import decompress_package
+    from mil_palettize.doors.expansion import expand_config
+    from mil_palettize.doors.imported_recipes import import_recipe
     from mil_palettize.doors.inspection import diff_packages, inspect_package
     from mil_palettize.doors.mlmodel import decompress_weights, palettize_weights
     from mil_palettize.doors.package import compare, palettize_package
@@ -41,8 +44,9 @@ if TYPE_CHECKING:
     from mil_palettize.reports.progress import ProgressEvent
     from mil_palettize.reports.report import Report, WeightReport
     from mil_palettize.request.config import OpPalettizerConfig, OptimizationConfig
+    from mil_palettize.request.recipes import recipe_path
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "Budget": "budget.limits",
@@ -55,6 +59,8 @@ _HOMES = {
     "palettize_package": "doors.package",
     "palettize_weights": "doors.mlmodel",
     "decompress_weights": "doors.mlmodel",
+    "expand_config": "doors.expansion",
+    "import_recipe": "doors.imported_recipes",
     "inspect_package": "doors.inspection",
     "diff_packages": "doors.inspection",
     "decompress_package": "doors.decompression",
@@ -63,6 +69,7 @@ _HOMES = {
     "pass_pipeline": "doors.pass_pipeline",
     "OpPalettizerConfig": "request.config",
     "OptimizationConfig": "request.config",
+    "recipe_path": "request.recipes",
     "ProgressEvent": "reports.progress",
     "Report": "reports.report",
     "WeightReport": "reports.report",
@@ -108,12 +115,15 @@ __all__ = [
     "decompress_package",
     "decompress_weights",
     "diff_packages",
+    "expand_config",
     "fisher_importance",
+    "import_recipe",
     "inspect_package",
     "palettize_package",
     "palettize_weights",
     "pass_pipeline",
     "plan_mixed_bits",
+    "recipe_path",
 ]
 
 register()

@@ -1,4 +1,4 @@
-"""Writes OPERATORS.md: which ops of coremltools' registry the evaluator knows. ``--check``: only whether it is so."""
+"""Writes docs/operators.md: which ops of coremltools' registry the evaluator knows. ``--check``: whether it is so."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 logging.getLogger("coremltools").setLevel(logging.CRITICAL)
 
-PATH = Path(__file__).resolve().parent.parent / "OPERATORS.md"
+PATH = Path(__file__).resolve().parent.parent / "docs" / "operators.md"
 _FIRST = "iOS15"  # of ML Programs
 # Ops that no saved program holds.
 NEVER_SAVED = {

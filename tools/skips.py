@@ -1,4 +1,4 @@
-"""Counts the tests that are skipped where something is missing, by what that is: the table in README.
+"""Counts the tests that are skipped where something is missing, by what that is: the table in CONTRIBUTING.md.
 
 ``python -m tools.skips`` collects all tests, and runs none; with torch installed, else its own are not seen.
 """

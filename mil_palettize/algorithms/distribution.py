@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ from mil_palettize.algorithms.compiled.counting import (
     HALF_VALUES,
     MARKS,
     PATTERNS,
+    RUN,
     SINGLE,
     cell_means,
     count_buckets,
@@ -24,7 +24,8 @@ from mil_palettize.algorithms.compiled.counting import (
     distinct_sorted,
     sums_of_squares,
 )
-from mil_palettize.algorithms.source import WINDOW, NonFiniteError, Source, frozen, raise_non_finite
+from mil_palettize.algorithms.compiled.sorting import sorted_rows
+from mil_palettize.algorithms.source import NonFiniteError, Source, frozen, raise_non_finite, recut
 
 DISTINCT = 1 << 20  # distinct float32 values up to which all are kept, whatever the size of the weight
 CELLS = 1 << 20  # about as many cells where there are more
@@ -103,7 +104,7 @@ def _describe_few_halves(source: Source) -> Distribution:
 
 
 def _describe_sorted(source: Source, size: int) -> Distribution:
-    rows = np.sort(np.concatenate(list(source.windows())))[None]
+    rows = sorted_rows(source.read().reshape(1, -1))
     values, weights, offsets = np.empty(size), np.empty(size), np.empty(2, np.int64)
     distinct_sorted(rows, values, weights, offsets)
     return _exact(source, values[: offsets[1]], weights[: offsets[1]])
@@ -144,32 +145,15 @@ def _describe_cells(source: Source, size: int) -> Distribution:
     if not (np.isfinite(low) and np.isfinite(high)):
         raise_non_finite(source)
     base, shift, cells = cell_layout(buckets, CELLS)
-    counts, sums, signal = np.zeros(cells, np.int64), np.zeros(cells), 0.0
-    single = np.flatnonzero(np.repeat(shift[ASCENDING] == SINGLE, np.diff(base[ASCENDING], append=cells)))
-    for block in _sorted_blocks(source, size):
-        signal += count_cells(frozen(block), base, shift, counts, sums)
-    sums[single] = np.sort(sums[single])  # of one element each, in the order in which they came
+    first_base, first_shift = base[ASCENDING], shift[ASCENDING]  # of all buckets; counting moves ``base``
+    sums, signal = np.zeros((cells, 2)), 0.0
+    for window in recut(source.windows(), RUN):
+        signal = count_cells(frozen(window), base, shift, sums, signal)
+    single = np.flatnonzero(np.repeat(first_shift == SINGLE, np.diff(first_base, append=cells)))
+    sums[single] = np.sort(sums[single], axis=0)  # of one element each, in the order in which they came
     values, weights = np.empty(cells + 2), np.empty(cells + 2)
-    filled = cell_means(counts, sums, float(low), float(high), values, weights)
+    filled = cell_means(sums, float(low), float(high), values, weights)
     return Distribution(source.name, values[:filled], weights[:filled], source.dtype, size, signal, exact=False)
-
-
-def _sorted_blocks(source: Source, size: int) -> Iterator[np.ndarray]:
-    """The values in blocks of ``WINDOW``, each sorted, whatever the windows are; one array is used for all."""
-    block, filled = np.empty(min(WINDOW, size), source.dtype), 0
-    for window in source.windows():
-        rest = window
-        while rest.size:
-            part, rest = np.split(rest, [block.size - filled])
-            block[filled : filled + part.size] = part
-            filled += part.size
-            if filled == block.size:
-                block.sort()
-                yield block
-                filled = 0
-    if filled:
-        block[:filled].sort()
-        yield block[:filled]
 
 
 def cell_layout(buckets: np.ndarray, total: int) -> tuple[np.ndarray, np.ndarray, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +10,10 @@ from mil_palettize.errors import ConfigError
 from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
 from mil_palettize.planning.device_rules import DEVICES, forbidden
 from mil_palettize.program.weight import Weight
+from mil_palettize.request.module_names import in_model, names_of
 from mil_palettize.request.normalised import Requests
 from mil_palettize.request.palette_request import DEFAULT_WEIGHT_THRESHOLD
-from mil_palettize.request.patterns import PATTERN, check_pattern
+from mil_palettize.request.patterns import check_pattern, is_pattern
 
 GROUP_SIZES = (32, 16, 8, 4, 1)
 
@@ -54,10 +55,11 @@ class Budget:
 
 @dataclass(frozen=True)
 class Limits:
-    """``keep``: names or patterns (``re:``) of constants or of ops that read them -> the least number of bits, None for
-    "leave alone". ``ends``: the same for the first and the last weight, 0 for no such limit. ``group_size``: one
-    granularity for all, 0 for one table per weight, None for any. ``device``: one of :data:`DEVICES`. ``vectors``: also
-    pairs of channels that share an index. ``weight_threshold``: weights of up to so many elements are left alone.
+    """``keep``: names of constants or of ops that read them, patterns or modules, as in a config -> the least number
+    of bits, None for "leave alone". ``ends``: the same for the first and the last weight, 0 for no such limit.
+    ``group_size``: one granularity for all, 0 for one table per weight, None for any. ``device``: one of
+    :data:`DEVICES`. ``vectors``: also pairs of channels that share an index. ``weight_threshold``: weights of up to so
+    many elements are left alone.
 
     Raises ConfigError for values that are none of these.
     """
@@ -72,12 +74,27 @@ class Limits:
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
             raise ConfigError(f"device is {self.device!r}, allowed are {DEVICES}")
-        for name in self.keep:
-            if name.startswith(PATTERN):
+        if not isinstance(self.keep, Mapping):
+            raise ConfigError(f"keep is {self.keep!r}; give a dict of names and bits, such as {{'re:.*embed.*': 6}}")
+        for name, nbits in self.keep.items():
+            if not isinstance(name, str):
+                raise ConfigError(f"keep has {name!r}, which is no name")
+            if is_pattern(name):
                 check_pattern(name, "keep")
-        for name, nbits in [*self.keep.items(), ("ends", self.ends or None)]:
-            if nbits is not None and nbits not in LEGAL_NBITS:
+            if nbits is not None and not _is_whole(nbits, LEGAL_NBITS):
                 raise ConfigError(f"keep[{name!r}] is {nbits!r}, allowed are {LEGAL_NBITS}, or None to leave it alone")
+        if self.ends is not None and not _is_whole(self.ends, (0, *LEGAL_NBITS)):
+            raise ConfigError(
+                f"ends is {self.ends!r}, allowed are {LEGAL_NBITS}, 0 for no such limit, None to keep both"
+            )
+        if self.group_size is not None and not (_is_whole(self.group_size) and self.group_size >= 0):
+            raise ConfigError(f"group_size is {self.group_size!r}; give channels, 0 for one table, or None for any")
+        if not _is_whole(self.weight_threshold) or self.weight_threshold < 0:
+            raise ConfigError(f"weight_threshold is {self.weight_threshold!r}; give a number of elements, 0 or more")
+        if self.vectors and self.group_size:
+            raise ConfigError(
+                f"vectors have one table for a weight, and group_size {self.group_size} asks for groups; leave one out"
+            )
 
     def grid(self) -> list[dict[str, Any]]:
         """Options of every palette that may be chosen, whatever the weight."""
@@ -91,18 +108,32 @@ class Limits:
         found = [{"nbits": nbits, **kind, **threshold} for kind in kinds for nbits in LEGAL_NBITS]
         return [options for options in found if forbidden(options, self.device) is None]
 
-    def least(self, weights: list[Weight], first: bool, last: bool) -> tuple[int | None, set[str]]:
+    def entries(self, weights: Iterable[Weight]) -> Requests:
+        """``keep`` as it names ``weights``, all that get a palette. Raises PlanError for a pattern that matches
+        nothing, and for a name that may mean several modules."""
+        known = list(weights)
+        readers = {(weight.function, name) for weight in known for name in _readers(weight)}
+        return in_model(Requests(None, {}, dict.fromkeys(self.keep, None)), names_of(known, readers), "keep")
+
+    def least(self, entries: Requests, weights: list[Weight], first: bool, last: bool) -> tuple[int | None, set[str]]:
         """The least bits of an element of ``weights``, which get the same, None where they are left alone; and the
-        entries of ``keep`` that spoke. ``first``, ``last``: in the program."""
-        entries = Requests(None, {}, dict.fromkeys(self.keep, None))
+        ``entries`` that spoke. ``first``, ``last``: in the program."""
         met: set[str] = set()
         for weight in weights:
-            readers = [name for c in weight.consumers for name in (c.op_name, *(name for _, name in c.path))]
-            met.update(entries.matching(weight.function, weight.name, weight.op_name, *readers))
+            met.update(entries.matching(weight.function, weight.name, weight.op_name, *_readers(weight)))
         wanted = [self.keep[name] for name in met] + ([self.ends] if first or last else [])
         if any(nbits is None for nbits in wanted):
             return None, met
         return max((nbits for nbits in wanted if nbits is not None), default=0), met
+
+
+def _is_whole(value: object, allowed: Collection[int] | None = None) -> bool:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole and (allowed is None or value in allowed)
+
+
+def _readers(weight: Weight) -> list[str]:
+    return [name for c in weight.consumers for name in (c.op_name, *c.outputs, *(name for _, name in c.path))]
 
 
 def _grouped(size: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from mil_palettize.algorithms.options import GRANULARITIES
 from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.cli.budget_arguments import add_budget
 from mil_palettize.cli.common_arguments import WEIGHTS, add_calibrate, add_palettes, add_shown, calibrated
+from mil_palettize.cli.looking import add_looking
 from mil_palettize.cli.parsers import CommandLine, Parser
 from mil_palettize.cli.running_arguments import add_compare, add_run
 from mil_palettize.cli.values import count, path, seed
@@ -48,13 +49,7 @@ def build_parser(commands: Mapping[str, Command]) -> CommandLine:
     _add_finetune(subs)
     _add_sensitivity(subs)
     _add_decompress(subs)
-    inspect = subs.add_parser("inspect", help="list every constant of a package", epilog=_EPILOG)
-    inspect.add_argument("package", type=path, metavar="IN.mlpackage")
-    inspect.add_argument("--json", action="store_true", help="JSON on standard output")
-    diff = subs.add_parser("diff", help="what differs between two packages", epilog=_EPILOG)
-    diff.add_argument("first", type=path, metavar="A.mlpackage")
-    diff.add_argument("second", type=path, metavar="B.mlpackage")
-    diff.add_argument("--json", action="store_true", help="JSON on standard output")
+    add_looking(subs, _EPILOG)
     add_run(subs, _EPILOG)
     add_compare(subs, _EPILOG)
     for name, sub in subs.choices.items():
@@ -68,7 +63,7 @@ def _add_palettize(commands: argparse._SubParsersAction[Parser]) -> None:
     sub.add_argument("source", type=path, metavar="IN.mlpackage")
     sub.add_argument("destination", type=path, metavar="OUT.mlpackage", nargs="?", help="may be IN with --overwrite")
     add_palettes(sub)
-    add_budget(sub, required=False)
+    add_budget(sub, planning=False)
     how = sub.add_argument_group("how")
     how.add_argument("--target", metavar="iOS18", help="move the package up to this opset [as it is; iOS15 to iOS16]")
     how.add_argument("--joint", action="store_true", help="also what sparse and quantized weights hold (from iOS18)")
@@ -136,14 +131,15 @@ def _add_finetune(commands: argparse._SubParsersAction[Parser]) -> None:
 def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     sub = commands.add_parser("plan", help="a recipe of mixed bits within a budget", epilog=_EPILOG)
     sub.add_argument("source", type=path, metavar="IN.mlpackage")
-    add_budget(sub, required=True)
+    add_budget(sub, planning=True)
     sub.add_argument("--group-size", type=int, metavar="N", help="one granularity for all, 0 for one table per weight")
     sub.add_argument("--weight-threshold", type=int, metavar="N", help="leave up to N elements alone [2048]")
     add_calibrate(sub)
     sub.add_argument("--sensitivity", type=path, metavar="S.npz", help="what elements count, as sensitivity wrote it")
     sub.add_argument("--target", metavar="iOS18", help="the opset that the package will be moved up to [as it is]")
     sub.add_argument("--out", type=path, metavar="RECIPE.yaml", help="write the recipe there, for palettize --config")
-    sub.add_argument("--plot", type=path, metavar="CURVE.svg", help="draw size against error")
+    sub.add_argument("--plot", type=path, metavar="CURVE.svg", help="draw size against error (.png: matplotlib)")
+    sub.add_argument("--html", type=path, metavar="PAGE.html", help="write a page that shows it all")
     sub.add_argument("--workers", type=int, metavar="N", help="threads [all processors]; no effect on the result")
     sub.add_argument("--json", action="store_true", help="JSON on standard output")
 
@@ -199,17 +195,21 @@ def calibration_of(options: argparse.Namespace) -> Calibration | None:
 
 
 def requests_of(options: argparse.Namespace) -> Requests:
-    """What ``--config``, or the single options, ask for. Raises ConfigError."""
+    """What ``--config``, ``--recipe``, or the single options, ask for. Raises ConfigError."""
     from mil_palettize.request.entries import load_config
     from mil_palettize.request.normalised import Requests
     from mil_palettize.request.palette_request import palette_request
+    from mil_palettize.request.recipes import recipe_path
 
     given = {name: getattr(options, name) for name in _PALETTE_OPTIONS if getattr(options, name) is not None}
-    if options.config is not None:
+    if options.config is not None or options.recipe is not None:
+        file = options.config or recipe_path(options.recipe)
         if given:
+            one = "--config" if options.config else "--recipe"
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise ConfigError(f"--config and {flags} exclude each other; put them into {options.config}")
-        return load_config(options.config)
+            cure = f"put them into {file}" if options.config else f"put them into a copy of {file}, for --config"
+            raise ConfigError(f"{one} and {flags} exclude each other; {cure}")
+        return load_config(file)
     algorithm = ALGORITHMS.get(given.get("mode", ""))
     chooses = algorithm is not None and algorithm.chooses_nbits
     if "nbits" not in given and not chooses:

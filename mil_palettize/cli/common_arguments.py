@@ -10,6 +10,7 @@ from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.cli.parsers import Parser, near
 from mil_palettize.cli.values import count, is_whole, nbytes, path
 from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
+from mil_palettize.request.recipes import recipe_names
 
 WEIGHTS = "weights"  # of --calibrate: by these alone
 
@@ -38,7 +39,7 @@ def add_calibrate(how: argparse._ArgumentGroup | Parser) -> None:
 
 def add_palettes(sub: Parser) -> None:
     """What palettes are wanted, or a config."""
-    what = sub.add_argument_group("palettes (or --config)")
+    what = sub.add_argument_group("palettes (or --config, or --recipe)")
     what.add_argument("--nbits", type=int, choices=LEGAL_NBITS, help="bits per weight (3 from iOS18)")
     modes = tuple(name for name, algorithm in ALGORITHMS.items() if algorithm.selectable)
     what.add_argument("--mode", choices=modes, help="how look-up tables are made [kmeans]")
@@ -51,12 +52,14 @@ def add_palettes(sub: Parser) -> None:
         "--per-channel-scale", choices=SCALES, help="a scale per output channel, or a table for each (iOS18)"
     )
     what.add_argument("--weight-threshold", type=int, metavar="N", help="leave up to N elements alone [2048]")
-    what.add_argument(
+    instead = what.add_mutually_exclusive_group()
+    instead.add_argument(
         "--config",
         type=path,
         metavar="FILE.yaml",
         help="a coremltools OptimizationConfig instead of the above (- reads standard input)",
     )
+    instead.add_argument("--recipe", choices=recipe_names(), help="a config for this kind of model instead")
 
 
 def add_shown(sub: Parser) -> None:

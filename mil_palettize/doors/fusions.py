@@ -6,7 +6,7 @@ of 16 distinct values over 64 channels they make up to 1,024, too many for one l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from coremltools.converters.mil.mil import Operation, Var
 
 from mil_palettize.program.weight import Weight
 from mil_palettize.request.normalised import Requests
+from mil_palettize.request.patterns import is_pattern, matches
 
 # The passes that multiply weights; everything before them moves weights or leaves them alone.
 MULTIPLYING = ("common::fuse_conv_scale", "common::fuse_conv_batchnorm")
@@ -34,16 +35,28 @@ def fused_into(const: Operation) -> list[list[Operation]]:
 
 
 def named_before(key: str) -> str:
-    """The name, before ``add_fp16_cast``, of what is called ``key`` in the saved model."""
+    """The name, before ``add_fp16_cast``, of what is called ``key`` in the saved model. Patterns stay: what they would
+    mean without their ends is more."""
+    if is_pattern(key):
+        return key
     return key.removesuffix("_cast_fp16").removesuffix("_to_fp16")
 
 
-def before_fusions(requests: Requests, chains: Mapping[Weight, list[list[Operation]]]) -> Requests:
+def before_fusions(
+    requests: Requests, chains: Mapping[Weight, list[list[Operation]]], names: Iterable[tuple[str, str]]
+) -> Requests:
     """``requests``, whose entries use names of the saved model, with entries added for the names that the same ops have
     before casts and fusions. A convolution is saved under the name of the last op fused into it: what was asked for by
-    that name is asked for the convolution. ``chains``: for each weight what :func:`fused_into` gives."""
-    earlier = {named_before(key): request for key, request in requests.by_name.items()}
-    result = replace(requests, by_name={**earlier, **requests.by_name})
+    that name is asked for the convolution. ``chains``: for each weight what :func:`fused_into` gives; ``names``:
+    (function, name) of all there is now: patterns that match none of these speak of what the saved model will have."""
+    present = {key for function, name in names for key in (name, f"{function}/{name}")}
+    earlier = {
+        named_before(key): request
+        for key, request in requests.by_name.items()
+        if not is_pattern(key) or matches(key, present)
+    }
+    written_out = {key: request for key, request in requests.by_name.items() if not is_pattern(key)}
+    result = replace(requests, by_name={**earlier, **written_out})
     fused = {}
     for weight, of_weight in chains.items():
         for convolution, *others in of_weight:

@@ -245,12 +245,13 @@ class palettize_clustered_weights(palettize_weights):
         _EARLIER[prog] = _Earlier(met, len(done))
 
     def _plan(self, program: PymilProgram, requests: Requests) -> Plan:
-        weights = [site.weight for site in program.survey().sites]
+        survey = program.survey()
+        weights = [site.weight for site in survey.sites]
         dense = [w for w in weights if w.form == "const" and w.storage is not None and FORMS[w.opset] is PACKED]
         found = {weight: fused_into(program.constant(weight)) for weight in dense}
         self._chains = {weight: chains for weight, chains in found.items() if chains}
         # Nothing is lost, whatever the importance; its names are those that the pass at the end meets.
-        requests = replace(before_fusions(requests, self._chains), importance={})
+        requests = replace(before_fusions(requests, self._chains, survey.op_names), importance={})
         plan = self._full_plan(program, requests, strict=False)
         return Plan([d for d in plan.decisions if d.weight in self._chains and is_lossless(d.specification)])
 

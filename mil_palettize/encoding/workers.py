@@ -91,7 +91,6 @@ class _Entry(Generic[T]):
     def __init__(self, nbytes: int, task: Callable[[], T]) -> None:
         self.nbytes = nbytes
         self.task = task
-        self.begun = False
         self.future: Future[T] | None = None
 
 
@@ -102,20 +101,23 @@ class _Window(Generic[T]):
         self.pool = pool
         self.most_bytes = most_bytes
         self.waiting: deque[_Entry[T]] = deque()
+        self._added: list[_Entry[T]] = []  # and not begun
         self._in_flight = 0
 
     def is_full(self, nbytes: int) -> bool:
         return bool(self.waiting) and self._in_flight + nbytes > self.most_bytes
 
     def add(self, nbytes: int, task: Callable[[], T]) -> None:
-        self.waiting.append(_Entry(nbytes, task))
+        entry = _Entry(nbytes, task)
+        self.waiting.append(entry)
+        self._added.append(entry)
         self._in_flight += nbytes
 
     def next(self) -> T:
         """The first result. What has been added since the last call is begun, the largest first."""
-        for entry in sorted((e for e in self.waiting if not e.begun), key=lambda e: -e.nbytes):
-            entry.begun = True
+        for entry in sorted(self._added, key=lambda e: -e.nbytes):
             self._begin(entry)
+        self._added.clear()
         result = self._result(self.waiting[0])  # which stays among those to be cancelled while it is waited for
         self._in_flight -= self.waiting.popleft().nbytes
         return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -40,10 +40,10 @@ def _collect(message: Message, owner: str, found: list[BlobUse]) -> None:
     kind: Any = type(message)
     if kind is MIL.Value and message.WhichOneof("value") == "blobFileValue":
         found.append(BlobUse(message, owner))
-    if kind is MIL.ValueType and _is_plain_type(message):
-        return
-    if kind is MIL.Operation:
+    elif kind is MIL.Operation:
         owner = op_name(message)
+    if kind in _PLAIN and _PLAIN[kind](message):
+        return
     for name, place in _fields(kind):
         for child in _children(message, name, place):
             _collect(child, owner, found)
@@ -85,5 +85,20 @@ def _reached(descriptor: Any) -> set[str]:
 
 
 def _is_plain_type(value_type: Any) -> bool:
-    """A tensor type that holds no values itself, as nearly all messages of a program are."""
+    """A tensor type that holds no values itself."""
     return value_type.WhichOneof("type") == "tensorType" and not value_type.tensorType.attributes
+
+
+def _is_plain_value(value: Any) -> bool:
+    if value.WhichOneof("value") == "immediateValue" and value.immediateValue.WhichOneof("value") != "tensor":
+        return False
+    return _is_plain_type(value.type)
+
+
+# What holds no values under it, as nearly all messages of a program do: not looked into, which saves most of the time.
+_PLAIN: dict[Any, Callable[[Any], bool]] = {
+    MIL.ValueType: _is_plain_type,
+    MIL.NamedValueType: lambda named: _is_plain_type(named.type),
+    MIL.Value: _is_plain_value,
+    MIL.Argument.Binding: lambda binding: binding.WhichOneof("binding") == "name",
+}

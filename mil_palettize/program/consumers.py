@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from mil_palettize.errors import PackageError
 from mil_palettize.program.channel_axes import CONVOLUTIONS, axis_before, output_channel_axis
-from mil_palettize.program.op_names import op_name
+from mil_palettize.program.look_ups import is_rotary
+from mil_palettize.program.op_names import op_name, other_names
 from mil_palettize.program.scopes import Node, Use
 from mil_palettize.program.weight import Consumer
 
@@ -72,7 +73,7 @@ def _through(node: Node, use: Use, known: Known) -> list[Consumer]:
         for consumer in known.found[following]:
             axis = _axis_back(use, consumer.channel_axis, node, following)
             path = ((use.op.type, op_name(use.op)), *consumer.path)
-            found.append(Consumer(consumer.op_type, consumer.op_name, consumer.input_name, axis, path, consumer.groups))
+            found.append(replace(consumer, channel_axis=axis, path=path))
     return found
 
 
@@ -80,7 +81,15 @@ def _user(node: Node, use: Use) -> Consumer:
     axis = output_channel_axis(use.op.type, use.input_name, len(node.shape or ()), use.params)
     groups = use.params.get("groups") if use.op.type in CONVOLUTIONS else None
     count = int(groups.reshape(-1)[0]) if groups is not None and groups.size else 1
-    return Consumer(use.op.type, op_name(use.op), use.input_name, axis, groups=max(1, count))
+    return Consumer(
+        use.op.type,
+        op_name(use.op),
+        use.input_name,
+        axis,
+        groups=max(1, count),
+        outputs=other_names(use.op),
+        rotary=is_rotary(node, use),
+    )
 
 
 def _axis_back(use: Use, axis: int | None, node: Node, following: Node) -> int | None:

@@ -8,11 +8,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from mil_palettize.program.bare_names import bare_name
 from mil_palettize.program.weight import Weight, WeightId
 
-# As coremltools, and the doors that do as it does, call what they compressed.
-_COMPRESSED = re.compile(r"(_palettized(_pcs)?|_quantized|_sparsified)+(_\d+)?$")
-_CAST = re.compile(r"_to_fp(16|32)$")
 # What coremltools puts in front of names that begin with a digit, which it does anew whenever it loads a model.
 _BEFORE_DIGITS = re.compile(r"^(op|var)?_*(?=\d)")
 _SAMPLED = 4096  # values of a weight that are looked at
@@ -72,8 +70,7 @@ def _readers(weight: Weight) -> Hashable:
 
 
 def _plain_name(weight: Weight) -> Hashable:
-    name = _CAST.sub("", _COMPRESSED.sub("", weight.name))
-    plain = _BEFORE_DIGITS.sub("", re.sub(r"\W+", "_", name))
+    plain = _BEFORE_DIGITS.sub("", re.sub(r"\W+", "_", bare_name(weight.name)))
     return weight.id.stage, weight.block, weight.shape, plain
 
 

@@ -29,3 +29,9 @@ def op_name(op: MIL.Operation) -> str:
 def result_name(op: MIL.Operation) -> str:
     """The first output's name, which no other op of the same block has; of an op without outputs, its own name."""
     return op.outputs[0].name if op.outputs else op_name(op)
+
+
+def other_names(op: MIL.Operation) -> tuple[str, ...]:
+    """What the outputs are called, where that is not the op's own name: viewers show these."""
+    own = op_name(op)
+    return tuple(output.name for output in op.outputs if output.name != own)

@@ -57,12 +57,15 @@ class Node:
 @dataclass(eq=False)
 class Use:
     """``node`` read by ``op`` through ``input_name``. ``leads_to``: the values it lives on as (outputs of a
-    const-only shape op; block inputs and result of a loop-invariant loop variable)."""
+    const-only shape op; block inputs and result of a loop-invariant loop variable). ``reads`` and ``results``: all that
+    the op reads and gives."""
 
     op: MIL.Operation
     input_name: str
     params: dict[str, np.ndarray | None]
     leads_to: list[Node] = field(default_factory=list)
+    reads: tuple[Read, ...] = ()
+    results: list[Node] = field(default_factory=list)
 
 
 class Read(NamedTuple):
@@ -185,7 +188,7 @@ def _add_uses(scoped: ScopedOp, results: list[Node], loop_inputs: dict[int, list
         position[read.input_name] += 1
         if read.node is None:
             continue
-        use = Use(op, read.input_name, params)
+        use = Use(op, read.input_name, params, reads=reads, results=results)
         if op.type in TRANSPARENT and constant and read.input_name == TRANSPARENT[op.type][0]:
             use.leads_to = results
         elif read.input_name == "loop_vars" and index in loop_inputs:

@@ -36,7 +36,8 @@ class Consumer:
 
     ``channel_axis``: axis of the *weight* along which the op's output channels lie, None where it cannot be
     followed back. ``path``: (op type, op name) of the ops in between, nearest the weight first. ``groups``: of a
-    convolution, 1 for everything else.
+    convolution, 1 for everything else. ``outputs``: names of what the op gives, where they are not the op's own.
+    ``rotary``: whether the op looks up cosines or sines of positions (``program/look_ups.py``).
     """
 
     op_type: str
@@ -45,6 +46,8 @@ class Consumer:
     channel_axis: int | None
     path: tuple[tuple[str, str], ...] = ()
     groups: int = 1
+    outputs: tuple[str, ...] = ()
+    rotary: bool = False
 
     def channels_of_group(self, axis: int, size: int) -> int:
         """How many of the ``size`` channels along ``axis`` of the weight a group of the convolution uses.

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from mil_palettize.text import format_bytes
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _EDGE = 720, 440, 64, 48, 16
+# In a page its variables apply, and its own rules for charts do not.
 _STYLE = (
-    "text{font:12px sans-serif;fill:#444}line{stroke:#ddd}.plan{fill:none;stroke:#06c;stroke-width:2}"
-    ".uniform{fill:#999}.chosen{fill:#c30}"
+    ".curve text{font:12px sans-serif;fill:var(--muted,#444);text-anchor:start}.curve line{stroke:var(--line,#ddd)}"
+    ".curve .plan{fill:none;stroke:var(--accent,#06c);stroke-width:2}.curve .uniform{fill:var(--muted,#999)}"
+    ".curve .chosen{fill:var(--far,#c30)}"
 )
 _DECIBELS, _SIZES = 10, 6  # lines, about
 
@@ -86,6 +88,6 @@ def _text(x: float, y: float, text: str) -> str:
 
 
 def _svg(parts: Sequence[str]) -> str:
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}">'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" class="curve" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}">'
     label = "<title>Size of the package against the error that is told beforehand</title>"
     return "\n".join([head, label, f"<style>{_STYLE}</style>", *parts, "</svg>"]) + "\n"

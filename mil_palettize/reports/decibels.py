@@ -15,3 +15,10 @@ def decibels(signal: float, noise: float) -> float:
     if noise == 0:
         return math.inf
     return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 else -math.inf
+
+
+def snr_text(snr_db: float | None) -> str:
+    """As tables have it: ``-`` where there is none, ``lossless`` where nothing was lost."""
+    if snr_db is None:
+        return "-"
+    return f"{snr_db:.1f}" if math.isfinite(snr_db) else "lossless"

@@ -79,3 +79,8 @@ def grouped_lines(items: Iterable[tuple[str, str]], width: int, *, names: int = 
 def indented_lines(texts: Iterable[str], width: int) -> list[str]:
     """Each of ``texts``, wrapped at ``width``."""
     return [line for text in texts for line in _wrapped(text, width, _GAP, 2 * _GAP)]
+
+
+def wrapped_lines(texts: Iterable[str], width: int) -> list[str]:
+    """Each of ``texts`` from the margin on, what is wrapped further in."""
+    return [line for text in texts for line in _wrapped(text, width, "", 2 * _GAP)]

@@ -1,15 +1,17 @@
 """A config turned into one frozen, checked type.
 
 Precedence is coremltools': op name, then op type, then global; ``None`` means leave alone. Names may be those of
-a constant or of an op, bare (every function) or ``function/name``. ``re:PATTERN`` means each such name that the regular
-expression matches in full; a name that is written out wins over patterns, and of these the first.
+a constant, of an op or of what an op gives, bare (every function) or ``function/name``; else of a module of the network
+(``request/module_names.py``); or patterns (``request/patterns.py``). A name that is written out wins over modules, of
+these the innermost, and modules win over patterns, of these the first.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mil_palettize.errors import ConfigError
@@ -23,12 +25,10 @@ from mil_palettize.request.palette_request import (
     PaletteRequest,
     palette_request,
 )
-from mil_palettize.request.patterns import PATTERN, check_pattern, pattern_of
+from mil_palettize.request.patterns import check_pattern, is_pattern, matches
 
 if TYPE_CHECKING:
     from coremltools.optimize.coreml import OptimizationConfig
-
-LEVELS = ("name", "type", "global")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Requests:
     """A whole ``OptimizationConfig``: requests, or None for "leave alone", by op name, by op type, and for the rest.
 
     ``joint``: also of what sparse and quantized constants hold. ``importance``: of the elements of constants, by the
-    constants' names.
+    constants' names. ``modules``: entries of ``by_name`` that are names of modules of a certain model, what decides
+    first in front, each with the keys (``function/name``) of the constants that are in it.
     """
 
     global_request: PaletteRequest | None
@@ -44,6 +45,7 @@ class Requests:
     by_name: Mapping[str, PaletteRequest | None]
     joint: bool = False
     importance: Mapping[str, Importance] = field(default_factory=dict)
+    modules: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def threshold(self) -> int:
@@ -60,25 +62,34 @@ class Requests:
 
     def __post_init__(self) -> None:
         for name in self.by_name:
-            if name.startswith(PATTERN):
+            if is_pattern(name):
                 check_pattern(name, "op_name_configs")
 
     def matching(self, function: str, *names: str) -> list[str]:
         """Entries of ``by_name`` that mean one of ``names``, what decides first: of the first name before the
-        next, ``function/name`` before a bare name."""
-        return _matching(self.by_name, function, names)
+        next, ``function/name`` before a bare name; then modules, then patterns."""
+        keys = _keys(function, names)
+        modules = [entry for entry, of in self.modules.items() if not of.isdisjoint(keys)]
+        patterns = [entry for entry in self._patterns if entry not in keys and matches(entry, keys)]
+        return [*(key for key in keys if key in self.by_name), *modules, *patterns]
+
+    def is_written_out(self, entry: str) -> bool:
+        """Whether an entry of ``by_name`` is for what is called so, and not for what it matches or contains."""
+        return entry not in self.modules and not is_pattern(entry)
 
     def importance_keys(self, function: str, name: str) -> list[str]:
         """Entries of ``importance`` that mean a constant, what decides first."""
-        return _matching(self.importance, function, (name,))
+        return [key for key in _keys(function, (name,)) if key in self.importance]
+
+    @cached_property
+    def _patterns(self) -> list[str]:
+        return [entry for entry in self.by_name if is_pattern(entry)]
 
 
-def _matching(entries: Collection[str], function: str, names: Iterable[str]) -> list[str]:
+def _keys(function: str, names: Iterable[str]) -> list[str]:
+    """What a config may call each of ``names`` of a function by, what decides first."""
     short = function.rpartition("/")[2]
-    keys = list(dict.fromkeys(k for name in names for k in (f"{function}/{name}", f"{short}/{name}", name)))
-    written = [key for key in keys if key in entries]
-    patterns = [entry for entry in entries if entry.startswith(PATTERN)]
-    return written + [entry for entry in patterns if any(pattern_of(entry).fullmatch(key) for key in keys)]
+    return list(dict.fromkeys(k for name in names for k in (f"{function}/{name}", f"{short}/{name}", name)))
 
 
 def normalise(

@@ -1,14 +1,20 @@
-"""Names that are regular expressions: ``re:PATTERN`` stands for every constant or op whose whole name it matches."""
+"""Names that stand for several: regular expressions (``re:PATTERN``) and globs (``*`` is any text).
+
+A pattern matches whole names, of constants, of ops and of what ops give. A glob also matches names of modules, as far
+as names of constants tell them (``program/bare_names.py``), whatever stands between their parts: ``layers.*.fc`` is for
+``layers_0_fc_weight_to_fp16``.
+"""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
 from mil_palettize.errors import ConfigError
+from mil_palettize.program.bare_names import bare_name, module_of
 
 if sys.version_info >= (3, 11):
     from re import _parser  # type: ignore[attr-defined]
@@ -16,13 +22,23 @@ else:
     import sre_parse as _parser
 
 PATTERN = "re:"
+_ANY = "*"
 _MOST_REPEATS = 6
 _REPEATS = ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
 
 
+def is_pattern(entry: str) -> bool:
+    """Whether a name of a config stands for what it matches. A name that is written out so goes before that."""
+    return entry.startswith(PATTERN) or _ANY in entry
+
+
 def check_pattern(entry: str, where: str) -> None:
-    """Raise ConfigError for a ``re:`` name that is no regular expression, and for one that may take a time without
-    end: that repeats what repeats, repeats many things, or refers back to a group."""
+    """Raise ConfigError for a ``re:`` name that is no regular expression, and for a pattern that may take a time
+    without end: that repeats what repeats, repeats many things, or refers back to a group."""
+    if not entry.startswith(PATTERN):
+        if len(re.findall(r"\*+", entry)) > _MOST_REPEATS:
+            raise ConfigError(f"{where}[{entry!r}] has more than {_MOST_REPEATS} of *; use fewer")
+        return
     try:
         pattern_of(entry)
         depths = list(_repeats(_parser.parse(entry.removeprefix(PATTERN)), 0))
@@ -57,7 +73,28 @@ def _parts(argument: Any) -> Iterator[Any]:
             yield from _parts(one)
 
 
+def matches(entry: str, names: Iterable[str]) -> bool:
+    """Whether a pattern means one of ``names``."""
+    pattern = pattern_of(entry)
+    if entry.startswith(PATTERN):
+        return any(pattern.fullmatch(name) for name in names)
+    return any(pattern.fullmatch(form) for name in names for form in _forms(name))
+
+
 @lru_cache
 def pattern_of(entry: str) -> re.Pattern[str]:
-    """Of a ``re:`` name."""
-    return re.compile(entry.removeprefix(PATTERN))
+    """Of a pattern; that of a glob is for names with ``_`` between their parts."""
+    if entry.startswith(PATTERN):
+        return re.compile(entry.removeprefix(PATTERN))
+    return re.compile(".*".join(re.escape(plain_name(part)) for part in re.split(r"\*+", entry)), re.DOTALL)
+
+
+def plain_name(name: str) -> str:
+    """With ``_`` in the place of everything between the parts of a name, but for the ``/`` after a function."""
+    return re.sub(r"[^\w/]+", "_", name)
+
+
+@lru_cache(maxsize=1 << 16)
+def _forms(name: str) -> tuple[str, ...]:
+    """What a glob may mean a constant by: its name, that without what coremltools added, its module."""
+    return tuple(dict.fromkeys(plain_name(form) for form in (name, bare_name(name), module_of(name)) if form))

@@ -1,9 +1,10 @@
 """Which of the user's requests applies to a weight, also when the ops that read it are configured differently.
 
 The rule: a request for the constant by its own name wins. Otherwise each op that reads it brings the request for
-its name, else for its type, else the global one, and of these
+its name, or that of what it gives, else for its type, else the global one, and of these
 
-1. the most specific level wins: name before type before global;
+1. the most specific level wins: name before type before global; patterns and modules come after every name that is
+   written out, those of the constant itself before those of readers;
 2. on one level "leave alone" (None) wins, then the one that keeps more: ``unique``, then ``custom``, then more
    bits per element, then smaller groups before per tensor; what is still equal goes to the first op in program order.
 """
@@ -14,16 +15,16 @@ from dataclasses import dataclass
 
 from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.program.weight import Consumer, Weight
-from mil_palettize.request.normalised import LEVELS, Requests
+from mil_palettize.request.normalised import Requests
 from mil_palettize.request.palette_request import PaletteRequest
-from mil_palettize.request.patterns import PATTERN
 
+_LEVELS = ("name", "pattern", "type", "global")
 _ALL_CHANNELS, _ONE_TABLE = 1 << 61, 1 << 62  # as sizes of groups, larger than any
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """``level``: what decided ("constant", "name", "type", "global", or "pattern", whatever that met). ``keys``:
+    """``level``: what decided ("constant", "name", "type", "global", or "pattern", also of a module). ``keys``:
     entries of ``op_name_configs`` that spoke, whether they decided or not. ``note``: how a disagreement was settled, ""
     when there was none."""
 
@@ -52,21 +53,21 @@ def resolve(weight: Weight, requests: Requests) -> Resolved:
     voices = [_voice(weight.function, consumer, requests) for consumer in weight.consumers]
     own = requests.matching(weight.function, weight.name, weight.op_name)
     keys = frozenset(own).union(*(v.keys for v in voices))
-    if own:
-        level = "pattern" if own[0].startswith(PATTERN) else "constant"
+    if own and (requests.is_written_out(own[0]) or all(v.level != "name" for v in voices)):
+        level = "constant" if requests.is_written_out(own[0]) else "pattern"
         return Resolved(requests.by_name[own[0]], level, f"op_name_configs[{own[0]!r}]", keys)
     if not voices:
         return Resolved(requests.global_request, "global", "global_config")
     chosen = min(voices, key=_preference)
-    level = "pattern" if chosen.keys and chosen.keys[0].startswith(PATTERN) else chosen.level
-    return Resolved(chosen.request, level, chosen.by, keys, _settled(voices, chosen))
+    return Resolved(chosen.request, chosen.level, chosen.by, keys, _settled(voices, chosen))
 
 
 def _voice(function: str, consumer: Consumer, requests: Requests) -> _Voice:
     ops = [(consumer.op_type, consumer.op_name), *consumer.path]
-    named = requests.matching(function, *(name for _, name in ops))
+    named = requests.matching(function, consumer.op_name, *consumer.outputs, *(name for _, name in consumer.path))
     if named:
-        return _Voice(requests.by_name[named[0]], "name", f"op_name_configs[{named[0]!r}]", tuple(named))
+        level = "name" if requests.is_written_out(named[0]) else "pattern"
+        return _Voice(requests.by_name[named[0]], level, f"op_name_configs[{named[0]!r}]", tuple(named))
     for op_type, _ in ops:
         if op_type in requests.by_type:
             return _Voice(requests.by_type[op_type], "type", f"op_type_configs[{op_type!r}]")
@@ -75,7 +76,7 @@ def _voice(function: str, consumer: Consumer, requests: Requests) -> _Voice:
 
 def _preference(voice: _Voice) -> tuple[float, ...]:
     request = voice.request
-    level = LEVELS.index(voice.level)
+    level = _LEVELS.index(voice.level)
     if request is None:
         return level, 0, 0, 0
     kept = ALGORITHMS[request.mode].keeps_bits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from mil_palettize.errors import ConfigError, EvaluationError
+from mil_palettize.program.described_sizes import is_flexible, shape_refusal, size_refusal
 from mil_palettize.program.messages import CoreML, FeatureTypes
 from mil_palettize.program.model import Model
 from mil_palettize.program.stages import Stage
@@ -131,13 +132,6 @@ def check_integers(name: str, given: torch.Tensor, converted: torch.Tensor, kind
         )
 
 
-def is_flexible(array: FeatureTypes.ArrayFeatureType) -> bool:
-    """Whether it may have several shapes."""
-    if array.WhichOneof("ShapeFlexibility") == "enumeratedShapes":
-        return len(array.enumeratedShapes.shapes) > 1
-    return any(int(size.lowerBound) != int(size.upperBound) for size in array.shapeRange.sizeRanges)
-
-
 def function_of(model: Model, stage: Stage, wanted: str | None) -> tuple[str, MIL.Function]:
     """Name and message of the function to run. Raises ConfigError for one that is not there."""
     functions = dict(stage.program.functions)
@@ -196,29 +190,6 @@ def _check_shape(name: str, shape: tuple[int, ...], array: FeatureTypes.ArrayFea
         raise EvaluationError(f"input {name!r} has shape {list(shape)}; the model takes {told}")
 
 
-def shape_refusal(shape: tuple[int, ...], array: FeatureTypes.ArrayFeatureType) -> str:
-    """What a flexible input takes instead of ``shape``, "" where that is one it may have."""
-    if array.WhichOneof("ShapeFlexibility") == "enumeratedShapes":
-        shapes = [tuple(one.shape) for one in array.enumeratedShapes.shapes]
-        fits, told = shape in shapes, f"one of {[list(one) for one in shapes]}"
-    else:
-        ranges = [(int(size.lowerBound), int(size.upperBound)) for size in array.shapeRange.sizeRanges]
-        fits = not ranges or _is_within(shape, ranges)
-        told = f"[{', '.join(_range_text(*limits) for limits in ranges)}]"
-    return "" if fits else told
-
-
-def _is_within(shape: tuple[int, ...], ranges: Sequence[tuple[int, int]]) -> bool:
-    """An upper limit below zero is none."""
-    return len(shape) == len(ranges) and all(
-        least <= size and (size <= most or most < 0) for size, (least, most) in zip(shape, ranges, strict=True)
-    )
-
-
-def _range_text(least: int, most: int) -> str:
-    return f"{least}" if least == most else f"{least}..{most if most >= 0 else ''}"
-
-
 def _image_tensor(name: str, array: np.ndarray, kind: FeatureTypes.ImageFeatureType) -> torch.Tensor:
     """(1, channels, height, width) of 0 .. 255; the program scales it. RGB is turned to BGR where that is asked for."""
     if array.ndim == 4:  # as the program takes it
@@ -255,23 +226,6 @@ def _check_picture(name: str, array: np.ndarray, size: tuple[int, ...], kind: Fe
             f"input {name!r} is an image of floats from 0 to 1, which is black to the model: it scales pixels itself; "
             f"give them from 0 to {_WHITE} (times {_WHITE}), or as uint8"
         )
-
-
-def size_refusal(height: int, width: int, kind: FeatureTypes.ImageFeatureType) -> str:
-    """What an image input takes instead of this size, "" where it is one it may have."""
-    flexibility = kind.WhichOneof("SizeFlexibility")
-    if flexibility == "imageSizeRange":
-        ranges = [
-            (int(size.lowerBound), int(size.upperBound))
-            for size in (kind.imageSizeRange.widthRange, kind.imageSizeRange.heightRange)
-        ]
-        return "" if _is_within((width, height), ranges) else "×".join(_range_text(*limits) for limits in ranges)
-    sizes = [(int(size.width), int(size.height)) for size in kind.enumeratedSizes.sizes]
-    if kind.width and kind.height:
-        sizes.append((int(kind.width), int(kind.height)))
-    if not sizes or (width, height) in sizes:
-        return ""
-    return " or ".join(dict.fromkeys(f"{one}×{two}" for one, two in sizes))
 
 
 def _gray(pixels: np.ndarray, space: int) -> np.ndarray:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from mil_palettize.errors import ConfigError, EvaluationError, PackageError
+from mil_palettize.program.described_sizes import size_refusal
 from mil_palettize.program.messages import FeatureTypes
 from mil_palettize.text import format_count
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
-from mil_palettize.torch.features import GRAYSCALES, size_refusal
+from mil_palettize.torch.features import GRAYSCALES
 from mil_palettize.torch.made_up_inputs import default_shape, default_size
 from mil_palettize.torch.pixels import Pixels, picture_size
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mil_palettize.errors import ConfigError, EvaluationError
+from mil_palettize.program.described_sizes import shape_refusal, size_refusal
 from mil_palettize.program.messages import FeatureTypes
 from mil_palettize.program.values import MIL, type_name
 from mil_palettize.text import format_count
@@ -19,7 +20,7 @@ from mil_palettize.torch.evaluator.model_pipeline import Evaluated, Pipeline
 from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.evaluator.program import Block, Step
 from mil_palettize.torch.evaluator.types import tensor_shape
-from mil_palettize.torch.features import GRAYSCALES, shape_refusal, size_refusal
+from mil_palettize.torch.features import GRAYSCALES
 
 _DEFAULT_INTEGERS = 2  # 0 and 1: flags, masks and lengths nobody knows more of
 _SMALL = 1 << 16  # elements of constants that are looked at: positions, not weights

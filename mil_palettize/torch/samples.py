@@ -12,10 +12,11 @@ import numpy as np
 
 from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.package.given_files import check_samples_exist
+from mil_palettize.program.described_sizes import shape_refusal
 from mil_palettize.torch.array_files import Arrays, load_arrays
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.module import PathLike
-from mil_palettize.torch.features import CHANNELS, shape_refusal
+from mil_palettize.torch.features import CHANNELS
 from mil_palettize.torch.image_folder import pictures
 from mil_palettize.torch.json_lines import SUFFIXES, json_lines
 from mil_palettize.torch.made_up_inputs import default_shape

@@ -10,9 +10,9 @@ import numpy as np
 
 from mil_palettize.errors import EvaluationError, PackageError
 from mil_palettize.package.links import refuse_pointer
+from mil_palettize.program.described_sizes import is_flexible
 from mil_palettize.text import format_count
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
-from mil_palettize.torch.features import is_flexible
 from mil_palettize.torch.made_up_inputs import default_shape
 
 _TYPES: dict[int, type[np.integer[Any]]] = {1: np.uint8, 2: np.int16, 4: np.int32}  # by bytes

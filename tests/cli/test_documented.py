@@ -1,4 +1,4 @@
-"""README and ``--help`` say what the command line does: every option, every exit code."""
+"""The guide and ``--help`` say what the command line does: every option, every exit code."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from mil_palettize.cli import main as cli
 from mil_palettize.cli.arguments import build_parser
 from mil_palettize.doors.graph_passes import palettize_weights
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGES = {page.name: page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("*.md"))}
+COMMANDS = PAGES["commands.md"]
 PARSER = build_parser(cli.COMMANDS)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CODES = {0, 1, 2, 70, *(code for _, code in cli.EXIT_CODES), *(128 + number for number in SIGNALS)}
 
 
 def test_exit_codes() -> None:
-    table = README.partition("| exit code |")[2].partition("\n\n")[0]
+    table = COMMANDS.partition("| exit code |")[2].partition("\n\n")[0]
     rows = [row.split("|")[1] for row in table.splitlines() if re.match(r"\| \d", row)]
     assert {int(code) for row in rows for code in re.findall(r"\d+", row)} == CODES
     assert {int(code) for code in re.findall(r"\b\d+\b", PARSER.epilog or "")} == CODES
@@ -29,16 +31,16 @@ def test_exit_codes() -> None:
 def test_options_of(command: str) -> None:
     options = [name for name in PARSER.commands[command].options() if name.startswith("--") and name != "--help"]
     for option in options:
-        assert f"`{option}" in README or f" {option} " in README, option
+        assert any(f"`{option}" in page or f" {option} " in page for page in PAGES.values()), option
 
 
 def test_the_table_of_palettize_has_every_option() -> None:
-    table = README.partition("`palettize` takes:")[2].partition("| exit code |")[0]
+    table = COMMANDS.partition("`palettize` takes:")[2].partition("| exit code |")[0]
     options = {name for name in PARSER.commands["palettize"].options() if name.startswith("--")} - {"--help"}
     assert set(re.findall(r"`(--[a-z-]+)", table)) == options
 
 
-def test_options_of_the_pass_are_those_that_readme_names() -> None:
-    named = README.partition("registers the passes, options are ")[2].partition(". Names")[0]
+def test_options_of_the_pass_are_those_that_the_page_names() -> None:
+    named = PAGES["doors.md"].partition("registers the passes, options are ")[2].partition(". Names")[0]
     setters = {n for n, value in vars(palettize_weights).items() if isinstance(value, property) and value.fset}
     assert set(re.findall(r"`(\w+)`", named)) == setters

@@ -111,10 +111,10 @@ def test_shared_data_is_counted_once(fixtures: Path, palettize: Palettize) -> No
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_inspection_as_text_and_json(name: str, width: int, fixtures: Path) -> None:
     inspection = inspect_package(fixtures / f"{name}.mlpackage")
-    text = inspection.to_text(width)
-    table = text.rpartition("\n\n")[0]
-    assert max(len(line) for line in table.splitlines()) <= width
-    assert all((c.name if c.function == "main" else f"{c.function}/{c.name}") in table for c in inspection.constants)
+    text = inspection.to_text(width, every=True)
+    assert max(len(line) for line in text.splitlines()) <= width
+    wide = inspection.to_text(1000, every=True)
+    assert all((c.name if c.function == "main" else f"{c.function}/{c.name}") in wide for c in inspection.constants)
     assert all(opset in text for _, opset in inspection.functions)
     got = json.loads(inspection.to_json(), parse_constant=pytest.fail)
     assert [c["name"] for c in got["constants"]] == [c.name for c in inspection.constants]

@@ -102,8 +102,8 @@ def test_per_tensor_with_a_group_size_is_a_contradiction_on_the_command_line() -
         of_command(nbits=4, granularity="per_tensor", group_size=8)
 
 
-@pytest.mark.parametrize("key", ["lm_head", "lm_head.weight", "lm_head_weigth", "LM_HEAD.weight"])
-def test_names_of_torch_modules_have_near_names(key: str) -> None:
+@pytest.mark.parametrize("key", ["lm_haed", "lm_head_weigth", "LM_HEAD.weight"])
+def test_mistyped_names_have_near_names(key: str) -> None:
     made = program(
         const("lm_head_weight_to_fp16", shape=(64, 48)),
         op("linear", "l", {"x": "x", "weight": "lm_head_weight_to_fp16"}, shape=(1, 64)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,26 @@ def test_what_decides() -> None:
     assert requests.matching("main", "weights") == []  # the whole name has to match
 
 
+def test_globs() -> None:
+    entries = ["*_proj", "layers.*.fc", "main/layers.1*", "*to_fp16", "*weight"]
+    requests = Requests(None, {}, dict.fromkeys(entries, FOUR))
+    assert requests.matching("main", "layers_0_fc_weight_to_fp16") == ["layers.*.fc", "*to_fp16", "*weight"]
+    assert requests.matching("main", "layers_1_q_proj_bias") == ["*_proj", "main/layers.1*"]
+    assert requests.matching("other", "layers_1_fc") == ["layers.*.fc"]
+    assert requests.matching("main", "weights") == []
+
+
+def test_written_out_names_of_readers_win_over_patterns(fixtures: Path) -> None:
+    config = OptimizationConfig(op_name_configs={"*": OpPalettizerConfig(nbits=4), "head": OpPalettizerConfig(nbits=6)})
+    report = palettize_package(fixtures / "conv_fp16_ios18.mlpackage", None, config, dry_run=True)
+    assert {w.name: w.nbits for w in report.palettized if w.nbits != 4} == {"head_weight": 6}
+
+
+def test_too_many_stars() -> None:
+    with pytest.raises(ConfigError, match="has more than 6 of \\*"):
+        Requests(None, {}, {"*a*a*a*a*a*a*": FOUR})
+
+
 def test_of_a_package(fixtures: Path, tmp_path: Path) -> None:
     config = OptimizationConfig(
         global_config=OpPalettizerConfig(nbits=4),
@@ -33,14 +54,14 @@ def test_of_a_package(fixtures: Path, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_one_that_matches_nothing_is_told(fixtures: Path) -> None:
-    config = OptimizationConfig(
-        global_config=OpPalettizerConfig(nbits=4), op_name_configs={"re:nowhere.*": OpPalettizerConfig(nbits=6)}
-    )
-    source = fixtures / "conv_fp16_ios18.mlpackage"
-    assert any("re:nowhere" in note for note in palettize_package(source, None, config, dry_run=True).notes)
-    with pytest.raises(PlanError, match="re:nowhere"):
-        palettize_package(source, None, config, dry_run=True, strict=True)
+@pytest.mark.parametrize(
+    ("pattern", "near"),
+    [("re:nowhere.*", "names are like 'depthwise_weight'"), ("*hiden*", "there are 'hidden_weight'")],
+)
+def test_one_that_matches_nothing_is_an_error(fixtures: Path, pattern: str, near: str) -> None:
+    config = OptimizationConfig(OpPalettizerConfig(nbits=4), op_name_configs={pattern: OpPalettizerConfig(nbits=6)})
+    with pytest.raises(PlanError, match=re.escape(f"[{pattern!r}] matches nothing in function main; {near}")):
+        palettize_package(fixtures / "conv_fp16_ios18.mlpackage", None, config, dry_run=True)
 
 
 def test_one_that_is_none() -> None:

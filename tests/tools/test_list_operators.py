@@ -1,4 +1,4 @@
-"""``OPERATORS.md`` says what the evaluator knows."""
+"""``docs/operators.md`` says what the evaluator knows."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ class Attempts:
         shutil.rmtree(written, ignore_errors=True)
 
     def command(self, verb: str, arguments: list[str]) -> None:
-        """The command line: an exit code of those that README has, and one line on standard error."""
+        """The command line: an exit code of those that docs/commands.md has, and one line on standard error."""
 
         def run() -> int:
             out, err = io.StringIO(), io.StringIO()

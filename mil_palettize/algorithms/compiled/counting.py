@@ -1,6 +1,6 @@
 """Compiled loops (numba, without the GIL) that turn arrays into sorted distinct values and their counts.
 
-A float16 is counted by its bit pattern. A float32 is sorted, or counted in cells of its bit pattern.
+A float16 is counted by its bit pattern. A float32 is sorted (``sorting``), or counted in cells of its bit pattern.
 
 Bounds: patterns are uint16 and index tables of 65,536; distinct values of a row are at most its elements, for which
 callers make room. Only :func:`count_cells` indexes by what an earlier pass over a file has found, and checks it.
@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from mil_palettize.algorithms.compiled.jit import compiled
+from mil_palettize.algorithms.compiled.jit import compiled, inlined
 
 PATTERNS = 1 << 16
 RUN = 4096  # elements treated together: their indices stay in the first-level cache; a multiple of 8
 SINGLE = 255  # in place of a shift: every element by itself
+NEAR = 13  # cells, as a power of two, whose sums are in a second-level cache together
 MARKS = 1 << 23  # bits that distinct values are marked in: few enough for a second-level cache
 _BLOCK = 8  # patterns that are cleared and searched together
 
@@ -141,64 +142,86 @@ def sums_of_squares(values, weights, offsets, sums):  # type: ignore[no-untyped-
         sums[group] = total
 
 
+@inlined
+def _cells_of(bits, base, shift, most, cells):  # type: ignore[no-untyped-def]
+    """Fill ``cells`` (int32) with the cell of each float32 pattern, ``most`` for none; see ``count_cells``."""
+    for i in range(len(bits)):
+        bucket = bits[i] >> np.uint32(16)
+        low = bits[i] & np.uint32(0xFFFF)
+        if bucket >= 32768:
+            low = np.uint32(0xFFFF) - low
+        if shift[bucket] == SINGLE:
+            cell = base[bucket]
+            base[bucket] += 1
+        else:
+            cell = base[bucket] + (low >> shift[bucket])
+        cells[i] = min(cell, most)
+
+
 @compiled
-def count_cells(block, base, shift, counts, sums):  # type: ignore[no-untyped-def]
-    """Add ascending float32 values to cells; returns their sum of squares.
+def count_cells(window, base, shift, sums, signal):  # type: ignore[no-untyped-def]
+    """Add float32 values to cells: to ``sums``, float64 (n, 2), how many and their sum; returns the sum of squares,
+    continued from ``signal``: windows but the last hold whole runs, for sums that do not depend on them.
 
     The upper 16 bits of a pattern name a bucket, whose first cell is ``base``; the lower 16, shifted right by
     ``shift``, a cell. Where ``shift`` is ``SINGLE`` every element has a cell of its own, and ``base`` moves on to the
-    next. Values ascend so that cells next to each other follow each other in memory. Values that were not there when
-    the cells were laid out are left out where no cell is theirs: the file has changed, which the caller's source finds
-    at its end.
+    next. Elements are brought together by the neighbourhood of their cells first, so that the sums that are at work fit
+    into a second-level cache; those of one cell stay in the order of the window.
+
+    Values that were not there when the cells were laid out are left out where no cell is theirs: the file has changed,
+    which the caller's source finds at its end.
     """
-    bits, signal = block.view(np.uint32), 0.0
-    for start in range(0, len(block), RUN):
+    size = len(window)
+    cells, gathered, values = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.float32)
+    _cells_of(window.view(np.uint32), base, shift, len(sums), cells)
+    ends = np.zeros((len(sums) >> NEAR) + 2, np.int64)
+    for i in range(size):
+        ends[(cells[i] >> NEAR) + 1] += 1
+    for i in range(1, len(ends)):
+        ends[i] += ends[i - 1]
+    for start in range(0, size, RUN):
         part = 0.0  # each run is summed from zero: a long sum of equal terms rounds the same way every time
-        for i in range(start, min(start + RUN, len(block))):
-            bucket = bits[i] >> np.uint32(16)
-            low = bits[i] & np.uint32(0xFFFF)
-            if bucket >= 32768:
-                low = np.uint32(0xFFFF) - low
-            if shift[bucket] == SINGLE:
-                cell = base[bucket]
-                base[bucket] += 1
-            else:
-                cell = base[bucket] + (low >> shift[bucket])
-            if cell >= len(counts):
-                continue
-            value = np.float64(block[i])
-            counts[cell] += 1
-            sums[cell] += value
+        for i in range(start, min(start + RUN, size)):
+            near = cells[i] >> NEAR
+            place = ends[near]
+            ends[near] += 1
+            gathered[place] = cells[i]
+            values[place] = window[i]
+            value = np.float64(window[i])
             part += value * value
         signal += part
+    for i in range(size):
+        if gathered[i] < len(sums):
+            sums[gathered[i], 0] += 1.0
+            sums[gathered[i], 1] += values[i]
     return signal
 
 
 @compiled
-def cell_means(counts, sums, low, high, values, weights):  # type: ignore[no-untyped-def]
+def cell_means(sums, low, high, values, weights):  # type: ignore[no-untyped-def]
     """Fill ``values`` with the means of ascending occupied cells, and ``weights`` with their counts; returns how many.
 
     One element each of the extremes ``low`` and ``high`` stands for itself, so that there is room for two more. Cells
-    of the same mean become one. Changes ``counts`` and ``sums``.
+    of the same mean become one. Changes ``sums``.
     """
-    first, last = 0, len(counts) - 1
-    while counts[first] == 0:
+    first, last = 0, len(sums) - 1
+    while sums[first, 0] == 0.0:
         first += 1
-    while counts[last] == 0:
+    while sums[last, 0] == 0.0:
         last -= 1
-    counts[first] -= 1
-    sums[first] -= low
-    counts[last] -= 1
-    sums[last] -= high
+    sums[first, 0] -= 1.0
+    sums[first, 1] -= low
+    sums[last, 0] -= 1.0
+    sums[last, 1] -= high
     values[0], weights[0] = low, 1.0
     filled = 1
     for cell in range(first, last + 1):
-        if counts[cell]:
-            mean = min(max(sums[cell] / counts[cell], low), high)
+        if sums[cell, 0] > 0.0:
+            mean = min(max(sums[cell, 1] / sums[cell, 0], low), high)
             if mean != values[filled - 1]:
                 values[filled], weights[filled] = mean, 0.0
                 filled += 1
-            weights[filled - 1] += counts[cell]
+            weights[filled - 1] += sums[cell, 0]
     if high != values[filled - 1]:
         values[filled], weights[filled] = high, 0.0
         filled += 1

@@ -18,6 +18,7 @@ from mil_palettize.algorithms.compiled.counting import (
     distinct_sorted,
     sums_of_squares,
 )
+from mil_palettize.algorithms.compiled.sorting import sorted_rows
 from mil_palettize.algorithms.distribution import DISTINCT, Distribution, describe
 from mil_palettize.algorithms.palette import Palette, Request, ScalarAlgorithm, filled, stored_tables
 from mil_palettize.algorithms.source import ArraySource, NonFiniteError, frozen, raise_non_finite
@@ -164,6 +165,6 @@ def _sample_single(rows: np.ndarray, request: Request) -> _Sample:
         return _Sample(whole.values, whole.weights, offsets, patterns, np.array([whole.signal]), whole.exact)
     values, weights = np.empty(rows.size), np.empty(rows.size)
     offsets, signals = np.empty(groups + 1, np.int64), np.empty(groups)
-    distinct_sorted(np.sort(rows, axis=1), values, weights, offsets)
+    distinct_sorted(sorted_rows(rows), values, weights, offsets)
     sums_of_squares(values, weights, offsets, signals)
     return _Sample(values, weights, offsets, patterns, signals)

@@ -155,6 +155,17 @@ class MILModule(nn.Module):
         assert parameter is not None
         return parameter.requires_grad_(True)
 
+    @property
+    def weight_readers(self) -> dict[WeightId, str]:
+        """By weight, the name of what the first op that reads it makes; of an op in a block, what the op around it
+        makes."""
+        found: dict[WeightId, str] = {}
+        for step in self.function.block.steps:
+            for slot in step.slots_read():
+                if slot in self._ids and step.info.outputs:
+                    found.setdefault(self._ids[slot], step.info.outputs[0])
+        return found
+
     def _weights(self) -> Iterator[tuple[str, WeightId, nn.Parameter]]:
         self._decode()
         for slot, weight in self._ids.items():

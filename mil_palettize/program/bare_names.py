@@ -1,0 +1,24 @@
+"""Names of weights without what coremltools adds to them, and the modules of a network that they are of."""
+
+from __future__ import annotations
+
+import re
+
+# As coremltools, and the doors that do as it does, call what they compressed.
+_COMPRESSED = re.compile(r"(_palettized(_pcs)?|_quantized|_sparsified)+(_\d+)?$")
+_CAST = re.compile(r"_to_fp(16|32)$")
+# What torch and keras call parameters of a module: ``weight``, ``weight_ih_l0``, ``in_proj_weight``, ``kernel``.
+_PARAMETER = re.compile(r"_(?:in_proj_)?(?:weight|bias|kernel)(?:_(?:ih|hh)(?:_l\d+(?:_reverse)?)?)?$")
+
+
+def bare_name(name: str) -> str:
+    """Without the suffixes of a cast and of a compression: ``lm_head_weight`` of ``lm_head_weight_to_fp16``."""
+    return _CAST.sub("", _COMPRESSED.sub("", name))
+
+
+def module_of(name: str) -> str:
+    """The module whose parameter a constant called ``name`` is, by the structure of names: ``lm_head`` of
+    ``lm_head_weight_to_fp16``; "" where it is called like no parameter."""
+    bare = bare_name(name)
+    module = _PARAMETER.sub("", bare)
+    return module if module != bare else ""

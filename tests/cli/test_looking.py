@@ -1,0 +1,22 @@
+"""The commands that look at packages and configs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from command_line import IN, Run
+from html_pages import check_page
+
+
+def test_command(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("inspect", IN, "--match", "head", "--all")
+    assert (code, err) == (0, "")
+    assert re.search(r"^head_weight +10×320", out, re.M)
+    code, out, _ = run("inspect", IN, "--sort", "snr", "--html", "page.html", "--json")
+    assert code == 0
+    assert any(c["snr_db"] for c in json.loads(out)["constants"])
+    check_page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert run("inspect", IN, "--html", f"{IN}/page.html")[0] == 2
+    assert run("inspect", IN, "--match", "nohing")[0] == 4
