@@ -115,6 +115,8 @@ def _finetune(options: argparse.Namespace) -> int:
         seed=options.seed,
         image_mean=options.image_mean,
         image_scale=options.image_scale,
+        augment=tuple(options.augment.split(",")) if options.augment else (),
+        blocks=options.blocks,
     )
     if isinstance(options.calibrate, int):  # made-up samples, of which the pictures of --data say nothing
         options.image_mean = options.image_scale = None
