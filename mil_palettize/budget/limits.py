@@ -73,7 +73,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
-            raise ConfigError(f"device is {self.device!r}, allowed are {DEVICES}")
+            raise ConfigError(f"device is {self.device!r}, allowed are {tuple(DEVICES)}")
         for name in self.keep:
             if is_pattern(name):
                 check_pattern(name, "keep")

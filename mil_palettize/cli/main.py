@@ -19,7 +19,7 @@ from mil_palettize.cli import output
 from mil_palettize.cli.arguments import build_parser, calibration_of, requests_of
 from mil_palettize.cli.budget_arguments import budget_of, check_budget, limits_of
 from mil_palettize.cli.loading import fail, load
-from mil_palettize.cli.looking import diff, expand, inspect
+from mil_palettize.cli.looking import diff, expand, inspect, preflight
 from mil_palettize.cli.running import check_given, compare, run
 from mil_palettize.cli.running_arguments import with_values
 from mil_palettize.cli.sensitivities import sensitivity_json, sensitivity_text
@@ -267,6 +267,7 @@ COMMANDS = {
     "sensitivity": _sensitivity,
     "decompress": _decompress,
     "expand": expand,
+    "preflight": preflight,
     "inspect": inspect,
     "diff": diff,
     "run": run,
