@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from mil_palettize.doors.registration import register
+from mil_palettize.text import VERSION
 
 if TYPE_CHECKING:
     from mil_palettize.budget.limits import Budget, Limits
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mil_palettize.doors.budget import plan_mixed_bits
     from mil_palettize.doors.decompression import decompress_package
     from mil_palettize.doors.expansion import expand_config
+    from mil_palettize.doors.imported_recipes import import_recipe
     from mil_palettize.doors.inspection import diff_packages, inspect_package
     from mil_palettize.doors.mlmodel import decompress_weights, palettize_weights
     from mil_palettize.doors.package import compare, palettize_package
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from mil_palettize.request.config import OpPalettizerConfig, OptimizationConfig
     from mil_palettize.request.recipes import recipe_path
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "Budget": "budget.limits",
@@ -60,6 +62,7 @@ _HOMES = {
     "palettize_weights": "doors.mlmodel",
     "decompress_weights": "doors.mlmodel",
     "expand_config": "doors.expansion",
+    "import_recipe": "doors.imported_recipes",
     "inspect_package": "doors.inspection",
     "diff_packages": "doors.inspection",
     "decompress_package": "doors.decompression",
@@ -119,6 +122,7 @@ __all__ = [
     "diff_packages",
     "expand_config",
     "fisher_importance",
+    "import_recipe",
     "inspect_package",
     "palettize_package",
     "palettize_weights",

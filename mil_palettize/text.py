@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
+VERSION = "0.1.0"  # of this library
+
 
 def format_bytes(count: int) -> str:
     """``882 B``, ``12.3 kB``, ``1.98 MB``: decimal units, three digits."""

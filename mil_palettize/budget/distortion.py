@@ -49,7 +49,7 @@ def evaluated(
     shares = None if given is None else given / float(given.mean())
     if cost is None:
         importance = None if shares is None else np.ascontiguousarray(part_of(shares, axis, kernel))
-        counts = _structured_cost(part, axis, read) * (1.0 if importance is None else importance)
+        counts = structured_cost(part, axis, read) * (1.0 if importance is None else importance)
     else:
         cost = cost if shares is None else cost * shares
         importance = np.maximum(part_of(cost, axis, kernel).astype(np.float64), float(cost.max()) * _LEAST or _LEAST)
@@ -64,8 +64,9 @@ def evaluated(
     return Evaluated(replace(choice, candidates=candidates), _never_worse(candidates, [errors[i] for i in finite]))
 
 
-def _structured_cost(part: np.ndarray, axis: int, read: Reading | None) -> np.ndarray:
-    """Of each element, over the power of all."""
+def structured_cost(part: np.ndarray, axis: int, read: Reading | None) -> np.ndarray:
+    """How much a squared error of each element counts under structured moments, over the power of all: float64 of the
+    shape of ``part``, whose channels lie along ``axis``. ``read``: None where nothing holds of the inputs."""
     wide = part.astype(np.float64)
     if read is None:
         return np.full(part.shape, 1.0 / (float(np.vdot(wide, wide)) or 1.0))

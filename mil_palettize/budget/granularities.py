@@ -9,6 +9,7 @@ from mil_palettize.budget.choices import Candidate
 from mil_palettize.budget.distortion import Evaluated
 from mil_palettize.budget.limits import GROUP_SIZES
 from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
+from mil_palettize.text import format_count
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Granularity:
     group_size: int = 0
 
     def __str__(self) -> str:
-        told = f"{self.nbits} bits" if self.nbits > 1 else "1 bit"
+        told = format_count(self.nbits, "bit")
         if self.group_size == 1:
             return f"{told}, a table per channel"
         return f"{told}, groups of {self.group_size}" if self.group_size else told

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,12 +74,27 @@ class Limits:
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
             raise ConfigError(f"device is {self.device!r}, allowed are {tuple(DEVICES)}")
-        for name in self.keep:
+        if not isinstance(self.keep, Mapping):
+            raise ConfigError(f"keep is {self.keep!r}; give a dict of names and bits, such as {{'re:.*embed.*': 6}}")
+        for name, nbits in self.keep.items():
+            if not isinstance(name, str):
+                raise ConfigError(f"keep has {name!r}, which is no name")
             if is_pattern(name):
                 check_pattern(name, "keep")
-        for name, nbits in [*self.keep.items(), ("ends", self.ends or None)]:
-            if nbits is not None and nbits not in LEGAL_NBITS:
+            if nbits is not None and not _is_whole(nbits, LEGAL_NBITS):
                 raise ConfigError(f"keep[{name!r}] is {nbits!r}, allowed are {LEGAL_NBITS}, or None to leave it alone")
+        if self.ends is not None and not _is_whole(self.ends, (0, *LEGAL_NBITS)):
+            raise ConfigError(
+                f"ends is {self.ends!r}, allowed are {LEGAL_NBITS}, 0 for no such limit, None to keep both"
+            )
+        if self.group_size is not None and not (_is_whole(self.group_size) and self.group_size >= 0):
+            raise ConfigError(f"group_size is {self.group_size!r}; give channels, 0 for one table, or None for any")
+        if not _is_whole(self.weight_threshold) or self.weight_threshold < 0:
+            raise ConfigError(f"weight_threshold is {self.weight_threshold!r}; give a number of elements, 0 or more")
+        if self.vectors and self.group_size:
+            raise ConfigError(
+                f"vectors have one table for a weight, and group_size {self.group_size} asks for groups; leave one out"
+            )
 
     def grid(self) -> list[dict[str, Any]]:
         """Options of every palette that may be chosen, whatever the weight."""
@@ -110,6 +125,11 @@ class Limits:
         if any(nbits is None for nbits in wanted):
             return None, met
         return max((nbits for nbits in wanted if nbits is not None), default=0), met
+
+
+def _is_whole(value: object, allowed: Collection[int] | None = None) -> bool:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole and (allowed is None or value in allowed)
 
 
 def _readers(weight: Weight) -> list[str]:

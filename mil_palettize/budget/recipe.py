@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mil_palettize.budget.trials import Trial, rank_correlation
+from mil_palettize.budget.ranks import rank_correlation
+from mil_palettize.budget.trials import Trial
 from mil_palettize.reports.curve import Point
 from mil_palettize.reports.tables import format_table
 from mil_palettize.request.normalised import Requests
@@ -47,10 +48,12 @@ class Recipe:
 
     ``nbytes``: of the package that ``palettize_package`` writes with it, to the byte, where ``target`` is the same;
     ``bytes_before``: as it is. ``gap``: how far the sum of errors may lie above the least possible one, relative to it,
-    None where it is no such choice; ``uniform``: the granularity that all weights have, "" for mixed bits;
+    None where it was not chosen so (uniform bits, imported ones); ``uniform``: the granularity that all weights have,
+    "" for mixed bits;
     ``smallest``: bytes of the smallest package that was possible. ``curve``: other budgets, and uniform palettes.
     ``notes``: what a person should know. ``trials``: plans that were written and measured, in the order of
-    trying, () where none was.
+    trying, () where none was. ``weight_ranks``: of samples, what of each measure is told of weights alone and cheaply:
+    the rank correlation over the weights with the noise at the outputs that a palette in one of them made.
     """
 
     source: str
@@ -64,6 +67,7 @@ class Recipe:
     notes: tuple[str, ...] = ()
     trials: tuple[Trial, ...] = ()
     uniform: str = ""
+    weight_ranks: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def bits_per_weight(self) -> float:
@@ -99,6 +103,8 @@ class Recipe:
 
     def told(self, nbytes: int | None) -> list[str]:
         """For the report of a package written with it, of ``nbytes``, None where none was written."""
+        if not self.chosen:
+            return ["planned: nothing, as no weight can get a palette", *self.notes]
         planned = (
             f"planned: {self.nbytes:,} bytes, {self.bits_per_weight:.2f} bits per weight, error "
             f"{self.point.decibels:.1f} dB; the smallest package possible had {self.smallest:,}"
@@ -160,15 +166,18 @@ class Recipe:
             f"{self.source}: {format_bytes(self.bytes_before)} → {format_bytes(self.nbytes)} ({self.nbytes:,} bytes), "
             f"{self.bits_per_weight:.2f} bits per weight",
             f"{format_count(len(self.chosen), 'weight')}, error {self.error:.3g} "
-            f"({self.point.decibels:.1f} dB), {self._choice}",
+            f"({self.point.decibels:.1f} dB), {self.kind}",
         ]
         measured = [f"measured: {trial}" for trial in self.trials]
         blocks = ["\n".join(totals), self.table(width), "\n".join(measured), "\n".join(self.notes)]
         return printable("\n\n".join(block for block in blocks if block)) + "\n"
 
     @property
-    def _choice(self) -> str:
-        return f"uniform {self.uniform}" if self.gap is None else f"at most {self.gap:.2g} of it above the least"
+    def kind(self) -> str:
+        """How it was chosen, in words."""
+        if self.gap is not None:
+            return f"at most {self.gap:.2g} of it above the least"
+        return f"uniform {self.uniform}" if self.uniform else "as it was imported"
 
     def to_json(self) -> str:
         """All figures."""
@@ -176,6 +185,6 @@ class Recipe:
         data |= {"bits_per_weight": self.bits_per_weight, "error": self.error}
         data["gap"] = self.gap if self.gap is not None and math.isfinite(self.gap) else None
         data["trials"] = [trial.to_dict() for trial in self.trials]
-        data["rank_correlation"] = rank_correlation(self.trials)
+        data["rank_correlation"] = rank_correlation([t.error for t in self.trials], [-t.snr_db for t in self.trials])
         data["curve"] = [asdict(point) for point in self.curve]
         return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
-
-import numpy as np
-
-_FEWEST = 3  # whose order says anything
 
 
 @dataclass(frozen=True)
@@ -43,21 +38,3 @@ class Trial:
     def to_dict(self) -> dict[str, Any]:
         """Plain types only; figures that are not finite are None."""
         return asdict(self) | {"snr_db": self.snr_db if math.isfinite(self.snr_db) else None}
-
-
-def rank_correlation(trials: Sequence[Trial]) -> float | None:
-    """Spearman's, of the predicted errors and the noise that was measured: 1 where the same plans are better by both.
-    None of fewer than three trials with a finite figure, and where all are alike by one of the two."""
-    known = [trial for trial in trials if math.isfinite(trial.snr_db)]
-    if len(known) < _FEWEST:
-        return None
-    told, measured = _ranks([trial.error for trial in known]), _ranks([-trial.snr_db for trial in known])
-    if not told.std() or not measured.std():
-        return None
-    return float(np.corrcoef(told, measured)[0, 1])
-
-
-def _ranks(values: Sequence[float]) -> np.ndarray:
-    """Equal values share the mean of their places."""
-    array = np.asarray(values)
-    return (array[:, None] > array).sum(axis=1) + (array[:, None] == array).sum(axis=1) / 2.0

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from mil_palettize.budget.granularities import GRANULARITIES, Granularity
 from mil_palettize.budget.limits import Budget
-from mil_palettize.budget.planner import Weighed, recipe_of
+from mil_palettize.budget.planner import recipe_of
 from mil_palettize.budget.recipe import Recipe
+from mil_palettize.budget.weighed_choices import Weighed
 
 _NEAR = 4096  # bytes that sums of sizes may be off by
 

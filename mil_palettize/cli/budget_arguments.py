@@ -27,10 +27,10 @@ _OTHERS = (
 )
 
 
-def add_budget(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """Add them to ``parser``."""
+def add_budget(parser: argparse.ArgumentParser, *, planning: bool) -> None:
+    """Add them to ``parser``. ``planning``: a plan is all that is made, of a budget or of what another tool chose."""
     group = parser.add_argument_group("a budget, within which each weight gets the palette that loses least")
-    which = group.add_mutually_exclusive_group(required=required)
+    which = group.add_mutually_exclusive_group(required=planning)
     which.add_argument("--target-size", type=nbytes, metavar="SIZE", help="of the whole package, such as 2MB")
     which.add_argument("--bits-per-weight", type=bits, metavar="X", help="stored, tables included, such as 3.2")
     which.add_argument(
@@ -41,6 +41,16 @@ def add_budget(parser: argparse.ArgumentParser, *, required: bool) -> None:
         "--max-drop", type=share, metavar="1%",
         help="as few as keep accuracy from falling by more, on held out samples; with --labels and --calibrate X",
     )  # fmt: skip
+    if planning:
+        which.add_argument(
+            "--import", dest="imported", type=path, metavar="RECIPES.json",
+            help="no budget, but what apple/ml-stable-diffusion's mixed-bit analysis or argmaxtools chose",
+        )  # fmt: skip
+        group.add_argument(
+            "--checkpoint", type=path, metavar="MODEL.safetensors",
+            help="of the torch model that --import is of; weights are matched by their values",
+        )  # fmt: skip
+        group.add_argument("--selected-recipe", metavar="NAME", help="which one of --import [the only one]")
     group.add_argument(
         "--labels", type=path, metavar="Y", help="right classes of the samples: .csv, .npy or .npz, as compare has them"
     )
@@ -84,10 +94,32 @@ def budget_of(options: argparse.Namespace) -> Budget | None:
     return Budget(*(getattr(options, name) for name in _BUDGETS))
 
 
+def check_import(options: argparse.Namespace) -> None:
+    """Raise ConfigError where what goes with ``--import`` is missing, or what does not is there."""
+    if options.imported is None:
+        for name in ("checkpoint", "selected_recipe"):
+            if getattr(options, name) is not None:
+                raise ConfigError(f"--{name.replace('_', '-')} goes with --import")
+        return
+    if options.checkpoint is None:
+        raise ConfigError(
+            "--import names torch modules; give the checkpoint that the package was made of with --checkpoint, as "
+            "weights are matched by their values"
+        )
+    for name in (*_LIMITS, "calibrate", "sensitivity", "group_size", "weight_threshold", "memory", "device"):
+        if getattr(options, name) is not None:
+            flag = "for" if name == "device_rules" else name.replace("_", "-")
+            raise ConfigError(f"--import and --{flag} exclude each other: the recipe says what each weight gets")
+
+
 def limits_of(options: argparse.Namespace) -> Limits:
     """What the plan has to keep to. Raises ConfigError."""
     from mil_palettize.budget.limits import Limits
 
+    kept_names = [name for name, _ in options.keep or ()]
+    for name in kept_names:
+        if kept_names.count(name) > 1:
+            raise ConfigError(f"--keep {name} is given twice; leave one out")
     given = {
         "keep": None if options.keep is None else dict(options.keep),
         "ends": options.ends,

@@ -8,18 +8,19 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mil_palettize.cli import output
 from mil_palettize.cli.arguments import build_parser, calibration_of, requests_of
-from mil_palettize.cli.budget_arguments import budget_of, check_budget, limits_of
+from mil_palettize.cli.budget_arguments import budget_of, check_budget
 from mil_palettize.cli.loading import fail, load
 from mil_palettize.cli.looking import diff, expand, inspect, preflight
+from mil_palettize.cli.plans import importance_of, plan, planned
 from mil_palettize.cli.running import check_given, compare, run
 from mil_palettize.cli.running_arguments import with_values
 from mil_palettize.cli.sensitivities import sensitivity_json, sensitivity_text
@@ -38,10 +39,6 @@ from mil_palettize.package.links import following_links
 from mil_palettize.text import format_count
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from mil_palettize.budget.limits import Budget
-    from mil_palettize.budget.recipe import Recipe
     from mil_palettize.reports.report import Report
 
 EXIT_UNMET = 4
@@ -75,9 +72,9 @@ def _palettize(options: argparse.Namespace) -> int:
         lambda: api.palettize_package(
             options.source,
             options.destination,
-            requests_of(options) if budget is None else _planned(options, budget),
+            requests_of(options) if budget is None else planned(options, budget),
             joint_compression=options.joint,
-            importance=_importance(options),
+            importance=importance_of(options),
             redo=options.redo,
             select=options.select,
             dry_run=options.dry_run,
@@ -97,60 +94,8 @@ def _written_how(options: argparse.Namespace) -> dict[str, Any]:
         "overwrite": options.overwrite,
         "workers": options.workers,
         "resume": options.resume,
-        "progress": _progress(options),
+        "progress": output.progress(options),
     }
-
-
-def _progress(options: argparse.Namespace) -> bool | None:
-    """A bar, but for scripts."""
-    return None if options.quiet or options.json else True
-
-
-def _planned(options: argparse.Namespace, budget: Budget) -> Recipe:
-    destination = getattr(options, "destination", None)
-    if destination is not None and not options.dry_run:  # a plan may take minutes
-        load("package.replacement").check_destination(Path(options.source), Path(destination), options.overwrite)
-    recipe: Recipe = load("doors.budget").plan_mixed_bits(
-        options.source,
-        budget,
-        limits=limits_of(options),
-        calibration=calibration_of(options),
-        target=options.target,
-        importance=_importance(options),
-        labels=options.labels,
-        logits=options.logits or (),
-        measure=not options.unmeasured,
-        workers=options.workers,
-        progress=_progress(options),
-    )
-    return recipe
-
-
-def _plan(options: argparse.Namespace) -> int:
-    budget = budget_of(options)
-    assert budget is not None  # one is required
-    read = {"--calibrate": options.calibrate, "--sensitivity": options.sensitivity, "--labels": options.labels}
-    for option, place in (("--out", options.out), ("--plot", options.plot)):
-        if place is not None:
-            output.check_report_path(place, [options.source], read, option)
-            read["--out"] = options.out
-    check_given([options.source], options.calibrate if options.calibrate != "weights" else None)
-    options.quiet, options.bias = False, None
-    recipe = _planned(options, budget)
-    if options.out is not None:
-        output.write_report(options.out, recipe.to_yaml())
-    if options.plot is not None:
-        output.write_report(options.plot, load("reports.curve").curve_svg(recipe.curve, recipe.point))
-    output.show(recipe.to_json() if options.json else recipe.to_text(output.width()))
-    return 0
-
-
-def _importance(options: argparse.Namespace) -> dict[str, np.ndarray] | None:
-    """What ``--sensitivity`` holds."""
-    if options.sensitivity is None:
-        return None
-    found: dict[str, np.ndarray] = load("doors.sensitivity").read_importance(options.sensitivity, options.source)
-    return found
 
 
 def _finetune(options: argparse.Namespace) -> int:
@@ -220,7 +165,7 @@ def _decompress(options: argparse.Namespace) -> int:
             verify=options.verify,
             overwrite=options.overwrite,
             workers=options.workers,
-            progress=_progress(options),
+            progress=output.progress(options),
         ),
     )
 
@@ -262,7 +207,7 @@ def _publish(report: Report, options: argparse.Namespace) -> None:
 
 COMMANDS = {
     "palettize": _palettize,
-    "plan": _plan,
+    "plan": plan,
     "finetune": _finetune,
     "sensitivity": _sensitivity,
     "decompress": _decompress,
@@ -289,6 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 parser.print_help(sys.stderr)
                 return 2
             options = parser.parse_args(with_values(given))
+            options.told = shlex.join(["mil-palettize", *given])
             with following_links(options.follow_links), memory_told():
                 return int(options.run(options))
     except Stopped as stopped:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import sys
@@ -35,6 +36,11 @@ def open_streams() -> None:
 def width() -> int:
     """Columns of the terminal."""
     return shutil.get_terminal_size((110, 24)).columns if sys.stdout.isatty() else WIDTH_OF_FILES
+
+
+def progress(options: argparse.Namespace) -> bool | None:
+    """A bar, but for scripts."""
+    return None if options.quiet or options.json else True
 
 
 def show(text: str) -> None:

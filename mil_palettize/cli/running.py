@@ -68,6 +68,7 @@ def compare(options: argparse.Namespace) -> int:
         seed=options.seed,
         # A gate that looked at one function only would let the others pass.
         function=options.function or ("all" if limits and not reference else None),
+        attributed=options.per_op,
         # Where the results of ops are not to be seen, the page goes without them.
         per_op=options.per_op or (options.html is not None and options.runtime == "torch" and not reference),
         precision=options.precision,
@@ -82,7 +83,7 @@ def compare(options: argparse.Namespace) -> int:
     )
     comparison = door.compare_models(options.first, options.second, samples, how)
     if options.html is not None:
-        output.write_report(options.html, load("reports.page.document").page(comparison))
+        output.write_report(options.html, comparison.to_html(options.told))
     output.show(comparison.to_json() + "\n" if options.json else comparison.to_text(output.width()))
     if not limits:
         return 0

@@ -43,7 +43,7 @@ def add_compare(commands: argparse._SubParsersAction[Parser], epilog: str) -> No
         "--greedy", type=count, default=0, metavar="N", help="where N tokens part that each model chooses itself"
     )
     sub.add_argument("--runtime", choices=("torch", "coreml"), default="torch", help="[torch], or coreml on a Mac")
-    sub.add_argument("--per-op", action="store_true", help="also the results of every op")
+    sub.add_argument("--per-op", action="store_true", help="also the results of every op, and what each weight does")
     sub.add_argument(
         _FAIL_BELOW,
         type=decibels,

@@ -10,10 +10,12 @@ from importlib.util import find_spec
 from typing import Any
 
 from mil_palettize.budget.limits import Budget, Limits
-from mil_palettize.budget.planner import Source, Weighed, planned, weighed
+from mil_palettize.budget.planner import planned
 from mil_palettize.budget.recipe import Recipe
 from mil_palettize.budget.trials import Trial
 from mil_palettize.budget.uniform_plans import uniform_plans
+from mil_palettize.budget.weighed_choices import Source, Weighed
+from mil_palettize.budget.weighing import weighed
 from mil_palettize.calibration.request import Calibration, checked_calibration
 from mil_palettize.doors.budget_costs import element_costs
 from mil_palettize.doors.labelled_samples import labelled_samples
@@ -78,7 +80,7 @@ def plan_mixed_bits(
     cannot be reached, with the smallest that can; with samples also EvaluationError and UnsupportedOpError.
     """
     wanted = budget if isinstance(budget, Budget) else Budget(nbytes=_whole(budget))
-    limits = Limits() if limits is None else limits
+    limits = _checked_limits(limits)
     calibration = checked_calibration(calibration)
     counted = checked_importance(importance)
     goal = None if target is None else parse_target(target)
@@ -123,6 +125,14 @@ def _best(found: Weighed, wanted: Budget, device: str, measure: Measure | None) 
         return no_worse(plan, uniform, measure)
     except (EvaluationError, UnsupportedOpError) as error:
         return predicted_no_worse(plan, uniform, str(error))
+
+
+def _checked_limits(limits: object) -> Limits:
+    if limits is None:
+        return Limits()
+    if not isinstance(limits, Limits):
+        raise ConfigError(f"limits is {limits!r}; give Limits(...)")
+    return limits
 
 
 def _whole(budget: object) -> int:

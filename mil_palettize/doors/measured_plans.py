@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mil_palettize.budget.limits import Budget, Limits
-from mil_palettize.budget.planner import Weighed, planned
+from mil_palettize.budget.planner import planned
 from mil_palettize.budget.recipe import Recipe
 from mil_palettize.budget.trials import Trial
 from mil_palettize.budget.uniform_plans import uniform_plans
+from mil_palettize.budget.weighed_choices import Weighed
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.doors.labelled_samples import Labelled
 from mil_palettize.doors.package import palettize_package

@@ -158,17 +158,17 @@ def compare(
     command's ``--inputs``; else ``random`` samples are made up from the description of ``original``, from ``seed``.
     ``function``: of a model with several, else the default one; "all" for every one, each on samples of its own: made
     up, or those that ``inputs`` has under its name, as a mapping or as a folder of ``NAME.npz``.
-    ``per_op``: also the results of all ops that both have. ``precision``: "fp32", or "fp16" to round every result
-    that is declared float16. ``runtime``: "torch", or "coreml" on a Mac. ``histograms``: of so many of the weights that
-    lost most, for the page. ``logits``: outputs whose last axis is of classes, else one of that name; of these and of a
-    classifier's probabilities it is told how often the same class is the most probable, and more. ``labels``: right
-    classes of the samples: a sequence (of names or numbers; of logits also arrays of numbers, -100 for none), or a path
-    as the command's ``--labels``. A sample may be a sequence of calls, through which states live; figures are told of
-    each call too. ``sequence``: all samples are the calls of one (of a ``.npz`` also of several, with an axis more).
-    ``steps``: only so many calls of each. ``greedy``: tokens that each model chooses itself after each sample, and
-    where they part (see ``--greedy``). ``image_mean``, ``image_scale``: of a folder of images for a model that takes an
-    array, which is (pixel - mean) · scale of pixels from 0 to 255; one number, or three. ``failures`` of what is
-    returned says whether it is good enough.
+    ``per_op``: also the results of all ops that both have, and how much of the outputs' error each weight makes.
+    ``precision``: "fp32", or "fp16" to round every result that is declared float16. ``runtime``: "torch", or "coreml"
+    on a Mac. ``histograms``: of so many of the weights that lost most, for the page. ``logits``: outputs whose last
+    axis is of classes, else one of that name; of these and of a classifier's probabilities it is told how often the
+    same class is the most probable, and more. ``labels``: right classes of the samples: a sequence (of names or
+    numbers; of logits also arrays of numbers, -100 for none), or a path as the command's ``--labels``. A sample may be
+    a sequence of calls, through which states live; figures are told of each call too. ``sequence``: all samples are the
+    calls of one (of a ``.npz`` also of several, with an axis more). ``steps``: only so many calls of each. ``greedy``:
+    tokens that each model chooses itself after each sample, and where they part (see ``--greedy``). ``image_mean``,
+    ``image_scale``: of a folder of images for a model that takes an array, which is (pixel - mean) · scale of pixels
+    from 0 to 255; one number, or three. ``failures`` of what is returned says whether it is good enough.
 
     Raises ConfigError for a wrong request and without torch, PackageError, UnsupportedOpError naming all ops that are
     not known, EvaluationError for inputs that the models do not take.
@@ -190,6 +190,7 @@ def compare(
         seed=seed,
         function=function,
         per_op=per_op,
+        attributed=per_op,
         precision=precision,
         runtime=runtime,
         histograms=histograms,

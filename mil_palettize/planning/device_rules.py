@@ -206,15 +206,19 @@ def met(facts: Facts, device: str) -> list[DeviceRule]:
 def forbidden(options: Options, device: str) -> DeviceRule | None:
     """The rule by which a plan for ``device`` leaves a palette with ``options`` out, None where it does not: what fails
     or falls back, and what is much slower where that very device is asked for."""
-    left_out: tuple[Consequence, ...] = ("fails", "falls back") if device == "any" else CONSEQUENCES[:3]
-    return next((rule for rule in met(asked_palette(options), device) if rule.consequence in left_out), None)
+    rules = met(asked_palette(options), device)
+    return next((rule for rule in rules if rule.consequence in _left_out(device)), None)
 
 
 def costs(options: Options, device: str) -> list[DeviceRule]:
-    """What such a palette costs on ``device``."""
-    told: tuple[Consequence, ...] = ("much slower", "slower", "no gain")
-    on_engine = [rule for rule in met(asked_palette(options), device) if rule.consequence in told]
-    return [rule for rule in on_engine if device != "any" or not set(ENGINES).isdisjoint(rule.devices)]
+    """What such a palette costs on ``device``, of what a plan does not leave out; what is so of every palette, as on
+    other devices than the Neural Engine, is not told."""
+    rules = [rule for rule in met(asked_palette(options), device) if not set(ENGINES).isdisjoint(rule.devices)]
+    return [rule for rule in rules if rule.consequence not in ("runs", *_left_out(device))]
+
+
+def _left_out(device: str) -> tuple[Consequence, ...]:
+    return ("fails", "falls back") if device == "any" else ("fails", "falls back", "much slower")
 
 
 def rule_named(name: str) -> DeviceRule:

@@ -19,6 +19,9 @@ def joined(found: Mapping[str, ModelComparison]) -> ModelComparison:
         outputs=[replace(o, name=f"{name}/{o.name}") for name, one in found.items() for o in one.outputs],
         weights=[replace(w, name=f"{name}/{w.name}") for name, one in found.items() for w in one.weights],
         ops=[replace(op, name=f"{name}/{op.name}") for name, one in found.items() for op in one.ops],
+        attributions=[part.of_function(name) for name, one in found.items() for part in one.attributions],
+        pictures=[replace(p, name=f"{name}/{p.name}") for name, one in found.items() for p in one.pictures],
+        detections=[part for one in found.values() for part in one.detections],
         unmatched=sum(one.unmatched for one in found.values()),
         notes=list(_notes(found)),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,7 +129,10 @@ def _compare_ops(a: Model, b: Model, difference: Difference) -> None:
     difference.weights += [_compare_weight(a, sites_a[one, 0], b, sites_b[two, 0]) for one, two in renamed.items()]
     for weight, other in renamed.items():
         del ops_a[weight, 0], ops_b[other, 0]
-    ops_b = {key: _with_first_names(op, key[0].function, renamed) for key, op in ops_b.items()}
+    first_names: dict[str, dict[str, str]] = defaultdict(dict)  # by function
+    for weight, other in renamed.items():
+        first_names[weight.function][other.name] = weight.name
+    ops_b = {key: _with_names(op, first_names[key[0].function]) for key, op in ops_b.items()}
     for key in dict.fromkeys([*ops_a, *ops_b]):
         one, two = ops_a.get(key), ops_b.get(key)
         if one is None or two is None:
@@ -173,9 +176,8 @@ def _values(model: Model, site: Site) -> np.ndarray | None:
     return None if found is None or found.dtype.kind != "f" else sampled(found)
 
 
-def _with_first_names(op: MIL.Operation, function: str, renamed: Mapping[WeightId, WeightId]) -> MIL.Operation:
-    """An op of the second package that reads weights by what they are called in the first."""
-    names = {two.name: one.name for one, two in renamed.items() if one.function == function}
+def _with_names(op: MIL.Operation, names: Mapping[str, str]) -> MIL.Operation:
+    """``op``, reading by other ``names``."""
     read = [b for argument in op.inputs.values() for b in argument.arguments if b.name in names]
     if not read:
         return op

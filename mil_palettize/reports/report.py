@@ -13,10 +13,15 @@ from typing import Any
 from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.decibels import snr_text
 from mil_palettize.reports.model_comparison import ModelComparison
+from mil_palettize.reports.page.notebook import framed
+from mil_palettize.reports.page.run_page import run_page
+from mil_palettize.reports.page.tables import Table
 from mil_palettize.reports.tables import format_table, grouped_lines, indented_lines
 from mil_palettize.text import format_bytes, format_count, printable, shorten
 
 LARGEST = 10
+_DENSE_HEADER = ("weight", "shape", "read by", "was", "before", "after")
+_PALETTE_HEADER = ("weight", "shape", "read by", "palette", "before", "after", "SNR dB")
 PALETTIZED = "palettized"
 DECOMPRESSED = "decompressed"
 COUNT_UNKNOWN = "a weight file's record count is wrong: records that nothing points at were dropped uncounted"
@@ -194,6 +199,30 @@ class Report:
         ]
         return printable("\n\n".join(block for block in blocks if block)) + "\n"
 
+    def to_html(self) -> str:
+        """A page that needs nothing else, to be saved as UTF-8."""
+        labels = self.labels()
+        dense = self.action == DECOMPRESSED
+        rows = [
+            (
+                *_row(w, labels[w.id], w.mode or "" if dense else _palette_words(w)),
+                *(() if dense else (snr_text(w.snr_db),)),
+            )
+            for w in _by_size(self.palettized + self.decompressed)
+        ]
+        skipped = [(labels[w.id], w.reason, format_bytes(w.bytes_before)) for w in _by_size(self.skipped)]
+        tables = [
+            Table("Weights", _DENSE_HEADER if dense else _PALETTE_HEADER, rows),
+            Table("Left alone", ("weight", "why", "size"), skipped),
+            Table("Moved", ("op", "what"), [(m.op_name or m.function, m.what) for m in self.moved]),
+        ]
+        noted = [f"{labels[w.id]}: {note}" for w in self.weights for note in w.notes]
+        return run_page(self.source, self._totals().splitlines(), tables, [*self.notes, *noted], self.check)
+
+    def _repr_html_(self) -> str:
+        """In a notebook."""
+        return framed(self.to_html())
+
     def labels(self) -> dict[WeightId, str]:
         """What each weight is called in text: with its function and block where its name alone is that of several."""
         names = Counter(name for _, name in {(weight.function, weight.name) for weight in self.weights})
@@ -258,17 +287,20 @@ def _weight_dict(weight: WeightReport) -> dict[str, Any]:
 
 def _palette_table(weights: list[WeightReport], labels: Mapping[WeightId, str], width: int) -> str:
     rows = [(*_row(w, labels[w.id], _palette_words(w)), snr_text(w.snr_db)) for w in _largest(weights)]
-    header = ("weight", "shape", "read by", "palette", "before", "after", "SNR dB")
-    return _table(header, rows, len(weights), width)
+    return _table(_PALETTE_HEADER, rows, len(weights), width)
 
 
 def _dense_table(weights: list[WeightReport], labels: Mapping[WeightId, str], width: int) -> str:
     rows = [_row(w, labels[w.id], shorten(w.mode or "", 40)) for w in _largest(weights)]
-    return _table(("weight", "shape", "read by", "was", "before", "after"), rows, len(weights), width)
+    return _table(_DENSE_HEADER, rows, len(weights), width)
 
 
 def _largest(weights: list[WeightReport]) -> list[WeightReport]:
-    return sorted(weights, key=lambda w: -w.bytes_before)[:LARGEST]
+    return _by_size(weights)[:LARGEST]
+
+
+def _by_size(weights: list[WeightReport]) -> list[WeightReport]:
+    return sorted(weights, key=lambda w: -w.bytes_before)
 
 
 def _row(weight: WeightReport, label: str, form: str) -> tuple[str, ...]:

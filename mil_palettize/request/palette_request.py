@@ -57,7 +57,7 @@ class PaletteRequest:
         return self.granularity != GRANULARITIES[0]
 
     def __str__(self) -> str:
-        bits = f" {self.nbits} bits" if self.nbits else ""
+        bits = f" {self.nbits} bit{'s' if self.nbits > 1 else ''}" if self.nbits else ""
         groups = f" in groups of {self.group_size}" if self.grouped else ""
         vectors = f" by vectors of {self.cluster_dim}" if self.cluster_dim > 1 else ""
         scale = f" with per-channel scale ({self.scale})" if self.scale else ""

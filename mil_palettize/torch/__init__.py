@@ -1,5 +1,5 @@
 """All that needs torch, which only this package imports: ``pip install 'mil-palettize[torch]'``. ML Programs run with
-it, and palettes that are learned. The palettizers are loaded when first used."""
+it, and palettes that are learned. What trains is loaded when first used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ except ImportError as error:
     raise ConfigError("this needs torch: pip install 'mil-palettize[torch]'") from error
 
 from mil_palettize.torch.evaluator.model_pipeline import Pipeline, open_model
-from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.reference import compare_with
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
         SKMPalettizerConfig,
     )
     from mil_palettize.torch.training.dkm_palettizer import DKMPalettizer
+    from mil_palettize.torch.training.mil_module import MILModule
     from mil_palettize.torch.training.post_training import PostTrainingPalettizer
     from mil_palettize.torch.training.sensitive import SKMPalettizer
 
@@ -35,6 +35,7 @@ _HOMES = {
     "CalibratedPalettizer": "calibrated",
     "DKMPalettizer": "dkm_palettizer",
     "DKMPalettizerConfig": "config",
+    "MILModule": "mil_module",
     "ModuleDKMPalettizerConfig": "config",
     "ModulePostTrainingPalettizerConfig": "config",
     "ModuleSKMPalettizerConfig": "config",

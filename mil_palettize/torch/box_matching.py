@@ -49,8 +49,8 @@ def side_by_side(
     then those that one of them lacks, where it gets a row of zeros. Added to ``counts``."""
     pairs = _pairs(one[names.coordinates], one[names.confidence], two[names.coordinates], two[names.confidence])
     mine, theirs = [i for i, _ in pairs], [j for _, j in pairs]
-    lost = [i for i in range(len(one[names.coordinates])) if i not in set(mine)]
-    new = [j for j in range(len(two[names.coordinates])) if j not in set(theirs)]
+    lost = sorted(set(range(len(one[names.coordinates]))).difference(mine))
+    new = sorted(set(range(len(two[names.coordinates]))).difference(theirs))
     counts.matched += len(pairs)
     counts.lost += len(lost)
     counts.new += len(new)

@@ -8,9 +8,11 @@ from dataclasses import replace
 
 from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.package.given_files import is_reference
+from mil_palettize.reports.compared_models import MADE_UP
 from mil_palettize.reports.function_comparisons import joined
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.torch.asked_samples import samples_for
+from mil_palettize.torch.attribution import attributions
 from mil_palettize.torch.comparison_options import ALL, Options, Sample
 from mil_palettize.torch.coreml_runtime import CoreMLModel
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
@@ -67,7 +69,7 @@ def _compared(original: PathLike, palettized: PathLike, inputs: Inputs, options:
     _check_alike(paths, modules)
     samples, told = samples_for(modules[0], inputs, options)
     sides = [_side(path, module, options) for path, module in zip(paths, modules, strict=True)]
-    run = paired(sides[0], sides[1], samples, options, modules[0].boxes)
+    run = paired(sides[0], sides[1], samples, options, modules[0])
     greedy = greedy_figures(sides[0], sides[1], modules[0], samples, options)
     return ModelComparison(
         original=paths[0],
@@ -81,6 +83,9 @@ def _compared(original: PathLike, palettized: PathLike, inputs: Inputs, options:
         ops=run.op_comparisons(),
         unmatched=run.unmatched,
         greedy=greedy,
+        attributions=attributions(modules[0], modules[1], samples, options) if options.attributed else [],
+        pictures=run.pictures(),
+        detections=run.detections(),
         precision=options.told_precision,
         runtime=options.told_runtime,
         notes=[*_notes(modules[0], inputs is None, options.function), *run.notes(), *samples.notes],
@@ -106,7 +111,7 @@ def _check_alike(paths: Sequence[str], modules: Sequence[Evaluated]) -> None:
 
 def _notes(module: Evaluated, made_up: bool, function: str | None) -> Iterator[str]:
     if made_up:
-        yield "The inputs are made up: figures of real ones differ, most of all for classifiers."
+        yield MADE_UP
     if module.draws_random_numbers:
         yield "The model draws random numbers: both packages, and every run, got the same ones."
     others = [name for name in module.functions if name != module.function_name]

@@ -17,13 +17,16 @@ Sample = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """Those of ``mil_palettize.compare``, which says what they are. Raises ConfigError for those that exclude each
-    other."""
+    """Those of ``mil_palettize.compare``, which says what they are; its ``per_op`` is two: ``per_op`` compares the
+    results of ops, and ``attributed`` tells what each weight does to the outputs, which takes a run for each.
+
+    Raises ConfigError for those that exclude each other."""
 
     random: int = 8
     seed: int = 0
     function: str | None = None
     per_op: bool = False
+    attributed: bool = False
     precision: str = "fp32"
     runtime: str = "torch"
     histograms: int = 0
@@ -37,7 +40,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:
             raise ConfigError(f"runtime is {self.runtime!r}; use one of {list(RUNTIMES)}")
-        if self.runtime == "coreml" and self.per_op:
+        if self.runtime == "coreml" and (self.per_op or self.attributed):
             raise ConfigError("Core ML does not show the results of ops; per_op goes with the runtime 'torch'")
         if self.greedy < 0:
             raise ConfigError(f"greedy is {self.greedy}; give a number of tokens, 0 for none")

@@ -85,6 +85,14 @@ class OutputSums:
         self.judged, self.agreed = True, self.agreed + agreed
 
     @property
+    def error(self) -> float:
+        """Squared, relative to the power, infinite where something is not finite any more; of labels the share that
+        differs."""
+        if not self.numbers:
+            return 1 - self.agreed / self.samples
+        return math.inf if self.sums.non_finite else self.sums.noise / (self.sums.signal or 1.0)
+
+    @property
     def figures(self) -> Distance | None:
         return self.sums.distance() if self.numbers else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -12,14 +13,17 @@ import torch
 
 from mil_palettize.errors import EvaluationError
 from mil_palettize.reports.compared_parts import OpComparison, OutputComparison
+from mil_palettize.reports.pictures import Detections, OutputPicture
 from mil_palettize.torch.box_matching import BoxCounts, BoxOutputs, side_by_side
 from mil_palettize.torch.comparison_options import LOGITS, Options
+from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.ops.random import drawing
 from mil_palettize.torch.evaluator.program import OpInfo
 from mil_palettize.torch.labels import labels_for
 from mil_palettize.torch.metrics import Sums
 from mil_palettize.torch.op_captures import Capture, FirstNonFinite
 from mil_palettize.torch.output_sums import OutputSums
+from mil_palettize.torch.picture_keeper import PictureKeeper
 from mil_palettize.torch.samples import Samples
 from mil_palettize.torch.sides import PackageSide, RecordedSide, Sample, Side, TorchSide, as_model_gives
 
@@ -27,7 +31,7 @@ from mil_palettize.torch.sides import PackageSide, RecordedSide, Sample, Side, T
 class PairedRun:
     """``one``: the original. ``per_op``: both are packages that the evaluator runs, and the results of their ops are
     compared too; those of only one are in memory. ``seed``: of what ops draw. ``logits``: outputs whose last axis is of
-    classes. ``boxes``: outputs of boxes, which are matched."""
+    classes. ``boxes``: outputs of boxes, which are matched. ``pictures``: what can be seen is kept there."""
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class PairedRun:
         seed: int,
         logits: Sequence[str] = (),
         boxes: BoxOutputs | None = None,
+        pictures: PictureKeeper | None = None,
     ) -> None:
         self._pair = one, two
         self._foreign = isinstance(one, RecordedSide | TorchSide)
@@ -45,7 +50,8 @@ class PairedRun:
         self._seed = seed
         self._logits = logits
         self._boxes, self._box_counts = boxes, BoxCounts()
-        self._calls = 0
+        self._pictures = pictures
+        self._samples, self._calls = -1, 0
         self._found: dict[str, OutputSums] = {}
         self._ops: dict[str, tuple[str, Sums]] = {}
         self._not_finite: tuple[Sequence[Sample], int] | None = None  # calls up to the first such, and that one's seed
@@ -56,6 +62,7 @@ class PairedRun:
         """Run both on ``sample``, or on a sequence of calls, through which their states live. ``label``: its right
         class or classes, or those of each call, where known. Raises EvaluationError."""
         states = [side.make_state() for side in self._pair]
+        self._samples += 1
         if isinstance(sample, Mapping):
             self._call([sample], states, label, step=None)
             return
@@ -91,6 +98,8 @@ class PairedRun:
         if single:
             path = self._pair[0 if single[0] in results[0] else 1].name
             raise EvaluationError(f"output {single[0]!r} is of {path} only; compare a model with its palette")
+        if self._pictures is not None:
+            self._pictures.add(self._samples, calls[-1], *results)
         if self._boxes is not None and set(self._boxes) <= results[0].keys():
             results = list(side_by_side(results[0], results[1], self._boxes, self._box_counts))
         for name, value in results[0].items():
@@ -164,14 +173,32 @@ class PairedRun:
         boxes = self._boxes or ()
         return [replace(one, agreement=self._box_counts.share) if one.name in boxes else one for one in found]
 
+    @property
+    def error(self) -> float:
+        """Of all outputs of numbers together, each relative to its power; without such, of their labels."""
+        outputs = [o for o in self._found.values() if o.numbers] or self._found.values()
+        return math.fsum(output.error for output in outputs)
+
+    def pictures(self) -> list[OutputPicture]:
+        """Of outputs that are images; none where they were not kept."""
+        return [] if self._pictures is None else self._pictures.pictures()
+
+    def detections(self) -> list[Detections]:
+        """One where boxes were kept."""
+        return [] if self._pictures is None else self._pictures.detections()
+
     def op_comparisons(self) -> list[OpComparison]:
         return [OpComparison(name, kind, sums.distance()) for name, (kind, sums) in self._ops.items()]
 
 
-def paired(one: Side, two: Side, samples: Samples, options: Options, boxes: BoxOutputs | None = None) -> PairedRun:
-    """Both run on all samples, with their labels where these are given. Raises EvaluationError."""
+def paired(one: Side, two: Side, samples: Samples, options: Options, module: Evaluated) -> PairedRun:
+    """Both run on all samples, with their labels where these are given. ``module``: what the original is, or what is
+    compared with it. Raises EvaluationError."""
     labels = None if options.labels is None else labels_for(options.labels, samples)
-    run = PairedRun(one, two, per_op=options.per_op, seed=options.seed, logits=options.logits, boxes=boxes)
+    pictures = PictureKeeper(module.features, module.boxes)
+    run = PairedRun(
+        one, two, per_op=options.per_op, seed=options.seed, logits=options.logits, boxes=module.boxes, pictures=pictures
+    )
     for number, sample in enumerate(samples):
         run.add(sample, None if labels is None else labels.of_samples[number])
     run.check_classes(labelled=labels is not None)

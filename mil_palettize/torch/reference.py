@@ -90,7 +90,7 @@ def _judged(
     judged: Side = PackageSide(path, module, names)
     if options.runtime == "coreml":
         judged = DeviceSide(path, CoreMLModel(path, options.function, module.features), names)
-    run = paired(original, judged, samples, options, module.boxes)
+    run = paired(original, judged, samples, options, module)
     return ModelComparison(
         original=original.name,
         palettized=path,
@@ -99,6 +99,8 @@ def _judged(
         bytes_before=0,
         bytes_after=module.package.nbytes(),
         outputs=run.outputs(),
+        pictures=run.pictures(),
+        detections=run.detections(),
         precision=options.told_precision,
         runtime=options.told_runtime,
         notes=[*_notes(module, names), *run.notes(), *samples.notes],

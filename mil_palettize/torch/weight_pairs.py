@@ -21,7 +21,7 @@ _FEW = 256  # distinct values that are shown as a palette
 def weight_comparisons(one: Evaluated, two: Evaluated, histograms: int = 0) -> list[WeightComparison]:
     """Weights of ``one`` that are also in ``two``; of the ``histograms`` that lost most, how values are spread."""
     before, after = one.weights_by_id, two.weights_by_id
-    pairs = _pairs(one, two)
+    pairs = paired_weights(one, two)
     found = {
         weight: WeightComparison(
             name,
@@ -39,7 +39,8 @@ def weight_comparisons(one: Evaluated, two: Evaluated, histograms: int = 0) -> l
     return list(found.values())
 
 
-def _pairs(one: Evaluated, two: Evaluated) -> dict[WeightId, WeightId]:
+def paired_weights(one: Evaluated, two: Evaluated) -> dict[WeightId, WeightId]:
+    """Weights of ``one`` with those of ``two`` that were made of them."""
     before, after = one.weights_by_id, two.weights_by_id
     return counterparts(
         [facts for weight, facts in one.weight_facts.items() if weight in before],

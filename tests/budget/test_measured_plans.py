@@ -13,9 +13,12 @@ import numpy as np
 
 from mil_palettize import Budget, Calibration, Limits, Recipe, compare, palettize_package, plan_mixed_bits
 from mil_palettize.budget.granularities import Granularity
-from mil_palettize.budget.planner import Source, Weighed, planned, weighed
-from mil_palettize.budget.trials import Trial, rank_correlation
+from mil_palettize.budget.planner import planned
+from mil_palettize.budget.ranks import rank_correlation
+from mil_palettize.budget.trials import Trial
 from mil_palettize.budget.uniform_plans import uniform_plans
+from mil_palettize.budget.weighed_choices import Source, Weighed
+from mil_palettize.budget.weighing import weighed
 from mil_palettize.doors import budget as door
 from mil_palettize.doors.measured_plans import Measure, no_worse, smallest_reaching
 from mil_palettize.encoding.workers import Workers
@@ -141,17 +144,13 @@ def test_nothing_can_be_measured(fixtures: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_ranks() -> None:
-    def trials(*pairs: tuple[float, float]) -> list[Trial]:
-        return [Trial(1, error, decibels) for error, decibels in pairs]
-
-    assert rank_correlation(trials((1.0, 3.0), (2.0, 2.0), (9.0, 1.0))) == pytest.approx(1.0)
-    assert rank_correlation(trials((1.0, 1.0), (2.0, 2.0), (9.0, 3.0))) == pytest.approx(-1.0)
-    assert rank_correlation(trials((1.0, 3.0), (2.0, 2.0))) is None
-    assert rank_correlation(trials((1.0, 3.0), (2.0, 2.0), (3.0, float("nan")))) is None
-    assert rank_correlation(trials((1.0, 3.0), (1.0, 2.0), (1.0, 1.0))) is None
+    assert rank_correlation([1.0, 2.0, 9.0], [3.0, 4.0, 5.0]) == pytest.approx(1.0)
+    assert rank_correlation([1.0, 2.0, 9.0], [5.0, 4.0, 3.0]) == pytest.approx(-1.0)
+    assert rank_correlation([1.0, 2.0], [3.0, 4.0]) is None
+    assert rank_correlation([1.0, 2.0, 3.0], [3.0, 2.0, float("nan")]) is None
+    assert rank_correlation([1.0, 1.0, 1.0], [3.0, 2.0, 1.0]) is None
     random = np.random.default_rng(0)
-    errors, decibels = random.integers(0, 5, (2, 12)).astype(float)
+    told, measured = random.integers(0, 5, (2, 12)).astype(float)
     from scipy.stats import spearmanr
 
-    expected = spearmanr(errors, -decibels).statistic
-    assert rank_correlation(trials(*zip(errors, decibels, strict=True))) == pytest.approx(expected)
+    assert rank_correlation(told, measured) == pytest.approx(spearmanr(told, measured).statistic)

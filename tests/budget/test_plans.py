@@ -17,7 +17,8 @@ from mil_palettize import Budget, Limits, OptimizationConfig, Recipe, palettize_
 from mil_palettize import plan_mixed_bits as plan_measured
 from mil_palettize.budget.distortion import evaluated
 from mil_palettize.budget.limits import GROUP_SIZES
-from mil_palettize.budget.planner import Source, weighed
+from mil_palettize.budget.weighed_choices import Source
+from mil_palettize.budget.weighing import weighed
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ConfigError, PlanError
 from mil_palettize.planning.device_rules import DEVICES, RULES, forbidden
@@ -244,11 +245,43 @@ def test_what_a_device_does_not_take() -> None:
         (lambda: Limits(device="npu"), "allowed are"),
         (lambda: Limits(keep={"a": 5}), r"keep\['a'\] is 5"),
         (lambda: Limits(keep={"re:(": 4}), "no regular expression"),
+        (lambda: Limits(keep=["a"]), r"keep is \['a'\]; give a dict of names and bits"),
+        (lambda: Limits(keep={5: 4}), "keep has 5, which is no name"),
+        (lambda: Limits(keep={"a": True}), r"keep\['a'\] is True"),
+        (lambda: Limits(ends=5), r"ends is 5, allowed are \(1, 2, 3, 4, 6, 8\)"),
+        (lambda: Limits(ends="8"), "ends is '8'"),
+        (lambda: Limits(group_size=-1), "group_size is -1"),
+        (lambda: Limits(group_size=True), "group_size is True"),
+        (lambda: Limits(weight_threshold=-1), "weight_threshold is -1"),
+        (lambda: Limits(vectors=True, group_size=8), "vectors have one table for a weight, and group_size 8"),
+        (lambda: plan_mixed_bits("nowhere.mlpackage", 5, limits={}), r"limits is \{\}; give Limits"),
     ],
 )
 def test_wrong_requests(make: object, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         make()
+
+
+def test_vectors_where_none_are_possible(source: Path) -> None:
+    older = source.with_name("conv_fp16_ios16.mlpackage")
+    needed = "no weight can have pairs of channels that share an index here: they need --target iOS18"
+    asked = Limits(vectors=True, device="gpu")
+    assert needed in plan_mixed_bits(older, Budget(bits_per_weight=4.0), limits=asked).notes
+    assert needed not in plan_mixed_bits(source, Budget(bits_per_weight=4.0), limits=asked).notes
+
+
+def test_what_no_palette_is_possible_of(source: Path, tmp_path: Path) -> None:
+    """A package of palettes is left as it is, with the reason."""
+    done = tmp_path / "done.mlpackage"
+    palettize_package(source, done, plan_mixed_bits(source, Budget(bits_per_weight=4.0)))
+    size = sum(file.stat().st_size for file in done.rglob("*") if file.is_file())
+    recipe = plan_mixed_bits(done, size)
+    assert recipe.chosen == ()
+    assert recipe.nbytes == size
+    assert any("left alone: already compressed (constexpr_lut_to_dense)" in note for note in recipe.notes)
+    assert recipe.told(size)[0] == "planned: nothing, as no weight can get a palette"
+    with pytest.raises(PlanError, match="1 bit per weight cannot be reached: the least is"):
+        plan_mixed_bits(source, Budget(bits_per_weight=1), limits=Limits(keep={"stem_weight": None}))
 
 
 def test_report_json_and_text(recipe: Recipe) -> None:

@@ -59,7 +59,8 @@ def test_costs_rank_weights_as_the_outputs_do(fixtures: Path, tmp_path: Path) ->
     """One weight at a time at 2 bits, calibrated: the noise at the outputs, and what was said before."""
     pytest.importorskip("torch")
     from mil_palettize import Budget, Calibration, Limits, compare, palettize_package
-    from mil_palettize.budget.planner import Source, weighed
+    from mil_palettize.budget.weighed_choices import Source
+    from mil_palettize.budget.weighing import weighed
     from mil_palettize.doors.budget_costs import element_costs
     from mil_palettize.encoding.workers import Workers
     from mil_palettize.request.normalised import Requests
@@ -83,5 +84,13 @@ def test_costs_rank_weights_as_the_outputs_do(fixtures: Path, tmp_path: Path) ->
         outputs = compare(source, out, samples).outputs
         measured.append(float(np.mean([10.0 ** (-output.snr_db / 10.0) for output in outputs])))
         told.append(one.errors[number])
+    assert set(found.weight_ranks) == {
+        "error relative to the weight",
+        "error under structured moments",
+        "squared gradients",
+        "squared gradients and moments",
+    }
+    ranked = found.weight_ranks
+    assert ranked["error relative to the weight"] < ranked["squared gradients"]  # which know what comes after
     ranks = [np.argsort(np.argsort(values)) for values in (told, measured)]
     assert np.corrcoef(*ranks)[0, 1] >= 0.6, (told, measured)

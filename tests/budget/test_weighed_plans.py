@@ -9,7 +9,8 @@ import pytest
 
 from mil_palettize import Budget, ConfigError, Limits, PlanError, palettize_package, plan_mixed_bits
 from mil_palettize.budget.distortion import evaluated
-from mil_palettize.budget.planner import Source, weighed
+from mil_palettize.budget.weighed_choices import Source
+from mil_palettize.budget.weighing import weighed
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.program.model import Model
 from mil_palettize.program.site_values import dense

@@ -76,6 +76,9 @@ def test_limits(run: Run) -> None:
         (("--target-size", "20kB", "--keep", "nowhere"), "matches no weight", 4),
         (("--target-size", "20kB", "--keep", "re:("), "no regular expression", 2),
         (("--target-size", "20kB", "--keep", "a=5"), "allowed are", 2),
+        (("--target-size", "20kB", "--keep", "a", "--keep", "a=6"), "--keep a is given twice", 2),
+        (("--target-size", "20kB", "--ends", "5"), "ends is 5, allowed are", 2),
+        (("--target-size", "20kB", "--group-size", "8", "--vectors"), "leave one out", 2),
         (("--target-size", "20kB", "--select", "all"), "--select weights", 2),
         (("--nbits", "4", "--labels", "y.npy"), "--labels goes with", 2),
         (("--nbits", "4", "--unmeasured"), "--unmeasured goes with", 2),
@@ -141,6 +144,24 @@ def test_accuracy(run: Run, fixtures: Path) -> None:
     code, shown, errors = run("palettize", str(source), OUT, *asked, "--json")
     assert code == 0, errors
     assert "accuracy is that of 2 held out samples, of which one is 50 points" in json.loads(shown)["notes"]
+
+
+def test_an_answer_that_errors_do_not_show_in(run: Run, tmp_path: Path) -> None:
+    """A label is no number: samples cannot tell which weights count, and the plan is by the weights."""
+    pytest.importorskip("torch")
+    from evaluator import mb, program_of, saved
+
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((24, 96)).astype(np.float32)
+    program = program_of(
+        lambda x: mb.reduce_argmax(x=mb.matmul(x=x, y=weight), axis=1, name="label"), [((1, 24), np.float32)]
+    )
+    source = saved(program, tmp_path)
+    code, shown, errors = run("plan", str(source), "--bits-per-weight", "4", "--calibrate", "8", "--json")
+    assert code == 0, errors
+    assert (
+        "no output is of floats that errors could show in: planned by the weights alone" in json.loads(shown)["notes"]
+    )
 
 
 def test_sensitivity(run: Run) -> None:

@@ -8,9 +8,13 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 
+import numpy as np
+
+from mil_palettize.reports.attribution import Attribution, WeightLoss
 from mil_palettize.reports.compared_parts import Distance, OpComparison, OutputComparison, WeightComparison
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.page.document import page
+from mil_palettize.reports.pictures import Box, Detections, OutputPicture
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 EQUAL = Distance(elements=10, snr_db=math.inf, psnr_db=math.inf, cosine=1.0, max_abs=0.0)
@@ -166,6 +170,30 @@ CLASSIFIER = comparison(
     weights=0,
     ops=0,
 )
+ATTRIBUTED = comparison(
+    attributions=[
+        Attribution(
+            tuple(
+                WeightLoss(name, 0.1**i, f"layers_{41 + 9 * i}_output_cast_fp16", 0.05**i)
+                for i, name in enumerate(HOSTILE)
+            ),
+            0.2,
+            4,
+        ),
+        Attribution((WeightLoss("lost", math.inf, "unknown"), WeightLoss("fine", 0.0)), math.inf, 1, "decode"),
+    ]
+)
+GRAY, COLOURS = np.arange(600, dtype=np.uint8).reshape(20, 30), np.full((900, 500, 3), 200, np.uint8)
+PICTURED = comparison(
+    pictures=[
+        OutputPicture(HOSTILE[0], 3, GRAY, GRAY, GRAY, 2.5),
+        OutputPicture("same", 0, COLOURS, COLOURS, np.zeros_like(COLOURS), 1.0),
+    ],
+    detections=[
+        Detections(1, (Box(0.1, 0.2, 0.3, 0.1, HOSTILE[2]), Box(math.nan, 0, 1, 1, "nowhere")), (), COLOURS),
+        Detections(0, (), (Box(-0.5, 0.2, 3.0, 0.1, "class 3, 40%"),)),
+    ],
+)
 ALL = {
     "plain": comparison(),
     "one output": comparison(outputs=1, weights=3, ops=12, notes=["Inputs are random: fixed seed 0."]),
@@ -173,6 +201,8 @@ ALL = {
     "no weights": comparison(weights=0),
     "no outputs": comparison(outputs=0),
     "hostile": hostile(),
+    "attributed": ATTRIBUTED,
+    "pictured": PICTURED,
     "empty": EMPTY,
     "same": SAME,
     "broken": BROKEN,

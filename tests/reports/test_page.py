@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +29,8 @@ from comparison_pages import (
     weight,
 )
 
+from mil_palettize import __version__
+from mil_palettize.reports.compared_models import MADE_UP
 from mil_palettize.reports.compared_parts import OpComparison, OutputComparison, WeightComparison
 from mil_palettize.reports.page.charts import _apart
 from mil_palettize.reports.page.document import page
@@ -41,7 +44,9 @@ def test_it_is_well_formed_and_needs_nothing_else(case: str) -> None:
     source.encode()
     assert source.startswith("<!DOCTYPE html>")
     assert "http" not in source
-    assert not {"script", "link", "img", "iframe", "object", "image", "use", "foreignobject"} & set(found.names)
+    sources = [attributes["src"] or "" for tag, attributes in found.tags if tag == "img"]
+    assert all(re.fullmatch(r"data:image/png;base64,[A-Za-z0-9+/]+=*", one) for one in sources)
+    assert not {"script", "link", "iframe", "object", "image", "use", "foreignobject"} & set(found.names)
     assert not [name for _, attributes in found.tags for name in attributes if name.startswith("on") or "href" in name]
     assert "url(" not in source
     assert "@import" not in source
@@ -94,12 +99,38 @@ def test_the_header_says_what_was_compared() -> None:
     assert "1.25× larger" in parsed(comparison(bytes_before=400, bytes_after=500)).words
 
 
-@pytest.mark.parametrize(
-    "where", [{"inputs": "random values, seed 0"}, {"notes": ["Inputs are random."]}, {"inputs": "Randomly drawn"}]
-)
-def test_random_inputs_are_said_prominently(where: dict[str, Any]) -> None:
-    assert "Random inputs." in parsed(comparison(**where)).words
-    assert "Random inputs." not in parsed(comparison(inputs="random_inputs.npz", notes=["Draws random numbers."])).words
+def test_made_up_inputs_are_said_once_and_prominently() -> None:
+    source = page(comparison(notes=["Two ops were skipped.", MADE_UP]))
+    assert source.count("made up") == 1
+    assert f"<strong>{MADE_UP}</strong>" in source
+    assert "made up" not in page(comparison(inputs="random_inputs.npz", notes=["Draws random numbers."]))
+
+
+def test_it_says_when_and_how_it_was_made() -> None:
+    words = parsed(comparison()).words
+    assert f"Made {datetime.now(UTC):%Y-%m-%d}" in words
+    assert words.endswith(f"by mil-palettize {__version__}.")
+    command = "mil-palettize compare 'a <b>.mlpackage' c.mlpackage --html page.html"
+    assert Page(comparison().to_html(command)).words.endswith(f"{__version__}: {command}")
+
+
+def test_points_tell_what_they_are() -> None:
+    def tips(ops: list[OpComparison]) -> list[str]:
+        return re.findall(r"<title>(\d+: [^<]*)</title>", page(comparison(ops=ops)))
+
+    few = [OpComparison("a", "x", EQUAL), OpComparison("b", "conv", figures(31.25)), OpComparison("c", "x", LOST)]
+    assert tips(few) == ["1: a (x) equal", "2: b (conv) 31.2 dB", "3: c (x) nothing"]
+    many = [OpComparison(f"op{i}", "add", figures(50 - i % 7)) for i in range(1200)]
+    found = tips(many)
+    assert len(found) == 400
+    assert found[1] == "6: op5 (add) 45.0 dB, the lowest of 3"
+
+
+def test_in_a_notebook_the_page_has_a_frame_of_its_own() -> None:
+    shown = Page(comparison()._repr_html_())
+    ((tag, attributes),) = shown.tags
+    assert tag == "iframe"
+    assert (attributes["srcdoc"] or "").startswith("<!DOCTYPE html>")
 
 
 def test_outputs_show_all_their_figures() -> None:

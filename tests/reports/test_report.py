@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from comparison_pages import Page
 from packages import blob_users, read_record, weights_dir
 
 from mil_palettize import OpPalettizerConfig, OptimizationConfig, Report, WeightReport
@@ -331,3 +332,17 @@ def test_decompressing_what_is_not_compressed_says_so() -> None:
         not in report_of(dataclasses.replace(PALETTIZED, status="decompressed"), action="decompressed").to_text()
     )
     assert nothing not in report_of().to_text()
+
+
+def test_the_page_has_every_weight_and_why_others_were_left_alone(fixtures: Path, palettize: Palettize) -> None:
+    for name, nbits in (("conv_fp16_ios18", 4), ("palettized_ios16", 6)):
+        _, report = palettize(fixtures / f"{name}.mlpackage", nbits=nbits, weight_threshold=100)
+        shown = Page(report.to_html())
+        for weight in report.weights:
+            assert weight.name in shown.words
+            assert weight.reason in shown.words
+        assert "http" not in report.to_html()
+        assert report.notes == [note for note in report.notes if note in shown.words]
+        ((tag, attributes),) = Page(report._repr_html_()).tags
+        assert tag == "iframe"
+        assert (attributes["srcdoc"] or "").startswith("<!DOCTYPE html>")

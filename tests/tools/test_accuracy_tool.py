@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
+from coremltools.optimize.coreml import OpPalettizerConfig, OptimizationConfig
+
+from mil_palettize.torch import MILModule
+from tools.accuracy import by_coremltools
 from tools.accuracy.packages import output_snr
+from tools.accuracy.plot import plot
 from tools.accuracy.rows import Row, heading, line
 from tools.accuracy.sounds import music, speech
 
@@ -40,3 +46,29 @@ def test_tables() -> None:
     assert len({text.count("|") for text in lines}) == 1
     assert lines[2] == "| net | float |  | 1.0000 | 100.00 | 2,000 | 0.0 |"
     assert lines[3] == "| net | 3 | 128 | 0.9600 ± 0.0141 | 62.00 ± 2.83 | 1,000 | 2.3 |"
+
+
+def test_palettes_of_coremltools_are_measured_by_their_first_names(fixtures: Path, tmp_path: Path) -> None:
+    source, out = fixtures / "conv_fp16_ios18.mlpackage", tmp_path / "out.mlpackage"
+    config = OptimizationConfig(global_config=OpPalettizerConfig(nbits=4, mode="uniform"))
+    for _ in range(2):  # the second replaces the first
+        by_coremltools.palettized(source, out, config)
+    before, after = (MILModule.from_package(package).constants() for package in (source, out))
+    found = {by_coremltools.original_name(name): value for name, value in after.items()}
+    large = {name: value for name, value in before.items() if name.endswith("_weight") and value.numel() > 2048}
+    assert len(large) == 5
+    for name, value in large.items():
+        assert found[name].unique().numel() <= 16 < value.unique().numel()
+
+
+def test_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install '.[plot]'")
+    rows = [
+        Row("net", "right, %", None, "", [(90.0,)], 4000, 0.0),
+        Row("net", "right, %", 4, "128", [(88.0,)], 1000, 1.0),
+    ]
+    assert plot(rows, tmp_path / "picture.svg")
+    drawn = (tmp_path / "picture.svg").read_text()
+    assert drawn.startswith("<?xml")
+    for text in ("net", "right, %", "4 bit", "calibrated on 128 samples", "float (4 kB)"):
+        assert f"<!-- {text} -->" in drawn

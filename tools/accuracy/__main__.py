@@ -1,4 +1,4 @@
-"""Trained networks before and after palettes: Markdown tables, and a plot where matplotlib is.
+"""Trained networks before and after palettes: Markdown tables, and a picture where matplotlib is.
 
     python -m tools.accuracy DATA --networks resnet20 --nbits 4 3 2 --calibrations none weights 128 made-up [--seeds 3]
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="of tables and indices in turn, at most")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, default=10_000, help="of the test")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw figures by bytes (matplotlib)")
     options = parser.parse_args()
     logging.getLogger("coremltools").setLevel(logging.ERROR)
     found: list[Row] = []

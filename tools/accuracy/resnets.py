@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mil_palettize.torch import MILModule
+from tools.accuracy.by_coremltools import original_name
 from tools.accuracy.network import Place
 
 _BLOCKS = {"resnet20": 3, "resnet56": 9}
@@ -46,7 +47,8 @@ class CifarNetwork:
         right = 0
         with torch.no_grad():
             own = module.constants()
-            for name, value in written.constants().items():
+            for written_name, value in written.constants().items():
+                name = original_name(written_name)
                 floats = isinstance(value, torch.Tensor) and value.is_floating_point()
                 if floats and name in own and own[name].shape == value.shape:
                     own[name].copy_(value)

@@ -20,13 +20,14 @@ from mil_palettize import (
     palettize_package,
     plan_mixed_bits,
 )
+from tools.accuracy import by_coremltools
 from tools.accuracy.network import Network
 
 MADE_UP = "made-up"
 _MADE_UP_SAMPLES = 128
 _BIAS = "+bias"
 _FISHER = "fisher-"
-_WITHOUT_SEED = ("none", "weights")
+_WITHOUT_SEED = ("none", "weights", by_coremltools.KIND)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Row:
 def keywords_of(network: Network, kind: str, seed: int, rounds: int) -> dict[str, Any]:
     """Of ``palettize_package``. ``kind``: ``none``, ``weights``, ``made-up`` (``made-up-192``: so many), a number of
     the network's own samples, or ``fisher-`` and that number, for sensitive k-means alone. ``+bias`` behind it: biases
-    are corrected too."""
+    are corrected too. ``coremltools`` is no kind of ours: its own palettes."""
     if kind == "none":
         return {}
     if kind.endswith(_BIAS):
@@ -78,7 +79,7 @@ def rows(name: str, network: Network, options: argparse.Namespace, out: Path) ->
         )
         for kind in options.calibrations:
             yield _measured(name, network, options, nbits, kind, out, config)
-            if options.mixed:
+            if options.mixed and kind != by_coremltools.KIND:
                 yield _measured(name, network, options, nbits, kind, out, Budget(nbytes=package_nbytes(out)))
 
 
@@ -95,6 +96,11 @@ def _measured(
     found, seconds, told = [], [], kind
     for seed in range(options.seeds if kind not in _WITHOUT_SEED else 1):
         started = time.process_time()
+        if kind == by_coremltools.KIND:
+            by_coremltools.palettized(network.source, out, wanted)
+            seconds.append(time.process_time() - started)
+            found.append(network.measured(out))
+            continue
         keywords = keywords_of(network, kind, seed, options.rounds)
         config = wanted
         if isinstance(wanted, Budget):

@@ -3,9 +3,6 @@
 ``points``: float64 (n, dim); ``weights``: positive float64, (n,) for a number of each point or (n, dim) for one of each
 coordinate, which is compiled apart; ``centers``: float64 (k, dim); ``codes``: int32 (n,), the index of each point's
 center. ``masses``: sums of weights, (k,) or (k, dim); ``sums``: of weights times points, (k, dim).
-
-Every point is compared with every center, many points at a time, in loops that become vector instructions. Up to 256
-centers of a few coordinates that is quicker than bounds that rule centers out (Hamerly 2010), which were tried.
 """
 
 from __future__ import annotations
@@ -13,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from mil_palettize.algorithms.compiled.jit import compiled, inlined
+from mil_palettize.algorithms.compiled.nearest import TOGETHER, nearest, nearest_quickly
 
 STRIDE = 1.6  # centers move farther than to the mean: about half as many steps, and it leaves shallow minima
-_BLOCK = 256  # points that are compared together: they stay in the first-level cache
 
 
 @inlined
@@ -54,64 +51,32 @@ def is_used(masses, j):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _distances(coordinates, size, centers, j, distances):  # type: ignore[no-untyped-def]
-    """Fill the squared distances of ``size`` points, given by coordinate (dim, at least size), from center j."""
-    for p in range(size):
-        difference = coordinates[0, p] - centers[j, 0]
-        distances[p] = difference * difference
-    for t in range(1, coordinates.shape[0]):
-        for p in range(size):
-            difference = coordinates[t, p] - centers[j, t]
-            distances[p] += difference * difference
-
-
-@compiled
-def _weighted_distances(coordinates, factors, size, centers, j, distances):  # type: ignore[no-untyped-def]
-    """``_distances`` with the weights of the coordinates in ``factors``."""
-    for p in range(size):
-        difference = coordinates[0, p] - centers[j, 0]
-        distances[p] = factors[0, p] * difference * difference
-    for t in range(1, coordinates.shape[0]):
-        for p in range(size):
-            difference = coordinates[t, p] - centers[j, t]
-            distances[p] += factors[t, p] * difference * difference
-
-
-@compiled
 def assign(points, weights, centers, codes, masses, sums):  # type: ignore[no-untyped-def]
     """Fill ``codes`` with the exactly nearest centers, ties to the lower; returns the weighted squared error.
 
-    Adds the points to ``masses`` and ``sums`` of their centers. Loops over many points at a time become vector
-    instructions, which makes comparing everything quicker than choosing what to compare.
+    Adds the points to ``masses`` and ``sums`` of their centers.
     """
     n, dim = points.shape
-    coordinates, factors, distances = np.empty((dim, _BLOCK)), np.empty((dim, _BLOCK)), np.empty(_BLOCK)
-    least, best = np.empty(_BLOCK), np.empty(_BLOCK, np.int64)
+    each = weights.ndim > 1
+    coordinates, factors = np.empty((dim, TOGETHER)), np.empty((dim, TOGETHER if each else 0))
+    narrow, best = centers.astype(np.float32), np.empty(TOGETHER, np.int32)
     error = 0.0
-    for start in range(0, n, _BLOCK):
-        size = min(_BLOCK, n - start)
+    for start in range(0, n, TOGETHER):
+        size = min(TOGETHER, n - start)
         for p in range(size):
             for t in range(dim):
                 coordinates[t, p] = points[start + p, t]
-                factors[t, p] = weight_of(weights, start + p, t)
-        least[:] = np.inf
-        best[:] = 0
-        for j in range(centers.shape[0]):
-            if weights.ndim == 1:
-                _distances(coordinates, size, centers, j, distances)
-            else:
-                _weighted_distances(coordinates, factors, size, centers, j, distances)
-            for p in range(size):
-                nearer = distances[p] < least[p]
-                least[p] = distances[p] if nearer else least[p]
-                best[p] = j if nearer else best[p]
+                if each:
+                    factors[t, p] = weight_of(weights, start + p, t)
+        if each or not nearest_quickly(coordinates, size, centers, narrow, best):
+            nearest(coordinates, factors, size, centers, best)
         for p in range(size):
             i, j = start + p, best[p]
             codes[i] = j
-            error += weights[i] * least[p] if weights.ndim == 1 else least[p]
+            error += cost_of(points, weights, i, centers, j)
             add_mass(masses, j, weights, i)
             for t in range(dim):
-                sums[j, t] += factors[t, p] * points[i, t]
+                sums[j, t] += weight_of(weights, i, t) * points[i, t]
     return error
 
 

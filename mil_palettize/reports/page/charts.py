@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from mil_palettize.reports.compared_parts import OpComparison, WeightComparison
-from mil_palettize.reports.model_comparison import decibels_text
+from mil_palettize.reports.shown_figures import decibels_text, loss
 from mil_palettize.text import format_count, printable
 
 # Heights in the chart of ops, in percent from the top: of results that are equal, of the highest and of the lowest
@@ -17,16 +17,19 @@ _EQUAL, _HIGHEST, _LOWEST, _LOST, _MARKS = 4, 13, 77, 85, 94
 _MARK_GAP = 5.8  # percent of the width: marks of 16 pixels do not touch on a phone
 _STEPS = (1, 2, 5, 10, 20, 50, 100)  # decibels between two lines
 _MOST_LINES = 5
+_MOST_TIPS = 500  # places that tell something where one points
 
 # Its colours are variables, which the style of the page sets for light and dark.
 CHART_STYLE = """
 svg{display:block;width:100%;overflow:visible}
-svg.ops{height:19rem}svg.histogram{height:8rem;margin-top:.75rem}
+svg.ops{height:19rem}svg.shares{height:5rem;margin-top:1.25rem}svg.histogram{height:8rem;margin-top:.75rem}
 line{stroke:var(--line)}
 text{fill:var(--muted);font-size:12px;text-anchor:end}
 path{vector-effect:non-scaling-stroke;fill:none}
 .dots{stroke:var(--accent);stroke-width:4px;stroke-linecap:round;stroke-opacity:.75}
 .bad{stroke:var(--far);stroke-width:8px;stroke-opacity:1}
+.tips rect{fill:transparent}
+.bars{stroke:var(--accent);stroke-width:5px}
 .lead{stroke:var(--far);stroke-opacity:.5}
 circle{fill:var(--far)}
 .number{fill:var(--card);text-anchor:middle;font-size:11px;font-weight:700}
@@ -55,7 +58,21 @@ def snr_chart(ops: Sequence[OpComparison], worst: Sequence[int]) -> str:
         _dots([(places[i], heights[i]) for i in range(len(ops))], "dots"),
         _dots([(places[i], heights[i]) for i in worst], "dots bad"),
         _marks([(places[i], heights[i]) for i in worst]),
+        _tips(ops),
     )
+
+
+def share_chart(shares: Mapping[int, float], count: int) -> str:
+    """Bars of ``shares`` (0 to 1) by position, of ``count``: under :func:`snr_chart`, with the same places."""
+    highest = max(shares.values()) or 1
+    worst = max(shares, key=lambda position: shares[position])
+    label = f"Share of the error by position; the largest is {shares[worst]:.1%} at position {worst + 1}."
+    bars = "".join(
+        f"M{1000 * (position + 0.5) / count:.0f} 1000V{1000 - 1000 * share / highest:.0f}"
+        for position, share in sorted(shares.items())
+    )
+    top = f'<line x1="0" x2="100%" y1="0" y2="0"/><text y="0" dx="-8" dy=".35em">{highest:.0%}</text>'
+    return _svg("shares", label, top, _stretched(f'<path class="bars" d="{bars}"/>'))
 
 
 def histogram(weight: WeightComparison) -> str:
@@ -130,6 +147,23 @@ def _dots(points: Sequence[tuple[float, float]], kind: str) -> str:
     """One path for all, each place once: thousands of circles would make a large file."""
     spots = dict.fromkeys((round(10 * x), round(10 * y)) for x, y in points)
     return _stretched(f'<path class="{kind}" d="{"".join(f"M{x} {y}h.1" for x, y in spots)}"/>')
+
+
+def _tips(ops: Sequence[OpComparison]) -> str:
+    """What is told where one points: of each op, or of the one that lost most of those that share a place."""
+    width = -(-len(ops) // _MOST_TIPS)
+    found = []
+    for start in range(0, len(ops), width):
+        some = range(start, min(start + width, len(ops)))
+        worst = min(some, key=lambda i: loss(ops[i].figures.snr_db, unknown=math.inf))
+        op, figure = ops[worst], decibels_text(ops[worst].figures.snr_db)
+        unit = " dB" if math.isfinite(op.figures.snr_db) else ""
+        many = f", the lowest of {len(some)}" if len(some) > 1 else ""
+        found.append(
+            f'<rect x="{100 * start / len(ops):.2f}%" width="{100 * len(some) / len(ops):.2f}%" height="100%">'
+            f"<title>{worst + 1}: {escaped(op.name)} ({escaped(op.kind)}) {figure}{unit}{many}</title></rect>"
+        )
+    return f'<g class="tips">{"".join(found)}</g>'
 
 
 def _marks(points: Sequence[tuple[float, float]]) -> str:

@@ -1,16 +1,17 @@
-"""A :class:`ModelComparison` as one HTML page that needs nothing else: no script, font or picture."""
+"""A comparison of two models as one HTML page that needs nothing else: no script, font or picture."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
-from pathlib import PurePath
 
+from mil_palettize.reports.compared_models import MADE_UP, ComparedModels
 from mil_palettize.reports.compared_parts import OpComparison, OutputComparison, WeightComparison
-from mil_palettize.reports.model_comparison import STEPS, ModelComparison, decibels_text, loss, steps_row
+from mil_palettize.reports.page.attributed import attributed, shares_along
 from mil_palettize.reports.page.charts import CHART_STYLE, domain, drawable, escaped, histogram, snr_chart
-from mil_palettize.reports.page.style import STYLE
+from mil_palettize.reports.page.parts import base_name, html_page, name_shown, origin, section, tile, with_unit
+from mil_palettize.reports.page.pictured import PICTURE_STYLE, pictured
+from mil_palettize.reports.shown_figures import STEPS, decibels_text, loss, steps_row
 from mil_palettize.text import format_bytes, format_count
 
 _WORST_OPS = 10
@@ -21,23 +22,18 @@ _LABELS_LEGEND = f" Of labels, {_CLOSE_SHARE:.0%} and {_NOTICEABLE_SHARE:.0%} mu
 _SHORTEST_BAR = 40  # decibels that a full bar stands for, at least
 
 
-def page(comparison: ModelComparison) -> str:
-    """The whole page, to be saved as UTF-8."""
-    title = f"{_base(comparison.original)} → {_base(comparison.palettized)}"
-    sections = [_header(comparison), _outputs(comparison.outputs), _weights(comparison), _ops(comparison)]
-    sections.append(_histograms(comparison.weights))
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escaped(title)}</title>\n<style>{STYLE}{CHART_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</body>\n</html>\n"
-    )
+def page(comparison: ComparedModels, command: str = "") -> str:
+    """The whole page, to be saved as UTF-8. ``command``: that makes it again, "" where none is known."""
+    title = f"{base_name(comparison.original)} → {base_name(comparison.palettized)}"
+    sections = [_header(comparison), outputs_section(comparison.outputs)]
+    sections += [pictured(comparison.pictures, comparison.detections), _weights(comparison), _ops(comparison)]
+    sections += [attributed(comparison.attributions), _histograms(comparison.weights)]
+    sections.append(origin(command))
+    return html_page(title, sections, CHART_STYLE + PICTURE_STYLE)
 
 
-def _header(comparison: ModelComparison) -> str:
-    original, palettized = (_name(_base(path)) for path in (comparison.original, comparison.palettized))
+def _header(comparison: ComparedModels) -> str:
+    original, palettized = (name_shown(base_name(path)) for path in (comparison.original, comparison.palettized))
     tiles = [_size_tile(comparison), _worst_tile(comparison.outputs), _inputs_tile(comparison), _run_tile(comparison)]
     return (
         f'<header>\n<h1>{original} <span class="arrow">→</span> {palettized}</h1>\n'
@@ -45,17 +41,13 @@ def _header(comparison: ModelComparison) -> str:
     )
 
 
-def _tile(what: str, figure: str, detail: str) -> str:
-    return f'<li><span class="what">{what}</span><span class="large">{figure}</span><span>{detail}</span></li>'
-
-
-def _size_tile(comparison: ModelComparison) -> str:
+def _size_tile(comparison: ComparedModels) -> str:
     before, after = comparison.bytes_before, comparison.bytes_after
     detail = f"{format_bytes(before)} → {format_bytes(after)}" if before else "of the package"
     if before == after or not (before and after):
-        return _tile("Size", "the same" if before == after else format_bytes(after), detail)
+        return tile("Size", "the same" if before == after else format_bytes(after), detail)
     ratio = f"{before / after:.2f}× smaller" if after < before else f"{after / before:.2f}× larger"
-    return _tile("Size", ratio, detail)
+    return tile("Size", ratio, detail)
 
 
 def _worst_tile(outputs: Sequence[OutputComparison]) -> str:
@@ -67,35 +59,34 @@ def _worst_tile(outputs: Sequence[OutputComparison]) -> str:
         worst = min(labels, key=lambda output: output.agreement or 0)
     else:
         return ""
-    return _tile("Worst output" if len(outputs) > 1 else "Output", _headline(worst), _name(worst.name))
+    return tile("Worst output" if len(outputs) > 1 else "Output", _headline(worst), name_shown(worst.name))
 
 
-def _inputs_tile(comparison: ModelComparison) -> str:
-    return _tile("Inputs", format_count(comparison.samples, "sample"), escaped(comparison.inputs))
+def _inputs_tile(comparison: ComparedModels) -> str:
+    return tile("Inputs", format_count(comparison.samples, "sample"), escaped(comparison.inputs))
 
 
-def _run_tile(comparison: ModelComparison) -> str:
-    return _tile("Computed in", escaped(comparison.precision), f"by {escaped(comparison.runtime)}")
+def _run_tile(comparison: ComparedModels) -> str:
+    return tile("Computed in", escaped(comparison.precision), f"by {escaped(comparison.runtime)}")
 
 
-def _notes(comparison: ModelComparison) -> str:
+def _notes(comparison: ComparedModels) -> str:
     changes = [o.classes.sentence(o.name) for o in comparison.outputs if o.classes is not None]
     told = [*filter(None, changes), *([] if comparison.greedy is None else [comparison.greedy.sentence()])]
-    notes = [escaped(note) for note in (*told, *comparison.notes)]
+    notes = [escaped(note) for note in (*told, *comparison.notes) if note != MADE_UP]
     warning = "".join(f"<p><strong>Warning:</strong> {escaped(told)}.</p>" for told in comparison.warnings)
-    # A note may be of random ops instead.
-    of_inputs = [comparison.inputs, *(note for note in comparison.notes if "input" in note.lower())]
-    if any(re.search(r"\brandom(ly)?\b", text, re.IGNORECASE) for text in of_inputs):
-        warning += "<p><strong>Random inputs.</strong> Outputs for real inputs may differ more, or less.</p>"
+    if MADE_UP in comparison.notes:
+        warning += f"<p><strong>{MADE_UP}</strong></p>"
     if not (warning or notes):
         return ""
     listed = f"<ul>{''.join(f'<li>{note}</li>' for note in notes)}</ul>" if notes else ""
     return f'<aside class="{"warning" if warning else "notes"}" aria-label="Notes">{warning}{listed}</aside>\n'
 
 
-def _outputs(outputs: Sequence[OutputComparison]) -> str:
+def outputs_section(outputs: Sequence[OutputComparison]) -> str:
+    """All figures of all outputs."""
     if not outputs:
-        return _section("Outputs", "<p>None were compared.</p>")
+        return section("Outputs", "<p>None were compared.</p>")
     labels = any(output.figures is None and output.agreement is not None for output in outputs)
     legend = (
         '<p class="muted">SNR: signal to error, over all samples. '
@@ -103,14 +94,15 @@ def _outputs(outputs: Sequence[OutputComparison]) -> str:
         f'<span class="chip noticeable">noticeable</span> from {_NOTICEABLE_DB} dB on, 10 %; '
         f'<span class="chip far">far</span> below.{_LABELS_LEGEND if labels else ""}</p>'
     )
-    return _section("Outputs", f'{legend}<div class="outputs">{"".join(map(_output, outputs))}</div>')
+    return section("Outputs", f'{legend}<div class="outputs">{"".join(map(_output, outputs))}</div>')
 
 
 def _output(output: OutputComparison) -> str:
     kind, verdict = _verdict(output)
     facts = "".join(f"<div><dt>{what}</dt><dd>{figure}</dd></div>" for what, figure in _facts(output))
     return (
-        f'<article class="card {kind}"><h3>{_name(output.name)} <span class="muted">{_shape(output.shape)}</span></h3>'
+        f'<article class="card {kind}">'
+        f'<h3>{name_shown(output.name)} <span class="muted">{_shape(output.shape)}</span></h3>'
         f'<p class="headline"><span class="large">{_headline(output)}</span> '
         f'<span class="chip {kind}">{verdict}</span></p>'
         f"{f'<dl>{facts}</dl>' if facts else ''}</article>\n"
@@ -121,7 +113,7 @@ def _headline(output: OutputComparison) -> str:
     if output.nothing:
         return "nothing"
     if output.figures is not None:
-        return _with_unit(output.snr_db)
+        return with_unit(output.snr_db)
     return "not compared" if output.agreement is None else f"{_share(output.agreement)} agree"
 
 
@@ -168,8 +160,8 @@ def _facts(output: OutputComparison) -> Iterable[tuple[str, str]]:
     if output.nothing:
         return
     if output.worst_snr_db is not None:
-        yield "worst sample", _with_unit(output.worst_snr_db)
-    yield "PSNR", _with_unit(f.psnr_db)
+        yield "worst sample", with_unit(output.worst_snr_db)
+    yield "PSNR", with_unit(f.psnr_db)
     yield "cosine", _number(f.cosine, ".6f", f.equal)
     yield "max difference", _number(f.max_abs, ".3g", f.equal)
     if f.non_finite:
@@ -187,10 +179,10 @@ def _of(count: int, total: int) -> str:
     return f"{count} of {format_count(total, 'value')}"
 
 
-def _weights(comparison: ModelComparison) -> str:
+def _weights(comparison: ComparedModels) -> str:
     changed = sorted(comparison.palettized_weights, key=lambda weight: loss(weight.snr_db))
     if not changed:
-        return _section("Weights", "<p>All are as they were.</p>") if comparison.weights else ""
+        return section("Weights", "<p>All are as they were.</p>") if comparison.weights else ""
     finite = [weight.snr_db for weight in changed if math.isfinite(weight.snr_db)]
     full = max(_SHORTEST_BAR, 10 * math.ceil(max(finite, default=0) / 10))
     rows = [_weight(weight, full) for weight in changed]
@@ -203,14 +195,14 @@ def _weights(comparison: ModelComparison) -> str:
     folded = rows[_WEIGHTS_SHOWN:]
     if folded:
         content += f"<details><summary>{len(folded)} more</summary>{_list(folded)}</details>"
-    return _section("Weights", content)
+    return section("Weights", content)
 
 
 def _weight(weight: WeightComparison, full: float) -> str:
     part = 1.0 if weight.snr_db == math.inf else max(0.0, weight.snr_db / full) if math.isfinite(weight.snr_db) else 0.0
     return (
-        f'<li>{_name(weight.name)}<span class="bar"><i style="width:{part:.1%}"></i></span>'
-        f"<b>{_with_unit(weight.snr_db)}</b>"
+        f'<li>{name_shown(weight.name)}<span class="bar"><i style="width:{part:.1%}"></i></span>'
+        f"<b>{with_unit(weight.snr_db)}</b>"
         f"<span>{weight.bits:.2f} bits <small>of {weight.bits_before:.3g}</small></span>"
         f"<span>{format_bytes(weight.bytes_before)} → {format_bytes(weight.bytes_after)}</span></li>\n"
     )
@@ -220,7 +212,7 @@ def _list(rows: Sequence[str]) -> str:
     return f'<ol class="weights" role="list">\n{"".join(rows)}</ol>'
 
 
-def _ops(comparison: ModelComparison) -> str:
+def _ops(comparison: ComparedModels) -> str:
     ops = comparison.ops
     if not ops:
         return ""
@@ -229,16 +221,19 @@ def _ops(comparison: ModelComparison) -> str:
     equal = f"{len(ops) - len(differing)} of them equal" if differing else "all equal"
     unmatched = f" {comparison.unmatched} that only one of them has are left out." if comparison.unmatched else ""
     summary = f'<p class="muted">{format_count(len(ops), "op")} that both models have, {equal}.{unmatched}</p>'
-    return _section("Along the network", summary + (_ops_chart(ops, worst) if worst else ""))
+    return section("Along the network", summary + (_ops_chart(comparison, worst) if worst else ""))
 
 
-def _ops_chart(ops: Sequence[OpComparison], worst: Sequence[int]) -> str:
+def _ops_chart(comparison: ComparedModels, worst: Sequence[int]) -> str:
+    ops = comparison.ops
     columns = ("", "Op and type", "Position", "SNR", "Max difference")
     header = "".join(f'<th scope="col">{column}</th>' for column in columns)
     rows = "".join(_op(rank, i + 1, ops[i]) for rank, i in enumerate(worst, start=1))
-    axis = '<figcaption class="axis"><span>first op</span><span>last op</span></figcaption>'
+    shares = shares_along(ops, comparison.attributions)
+    told = "; below: share of the error of each weight, where it is read" if shares else ""
+    axis = f'<figcaption class="axis"><span>first op</span><span>SNR{told}</span><span>last op</span></figcaption>'
     return (
-        f"<figure>{snr_chart(ops, worst)}{axis}</figure><h3>Lost most</h3>"
+        f"<figure>{snr_chart(ops, worst)}{shares}{axis}</figure><h3>Lost most</h3>"
         f'<div class="scroll"><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>'
     )
 
@@ -247,8 +242,8 @@ def _op(rank: int, position: int, op: OpComparison) -> str:
     figures = op.figures
     return (
         f'<tr><td><span class="rank">{rank}</span></td>'
-        f'<th scope="row">{_name(op.name)} <small>{escaped(op.kind)}</small></th>'
-        f"<td>{position}</td><td>{_with_unit(figures.snr_db)}</td>"
+        f'<th scope="row">{name_shown(op.name)} <small>{escaped(op.kind)}</small></th>'
+        f"<td>{position}</td><td>{with_unit(figures.snr_db)}</td>"
         f"<td>{'' if math.isnan(figures.max_abs) else _number(figures.max_abs, '.3g', figures.equal)}</td></tr>\n"
     )
 
@@ -258,40 +253,22 @@ def _histograms(weights: Sequence[WeightComparison]) -> str:
     if not drawn:
         return ""
     legend = '<p class="muted">Bars: values before. Ticks below: the values there are now.</p>'
-    return _section("Values of weights", f'{legend}<div class="cards">{"".join(map(_histogram, drawn))}</div>')
+    return section("Values of weights", f'{legend}<div class="cards">{"".join(map(_histogram, drawn))}</div>')
 
 
 def _histogram(weight: WeightComparison) -> str:
     low, high = domain(weight)
     entries = f", {format_count(len(weight.entries), 'value')}" if weight.entries else ""
     return (
-        f'<article class="card"><h3>{_name(weight.name)}</h3>'
-        f'<p class="muted">{_shape(weight.shape)}, {weight.bits:.2f} bits{entries}, {_with_unit(weight.snr_db)}</p>'
+        f'<article class="card"><h3>{name_shown(weight.name)}</h3>'
+        f'<p class="muted">{_shape(weight.shape)}, {weight.bits:.2f} bits{entries}, {with_unit(weight.snr_db)}</p>'
         f"<figure>{histogram(weight)}"
         f'<figcaption class="axis"><span>{low:.3g}</span><span>{high:.3g}</span></figcaption></figure></article>\n'
     )
 
 
-def _section(heading: str, content: str) -> str:
-    return f"<section>\n<h2>{heading}</h2>\n{content}\n</section>"
-
-
-def _base(path: str) -> str:
-    return PurePath(path).name or path
-
-
-def _name(name: str) -> str:
-    """Isolated, since one written from right to left would turn what follows; one that may be cut has a tooltip."""
-    text = escaped(name)
-    return f'<bdi title="{text}">{text}</bdi>' if len(name) > 100 else f"<bdi>{text}</bdi>"
-
-
 def _shape(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape)) or "scalar"
-
-
-def _with_unit(value: float) -> str:
-    return f"{decibels_text(value)} dB" if math.isfinite(value) else decibels_text(value)
 
 
 def _number(value: float, spec: str, equal: bool) -> str:

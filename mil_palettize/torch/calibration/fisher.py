@@ -65,6 +65,12 @@ def fisher(
     return {name: (total / max(1, len(samples))).numpy() for name, total in sums.items()}
 
 
+def gives_floats(module: MILModule, sample: Mapping[str, Any]) -> bool:
+    """Whether the network has an output that changes with its weights little by little."""
+    with torch.no_grad():
+        return bool(_floats(module, sample))
+
+
 class _Probabilities:
     """Hears what a classifier makes its answer of, which is no tensor."""
 

@@ -123,6 +123,15 @@ class Pipeline:
         return {id: weight for module in self.modules.values() for id, weight in module.weights_by_id.items()}
 
     @property
+    def weight_readers(self) -> dict[WeightId, str]:
+        """As :attr:`MILModule.weight_readers`, by the names that ops have in reports."""
+        return {
+            id: f"{label}/{reader}"
+            for label, module in self.modules.items()
+            for id, reader in module.weight_readers.items()
+        }
+
+    @property
     def weight_facts(self) -> dict[WeightId, Weight]:
         return {id: facts for module in self.modules.values() for id, facts in module.weight_facts.items()}
 

@@ -155,6 +155,17 @@ class MILModule(nn.Module):
         assert parameter is not None
         return parameter.requires_grad_(True)
 
+    @property
+    def weight_readers(self) -> dict[WeightId, str]:
+        """By weight, the name of what the first op that reads it makes; of an op in a block, what the op around it
+        makes."""
+        found: dict[WeightId, str] = {}
+        for step in self.function.block.steps:
+            for slot in step.slots_read():
+                if slot in self._ids and step.info.outputs:
+                    found.setdefault(self._ids[slot], step.info.outputs[0])
+        return found
+
     def _weights(self) -> Iterator[tuple[str, WeightId, nn.Parameter]]:
         self._decode()
         for slot, weight in self._ids.items():
@@ -247,11 +258,15 @@ class MILModule(nn.Module):
         name = slot.replace(".", "_")
         while name in dir(type(self)) or name in self.__dict__ or name in self._parameters or name in self._buffers:
             name += "_"
-        if slot in self._ids and value.is_floating_point():
+        if self._is_trained(slot) and value.is_floating_point():
             self.register_parameter(name, nn.Parameter(value))
         else:
             self.register_buffer(name, value)
         self._slots[slot] = name
+
+    def _is_trained(self, slot: str) -> bool:
+        """Whether the constant is a parameter."""
+        return slot in self._ids
 
     def _checked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         types = self.function.types

@@ -27,6 +27,7 @@ from mil_palettize.torch.training.compression import (
     put_palette,
     stored_source,
 )
+from mil_palettize.torch.training.mil_module import MILModule
 from mil_palettize.torch.training.module_walk import ModuleWalk, WalkSettings, calls_of
 from mil_palettize.torch.training.post_training import checked_config, checked_model, checked_report
 from mil_palettize.torch.training.trained_palette import TrainedPalette
@@ -45,6 +46,8 @@ class CalibratedPalettizer:
 
     def __init__(self, model: nn.Module, config: AnyConfig | None = None, *, fuse_batch_norm: bool = True) -> None:
         self._model = checked_model(model)
+        if isinstance(model, MILModule):
+            raise ConfigError("a package is calibrated by palettize_package(..., calibration=Calibration(samples))")
         self._config = checked_config(config)
         self._fuse_batch_norm = fuse_batch_norm
         self._report: WeightsReport | None = None

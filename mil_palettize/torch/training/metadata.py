@@ -1,4 +1,5 @@
-"""What ``ct.convert`` reads to make look-up tables of a torch model's weights: coremltools' own buffers."""
+"""How a module knows that a weight is a palette: coremltools' own buffers, of which ``ct.convert`` makes tables; of a
+package, what ``save_package`` writes."""
 
 from __future__ import annotations
 
@@ -9,11 +10,15 @@ from coremltools.optimize.torch._utils.metadata_utils import (
 )
 from torch import nn
 
+from mil_palettize.torch.training.mil_module import MILModule
 from mil_palettize.torch.training.trained_palette import TrainedPalette
 
 
 def register(model: nn.Module, owner: nn.Module, parameter: str, palette: TrainedPalette) -> None:
     """Of a parameter whose values are those of ``palette``; what is known of it from before goes."""
+    if isinstance(owner, MILModule):
+        owner.palettes[parameter] = palette
+        return
     layout, stored = palette.settings.layout(palette.shape), palette.stored
     metadata = CompressionMetadata(parameter)
     kinds = ["palettization"] if palette.mask is None else ["pruning", "palettization"]

@@ -11,17 +11,28 @@ import torch
 from torch import nn
 
 from mil_palettize.errors import AlgorithmError, ConfigError
+from mil_palettize.program.roles import is_weight_input
 from mil_palettize.request.near_names import near_names
+from mil_palettize.torch.training.mil_module import MILModule
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# Layers that do what an op does with a weight of some rank, as configs know them; linear ones have no other rank.
+_LAYERS: dict[tuple[str, int], type[nn.Module]] = {
+    ("linear", 2): nn.Linear,
+    ("matmul", 2): nn.Linear,
+    ("gather", 2): nn.Embedding,
+    **{("conv", rank): kind for rank, kind in enumerate(CONVOLUTIONS, 3)},
+    **{("conv_transpose", rank): kind for rank, kind in enumerate(TRANSPOSED, 3)},
+}
 SUPPORTED = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED, nn.LayerNorm, nn.Embedding, nn.MultiheadAttention)
 
 
 @dataclass(frozen=True)
 class ModuleWeight:
-    """A parameter of a module. ``module``, ``name``: what configs know it by (of attention the whole of it); ``owner``:
-    the module that has ``parameter``. ``axis``: of output channels."""
+    """A parameter of a module. ``module``, ``name``: what configs know it by (of attention the whole of it, of a
+    package's weight a layer that does the same, and the constant's name); ``owner``: the module that has ``parameter``.
+    ``axis``: of output channels."""
 
     name: str
     module: nn.Module
@@ -54,6 +65,8 @@ def module_weights(model: nn.Module) -> Iterator[ModuleWeight]:
     """All of a model, in the order of its modules; a module that occurs twice once."""
     inner = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     for name, module in model.named_modules():
+        if isinstance(module, MILModule):
+            yield from _of_package(name, module)
         if not isinstance(module, SUPPORTED) or id(module) in inner:
             continue
         if isinstance(module, nn.MultiheadAttention):
@@ -71,15 +84,23 @@ def _of_attention(name: str, module: nn.MultiheadAttention) -> Iterator[ModuleWe
     yield ModuleWeight(name, module, inside, module.out_proj, "weight", 0)
 
 
+def _of_package(name: str, module: MILModule) -> Iterator[ModuleWeight]:
+    for constant, parameter, weight in module.named_weights():
+        reader = next(one for one in weight.consumers if is_weight_input(one.op_type, one.input_name))
+        kind = _LAYERS.get((reader.op_type, len(weight.shape)))
+        layer = nn.Module() if kind is None else nn.Module.__new__(kind)  # of which nothing but the type counts
+        yield ModuleWeight(constant, layer, name, module, parameter, reader.channel_axis or 0)
+
+
 def check_keys(model: nn.Module, config: Any) -> None:
     """Raise ConfigError for an entry of ``config`` that no module of ``model`` is meant by."""
-    modules = dict(model.named_modules())
+    names = [*dict(model.named_modules()), *(weight.name for weight in module_weights(model))]
     for key in config.module_name_configs:
-        if not any(re.fullmatch(key, name) for name in modules):
-            raise ConfigError(f"module_name_configs has {key!r}, which no module is called{near_names(key, modules)}")
+        if not any(re.fullmatch(key, name) for name in names):
+            raise ConfigError(f"module_name_configs has {key!r}, which no module is called{near_names(key, names)}")
     if config == type(config)():
         return  # the defaults name all types
-    kinds: set[Any] = {type(module) for module in modules.values()}
+    kinds: set[Any] = {type(module) for module in model.modules()} | {type(one.module) for one in module_weights(model)}
     for key in config.module_type_configs:
         if key not in kinds and key not in {kind.__name__ for kind in kinds}:
             told = key if isinstance(key, str) else key.__name__
