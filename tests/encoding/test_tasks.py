@@ -64,14 +64,14 @@ def test_values_that_rule_a_palette_out() -> None:
     assert made.reason.startswith("has ")
     many = np.arange(320, dtype=np.float16).reshape(16, 20)
     made = task(many, mode="unique", nbits=None)()
-    assert made == Declined("has more than 256 distinct values in one look-up table", True) or (
-        isinstance(made, Declined) and made.unmet and "more than 256 distinct values" in made.reason
-    )
+    assert isinstance(made, Declined)
+    assert made.unmet
+    assert made.reason.startswith("has more than 256 distinct values")
 
 
-@pytest.mark.parametrize(("columns", "made"), [(8, False), (10, True), (11, True)])
+@pytest.mark.parametrize(("columns", "made"), [(4, False), (5, False), (6, True)])
 def test_a_palette_has_to_be_smaller(columns: int, made: bool) -> None:
-    """A table of 8 entries and 3 bits for each of 2 x columns: 16 + 6 bytes and so on, of 4 for each column."""
+    """8 entries of two bytes and 3 bits for each element; as large is not smaller."""
     array = RNG.standard_normal((2, columns)).astype(np.float16)
     found = task(array, nbits=3)()
     after = 16 + (2 * columns * 3 + 7) // 8
@@ -84,22 +84,11 @@ def test_a_palette_has_to_be_smaller(columns: int, made: bool) -> None:
         assert found == Declined(said, False)
 
 
-def test_as_large_is_not_smaller() -> None:
-    array = RNG.standard_normal((1, 32)).astype(np.float16)  # 32 bytes of table, 16 and 8 of indices
+def test_bytes_of_what_is_compressed_already_count() -> None:
     held = Scale(Const(RNG.integers(-9, 9, (8, 4), np.int8)), np.ones((8, 1), np.float16))
-    assert task(array, nbits=4).nbytes == 64
-    assert task(held.decode(), held).nbytes == held.nbytes == 32 + 16
-    tight = RNG.standard_normal((3, 7)).astype(np.float16)  # 21 elements: 42 bytes; 16 entries and 11 bytes: 43
-    assert isinstance(task(tight, nbits=4)(), Declined)
-    equal = RNG.standard_normal((2, 8)).astype(np.float16)  # 32 bytes; 8 entries, 6 bytes and a scale for each channel
-    found = task(equal, nbits=2, axis=1, group_size=4, scale_axis=0)()  # 16 + 4 + 4
-    assert isinstance(found, Encoded)
-    assert found.expr.nbytes == 24
-    exactly = RNG.standard_normal((2, 4)).astype(np.float16)  # 16 bytes; 2 entries for each of 2, 1 byte, 4 of scales
-    found = task(exactly, nbits=1, axis=1, group_size=2, scale_axis=0)()
-    assert isinstance(found, Encoded)
-    again = task(exactly[:1], nbits=1, axis=1, group_size=2)()  # 8 bytes; 8 of tables, 1 of indices
-    assert isinstance(again, Declined)
+    assert task(held.decode()).nbytes == 64
+    assert task(held.decode(), held).nbytes == 32 + 16
+    assert isinstance(task(held.decode(), held, nbits=4)(), Declined)  # a table of integers for each scale
 
 
 def test_a_table_for_each_channel_where_one_cannot_hold_all() -> None:
