@@ -7,7 +7,7 @@ from coremltools.proto import MIL_pb2 as MIL
 from mil_messages import block, const, function, op, value
 
 from mil_palettize.planning.device_facts import OpFacts
-from mil_palettize.planning.model_facts import _ops
+from mil_palettize.planning.model_facts import _ops, _vector_axis
 
 
 def facts(*operations: MIL.Operation, x: tuple[int, ...] = (1, 64)) -> dict[str, OpFacts]:
@@ -50,3 +50,10 @@ def test_shapes_strides_and_groups() -> None:
         "c": OpFacts("conv", "fp16", strides=(2, 1), dilations=(1, 4), groups=32, channels=32),
         "r": OpFacts("relu", "fp16", channels=32),
     }
+
+
+def test_scalars_lie_along_no_axis() -> None:
+    """Whatever the op of their table says, which need not say it."""
+    given = op("constexpr_lut_to_dense", "w", {"vector_axis": value(1)})
+    assert [_vector_axis(given, dim) for dim in (1, 2)] == [None, 1]
+    assert _vector_axis(op("constexpr_lut_to_dense", "w"), 2) is None
