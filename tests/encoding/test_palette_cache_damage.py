@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from handmade import contents
 from kept_palettes import PLAIN, PLAN, WEIGHT, WEIGHTS, Counts, files, key, palette, same
 
 from mil_palettize.algorithms.making import ArraySource, describe
 from mil_palettize.encoding import palette_cache as clustered
+from mil_palettize.encoding.kept_files import packed_file, read_kept
 from mil_palettize.encoding.palette_cache import Clustered
 
 
@@ -119,3 +121,34 @@ def test_run_over_damaged_files(counts: Counts, tmp_path: Path) -> None:
         PLAIN.palettize(tmp_path / "b.mlpackage", workers=1, resume=tmp_path / "kept", overwrite=True)
         assert counts.since(before) == (made, made)
         assert contents(tmp_path / "a.mlpackage") == contents(tmp_path / "b.mlpackage")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("expr", "fields", "indices", "fields", "nbits", "value"), 4.0),
+        (("expr", "fields", "indices", "fields", "signed", "value"), 0),
+        (("expr", "fields", "indices", "fields", "shape", "shape"), [6.0, 8]),
+        (("expr", "fields", "vector_axis", "value"), False),
+        (("made", "axis"), 0.0),
+        (("made", "group_size"), True),
+    ],
+)
+def test_numbers_of_another_type_are_damage(path: tuple[str, ...], value: object, tmp_path: Path) -> None:
+    """With a digest that fits: 1, 1.0 and true are equal, and what is written of them is not."""
+    folder = Clustered(str(tmp_path))
+    folder.keep_palette(key("content"), palette())
+    (file,) = files(tmp_path)
+    kept = read_kept(file)
+    assert kept is not None
+    header, arrays = kept
+    file.write_bytes(packed_file(header, arrays))
+    assert same(folder.palette(key("content"), PLAN, WEIGHT), palette())
+    *parents, last = path
+    inner = header
+    for name in parents:
+        inner = inner[name]
+    assert last in inner
+    inner[last] = value
+    file.write_bytes(packed_file(header, arrays))
+    assert folder.palette(key("content"), PLAN, WEIGHT) is None

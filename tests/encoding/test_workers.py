@@ -353,3 +353,15 @@ def test_the_errors_with_constructors_of_their_own_are_among_them() -> None:
     assert {NonFiniteError, TooManyValuesError, UnquantizableError, UnsupportedModeError, AlgorithmError} <= set(
         _all_errors()
     )
+
+
+def test_no_thread_is_left_behind() -> None:
+    """Although who used them still has them."""
+    before = set(threading.enumerate())
+    with Workers(2) as workers:
+        assert list(workers.ordered((1, lambda number=number: number) for number in range(5))) == [*range(5)]
+        assert list(workers.pmap(abs, [-1, -2])) == [1, 2]
+        assert set(threading.enumerate()) > before
+    assert set(threading.enumerate()) <= before
+    with pytest.raises(RuntimeError):
+        list(workers.pmap(abs, [-1]))
