@@ -109,6 +109,12 @@ def test_of_few_elements(seed: int) -> None:
     assert found == pytest.approx(by_elements(table, indices, lost), rel=1e-9)
 
 
+def test_of_two_entries() -> None:
+    table, indices = np.array([-1.0, 3.0], np.float32), np.array([0, 0, 1, 0, 1, 1, 1], np.uint8)
+    found = bulk_db(Lut(Packed.pack(indices, 1), table.reshape(1, 2, 1)), 1.0)
+    assert found == pytest.approx(by_elements(table, indices, 0.0), rel=1e-9)
+
+
 @pytest.mark.parametrize("nbits", [1, 2, 3, 4, 6, 8])
 @pytest.mark.parametrize("size", [1_001, 1_000])
 def test_entries_are_counted_in_packed_indices(nbits: int, size: int) -> None:
