@@ -14,7 +14,8 @@ from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.decibels import snr_text
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.page.notebook import framed
-from mil_palettize.reports.page.run_page import Listed, run_page
+from mil_palettize.reports.page.run_page import run_page
+from mil_palettize.reports.page.tables import Table
 from mil_palettize.reports.tables import format_table, grouped_lines, indented_lines
 from mil_palettize.text import format_bytes, format_count, printable, shorten
 
@@ -211,9 +212,9 @@ class Report:
         ]
         skipped = [(labels[w.id], w.reason, format_bytes(w.bytes_before)) for w in _by_size(self.skipped)]
         tables = [
-            Listed("Weights", _DENSE_HEADER if dense else _PALETTE_HEADER, rows),
-            Listed("Left alone", ("weight", "why", "size"), skipped),
-            Listed("Moved", ("op", "what"), [(m.op_name or m.function, m.what) for m in self.moved]),
+            Table("Weights", _DENSE_HEADER if dense else _PALETTE_HEADER, rows),
+            Table("Left alone", ("weight", "why", "size"), skipped),
+            Table("Moved", ("op", "what"), [(m.op_name or m.function, m.what) for m in self.moved]),
         ]
         noted = [f"{labels[w.id]}: {note}" for w in self.weights for note in w.notes]
         return run_page(self.source, self._totals().splitlines(), tables, [*self.notes, *noted], self.check)
