@@ -12,8 +12,8 @@ from mil_palettize.budget.ranks import rank_correlation
 from mil_palettize.budget.trials import Trial
 from mil_palettize.reports.curve import Point, curve_svg
 from mil_palettize.reports.page.notebook import framed
-from mil_palettize.reports.page.parts import base_name, section
-from mil_palettize.reports.page.table_page import Table, Tile, table_page
+from mil_palettize.reports.page.parts import base_name, section, tile
+from mil_palettize.reports.page.tables import Table, table_page
 from mil_palettize.reports.tables import format_table
 from mil_palettize.request.normalised import Requests
 from mil_palettize.request.palette_request import palette_request
@@ -127,7 +127,7 @@ class Recipe:
             return ["planned: nothing, as no weight can get a palette", *self.notes]
         planned = (
             f"planned: {self.nbytes:,} bytes, {self.bits_per_weight:.2f} bits per weight, error "
-            f"{self.point.decibels:.1f} dB; the smallest package possible had {self.smallest:,}"
+            f"{self.point.told}; the smallest package possible had {self.smallest:,}"
         )
         if nbytes is None or nbytes == self.nbytes:
             return [planned, *self.notes]
@@ -149,7 +149,7 @@ class Recipe:
             for line in (
                 f"{self.source}: {self.bytes_before:,} bytes, with this recipe {self.nbytes:,},",
                 f"{self.bits_per_weight:.2f} bits per weight where there can be palettes; error "
-                f"{self.error:.3g} ({self.point.decibels:.1f} dB)",
+                f"{self.error:.3g} ({self.point.told})",
                 *([] if self.target is None else [f"for --target {self.target}"]),
                 *self.notes,
             )
@@ -174,8 +174,7 @@ class Recipe:
         totals = [
             f"{self.source}: {format_bytes(self.bytes_before)} → {format_bytes(self.nbytes)} ({self.nbytes:,} bytes), "
             f"{self.bits_per_weight:.2f} bits per weight",
-            f"{format_count(len(self.chosen), 'weight')}, error {self.error:.3g} "
-            f"({self.point.decibels:.1f} dB), {self.kind}",
+            f"{format_count(len(self.chosen), 'weight')}, error {self.error:.3g} ({self.point.told}), {self.kind}",
         ]
         measured = [f"measured: {trial}" for trial in self.trials]
         blocks = ["\n".join(totals), self.table(width), "\n".join(measured), "\n".join(self.notes)]
@@ -185,10 +184,10 @@ class Recipe:
         """A page that needs nothing else, to be saved as UTF-8: the curve with the chosen point, what was measured, and
         every weight."""
         tiles = [
-            Tile("Size", format_bytes(self.nbytes), f"of {format_bytes(self.bytes_before)}"),
-            Tile("Bits per weight", f"{self.bits_per_weight:.2f}", format_count(len(self.chosen), "weight")),
-            Tile("Error told beforehand", f"{self.point.decibels:.1f} dB", self.kind),
-            Tile("Smallest possible", format_bytes(self.smallest), "of what may be chosen"),
+            tile("Size", format_bytes(self.nbytes), f"of {format_bytes(self.bytes_before)}"),
+            tile("Bits per weight", f"{self.bits_per_weight:.2f}", format_count(len(self.chosen), "weight")),
+            tile("Error told beforehand", self.point.told, self.kind),
+            tile("Smallest possible", format_bytes(self.smallest), "of what may be chosen"),
         ]
         curve = section("Size against error", f"{_LEGEND}<figure>{curve_svg(self.curve, self.point)}</figure>")
         tried = [(trial.kind, f"{trial.nbytes:,}", trial.quality) for trial in self.trials]
