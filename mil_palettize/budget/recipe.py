@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from mil_palettize.budget.ranks import rank_correlation
 from mil_palettize.budget.trials import Trial
 from mil_palettize.reports.curve import Point, curve_svg
+from mil_palettize.reports.page.frame import base_name, section
 from mil_palettize.reports.page.notebook import framed
-from mil_palettize.reports.page.parts import base_name, section, tile
-from mil_palettize.reports.page.tables import Table, table_page
+from mil_palettize.reports.page.table_page import Table, Tile, table_page
 from mil_palettize.reports.tables import format_table
 from mil_palettize.request.normalised import Requests
 from mil_palettize.request.palette_request import palette_request
@@ -184,12 +184,13 @@ class Recipe:
         """A page that needs nothing else, to be saved as UTF-8: the curve with the chosen point, what was measured, and
         every weight."""
         tiles = [
-            tile("Size", format_bytes(self.nbytes), f"of {format_bytes(self.bytes_before)}"),
-            tile("Bits per weight", f"{self.bits_per_weight:.2f}", format_count(len(self.chosen), "weight")),
-            tile("Error told beforehand", self.point.told, self.kind),
-            tile("Smallest possible", format_bytes(self.smallest), "of what may be chosen"),
+            Tile("Size", format_bytes(self.nbytes), f"of {format_bytes(self.bytes_before)}"),
+            Tile("Bits per weight", f"{self.bits_per_weight:.2f}", format_count(len(self.chosen), "weight")),
+            Tile("Error told beforehand", self.point.told, self.kind),
+            Tile("Smallest possible", format_bytes(self.smallest), "of what may be chosen"),
         ]
-        curve = section("Size against error", f"{_LEGEND}<figure>{curve_svg(self.curve, self.point)}</figure>")
+        figure = f'<figure style="max-width:60rem">{curve_svg(self.curve, self.point)}</figure>'
+        curve = section("Size against error", _LEGEND + figure)
         tried = [(trial.kind, f"{trial.nbytes:,}", trial.quality) for trial in self.trials]
         tables = [
             Table("Measured", ("plan", "bytes", "at the outputs"), tried, frozenset({1})),

@@ -13,9 +13,10 @@ from typing import Any
 from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.decibels import snr_text
 from mil_palettize.reports.model_comparison import ModelComparison
+from mil_palettize.reports.page.document import outputs_section
+from mil_palettize.reports.page.frame import base_name
 from mil_palettize.reports.page.notebook import framed
-from mil_palettize.reports.page.run_page import run_page
-from mil_palettize.reports.page.tables import Table
+from mil_palettize.reports.page.table_page import Table, Tile, table_page
 from mil_palettize.reports.tables import format_table, grouped_lines, indented_lines
 from mil_palettize.text import format_bytes, format_count, printable, shorten
 
@@ -202,22 +203,25 @@ class Report:
     def to_html(self) -> str:
         """A page that needs nothing else, to be saved as UTF-8."""
         labels = self.labels()
-        dense = self.action == DECOMPRESSED
-        rows = [
-            (
-                *_row(w, labels[w.id], w.mode or "" if dense else _palette_words(w)),
-                *(() if dense else (snr_text(w.snr_db),)),
-            )
-            for w in _by_size(self.palettized + self.decompressed)
-        ]
+        changed = _by_size(self.palettized + self.decompressed)
+        header: Sequence[str]
+        rows: list[tuple[str, ...]]
+        if self.action == DECOMPRESSED:
+            header, rows = _DENSE_HEADER, [_row(w, labels[w.id], w.mode or "") for w in changed]
+        else:
+            header = _PALETTE_HEADER
+            rows = [(*_row(w, labels[w.id], _palette_words(w)), snr_text(w.snr_db)) for w in changed]
         skipped = [(labels[w.id], w.reason, format_bytes(w.bytes_before)) for w in _by_size(self.skipped)]
         tables = [
-            Table("Weights", _DENSE_HEADER if dense else _PALETTE_HEADER, rows),
-            Table("Left alone", ("weight", "why", "size"), skipped),
-            Table("Moved", ("op", "what"), [(m.op_name or m.function, m.what) for m in self.moved]),
+            Table("Weights", header, rows, numbers=frozenset((4, 5, 6))),
+            Table("Left alone", ("weight", "why", "size"), skipped, numbers=frozenset((2,)), folded=True),
+            Table("Moved", ("op", "what"), [(m.op_name or m.function, m.what) for m in self.moved], folded=True),
         ]
+        route, sizes, counts, *others = self._totals().splitlines()
+        tiles = [Tile("Size", *sizes.split(", ", 1)), Tile("Constants", *counts.split(", ", 1))]
         noted = [f"{labels[w.id]}: {note}" for w in self.weights for note in w.notes]
-        return run_page(self.source, self._totals().splitlines(), tables, [*self.notes, *noted], self.check)
+        outputs = [] if self.check is None else [outputs_section(self.check.outputs)]
+        return table_page(base_name(self.source), tiles, [route, *others, *self.notes, *noted], tables, outputs)
 
     def _repr_html_(self) -> str:
         """In a notebook."""
