@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mil_palettize.doors.mlmodel import decompress_weights, palettize_weights
     from mil_palettize.doors.package import compare, palettize_package
     from mil_palettize.doors.pass_pipeline import pass_pipeline
+    from mil_palettize.doors.preflight import preflight_package
     from mil_palettize.doors.sensitivity import fisher_importance
     from mil_palettize.errors import (
         AlgorithmError,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         VerifyError,
     )
     from mil_palettize.reports.model_comparison import ModelComparison
+    from mil_palettize.reports.preflight import Preflight
     from mil_palettize.reports.progress import ProgressEvent
     from mil_palettize.reports.report import Report, WeightReport
     from mil_palettize.request.config import OpPalettizerConfig, OptimizationConfig
@@ -67,6 +69,8 @@ _HOMES = {
     "compare": "doors.package",
     "ModelComparison": "reports.model_comparison",
     "pass_pipeline": "doors.pass_pipeline",
+    "preflight_package": "doors.preflight",
+    "Preflight": "reports.preflight",
     "OpPalettizerConfig": "request.config",
     "OptimizationConfig": "request.config",
     "recipe_path": "request.recipes",
@@ -104,6 +108,7 @@ __all__ = [
     "PackageError",
     "PalettizeError",
     "PlanError",
+    "Preflight",
     "ProgressEvent",
     "Recipe",
     "Report",
@@ -123,6 +128,7 @@ __all__ = [
     "palettize_weights",
     "pass_pipeline",
     "plan_mixed_bits",
+    "preflight_package",
     "recipe_path",
 ]
 

@@ -73,7 +73,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
-            raise ConfigError(f"device is {self.device!r}, allowed are {DEVICES}")
+            raise ConfigError(f"device is {self.device!r}, allowed are {tuple(DEVICES)}")
         if not isinstance(self.keep, Mapping):
             raise ConfigError(f"keep is {self.keep!r}; give a dict of names and bits, such as {{'re:.*embed.*': 6}}")
         for name, nbits in self.keep.items():

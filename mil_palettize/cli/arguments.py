@@ -107,11 +107,16 @@ def _add_finetune(commands: argparse._SubParsersAction[Parser]) -> None:
     how.add_argument("--labels", type=path, metavar="Y.npy", help="right classes too [the float package's answers]")
     how.add_argument("--epochs", type=count, default=3, metavar="N", help="times that the samples are gone through [3]")
     how.add_argument("--batch", type=count, default=32, metavar="N", help="samples of a step [32]")
-    how.add_argument("--learning-rate", type=float, default=0.01, metavar="X", help="relative to weights [0.01]")
+    how.add_argument("--learning-rate", type=float, metavar="X", help="relative to weights [0.03, of blocks 0.02]")
+    how.add_argument("--augment", metavar="KINDS", help="change pictures at random in each step: flip,shift")
+    how.add_argument(
+        "--blocks", action="store_true",
+        help="fit tables, scales and biases block by block instead, indices as they are: minutes, no labels",
+    )  # fmt: skip
     how.add_argument("--seed", type=seed, default=0, metavar="N", help="of the order of the samples [0]")
     how.add_argument(
         "--calibrate", type=calibrated, metavar="WHAT",
-        help="samples, or N made up ones, for the palettes to begin with [those of --data]",
+        help="samples, N made up ones, or weights, for the palettes to begin with [those of --data]",
     )  # fmt: skip
     add_pixels(how)
     how.add_argument("--target", metavar="iOS18", help="move the package up to this opset [as it is; iOS15 to iOS16]")

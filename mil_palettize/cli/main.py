@@ -19,7 +19,7 @@ from mil_palettize.cli import output
 from mil_palettize.cli.arguments import build_parser, calibration_of, requests_of
 from mil_palettize.cli.budget_arguments import budget_of, check_budget
 from mil_palettize.cli.loading import fail, load
-from mil_palettize.cli.looking import diff, expand, inspect
+from mil_palettize.cli.looking import diff, expand, inspect, preflight
 from mil_palettize.cli.plans import importance_of, plan, planned
 from mil_palettize.cli.running import check_given, compare, run
 from mil_palettize.cli.running_arguments import with_values
@@ -115,6 +115,8 @@ def _finetune(options: argparse.Namespace) -> int:
         seed=options.seed,
         image_mean=options.image_mean,
         image_scale=options.image_scale,
+        augment=tuple(options.augment.split(",")) if options.augment else (),
+        blocks=options.blocks,
     )
     if isinstance(options.calibrate, int):  # made-up samples, of which the pictures of --data say nothing
         options.image_mean = options.image_scale = None
@@ -223,6 +225,7 @@ COMMANDS = {
     "sensitivity": _sensitivity,
     "decompress": _decompress,
     "expand": expand,
+    "preflight": preflight,
     "inspect": inspect,
     "diff": diff,
     "run": run,
