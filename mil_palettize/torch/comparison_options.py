@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mil_palettize.errors import ConfigError
+from mil_palettize.reports.progress import Count, untold
 from mil_palettize.torch.pixels import Pixels
 
 ALL = "all"  # of ``function``: every one the model has
@@ -36,6 +37,7 @@ class Options:
     steps: int | None = None
     greedy: int = 0
     pixels: Pixels | None = None
+    count: Count = untold
 
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:
