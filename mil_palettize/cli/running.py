@@ -15,7 +15,7 @@ from mil_palettize.package.given_files import (
     is_reference,
 )
 from mil_palettize.package.mlpackage import Package
-from mil_palettize.reports.progress import counting
+from mil_palettize.reports.counting import counting
 
 EXIT_DIFFERENT = 1
 _HISTOGRAMS = 8  # weights whose values a page shows
@@ -38,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
             function=options.function,
             precision=options.precision,
             pixels=load("torch.pixels").pixels_of(options.image_mean, options.image_scale),
+            memory=options.memory,
             count=count,
         )
     if options.out is not None:
@@ -74,7 +75,7 @@ def compare(options: argparse.Namespace) -> int:
             function=options.function or ("all" if limits and not reference else None),
             attributed=options.per_op,
             # Where the results of ops are not to be seen, the page goes without them.
-            per_op=options.per_op or (options.html is not None and options.runtime == "torch" and not reference),
+            per_op=options.per_op or _ops_on_page(options, reference),
             precision=options.precision,
             runtime=options.runtime,
             histograms=_HISTOGRAMS if options.html is not None else 0,
@@ -84,6 +85,7 @@ def compare(options: argparse.Namespace) -> int:
             steps=options.steps,
             greedy=options.greedy,
             pixels=load("torch.pixels").pixels_of(options.image_mean, options.image_scale),
+            memory=options.memory,
             count=count,
         )
         comparison = door.compare_models(options.first, options.second, samples, how)
@@ -94,6 +96,11 @@ def compare(options: argparse.Namespace) -> int:
         return 0
     failures = comparison.failures(**limits, allow_degenerate=options.allow_degenerate)
     return fail(_failures_text(failures), EXIT_DIFFERENT) if failures else 0
+
+
+def _ops_on_page(options: argparse.Namespace, reference: bool) -> bool:
+    """Where they are to be seen, and memory for the results of a whole network may be taken."""
+    return options.html is not None and options.runtime == "torch" and not reference and options.memory is None
 
 
 def check_given(packages: Sequence[str], samples: object) -> None:

@@ -26,8 +26,9 @@ from mil_palettize.package.given_files import (
 from mil_palettize.package.mlpackage import Package
 from mil_palettize.package.replacement import recover
 from mil_palettize.program.opsets.move import parse_target
+from mil_palettize.reports.counting import Count, counting
 from mil_palettize.reports.model_comparison import ModelComparison
-from mil_palettize.reports.progress import Count, ProgressEvent, counting
+from mil_palettize.reports.progress import ProgressEvent
 from mil_palettize.reports.report import Report
 from mil_palettize.request.normalised import Requests, normalise
 
@@ -149,6 +150,7 @@ def compare(
     greedy: int = 0,
     image_mean: Numbers | None = None,
     image_scale: Numbers | None = None,
+    memory: int | None = None,
     progress: bool | Count = False,
 ) -> ModelComparison:
     """Run both packages on the same inputs, with torch, and compare outputs and weights.
@@ -171,8 +173,9 @@ def compare(
     ``image_scale``: of a folder of images for a model that takes an array, which is (pixel - mean) · scale of pixels
     from 0 to 255; one number, or three. ``failures`` of what is returned says whether it is good enough.
 
-    ``progress``: True for a bar where standard error is a terminal, or a function of what is done, how much of it, and
-    of how much.
+    ``memory``: bytes of decoded weights that are kept, of both models together, None for all; the others are decoded
+    whenever an op reads them. ``progress``: True for a bar where standard error is a terminal, or a function of what is
+    done, how much of it, and of how much.
 
     Raises ConfigError for a wrong request and without torch, PackageError, UnsupportedOpError naming all ops that are
     not known, EvaluationError for inputs that the models do not take.
@@ -205,6 +208,7 @@ def compare(
             steps=steps,
             greedy=greedy,
             pixels=pixels_of(image_mean, image_scale),
+            memory=memory,
             count=count,
         )
         return compare_models(original, palettized, inputs, options)

@@ -1,21 +1,20 @@
-"""What a person watching sees while palettes are made, verified, and models are run: what is done, and of how much."""
+"""What a person watching sees while weights are calibrated and palettized: ops, weights and bytes done."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from mil_palettize.algorithms.compiled.jit import when_compiling
+from mil_palettize.reports.counting import CountedBar
 from mil_palettize.text import printable, shorten
 
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}B/{total_fmt}B [{elapsed}<{remaining}{postfix}]"
 _CALIBRATING = "calibrating {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
-_COUNTED = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
 _NAME_WIDTH = 24
-Count = Callable[[str, int, int], object]  # what is done, how much of it, of how much
 _COMPILING = "compiling, once after installing"
 COMPILING_LINE = "mil_palettize: compiling loops, which takes some seconds, once per version and kind of palette\n"
 
@@ -47,28 +46,6 @@ class Progress(Protocol):
     def count(self, what: str, done: int, total: int) -> None: ...
 
     def close(self) -> None: ...
-
-
-class CountedBar:
-    """A bar over samples, or whatever else is done one by one, with the time that is left, on standard error where that
-    is a terminal. Each kind of work has its own, which begins with the first :meth:`count` of it."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def count(self, what: str, done: int, total: int) -> None:
-        """``done`` of ``total`` are; ``what``: the work, in words."""
-        from tqdm import tqdm
-
-        if self._bar is None or self._bar.desc != what or self._bar.total != total or done < self._bar.n:
-            self.close()
-            self._bar = tqdm(desc=what, total=total, leave=False, dynamic_ncols=True, disable=None, bar_format=_COUNTED)
-        self._bar.update(done - self._bar.n)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
 
 
 class CallbackProgress:
@@ -174,23 +151,6 @@ class BarProgress:
         self._counted.close()
         if self._bar is not None:  # otherwise nothing was begun
             self._bar.close()
-
-
-@contextmanager
-def counting(progress: bool | Count | None) -> Iterator[Count]:
-    """What tells of work: a bar for True, which ends with the block, ``progress`` itself, or nobody."""
-    if progress is not True:
-        yield progress or untold
-        return
-    bar = CountedBar()
-    try:
-        yield bar.count
-    finally:
-        bar.close()
-
-
-def untold(what: str, done: int, total: int) -> None:
-    """A :data:`Count` that tells nobody."""
 
 
 def make_progress(progress: bool | Callable[[ProgressEvent], object] | None) -> Progress:

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from mil_palettize.errors import EvaluationError
-from mil_palettize.reports.progress import Count, untold
+from mil_palettize.reports.counting import Count, untold
 from mil_palettize.reports.tables import format_table
 from mil_palettize.text import format_count, printable
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
@@ -42,11 +42,13 @@ def run_package(
     function: str | None = None,
     precision: str = "fp32",
     pixels: Pixels | None = None,
+    memory: int | None = None,
     count: Count = untold,
 ) -> Outcome:
     """Run a package on ``inputs`` (:func:`read_samples`), else on ``random`` made up samples. Probabilities of a
-    classifier come in the order of its classes. ``count``: told of each sample."""
-    module = open_model(path, function, precision=precision)
+    classifier come in the order of its classes. ``memory``: bytes of constants that are
+    kept, None for all. ``count``: told of each sample."""
+    module = open_model(path, function, precision=precision, memory=memory)
     samples = _samples(module, inputs, random, seed, pixels)
     found = []
     for number, sample in enumerate(samples):

@@ -10,7 +10,8 @@ import pytest
 
 from mil_palettize import OpPalettizerConfig, OptimizationConfig, compare, palettize_package
 from mil_palettize.algorithms.compiled.jit import Loop
-from mil_palettize.reports.progress import ProgressEvent, counting, make_progress
+from mil_palettize.reports.counting import counting
+from mil_palettize.reports.progress import ProgressEvent, make_progress
 
 
 class Terminal(io.StringIO):
