@@ -20,7 +20,9 @@ from mil_palettize.reports.counting import counting
 EXIT_DIFFERENT = 1
 _HISTOGRAMS = 8  # weights whose values a page shows
 _FAILURES = 3  # outputs that a failed gate names
-_LIMITS = ("fail_below", "max_disagreement", "max_accuracy_loss", "max_kl", "min_iou")  # any makes a gate
+_LIMITS = (  # any makes a gate
+    "fail_below", "max_disagreement", "max_accuracy_loss", "max_perplexity_rise", "max_kl", "min_top_5", "min_iou"
+)  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:

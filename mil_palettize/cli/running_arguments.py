@@ -55,6 +55,12 @@ def add_compare(commands: argparse._SubParsersAction[Parser], epilog: str) -> No
         "--max-disagreement", type=share, metavar="1%", help="exit with 1 where more labels or classes differ"
     )
     sub.add_argument("--max-accuracy-loss", type=share, metavar="1%", help="exit with 1 where accuracy falls by more")
+    sub.add_argument(
+        "--max-perplexity-rise", type=share, metavar="2%", help="exit with 1 where perplexity rises by a larger part"
+    )
+    sub.add_argument(
+        "--min-top-5", type=share, metavar="95%", help="exit with 1 where fewer of the first five classes are the same"
+    )
     sub.add_argument("--min-iou", type=share, metavar="90%", help="exit with 1 where the mean IoU of a mask is less")
     sub.add_argument("--max-kl", type=nats, metavar="X", help="exit with 1 where the mean KL divergence is larger")
     sub.add_argument(
