@@ -163,7 +163,6 @@ def test_what_an_interrupted_run_came_to_is_written(package: Path, tmp_path: Pat
     assert stopped(package, tmp_path / "whole.mlpackage", asked, tmp_path / "kept", 0)[0].startswith("epoch 2 of 3")
     finetuned(package, tmp_path / "before.mlpackage", None)
     assert differences(tmp_path / "out.mlpackage", tmp_path / "before.mlpackage")
-    assert differences(tmp_path / "out.mlpackage", tmp_path / "whole.mlpackage")
     other = replace(asked, stop_here=True, seed=1)
     with pytest.raises(PlanError, match="no epoch of this fine tuning is kept; give the folder"):
         stopped(package, tmp_path / "other.mlpackage", other, tmp_path / "kept", 0)
