@@ -14,7 +14,7 @@ from mil_palettize.cli.common_arguments import WEIGHTS, add_calibrate, add_palet
 from mil_palettize.cli.looking import add_looking
 from mil_palettize.cli.parsers import CommandLine, Parser
 from mil_palettize.cli.running_arguments import add_compare, add_run
-from mil_palettize.cli.values import count, path, seed
+from mil_palettize.cli.values import count, epochs, path, seed
 from mil_palettize.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _add_finetune(commands: argparse._SubParsersAction[Parser]) -> None:
     add_palettes(sub)
     how = sub.add_argument_group("how")
     how.add_argument("--labels", type=path, metavar="Y.npy", help="right classes too [the float package's answers]")
-    how.add_argument("--epochs", type=count, default=3, metavar="N", help="times that the samples are gone through [3]")
+    how.add_argument("--epochs", type=epochs, default=3, metavar="N", help="times to go through the samples [3]")
     how.add_argument("--batch", type=count, default=32, metavar="N", help="samples of a step [32]")
     how.add_argument("--learning-rate", type=float, metavar="X", help="relative to weights [0.03, of blocks 0.02]")
     how.add_argument("--augment", metavar="KINDS", help="change pictures at random in each step: flip,shift")
