@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from mil_palettize.reports.inspection import (
     Inspection,
-    Order,
     constant_rows,
     feature_rows,
     head_lines,
     rest_lines,
     total_lines,
 )
+from mil_palettize.reports.orders import Order
 from mil_palettize.reports.page.parts import base_name, tile
 from mil_palettize.reports.page.tables import Table, table_page
 from mil_palettize.text import format_bytes, format_count
