@@ -26,7 +26,12 @@ from mil_palettize.expressions.weight_expr import WeightExpr
 _CODE = ("algorithms/**/*.py", "calibration/*.py", "doors/calibrating.py", "doors/calibration_functions.py",
          "encoding/encoder.py", "expressions/*.py", "torch/calibration/*.py", "torch/evaluator/**/*.py")  # fmt: skip
 _TRAINING = (*_CODE, "calibration/finetuning.py", "doors/finetuning.py", "torch/training/*.py")
-_WITHOUT = ("sample_data", "memory")  # what does not change a palette, or is told apart by itself
+_WITHOUT = (
+    "sample_data",
+    "memory",
+    "image_mean",
+    "image_scale",
+)  # what does not change a palette, or is told apart by itself
 
 
 @dataclass(frozen=True)

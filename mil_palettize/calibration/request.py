@@ -14,6 +14,7 @@ _EMPTY = "is empty; give samples, or leave it out to have some made up"
 _WANTED = "give mappings of input names to arrays, a list of them, or the path of a file or folder of samples"
 METHODS = ("reconstruct", "importance", "weights")
 Sample = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+Numbers = float | Sequence[float]
 DEVICES = ("cpu", "cuda", "mps")
 HELD = 5  # every so many samples one is held out of the fit
 
@@ -40,7 +41,8 @@ class Calibration:
     which they go to a temporary folder; None for a quarter of what is free. ``rounds``: of tables and indices in turn,
     at most. ``device``: what torch computes the network on, "cpu", "cuda" or "mps"; the same samples give the same
     bytes on one and the same only. ``bias``: correct the mean of what palettized ops give in biases that they have,
-    where that makes the outputs on samples held out better; on transformers it is dangerous.
+    where that makes the outputs on samples held out better; on transformers it is dangerous. ``image_mean``,
+    ``image_scale``: of pictures for a model that takes an array, as of ``mil_palettize.compare``.
     """
 
     sample_data: (
@@ -54,6 +56,8 @@ class Calibration:
     rounds: int = 15
     device: str = "cpu"
     bias: bool = False
+    image_mean: Numbers | None = None
+    image_scale: Numbers | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

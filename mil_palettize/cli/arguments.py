@@ -10,7 +10,7 @@ from mil_palettize import __version__
 from mil_palettize.algorithms.options import GRANULARITIES
 from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.cli.budget_arguments import add_budget
-from mil_palettize.cli.common_arguments import WEIGHTS, add_calibrate, add_palettes, add_shown, calibrated
+from mil_palettize.cli.common_arguments import WEIGHTS, add_calibrate, add_palettes, add_pixels, add_shown, calibrated
 from mil_palettize.cli.looking import add_looking
 from mil_palettize.cli.parsers import CommandLine, Parser
 from mil_palettize.cli.running_arguments import add_compare, add_run
@@ -37,6 +37,7 @@ _PALETTE_OPTIONS = (
     "per_channel_scale",
     "weight_threshold",
 )
+_CALIBRATION_OPTIONS = ("memory", "device", "bias", "image_mean", "image_scale")
 
 
 def build_parser(commands: Mapping[str, Command]) -> CommandLine:
@@ -106,12 +107,18 @@ def _add_finetune(commands: argparse._SubParsersAction[Parser]) -> None:
     how.add_argument("--labels", type=path, metavar="Y.npy", help="right classes too [the float package's answers]")
     how.add_argument("--epochs", type=count, default=3, metavar="N", help="times that the samples are gone through [3]")
     how.add_argument("--batch", type=count, default=32, metavar="N", help="samples of a step [32]")
-    how.add_argument("--learning-rate", type=float, default=0.01, metavar="X", help="relative to weights [0.01]")
+    how.add_argument("--learning-rate", type=float, metavar="X", help="relative to weights [0.03, of blocks 0.02]")
+    how.add_argument("--augment", metavar="KINDS", help="change pictures at random in each step: flip,shift")
+    how.add_argument(
+        "--blocks", action="store_true",
+        help="fit tables, scales and biases block by block instead, indices as they are: minutes, no labels",
+    )  # fmt: skip
     how.add_argument("--seed", type=seed, default=0, metavar="N", help="of the order of the samples [0]")
     how.add_argument(
         "--calibrate", type=calibrated, metavar="WHAT",
-        help="samples, or N made up ones, for the palettes to begin with [those of --data]",
+        help="samples, N made up ones, or weights, for the palettes to begin with [those of --data]",
     )  # fmt: skip
+    add_pixels(how)
     how.add_argument("--target", metavar="iOS18", help="move the package up to this opset [as it is; iOS15 to iOS16]")
     how.add_argument("--strict", action="store_true", help="what cannot be done as asked is an error")
     how.add_argument("--verify", action="store_true", help="decode what was written before it is put in place")
@@ -156,6 +163,7 @@ def _add_sensitivity(commands: argparse._SubParsersAction[Parser]) -> None:
         "--loss", type=path, metavar="FILE.py:FUNC",
         help="a function of outputs (tensors by name) and the number of the sample, to a tensor of one element",
     )  # fmt: skip
+    add_pixels(sub)
     sub.add_argument("--damping", type=float, default=1.0, metavar="X", help="of the mean, added to all [1]")
     sub.add_argument("--function", metavar="NAME", help="of a model with several [the default one]")
     sub.add_argument("--seed", type=seed, default=0, metavar="N", help="of made up samples and drawn labels [0]")
@@ -179,9 +187,10 @@ def calibration_of(options: argparse.Namespace) -> Calibration | None:
     from mil_palettize.calibration.request import Calibration
 
     what = options.calibrate
-    given = {name: value for name in ("memory", "device", "bias") if (value := getattr(options, name)) is not None}
+    given = {name: value for name in _CALIBRATION_OPTIONS if (value := getattr(options, name)) is not None}
     if given and what in (None, WEIGHTS):
-        raise ConfigError(f"--{next(iter(given))} goes with --calibrate and samples, which are run with it")
+        flag = next(iter(given)).replace("_", "-")
+        raise ConfigError(f"--{flag} goes with --calibrate and samples, which are run with it")
     if what is None:
         return None
     if isinstance(what, int):
@@ -197,19 +206,22 @@ def requests_of(options: argparse.Namespace) -> Requests:
     from mil_palettize.request.recipes import recipe_path
 
     given = {name: getattr(options, name) for name in _PALETTE_OPTIONS if getattr(options, name) is not None}
-    if options.config is not None or options.recipe is not None:
-        file = options.config or recipe_path(options.recipe)
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    if options.config is not None:
         if given:
-            one = "--config" if options.config else "--recipe"
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            cure = f"put them into {file}" if options.config else f"put them into a copy of {file}, for --config"
-            raise ConfigError(f"{one} and {flags} exclude each other; {cure}")
+            raise ConfigError(f"--config and {flags} exclude each other; put them into {options.config}")
+        return load_config(options.config)
+    if options.recipe is not None:
+        file = recipe_path(options.recipe)
+        if given:
+            raise ConfigError(f"--recipe and {flags} exclude each other; put them into a copy of {file}, for --config")
         return load_config(file)
     algorithm = ALGORITHMS.get(given.get("mode", ""))
     chooses = algorithm is not None and algorithm.chooses_nbits
     if "nbits" not in given and not chooses:
         choosing = [f"--mode {name}" for name, other in ALGORITHMS.items() if other.selectable and other.chooses_nbits]
-        raise ConfigError(f"say how many bits with --nbits N, or give {' or '.join((*choosing, '--config FILE.yaml'))}")
+        others = " or ".join((*choosing, "--config FILE.yaml", "--recipe NAME"))
+        raise ConfigError(f"say how many bits with --nbits N, or give {others}")
     if "group_size" in given and given.get("granularity") == GRANULARITIES[0]:
         raise ConfigError("--group-size goes with --granularity per_grouped_channel")
     if chooses and "nbits" in given:

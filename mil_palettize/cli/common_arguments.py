@@ -8,7 +8,7 @@ import os
 from mil_palettize.algorithms.options import GRANULARITIES, LUT_DTYPES, SCALES
 from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.cli.parsers import Parser, near
-from mil_palettize.cli.values import count, is_whole, nbytes, path
+from mil_palettize.cli.values import count, is_whole, nbytes, numbers, path
 from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
 from mil_palettize.reports.orders import ORDERS
 from mil_palettize.request.recipes import recipe_names
@@ -36,6 +36,13 @@ def add_calibrate(how: argparse._ArgumentGroup | Parser) -> None:
         help="of values while samples are run, such as 2GB; the rest goes to disk [a quarter of what is free]",
     )  # fmt: skip
     how.add_argument("--device", choices=("cpu", "cuda", "mps"), help="what samples are run on with torch [cpu]")
+    add_pixels(how)
+
+
+def add_pixels(how: argparse._ArgumentGroup | Parser) -> None:
+    """What becomes of pictures."""
+    how.add_argument("--image-mean", type=numbers, metavar="M", help="of pixels 0..255, where models take arrays [0]")
+    how.add_argument("--image-scale", type=numbers, metavar="S", help="then (pixel - M) * S; one number, or R,G,B [1]")
 
 
 def add_palettes(sub: Parser) -> None:

@@ -107,8 +107,19 @@ def _finetune(options: argparse.Namespace) -> int:
     api, finetuning = load("doors.package"), load("calibration.finetuning")
     labels = None if options.labels is None else load("doors.sensitivity").read_labels(options.labels)
     asked = finetuning.Finetuning(
-        options.data, options.epochs, labels, options.batch, options.learning_rate, seed=options.seed
+        options.data,
+        options.epochs,
+        labels,
+        options.batch,
+        options.learning_rate,
+        seed=options.seed,
+        image_mean=options.image_mean,
+        image_scale=options.image_scale,
+        augment=tuple(options.augment.split(",")) if options.augment else (),
+        blocks=options.blocks,
     )
+    if isinstance(options.calibrate, int):  # made-up samples, of which the pictures of --data say nothing
+        options.image_mean = options.image_scale = None
     return _make(
         options,
         lambda: api.palettize_package(
@@ -136,6 +147,8 @@ def _sensitivity(options: argparse.Namespace) -> int:
         damping=options.damping,
         function=options.function,
         seed=options.seed,
+        image_mean=options.image_mean,
+        image_scale=options.image_scale,
     )
     door.write_importance(options.out, found, options.package)
     of = _sensitivity_source(options)

@@ -7,8 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from mil_palettize.cli.common_arguments import add_pixels
 from mil_palettize.cli.parsers import Parser
-from mil_palettize.cli.values import count, decibels, nats, numbers, path, seed, share
+from mil_palettize.cli.values import count, decibels, nats, path, seed, share
 
 _FAIL_BELOW = "--fail-below"
 
@@ -77,12 +78,11 @@ def _add_inputs(sub: Parser, random: int, function: str = "of a model with sever
     which = sub.add_mutually_exclusive_group()
     which.add_argument(
         "--inputs", type=path, metavar="X",
-        help="samples: .npz of arrays by input, .npy for one input, .jsonl, .wav, a folder of images, or FILE.py:NAME",
+        help="samples: .npz of arrays by input, .npy for one input, .jsonl, .wav, images, or FILE.py:NAME",
     )  # fmt: skip
     which.add_argument("--random", type=count, default=random, metavar="N", help=f"make up N samples [{random}]")
     sub.add_argument("--seed", type=seed, default=0, metavar="N", help="of made up samples [0]")
-    sub.add_argument("--image-mean", type=numbers, metavar="M", help="of pixels 0..255, where models take arrays [0]")
-    sub.add_argument("--image-scale", type=numbers, metavar="S", help="then (pixel - M) * S; one number, or R,G,B [1]")
+    add_pixels(sub)
     sub.add_argument("--function", metavar="NAME", help=function)
     sub.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="fp16 rounds as devices do [fp32]")
     return which

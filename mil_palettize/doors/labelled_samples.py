@@ -69,10 +69,16 @@ def labelled_samples(
     check_labels_exist(labels)
     from mil_palettize.torch.evaluator.model_pipeline import open_model
     from mil_palettize.torch.labels import labels_for
+    from mil_palettize.torch.pixels import check_pictures, pixels_of
     from mil_palettize.torch.samples import Samples, read_samples
 
     module = open_model(source)
-    read = read_samples(given, module, sequences=True) if isinstance(given, str | os.PathLike) else Samples(list(given))
+    pixels = pixels_of(calibration.image_mean, calibration.image_scale)
+    if isinstance(given, str | os.PathLike):
+        read = read_samples(given, module, sequences=True, pixels=pixels)
+    else:
+        check_pictures(pixels, given)
+        read = Samples(list(given))
     right = labels_for(labels, read).of_samples
     calls = calls_of(calibration, module, [])
     if len(calls) != len(read) or not all(calls.begins):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mil_palettize.calibration.request import Numbers
 from mil_palettize.doors.calibration_samples import fits
 from mil_palettize.errors import ConfigError, EvaluationError, PackageError, PlanError, memory_told
 from mil_palettize.package.array_files import read_members
@@ -42,6 +43,8 @@ def fisher_importance(
     damping: float = 1.0,
     function: str | None = None,
     seed: int = 0,
+    image_mean: Numbers | None = None,
+    image_scale: Numbers | None = None,
 ) -> dict[str, np.ndarray]:
     """Fisher information of a package's weights: float32 arrays by ``function/name``, as ``importance`` takes them.
 
@@ -50,6 +53,7 @@ def fisher_importance(
     of a sample (tensors by name) and its number, to a tensor of one element. ``damping``: times the mean of each
     weight's information is added to it: undamped it ruins palettes, and 1 is right for most networks. ``function``: of
     a model with several; without it all that take the samples, where a weight that several hold counts for all.
+    ``image_mean``, ``image_scale``: of pictures, as of ``Calibration``.
 
     Raises ConfigError for labels with a loss, a damping that is not finite and positive, samples fewer than 1,
     pipelines, and without torch; EvaluationError for samples that the model does not take, labels of another number,
@@ -66,13 +70,16 @@ def fisher_importance(
         check_samples_exist(samples)
     from mil_palettize.torch.calibration.fisher import fisher
     from mil_palettize.torch.evaluator.module import MILModule
+    from mil_palettize.torch.pixels import check_pictures, pixels_of
 
+    pixels = pixels_of(image_mean, image_scale)
+    check_pictures(pixels, samples)
     whole = MILModule.from_package(source, function)
     names = whole.functions if function is None else [whole.function_name]
     found, values = dict[str, np.ndarray](), dict[str, bytes]()
     for name in names:
         module = whole if name == whole.function_name else MILModule.from_package(source, name)
-        given = _samples(samples, module, module is whole, seed)
+        given = _samples(samples, module, module is whole, seed, pixels)
         if given is None:
             continue
         ids, weights = module.weight_ids, module.weights
@@ -83,7 +90,7 @@ def fisher_importance(
 
 
 def _samples(
-    given: Sequence[Mapping[str, Any]] | PathLike | int, module: Any, needed: bool, seed: int
+    given: Sequence[Mapping[str, Any]] | PathLike | int, module: Any, needed: bool, seed: int, pixels: Any
 ) -> Sequence[Mapping[str, Any]] | None:
     """For one function; None where they are of others, and not ``needed`` for this one."""
     from mil_palettize.torch.calibration.made_up_samples import natural_samples
@@ -92,7 +99,7 @@ def _samples(
     if isinstance(given, int):
         return natural_samples(module, given, seed)
     try:
-        read = read_samples(given, module) if isinstance(given, str | os.PathLike) else given
+        read = read_samples(given, module, pixels=pixels) if isinstance(given, str | os.PathLike) else given
     except EvaluationError:
         if needed:
             raise

@@ -16,7 +16,7 @@ def check_samples_exist(source: str | os.PathLike[str]) -> None:
     elif not os.path.exists(source):
         raise PackageError(
             f"cannot read {source}: there is no such file or folder; samples are a .npz, .npy, .jsonl or .wav "
-            "file, a folder of images, or FILE.py:NAME"
+            "file, an image, a folder of images or a .txt list of them, or FILE.py:NAME"
         )
 
 

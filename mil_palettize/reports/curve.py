@@ -12,6 +12,7 @@ from mil_palettize.text import format_bytes
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _EDGE = 720, 440, 64, 48, 16
 # In a page its variables apply, and its own rules for charts do not.
 _STYLE = (
+    ".curve{max-width:100%;height:auto}"
     ".curve text{font:12px sans-serif;fill:var(--muted,#444);text-anchor:start}.curve line{stroke:var(--line,#ddd)}"
     ".curve .plan{fill:none;stroke:var(--accent,#06c);stroke-width:2}.curve .uniform{fill:var(--muted,#999)}"
     ".curve .chosen{fill:var(--far,#c30)}"

@@ -13,9 +13,10 @@ from typing import Any
 from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.orders import Order
+from mil_palettize.reports.page.document import outputs_section
+from mil_palettize.reports.page.frame import base_name
 from mil_palettize.reports.page.notebook import framed
-from mil_palettize.reports.page.run_page import run_page
-from mil_palettize.reports.page.tables import Table
+from mil_palettize.reports.page.table_page import Table, Tile, table_page
 from mil_palettize.reports.tables import grouped_lines, indented_lines, wrapped_lines
 from mil_palettize.reports.weight_report import DECOMPRESSED, PALETTIZED, BiasReport, Moved, WeightReport
 from mil_palettize.reports.weight_rows import (
@@ -106,16 +107,20 @@ class Report:
     def to_html(self, *, sort: Order = "bytes") -> str:
         """A page that needs nothing else, to be saved as UTF-8."""
         labels, dense = self.labels(), self.action == DECOMPRESSED
+        header = DENSE_HEADER if dense else PALETTE_HEADER
         rows = weight_rows(ordered(self.palettized + self.decompressed, sort), labels, dense=dense)
         skipped = [(labels[w.id], w.reason, format_bytes(w.bytes_before)) for w in ordered(self.skipped, "bytes")]
         tables = [
-            Table("Weights", DENSE_HEADER if dense else PALETTE_HEADER, rows),
-            Table("Left alone", ("weight", "why", "size"), skipped),
-            Table("Moved", ("op", "what"), [(m.op_name or m.function, m.what) for m in self.moved]),
+            Table("Weights", header, rows, numbers=frozenset((4, 5, 6))),
+            Table("Left alone", ("weight", "why", "size"), skipped, numbers=frozenset((2,)), folded=True),
+            Table("Moved", ("op", "what"), [(m.op_name or m.function, m.what) for m in self.moved], folded=True),
         ]
+        route, sizes, counts, *others = self._totals().splitlines()
+        tiles = [Tile("Size", *sizes.split(", ", 1)), Tile("Constants", *counts.split(", ", 1))]
         noted = [f"{labels[w.id]}: {note}" for w in self.weights for note in w.notes]
-        totals = [*self._totals().splitlines(), *snr_lines(self.palettized, labels)]
-        return run_page(self.source, totals, tables, [*self.notes, *noted], self.check)
+        outputs = [] if self.check is None else [outputs_section(self.check.outputs)]
+        notes = [route, *snr_lines(self.palettized, labels), *others, *self.notes, *noted]
+        return table_page(base_name(self.source), tiles, notes, tables, outputs)
 
     def _repr_html_(self) -> str:
         """In a notebook."""

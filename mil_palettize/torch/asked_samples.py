@@ -10,7 +10,7 @@ from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.torch.comparison_options import Options
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.made_up_inputs import plausible_inputs
-from mil_palettize.torch.pixels import Pixels
+from mil_palettize.torch.pixels import Pixels, check_pictures
 from mil_palettize.torch.samples import Samples, read_samples
 from mil_palettize.torch.sequences import cut, in_one, read_sequences, told
 
@@ -25,8 +25,7 @@ def samples_for(module: Evaluated, inputs: Any, options: Options) -> tuple[Sampl
 
 
 def _found(module: Evaluated, inputs: Any, options: Options) -> tuple[Samples, str]:
-    if options.pixels is not None and not isinstance(inputs, str | os.PathLike):
-        raise ConfigError("the inputs are no folder of images; leave their mean and scale out")
+    check_pictures(options.pixels, inputs)
     if inputs is None:
         if options.random < 1:
             raise ConfigError(f"random is {options.random}; ask for at least 1 sample")

@@ -1,8 +1,8 @@
-"""Samples from a folder of pictures, read with Pillow and made as large as the model takes them."""
+"""Samples from pictures, read with Pillow and made as large as the model takes them: a folder, a list, one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mil_palettize.errors import ConfigError, EvaluationError, PackageError
+from mil_palettize.package.links import refuse_pointer
 from mil_palettize.program.described_sizes import size_refusal
 from mil_palettize.program.messages import FeatureTypes
 from mil_palettize.text import format_count
@@ -19,41 +20,96 @@ from mil_palettize.torch.made_up_inputs import default_shape, default_size
 from mil_palettize.torch.pixels import Pixels, picture_size
 
 _NAMED = 3  # files that are named where some cannot be read
+_SUFFIXES = frozenset(
+    {
+        ".avif",
+        ".bmp",
+        ".gif",
+        ".heic",
+        ".heif",
+        ".jp2",
+        ".jpeg",
+        ".jpg",
+        ".pgm",
+        ".png",
+        ".ppm",
+        ".tif",
+        ".tiff",
+        ".webp",
+    }
+)
+
+
+def is_picture(path: Path) -> bool:
+    """By its name."""
+    return path.suffix.lower() in _SUFFIXES
+
+
+def is_list(path: Path) -> bool:
+    """Of paths of pictures, by its name."""
+    return path.suffix.lower() == ".txt"
 
 
 def pictures(
-    folder: Path, module: Evaluated, pixels: Pixels | None = None
+    source: Path, module: Evaluated, pixels: Pixels | None = None
 ) -> tuple[list[dict[str, np.ndarray]], list[str], list[str]]:
-    """A sample for each picture in ``folder`` and the folders in it, in the order of their paths, uint8 (height, width)
-    or (height, width, 3); what is to be said of them; and the path of each in ``folder``. For a model that takes an
-    array ``pixels`` says what its numbers are.
+    """A sample for each picture of ``source``, uint8 (height, width) or (height, width, 3); what is to be said of them;
+    and what each is called. For a model that takes an array ``pixels`` says what its numbers are.
 
-    One of a size that the model does not take is scaled until it covers the size of the description, and cut at the
-    middle. Raises ConfigError without Pillow, EvaluationError for a model whose input is no picture, PackageError for a
-    folder that has none that can be read.
+    ``source``: a folder, with the folders in it, whose pictures come in the order of their paths, and are called by
+    them; a text file that has the path of a picture, from its own folder, on each line; or a picture. One of a
+    size that the model does not take is scaled until it covers the size of the description, and cut at the middle; one
+    that does not decode is told of and passed over.
+
+    Raises ConfigError without Pillow, EvaluationError for a model whose input is no picture, PackageError where there
+    is none that can be read, and for a line that is no file.
     """
-    taken = _taken(folder, module, pixels)
+    taken = _taken(source, module, pixels)
     image_class, ops = _pillow()
-    suffixes = image_class.registered_extensions()
-    hidden = {path for path in folder.rglob("*") if any(p.startswith(".") for p in path.relative_to(folder).parts)}
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path not in hidden)
-    images = [path for path in paths if path.suffix.lower() in suffixes]
+    listed, others = _listed(source, image_class.registered_extensions())
     found, names, refused, resized = [], [], [], 0
-    for path in images:
+    for name, path in listed.items():
         try:
             with image_class.open(path) as opened:
                 picture = ops.exif_transpose(opened).convert("L" if taken.gray else "RGB")
         except Exception:  # whatever Pillow's many readers raise: SyntaxError, zlib.error, DecompressionBombError, …
-            refused.append(path)
+            refused.append(name)
             continue
         if taken.refuses(picture.height, picture.width):
             size = taken.width, taken.height
             picture, resized = ops.fit(picture, size, image_class.Resampling.BICUBIC), resized + 1
         found.append({taken.name: taken.values(np.asarray(picture, np.uint8))})
-        names.append(path.relative_to(folder).as_posix())
+        names.append(name)
     if not found:
-        raise PackageError(f"{folder} has no picture that can be read; give a folder of images")
-    return found, _notes(folder, taken, resized, refused, len(paths) - len(images)), names
+        raise PackageError(f"{source} has no picture that can be read; give a folder of images, a list, or an image")
+    return found, _notes(source, taken, resized, refused, others), names
+
+
+def _listed(source: Path, suffixes: Collection[str]) -> tuple[dict[str, Path], int]:
+    """Pictures by what they are called, and how many files are none."""
+    if source.is_dir():
+        files = {path.relative_to(source): path for path in sorted(source.rglob("*")) if path.is_file()}
+        shown = {name: path for name, path in files.items() if not any(part.startswith(".") for part in name.parts)}
+        listed = {name.as_posix(): path for name, path in shown.items() if path.suffix.lower() in suffixes}
+        return listed, len(shown) - len(listed)
+    return (_lines(source) if is_list(source) else {source.name: source}), 0
+
+
+def _lines(source: Path) -> dict[str, Path]:
+    """Of a list. A picture that is listed twice is one sample."""
+    refuse_pointer(source)
+    try:
+        lines = [line.strip() for line in source.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, ValueError) as error:
+        told = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise PackageError(f"cannot read {source}: {told}; it must have the path of an image on each line") from error
+    listed = {line: source.parent / Path(line).expanduser() for line in lines if line}
+    lacking = [line for line, path in listed.items() if not path.is_file()]
+    if lacking:
+        raise PackageError(
+            f"{source} lists {lacking[0]!r}, and there is no such file; paths are from the list's folder"
+        )
+    return listed
 
 
 @dataclass(frozen=True)
@@ -78,7 +134,7 @@ class _Taken:
         return picture if self.pixels is None else self.pixels.array(picture, self.shape)
 
 
-def _taken(folder: Path, module: Evaluated, pixels: Pixels | None) -> _Taken:
+def _taken(source: Path, module: Evaluated, pixels: Pixels | None) -> _Taken:
     needed = [name for name in module.features.inputs if name not in module.features.defaults]
     kind = module.features.inputs[needed[0]].type if len(needed) == 1 else None
     if kind is not None and kind.WhichOneof("Type") == "imageType":
@@ -97,7 +153,7 @@ def _taken(folder: Path, module: Evaluated, pixels: Pixels | None) -> _Taken:
     if kind is not None and pixels is None:
         advice += ", or say with --image-mean and --image-scale what becomes of pixels"
     raise EvaluationError(
-        f"{folder} is a folder, which needs a model with one input that is an image; this one takes "
+        f"{source} is of pictures, and needs a model with one input that is an image; this one takes "
         f"{module.features.inputs_text()}: {advice}"
     )
 
@@ -106,20 +162,20 @@ def _pillow() -> tuple[Any, Any]:
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
-        raise ConfigError("a folder of images needs Pillow: pip install 'mil-palettize[images]'") from error
+        raise ConfigError("this needs Pillow: pip install 'mil-palettize[images]'") from error
     Image.init()
     return Image, ImageOps
 
 
-def _notes(folder: Path, taken: _Taken, resized: int, refused: Sequence[Path], others: int) -> list[str]:
+def _notes(source: Path, taken: _Taken, resized: int, refused: Sequence[str], others: int) -> list[str]:
     notes = []
     if resized:
         size = f"{taken.width}×{taken.height}"
-        notes.append(f"{format_count(resized, 'image')} of {folder} scaled and cut to {size}")
+        notes.append(f"{format_count(resized, 'image')} of {source} scaled and cut to {size}")
     if refused:
         more = ", …" if len(refused) > _NAMED else ""
-        names = ", ".join(str(path.relative_to(folder)) for path in refused[:_NAMED])
-        notes.append(f"{format_count(len(refused), 'image')} of {folder} left out, cannot be read: {names}{more}")
+        names = ", ".join(refused[:_NAMED])
+        notes.append(f"{format_count(len(refused), 'image')} of {source} left out, cannot be read: {names}{more}")
     if others:
-        notes.append(f"{format_count(others, 'file')} in {folder} left out: no images by their names")
+        notes.append(f"{format_count(others, 'file')} in {source} left out: no images by their names")
     return notes

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +32,19 @@ class Pixels:
         inner = shape[1:] if len(shape) == 4 else shape
         values = values.transpose(2, 0, 1) if inner[0] in _CHANNELS else values
         return values.astype(np.float32).reshape(shape)
+
+
+def refuse_pixels(source: object, pixels: Pixels | None) -> None:
+    """Raise ConfigError where ``pixels`` are said of a file that holds no pictures."""
+    if pixels is not None:
+        raise ConfigError(f"{source} holds no pictures, which image_mean and image_scale are of; leave them out")
+
+
+def check_pictures(pixels: Pixels | None, samples: Any) -> None:
+    """Raise ConfigError where ``pixels`` are said of samples that are no files: made up ones (None), or arrays."""
+    if pixels is not None and not isinstance(samples, str | os.PathLike):
+        kind = "made-up samples" if samples is None or isinstance(samples, int) else "samples that are arrays"
+        raise ConfigError(f"image_mean and image_scale are of pictures, and these are {kind}; leave them out")
 
 
 def pixels_of(mean: Numbers | None, scale: Numbers | None) -> Pixels | None:

@@ -12,14 +12,14 @@ from typing import IO, Any
 
 import numpy as np
 
-from mil_palettize.errors import ConfigError, EvaluationError
+from mil_palettize.errors import EvaluationError
 from mil_palettize.reports.tables import format_table
 from mil_palettize.text import format_count, printable
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
 from mil_palettize.torch.evaluator.module import PathLike
 from mil_palettize.torch.evaluator.ops.random import drawing
 from mil_palettize.torch.made_up_inputs import plausible_inputs
-from mil_palettize.torch.pixels import Pixels
+from mil_palettize.torch.pixels import Pixels, check_pictures
 from mil_palettize.torch.samples import Arrays, Samples, read_samples
 
 
@@ -52,10 +52,9 @@ def run_package(
 
 
 def _samples(module: Evaluated, inputs: PathLike | None, random: int, seed: int, pixels: Pixels | None) -> Samples:
+    check_pictures(pixels, inputs)
     if inputs is not None:
         return read_samples(inputs, module, pixels=pixels)
-    if pixels is not None:
-        raise ConfigError("made-up inputs are no images; leave their mean and scale out, or give a folder of images")
     return Samples(plausible_inputs(module, random, seed))
 
 

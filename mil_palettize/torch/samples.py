@@ -10,19 +10,19 @@ from typing import Any, overload
 
 import numpy as np
 
-from mil_palettize.errors import ConfigError, EvaluationError
+from mil_palettize.errors import EvaluationError
 from mil_palettize.package.given_files import check_samples_exist
 from mil_palettize.program.described_sizes import shape_refusal
 from mil_palettize.torch.array_files import Arrays, load_arrays
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.module import PathLike
 from mil_palettize.torch.features import CHANNELS
-from mil_palettize.torch.image_folder import pictures
+from mil_palettize.torch.image_folder import is_list, is_picture, pictures
 from mil_palettize.torch.json_lines import SUFFIXES, json_lines
 from mil_palettize.torch.made_up_inputs import default_shape
-from mil_palettize.torch.pixels import Pixels
+from mil_palettize.torch.pixels import Pixels, refuse_pixels
 from mil_palettize.torch.python_files import defined, is_defined, told
-from mil_palettize.torch.sound_file import windows
+from mil_palettize.torch.sound_file import is_sound, windows
 
 _SEQUENCE = "a sequence of calls, which is for calibration and compare; give the calls"
 
@@ -56,25 +56,24 @@ def read_samples(
     model with states one after another. ``pixels``: what becomes of pictures where a model takes an array.
 
     ``source``: a ``.npz`` file that has an array for each input, of one sample, of several along an axis more in front,
-    or along the first axis where the model's own is 1; a ``.npy`` file of the same for a model with one input; a folder
-    of pictures for a model that takes one; lines of JSON (:func:`json_lines`); a ``.wav`` file
-    (:func:`windows`); or ``FILE.py:NAME``, a function without arguments that gives (or an iterable
-    of) samples: mappings as ``MLModel.predict`` takes them, or arrays for a model with one input.
+    or along the first axis where the model's own is 1; a ``.npy`` file of the same for a model with one input; a
+    picture, a folder of them or a ``.txt`` file of their paths, for a model that takes one; lines of JSON
+    (:func:`json_lines`); sound (:func:`windows`); or ``FILE.py:NAME``, a function without arguments that gives (or an
+    iterable of) samples: mappings as ``MLModel.predict`` takes them, or arrays for a model with one input.
 
     Raises PackageError for a file that cannot be read, EvaluationError for one that does not fit, ConfigError without
     Pillow and for a name that the file does not define.
     """
     check_samples_exist(source)
+    path = Path(source)
+    if path.is_dir() or is_picture(path) or is_list(path):
+        return Samples(*pictures(path, module, pixels))
+    refuse_pixels(source, pixels)
     if is_defined(os.fspath(source)):
         return Samples(_given(os.fspath(source), module, sequences))
-    path = Path(source)
-    if path.is_dir():
-        return Samples(*pictures(path, module, pixels))
-    if pixels is not None:
-        raise ConfigError(f"{path} is no folder of images; leave their mean and scale out")
     if path.suffix.lower() in SUFFIXES:
         return Samples(_lines(path, module, sequences))
-    if path.suffix.lower() == ".wav":
+    if is_sound(path):
         return Samples(*windows(path, module, _only_input(path, module)))
     return Samples(samples_in(path, module, arrays_of(path, module)))
 

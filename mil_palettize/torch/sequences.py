@@ -13,7 +13,7 @@ from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.text import format_count
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.made_up_inputs import default_shape
-from mil_palettize.torch.pixels import Pixels
+from mil_palettize.torch.pixels import Pixels, refuse_pixels
 from mil_palettize.torch.python_files import is_defined
 from mil_palettize.torch.samples import Samples, arrays_of, read_samples, samples_in
 
@@ -26,6 +26,7 @@ def read_sequences(source: str | os.PathLike[str], module: Evaluated, pixels: Pi
         arrays = arrays_of(path, module)
         several = {name: array for name, array in arrays.items() if _axes_more(module, name, array) == 2}
         if several:
+            refuse_pixels(path, pixels)
             return Samples([_sequence(path, module, arrays, several, i) for i in range(_count(path, several))])
     samples = read_samples(source, module, sequences=True, pixels=pixels)
     return Samples(in_one(samples), samples.notes)

@@ -1,4 +1,4 @@
-"""A ``.wav`` file as samples of a model that takes sound."""
+"""A file of sound as samples of a model that takes it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,24 @@ from mil_palettize.text import format_count
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.made_up_inputs import default_shape
 
+_SUFFIXES = frozenset({".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"})
 _TYPES: dict[int, type[np.integer[Any]]] = {1: np.uint8, 2: np.int16, 4: np.int32}  # by bytes
 
 
-def windows(path: Path, module: Evaluated, name: str) -> tuple[list[dict[str, np.ndarray]], list[str]]:
-    """The sound of a file of integers (PCM), float32 from -1 to 1, its channels averaged, for the input ``name``: cut
-    into windows of the length that the model takes, one after the other; and what is to be said of that. What is left
-    at the end is left out, and a sound that is shorter than a window filled with zeros. A model whose length is free
-    takes all of it at once. Nothing is resampled: models do not say what rate they take.
+def is_sound(path: Path) -> bool:
+    """By its name."""
+    return path.suffix.lower() in _SUFFIXES
 
-    Raises PackageError for a file that is none, EvaluationError for an input that no sound fits.
+
+def windows(path: Path, module: Evaluated, name: str) -> tuple[list[dict[str, np.ndarray]], list[str]]:
+    """The sound of a file, a ``.wav`` of integers (PCM) or what soundfile reads, float32 from -1 to 1, its channels
+    averaged, for the input ``name``: cut into windows of the length that the model takes, one after the other; and what
+    is to be said of that. What is left at the end is left out, and a sound that is shorter than a window filled with
+    zeros. A model whose length is free takes all of it at once. Nothing is resampled: models do not say what rate they
+    take.
+
+    Raises PackageError for a file that is none, or not that ``.wav`` and soundfile is not there, EvaluationError for an
+    input that no sound fits.
     """
     shape = _shape(path, module, name)
     sound, rate = _read(path)
@@ -53,14 +61,43 @@ def _shape(path: Path, module: Evaluated, name: str) -> tuple[int, ...]:
 
 
 def _read(path: Path) -> tuple[np.ndarray, int]:
+    """Values of the mean of all channels, and how many there are in a second."""
     refuse_pointer(path)
+    try:
+        return _integers(path)
+    except (wave.Error, EOFError) as error:  # floats, or another kind of file
+        found, rate = _decoded(path, str(error) or "it ends too early")
+    if not found.size:
+        raise EvaluationError(f"{path} holds no sound")
+    return found.mean(axis=1, dtype=np.float64).astype(np.float32), rate
+
+
+def _decoded(path: Path, refusal: str) -> tuple[np.ndarray, int]:
+    """(values, channels) and the rate, by soundfile. ``refusal``: why the standard library does not read it."""
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:  # the latter without the library that it is for
+        raise PackageError(
+            f"cannot read {path}: {refusal}; it must be a .wav file of integers (PCM), or give others with soundfile: "
+            "pip install 'mil-palettize[audio]'"
+        ) from error
+    try:
+        found, rate = soundfile.read(path, dtype="float64", always_2d=True)
+    except (RuntimeError, OSError, ValueError, TypeError) as error:
+        told = " ".join(str(error).split())
+        raise PackageError(f"cannot read {path}: {told}; it must be a file of sound") from error
+    return found, int(rate)
+
+
+def _integers(path: Path) -> tuple[np.ndarray, int]:
+    """Of a ``.wav`` file; wave.Error or EOFError where it is of another kind."""
     try:
         with wave.open(str(path), "rb") as file:
             width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
             if width not in (*_TYPES, 3):
                 raise ValueError(f"its values take {width} bytes each")
             data = file.readframes(file.getnframes())
-    except (OSError, wave.Error, EOFError, ValueError) as error:
+    except (OSError, ValueError) as error:
         told = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
         raise PackageError(f"cannot read {path}: {told}; it must be a .wav file of integers (PCM)") from error
     data = data[: len(data) // (width * channels) * width * channels]

@@ -10,7 +10,8 @@ import pytest
 from command_line import IN, OUT, PALETTIZE, Run, environment
 
 NO = "no.mlpackage"
-SAMPLES = "samples are a .npz, .npy, .jsonl or .wav file, a folder of images, or FILE.py:NAME"
+_KINDS = "a .npz, .npy, .jsonl or .wav file, an image, a folder of images or a .txt list of them, or FILE.py:NAME"
+SAMPLES = f"samples are {_KINDS}"
 NOTHING = f"there is no such file or folder; {SAMPLES}"
 CASES = [
     (("palettize", NO, OUT, "--nbits", "4", "--check"), 3, "there is no "),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import sys
 import wave
 from pathlib import Path
 
@@ -141,7 +143,7 @@ def test_a_short_sound_is_filled(hearing: Path, tmp_path: Path, capsys: pytest.C
 def test_sounds_that_are_none(hearing: Path, two: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.wav"
     path.write_bytes(b"RIFF....WAVE")
-    with pytest.raises(PackageError, match=r"it must be a \.wav file of integers \(PCM\)"):
+    with pytest.raises(PackageError, match=r"it must be a (\.wav file of integers \(PCM\)|file of sound)"):
         read_samples(path, open_model(hearing))
     written(path, np.zeros((0, 1)), 2)
     with pytest.raises(EvaluationError, match="holds no sound"):
@@ -149,6 +151,37 @@ def test_sounds_that_are_none(hearing: Path, two: Path, tmp_path: Path) -> None:
     written(path, np.zeros((10, 1)), 2)
     with pytest.raises(EvaluationError, match="holds a single array, and the model takes 'x0'"):
         read_samples(path, open_model(two))
+
+
+def float_sound(path: Path, values: np.ndarray, rate: int = 8000) -> None:
+    """A ``.wav`` file of floats, written by hand: format 3."""
+    data = values.astype("<f4").tobytes()
+    form = struct.pack("<HHIIHH", 3, 1, rate, 4 * rate, 4, 32)
+    chunks = b"".join(kind + struct.pack("<I", len(part)) + part for kind, part in ((b"fmt ", form), (b"data", data)))
+    path.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks)
+
+
+def test_other_sound_needs_soundfile(hearing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    float_sound(tmp_path / "x.wav", RNG.uniform(-1, 1, LENGTH))
+    (tmp_path / "x.flac").write_bytes(b"fLaC")
+    for name in ("x.wav", "x.flac"):
+        with pytest.raises(PackageError, match=r"or give others with soundfile: pip install 'mil-palettize\[audio\]'"):
+            read_samples(tmp_path / name, open_model(hearing))
+
+
+def test_sound_that_soundfile_reads(hearing: Path, tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile", reason="soundfile is not installed: pip install '.[audio]'")
+    values = RNG.uniform(-0.9, 0.9, LENGTH)
+    float_sound(tmp_path / "x.wav", values)
+    (sample,) = read_samples(tmp_path / "x.wav", open_model(hearing))
+    assert sample["x0"][0] == pytest.approx(values, abs=1e-6)
+    soundfile.write(tmp_path / "x.flac", np.stack([values, values / 2], 1), 8000)
+    (sample,) = read_samples(tmp_path / "x.flac", open_model(hearing))
+    assert sample["x0"][0] == pytest.approx(0.75 * values, abs=1e-4)
+    (tmp_path / "x.ogg").write_bytes(b"no sound at all")
+    with pytest.raises(PackageError, match=r"x\.ogg: .*; it must be a file of sound"):
+        read_samples(tmp_path / "x.ogg", open_model(hearing))
 
 
 def test_sound_for_a_model_of_pictures(fixtures: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mil_palettize.reports.attribution import Attribution, WeightLoss
 from mil_palettize.reports.compared_parts import OpComparison
 from mil_palettize.reports.page.charts import escaped, share_chart
-from mil_palettize.reports.page.parts import name_shown, section, with_unit
+from mil_palettize.reports.page.frame import name_shown, section, with_unit
 
 _SHOWN = 20
 _COLUMNS = ("", "Weight", "Alone", "Share", "So far", "Without")

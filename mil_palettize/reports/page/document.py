@@ -9,7 +9,7 @@ from mil_palettize.reports.compared_models import MADE_UP, ComparedModels
 from mil_palettize.reports.compared_parts import OpComparison, OutputComparison, WeightComparison
 from mil_palettize.reports.page.attributed import attributed, shares_along
 from mil_palettize.reports.page.charts import CHART_STYLE, domain, drawable, escaped, histogram, snr_chart
-from mil_palettize.reports.page.parts import base_name, html_page, name_shown, origin, section, tile, with_unit
+from mil_palettize.reports.page.frame import base_name, html_page, name_shown, origin, section, tile, with_unit
 from mil_palettize.reports.page.pictured import PICTURE_STYLE, pictured
 from mil_palettize.reports.shown_figures import STEPS, decibels_text, loss, steps_row
 from mil_palettize.text import format_bytes, format_count

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mil_palettize.reports.page.charts import escaped
-from mil_palettize.reports.page.parts import name_shown, section
+from mil_palettize.reports.page.frame import name_shown, section
 from mil_palettize.reports.pictures import Box, Detections, OutputPicture, data_uri
 from mil_palettize.text import format_count
 

@@ -65,8 +65,6 @@ th small{display:block}
 font-size:.75rem;font-weight:700;line-height:1.35rem}
 @media (max-width:52rem){.weights li{grid-template-columns:4.25rem 1fr auto;padding:.6rem 0}
 .weights bdi,.weights .bar{grid-column:1/-1}.weights b{text-align:left}}
-.listed :is(th,td):first-child{text-align:left;white-space:normal;min-width:9rem;width:auto}
-.listed :is(th,td):nth-child(2){text-align:left;font-weight:400}
 footer{margin-top:2rem;overflow-wrap:anywhere}
 @media (max-width:36rem){.tiles{grid-template-columns:1fr 1fr}.tiles li{padding:.6rem .75rem}
 .tiles .large{font-size:1.125rem}

@@ -33,12 +33,6 @@ def section(heading: str, content: str) -> str:
     return f"<section>\n<h2>{heading}</h2>\n{content}\n</section>"
 
 
-def notes_aside(notes: Iterable[str]) -> str:
-    """Notes of plain text; nothing where there are none."""
-    items = "".join(f"<li>{escaped(note)}</li>" for note in notes)
-    return f'<aside class="notes" aria-label="Notes"><ul>{items}</ul></aside>\n' if items else ""
-
-
 def base_name(path: str) -> str:
     return PurePath(path).name or path
 
