@@ -117,19 +117,28 @@ def _finetune(options: argparse.Namespace) -> int:
         image_scale=options.image_scale,
         augment=tuple(options.augment.split(",")) if options.augment else (),
         blocks=options.blocks,
+        stop_here=options.stop_here,
     )
     if isinstance(options.calibrate, int):  # made-up samples, of which the pictures of --data say nothing
         options.image_mean = options.image_scale = None
-    return _make(
-        options,
-        lambda: api.palettize_package(
-            options.source,
-            options.destination,
-            requests_of(options),
-            finetuning=asked,
-            **_written_how(options),
-        ),
-    )
+    try:
+        return _make(
+            options,
+            lambda: api.palettize_package(
+                options.source,
+                options.destination,
+                requests_of(options),
+                finetuning=asked,
+                **_written_how(options),
+            ),
+        )
+    except KeyboardInterrupt as interrupt:
+        if not interrupt.args and options.resume is not None:
+            interrupt.args = (
+                f"nothing was written; the same command goes on after the last epoch in {options.resume}, and with "
+                "--stop-here writes the best one so far",
+            )
+        raise
 
 
 def _sensitivity(options: argparse.Namespace) -> int:
@@ -184,13 +193,17 @@ def _decompress(options: argparse.Namespace) -> int:
 
 
 def _check_report_path(options: argparse.Namespace, read: Mapping[str, object] | None = None) -> None:
-    """Raise ConfigError, before anything runs, where --report would replace what is read, or cannot be written."""
+    """Raise ConfigError, before anything runs, where --report or --html would replace what is read, or PackageError
+    where it cannot be written."""
     if options.report == output.STANDARD_STREAM:
         if options.quiet:
             raise ConfigError("--report - writes to standard output, which --quiet leaves empty; leave one out")
         options.report, options.json = None, True
+    packages = (options.source, options.destination)
     if options.report is not None:
-        output.check_report_path(options.report, (options.source, options.destination), read)
+        output.check_report_path(options.report, packages, read)
+    if options.html is not None:
+        output.check_report_path(options.html, packages, {**(read or {}), "--report": options.report}, "--html")
 
 
 def _make(options: argparse.Namespace, make: Callable[[], Report]) -> int:
@@ -210,10 +223,12 @@ def _publish(report: Report, options: argparse.Namespace) -> None:
     try:
         if options.report is not None:
             output.write_report(options.report, report.to_json() + "\n")
+        if options.html is not None:
+            output.write_report(options.html, report.to_html(sort=options.sort))
         if options.json:
             output.show(report.to_json() + "\n")
         elif not options.quiet:
-            output.show(report.to_text(output.width()))
+            output.show(report.to_text(output.width(), sort=options.sort, every=options.all))
     except PackageError as error:
         raise PackageError(f"{error}" if options.dry_run else f"{error}; {options.destination} is complete") from error
 
