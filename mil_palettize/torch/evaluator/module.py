@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -104,6 +104,7 @@ class MILModule(nn.Module):
         return cls(model, stage, compiled, features_of(stage.model, name, compiled.types), precision, memory).eval()
 
     boxes: None = None  # which only a pipeline's suppression gives
+    box_classes: Sequence[str] = ()
 
     def forward(self, **inputs: Any) -> dict[str, Any]:
         """Run on tensors, by the names of the inputs; states begin with zeros."""
