@@ -174,10 +174,12 @@ def _classes(source: Path, categories: Sequence[Entry], classes: Sequence[str]) 
 
 
 def _size(sample: Entry, image: Entry) -> tuple[int, int]:
-    """Width and height of the picture that the model got."""
+    """Width and height of the picture that the model got: of bytes, or an array of colours; those of the image itself
+    where the model takes something else."""
     for value in sample.values():
-        shape = np.shape(value)
-        if len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4)):
+        array = np.asarray(value)
+        shape = array.shape
+        if array.dtype == np.uint8 and len(shape) in (2, 3):
             return shape[1], shape[0]
         height, width, channels = picture_size(shape)
         if channels:
