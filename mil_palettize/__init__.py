@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mil_palettize.doors.mlmodel import decompress_weights, palettize_weights
     from mil_palettize.doors.package import compare, palettize_package
     from mil_palettize.doors.pass_pipeline import pass_pipeline
+    from mil_palettize.doors.preflight import preflight_package
     from mil_palettize.doors.sensitivity import fisher_importance
     from mil_palettize.errors import (
         AlgorithmError,
@@ -41,8 +42,10 @@ if TYPE_CHECKING:
         VerifyError,
     )
     from mil_palettize.reports.model_comparison import ModelComparison
+    from mil_palettize.reports.preflight import Preflight
     from mil_palettize.reports.progress import ProgressEvent
-    from mil_palettize.reports.report import Report, WeightReport
+    from mil_palettize.reports.report import Report
+    from mil_palettize.reports.weight_report import WeightReport
     from mil_palettize.request.config import OpPalettizerConfig, OptimizationConfig
     from mil_palettize.request.recipes import recipe_path
 
@@ -67,12 +70,14 @@ _HOMES = {
     "compare": "doors.package",
     "ModelComparison": "reports.model_comparison",
     "pass_pipeline": "doors.pass_pipeline",
+    "preflight_package": "doors.preflight",
+    "Preflight": "reports.preflight",
     "OpPalettizerConfig": "request.config",
     "OptimizationConfig": "request.config",
     "recipe_path": "request.recipes",
     "ProgressEvent": "reports.progress",
     "Report": "reports.report",
-    "WeightReport": "reports.report",
+    "WeightReport": "reports.weight_report",
     "PalettizeError": "errors",
     "ConfigError": "errors",
     "PackageError": "errors",
@@ -104,6 +109,7 @@ __all__ = [
     "PackageError",
     "PalettizeError",
     "PlanError",
+    "Preflight",
     "ProgressEvent",
     "Recipe",
     "Report",
@@ -123,6 +129,7 @@ __all__ = [
     "palettize_weights",
     "pass_pipeline",
     "plan_mixed_bits",
+    "preflight_package",
     "recipe_path",
 ]
 

@@ -1,101 +1,21 @@
-"""The guide is true: commands parse, blocks after ``<!-- run -->`` run, links lead somewhere, errors are all named.
-
-Blocks of a page run in their order in one empty folder beside a link to ``fixtures``. ``<!-- run: exit 1 -->`` says
-what a command ends with; ``<!-- run: file NAME -->`` makes a file of a block; ``<!-- run: slow -->`` leaves a block,
-and those behind it on its page, to ``-m slow``.
-"""
+"""The guide is true: commands that it shows are ones, links lead somewhere, errors and messages are the library's."""
 
 from __future__ import annotations
 
 import ast
+import json
 import re
-import shlex
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+import yaml
+from guide_pages import BLOCK, PAGES, ROOT, Block, blocks, commands
 
 from mil_palettize import errors
 from mil_palettize.cli.arguments import build_parser
-from mil_palettize.cli.main import COMMANDS, _explain, main
+from mil_palettize.cli.main import COMMANDS, _explain
 from mil_palettize.cli.running_arguments import with_values
 from mil_palettize.errors import PalettizeError
-
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-BLOCK = re.compile(r"(?:^<!-- run(?P<how>[^>]*?) -->\n+)?^```(?P<language>\w+)[^\n]*\n(?P<code>.*?)^```$", re.M | re.S)
-
-
-class Block(NamedTuple):
-    """A fenced block; ``how`` is what stands behind ``run`` before it, None where nothing is to be run."""
-
-    language: str
-    code: str
-    how: str | None
-
-    @property
-    def slow(self) -> bool:
-        return self.how is not None and "slow" in self.how
-
-    @property
-    def exit_code(self) -> int:
-        found = re.search(r"exit (\d+)", self.how or "")
-        return int(found[1]) if found else 0
-
-
-def blocks(page: Path) -> list[Block]:
-    found = BLOCK.finditer(page.read_text(encoding="utf-8"))
-    return [Block(block["language"], block["code"], block["how"]) for block in found]
-
-
-def commands(code: str) -> Iterator[list[str]]:
-    """The words of each line of a shell block, comments left out, continued lines joined."""
-    for line in code.replace("\\\n", " ").splitlines():
-        if words := shlex.split(line, comments=True):
-            yield words
-
-
-def run(block: Block, names: dict[str, object]) -> None:
-    if file := re.search(r"file (\S+)", block.how or ""):
-        Path(file[1]).write_text(block.code, encoding="utf-8")
-        return
-    if block.language == "python":
-        exec(compile(block.code, "a block of the guide", "exec"), names)
-        return
-    for words in commands(block.code):
-        assert words[0] == "mil-palettize", "only this command is run"
-        assert main(words[1:]) == block.exit_code, block.code
-
-
-def run_page(page: Path, slow: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "fixtures").symlink_to(ROOT / "fixtures")
-    monkeypatch.chdir(folder)
-    names: dict[str, object] = {"__name__": "guide"}
-    for block in blocks(page):
-        if block.slow and not slow:
-            return
-        if block.how is not None:
-            run(block, names)
-
-
-def kinds(page: Path) -> set[bool]:
-    """Whether blocks of the page that run are slow."""
-    return {block.slow for block in blocks(page) if block.how is not None}
-
-
-@pytest.mark.parametrize("page", [page for page in PAGES if False in kinds(page)], ids=lambda page: page.stem)
-def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("torch")
-    run_page(page, False, tmp_path, monkeypatch)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if True in kinds(page)], ids=lambda page: page.stem)
-def test_slow_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("torch")
-    run_page(page, True, tmp_path, monkeypatch)
-
 
 LINES = sorted(
     {
@@ -142,9 +62,8 @@ QUOTED = re.findall(r"^\| `([^`]*)` \|", TROUBLE.partition("## Errors")[2].parti
 def test_quoted_lines_are_the_librarys() -> None:
     known = literals()
     assert len(QUOTED) > 30
-    for line in QUOTED:
-        for piece in filter(None, (part.strip() for part in line.split("…"))):
-            assert any(piece in text for text in known), piece
+    pieces = [piece for line in QUOTED for piece in map(str.strip, line.split("…")) if piece]
+    assert [piece for piece in pieces if not any(piece in text for text in known)] == []
 
 
 def test_every_class_of_errors_has_its_row_and_exit_code() -> None:
@@ -152,3 +71,17 @@ def test_every_class_of_errors_has_its_row_and_exit_code() -> None:
     raised = {n: k for n, k in kinds.items() if issubclass(k, PalettizeError) and k is not PalettizeError}
     rows = dict(re.findall(r"^\| `(\w+Error)` \| (\d+) \|", TROUBLE, re.M))
     assert rows == {name: str(_explain(kind("x"))[1]) for name, kind in raised.items()}
+
+
+CODE = [
+    pytest.param(block, id=f"{page.stem} {number}")
+    for page in PAGES
+    for number, block in enumerate(blocks(page))
+    if block.language in ("python", "yaml", "json")
+]
+
+
+@pytest.mark.parametrize("block", CODE)
+def test_every_block_is_of_its_language(block: Block) -> None:
+    read = {"python": ast.parse, "yaml": yaml.safe_load, "json": json.loads}[block.language]
+    assert read(block.code)

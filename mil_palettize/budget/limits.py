@@ -73,7 +73,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
-            raise ConfigError(f"device is {self.device!r}, allowed are {DEVICES}")
+            raise ConfigError(f"device is {self.device!r}, allowed are {tuple(DEVICES)}")
         if not isinstance(self.keep, Mapping):
             raise ConfigError(f"keep is {self.keep!r}; give a dict of names and bits, such as {{'re:.*embed.*': 6}}")
         for name, nbits in self.keep.items():
@@ -100,7 +100,7 @@ class Limits:
         """Options of every palette that may be chosen, whatever the weight."""
         sizes = (0, *GROUP_SIZES) if self.group_size is None else (self.group_size,)
         kinds: list[dict[str, Any]] = [_grouped(size) for size in sizes]
-        if self.vectors and self.group_size in (None, 0):
+        if self.vectors:
             kinds += [{"cluster_dim": 2}, {"cluster_dim": 2, "enable_per_channel_scale": True}]
         threshold = (
             {} if self.weight_threshold == DEFAULT_WEIGHT_THRESHOLD else {"weight_threshold": self.weight_threshold}

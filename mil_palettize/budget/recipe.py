@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from mil_palettize.budget.ranks import rank_correlation
 from mil_palettize.budget.trials import Trial
-from mil_palettize.reports.curve import Point
+from mil_palettize.reports.curve import Point, curve_svg
+from mil_palettize.reports.page.frame import base_name, section
+from mil_palettize.reports.page.notebook import framed
+from mil_palettize.reports.page.table_page import Table, Tile, table_page
 from mil_palettize.reports.tables import format_table
 from mil_palettize.request.normalised import Requests
 from mil_palettize.request.palette_request import palette_request
@@ -18,6 +21,12 @@ from mil_palettize.text import format_bytes, format_count, printable
 
 if TYPE_CHECKING:
     from mil_palettize.request.config import OptimizationConfig
+
+_COLUMNS = ("weight", "shape", "palette", "before", "after", "error")
+_LEGEND = (
+    '<p class="muted">The line: the best plan of each size. Dots: uniform bits, one table for each weight, and what '
+    "was chosen. Higher is better: errors are as they are told beforehand.</p>"
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,17 @@ class Chosen:
         if self.options is None:
             return "left alone"
         return str(palette_request(self.options)).removeprefix("kmeans ")
+
+    def row(self) -> list[str]:
+        """Of a table."""
+        return [
+            printable(", ".join(self.names)),
+            "×".join(map(str, self.shape)) + f" {self.dtype}",
+            self.palette,
+            format_bytes(self.bytes_before),
+            format_bytes(self.bytes_after),
+            f"{self.error:.2g}",
+        ]
 
 
 @dataclass(frozen=True)
@@ -107,7 +127,7 @@ class Recipe:
             return ["planned: nothing, as no weight can get a palette", *self.notes]
         planned = (
             f"planned: {self.nbytes:,} bytes, {self.bits_per_weight:.2f} bits per weight, error "
-            f"{self.point.decibels:.1f} dB; the smallest package possible had {self.smallest:,}"
+            f"{self.point.told}; the smallest package possible had {self.smallest:,}"
         )
         if nbytes is None or nbytes == self.nbytes:
             return [planned, *self.notes]
@@ -129,7 +149,7 @@ class Recipe:
             for line in (
                 f"{self.source}: {self.bytes_before:,} bytes, with this recipe {self.nbytes:,},",
                 f"{self.bits_per_weight:.2f} bits per weight where there can be palettes; error "
-                f"{self.error:.3g} ({self.point.decibels:.1f} dB)",
+                f"{self.error:.3g} ({self.point.told})",
                 *([] if self.target is None else [f"for --target {self.target}"]),
                 *self.notes,
             )
@@ -147,30 +167,40 @@ class Recipe:
 
     def table(self, width: int = 110) -> str:
         """A line for each weight."""
-        rows = [
-            [
-                printable(", ".join(one.names)),
-                "×".join(map(str, one.shape)) + f" {one.dtype}",
-                one.palette,
-                format_bytes(one.bytes_before),
-                format_bytes(one.bytes_after),
-                f"{one.error:.2g}",
-            ]
-            for one in self.chosen
-        ]
-        return format_table(("weight", "shape", "palette", "before", "after", "error"), rows, width, right=3)
+        return format_table(_COLUMNS, [one.row() for one in self.chosen], width, right=3)
 
     def to_text(self, width: int = 110) -> str:
         """Totals, the table and the notes."""
         totals = [
             f"{self.source}: {format_bytes(self.bytes_before)} → {format_bytes(self.nbytes)} ({self.nbytes:,} bytes), "
             f"{self.bits_per_weight:.2f} bits per weight",
-            f"{format_count(len(self.chosen), 'weight')}, error {self.error:.3g} "
-            f"({self.point.decibels:.1f} dB), {self.kind}",
+            f"{format_count(len(self.chosen), 'weight')}, error {self.error:.3g} ({self.point.told}), {self.kind}",
         ]
         measured = [f"measured: {trial}" for trial in self.trials]
         blocks = ["\n".join(totals), self.table(width), "\n".join(measured), "\n".join(self.notes)]
         return printable("\n\n".join(block for block in blocks if block)) + "\n"
+
+    def to_html(self) -> str:
+        """A page that needs nothing else, to be saved as UTF-8: the curve with the chosen point, what was measured, and
+        every weight."""
+        tiles = [
+            Tile("Size", format_bytes(self.nbytes), f"of {format_bytes(self.bytes_before)}"),
+            Tile("Bits per weight", f"{self.bits_per_weight:.2f}", format_count(len(self.chosen), "weight")),
+            Tile("Error told beforehand", self.point.told, self.kind),
+            Tile("Smallest possible", format_bytes(self.smallest), "of what may be chosen"),
+        ]
+        figure = f'<figure style="max-width:60rem">{curve_svg(self.curve, self.point)}</figure>'
+        curve = section("Size against error", _LEGEND + figure)
+        tried = [(trial.kind, f"{trial.nbytes:,}", trial.quality) for trial in self.trials]
+        tables = [
+            Table("Measured", ("plan", "bytes", "at the outputs"), tried, frozenset({1})),
+            Table("Weights", _COLUMNS, [one.row() for one in self.chosen], frozenset({3, 4, 5})),
+        ]
+        return table_page(f"{base_name(self.source)}: {format_bytes(self.nbytes)}", tiles, self.notes, tables, [curve])
+
+    def _repr_html_(self) -> str:
+        """In a notebook."""
+        return framed(self.to_html())
 
     @property
     def kind(self) -> str:

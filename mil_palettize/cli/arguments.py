@@ -14,7 +14,7 @@ from mil_palettize.cli.common_arguments import WEIGHTS, add_calibrate, add_palet
 from mil_palettize.cli.looking import add_looking
 from mil_palettize.cli.parsers import CommandLine, Parser
 from mil_palettize.cli.running_arguments import add_compare, add_run
-from mil_palettize.cli.values import count, path, seed
+from mil_palettize.cli.values import count, epochs, path, seed
 from mil_palettize.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -105,13 +105,18 @@ def _add_finetune(commands: argparse._SubParsersAction[Parser]) -> None:
     add_palettes(sub)
     how = sub.add_argument_group("how")
     how.add_argument("--labels", type=path, metavar="Y.npy", help="right classes too [the float package's answers]")
-    how.add_argument("--epochs", type=count, default=3, metavar="N", help="times that the samples are gone through [3]")
+    how.add_argument("--epochs", type=epochs, default=3, metavar="N", help="times to go through the samples [3]")
     how.add_argument("--batch", type=count, default=32, metavar="N", help="samples of a step [32]")
-    how.add_argument("--learning-rate", type=float, default=0.01, metavar="X", help="relative to weights [0.01]")
+    how.add_argument("--learning-rate", type=float, metavar="X", help="relative to weights [0.03, of blocks 0.02]")
+    how.add_argument("--augment", metavar="KINDS", help="change pictures at random in each step: flip,shift")
+    how.add_argument(
+        "--blocks", action="store_true",
+        help="fit tables, scales and biases block by block instead, indices as they are: minutes, no labels",
+    )  # fmt: skip
     how.add_argument("--seed", type=seed, default=0, metavar="N", help="of the order of the samples [0]")
     how.add_argument(
         "--calibrate", type=calibrated, metavar="WHAT",
-        help="samples, or N made up ones, for the palettes to begin with [those of --data]",
+        help="samples, N made up ones, or weights, for the palettes to begin with [those of --data]",
     )  # fmt: skip
     add_pixels(how)
     how.add_argument("--target", metavar="iOS18", help="move the package up to this opset [as it is; iOS15 to iOS16]")
@@ -120,6 +125,10 @@ def _add_finetune(commands: argparse._SubParsersAction[Parser]) -> None:
     how.add_argument("--check", action="store_true", help="run both packages, for the report")
     how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
     how.add_argument("--resume", type=path, metavar="DIR", help="keep palettes and each epoch there; go on with it")
+    how.add_argument(
+        "--stop-here", action="store_true",
+        help="train no further: write the package of the best epoch that --resume DIR has of the same command",
+    )  # fmt: skip
     how.add_argument("--workers", type=int, metavar="N", help="threads of the calibration [all processors]")
     add_shown(sub)
     sub.set_defaults(dry_run=False, memory=None, device=None, bias=None)
@@ -201,19 +210,22 @@ def requests_of(options: argparse.Namespace) -> Requests:
     from mil_palettize.request.recipes import recipe_path
 
     given = {name: getattr(options, name) for name in _PALETTE_OPTIONS if getattr(options, name) is not None}
-    if options.config is not None or options.recipe is not None:
-        file = options.config or recipe_path(options.recipe)
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    if options.config is not None:
         if given:
-            one = "--config" if options.config else "--recipe"
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            cure = f"put them into {file}" if options.config else f"put them into a copy of {file}, for --config"
-            raise ConfigError(f"{one} and {flags} exclude each other; {cure}")
+            raise ConfigError(f"--config and {flags} exclude each other; put them into {options.config}")
+        return load_config(options.config)
+    if options.recipe is not None:
+        file = recipe_path(options.recipe)
+        if given:
+            raise ConfigError(f"--recipe and {flags} exclude each other; put them into a copy of {file}, for --config")
         return load_config(file)
     algorithm = ALGORITHMS.get(given.get("mode", ""))
     chooses = algorithm is not None and algorithm.chooses_nbits
     if "nbits" not in given and not chooses:
         choosing = [f"--mode {name}" for name, other in ALGORITHMS.items() if other.selectable and other.chooses_nbits]
-        raise ConfigError(f"say how many bits with --nbits N, or give {' or '.join((*choosing, '--config FILE.yaml'))}")
+        others = " or ".join((*choosing, "--config FILE.yaml", "--recipe NAME"))
+        raise ConfigError(f"say how many bits with --nbits N, or give {others}")
     if "group_size" in given and given.get("granularity") == GRANULARITIES[0]:
         raise ConfigError("--group-size goes with --granularity per_grouped_channel")
     if chooses and "nbits" in given:

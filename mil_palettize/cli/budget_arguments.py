@@ -69,7 +69,7 @@ def add_budget(parser: argparse.ArgumentParser, *, planning: bool) -> None:
     group.add_argument(
         "--for",
         dest="device_rules",
-        choices=DEVICES,
+        choices=tuple(DEVICES),
         help="what has to run it: forms that it is known to fail on are left out [any]",
     )
     group.add_argument(

@@ -1,4 +1,4 @@
-"""The commands that look at packages and configs and change nothing: ``inspect``, ``diff`` and ``expand``."""
+"""The commands that look at packages and configs: ``inspect``, ``diff``, ``expand`` and ``preflight``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from mil_palettize.cli.loading import load
 from mil_palettize.cli.parsers import Parser
 from mil_palettize.cli.running import EXIT_DIFFERENT
 from mil_palettize.cli.values import path
+from mil_palettize.planning.device_rules import DEVICES
+from mil_palettize.reports.orders import ORDERS
 
 
 def add_looking(commands: argparse._SubParsersAction[Parser], epilog: str) -> None:
@@ -21,7 +23,7 @@ def add_looking(commands: argparse._SubParsersAction[Parser], epilog: str) -> No
     )  # fmt: skip
     sub.add_argument("--all", action="store_true", help="every constant, not only weights")
     sub.add_argument(
-        "--sort", choices=("bytes", "snr", "name"), default="bytes",
+        "--sort", choices=ORDERS, default="bytes",
         help="[bytes]; snr makes 4-bit palettes to tell what they lose, the worst first",
     )  # fmt: skip
     _add_formats(sub)
@@ -33,6 +35,10 @@ def add_looking(commands: argparse._SubParsersAction[Parser], epilog: str) -> No
     sub.add_argument("package", type=path, metavar="IN.mlpackage")
     sub.add_argument("--config", type=path, required=True, metavar="FILE.yaml", help="with patterns or modules")
     sub.add_argument("--out", type=path, metavar="PLAIN.yaml", help="write it there [standard output]")
+    sub = commands.add_parser("preflight", help="what devices are known to make of a package", epilog=epilog)
+    sub.add_argument("package", type=path, metavar="MODEL.mlpackage")
+    sub.add_argument("--for", dest="device", choices=tuple(DEVICES), default="any", help="[any]; ane is both engines")
+    sub.add_argument("--json", action="store_true", help="JSON on standard output")
 
 
 def _add_formats(sub: Parser) -> None:
@@ -69,4 +75,11 @@ def expand(options: argparse.Namespace) -> int:
         output.show(text)
     else:
         output.write_report(options.out, text)
+    return 0
+
+
+def preflight(options: argparse.Namespace) -> int:
+    """0 whatever is found: it is what others saw, not a test."""
+    found = load("doors.preflight").preflight_package(options.package, options.device)
+    output.show(found.to_json() + "\n" if options.json else found.to_text(output.width()))
     return 0

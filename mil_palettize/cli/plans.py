@@ -48,7 +48,7 @@ def plan(options: argparse.Namespace) -> int:
     if drawn is not None:
         output.write_report(options.plot, drawn(recipe))
     if options.html is not None:
-        output.write_report(options.html, load("budget.recipe_page").recipe_page(recipe))
+        output.write_report(options.html, recipe.to_html())
     output.show(recipe.to_json() if options.json else recipe.to_text(output.width()))
     return 0
 

@@ -43,7 +43,6 @@ def calls_of(calibration: Calibration, module: Any, notes: list[str]) -> Calls:
     """For ``module``, an evaluator's; ``notes`` are added to. Raises EvaluationError for samples with NaN or no
     numbers, and what ``read_samples`` does."""
     from mil_palettize.torch.pixels import check_pictures, pixels_of
-    from mil_palettize.torch.samples import Samples, read_samples
 
     given, pixels = calibration.sample_data, pixels_of(calibration.image_mean, calibration.image_scale)
     check_pictures(pixels, given)
@@ -55,6 +54,15 @@ def calls_of(calibration: Calibration, module: Any, notes: list[str]) -> Calls:
             f"calibrated on {format_count(len(made), 'made-up sample')}"
         ]
         return Calls(made, [True] * len(made))
+    calls = given_calls(given, module, notes, pixels)
+    notes += _count_notes(len(calls), "sample" if all(calls.begins) else "call")
+    return calls
+
+
+def given_calls(given: object, module: Any, notes: list[str], pixels: Any = None) -> Calls:
+    """Of ``sample_data`` that is there; ``pixels``: of its pictures. Raises as :func:`calls_of`."""
+    from mil_palettize.torch.samples import Samples, read_samples
+
     if isinstance(given, str | os.PathLike):
         read = read_samples(given, module, sequences=True, pixels=pixels)
         notes += read.notes
@@ -62,7 +70,6 @@ def calls_of(calibration: Calibration, module: Any, notes: list[str]) -> Calls:
     assert isinstance(given, list | Samples)  # a calibration keeps a list of what it is given
     calls = _called(given)
     _check_finite(given)
-    notes += _count_notes(len(calls), "sample" if all(calls.begins) else "call")
     return calls
 
 

@@ -12,7 +12,8 @@ from mil_palettize.errors import memory_told
 from mil_palettize.package.replacement import check_destination, recover, replacing
 from mil_palettize.program.model import Model
 from mil_palettize.reports.progress import ProgressEvent, make_progress
-from mil_palettize.reports.report import DECOMPRESSED, Report
+from mil_palettize.reports.report import Report
+from mil_palettize.reports.weight_report import DECOMPRESSED
 from mil_palettize.rewriting.decompression import decompress_model, decompressed_nbytes
 from mil_palettize.rewriting.dense_verification import verify_decompressed
 from mil_palettize.rewriting.other_files import check_readable

@@ -1,10 +1,10 @@
-"""Calibrated palettes of a planned model trained on the same samples, with the biases beside them."""
+"""Calibrated palettes of a planned model trained on samples, with the biases beside them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from mil_palettize.calibration.kept import training_digest
 from mil_palettize.calibration.request import Calibration
 from mil_palettize.doors.calibrating import Calibrated
 from mil_palettize.doors.calibration_plan import PlannedWeight, planned_weights
-from mil_palettize.doors.calibration_samples import Calls, calls_of
+from mil_palettize.doors.calibration_samples import Calls, calls_of, given_calls
 from mil_palettize.encoding.palette_cache import Clustered
 from mil_palettize.encoding.results import CalibrationFigures, Encoded
 from mil_palettize.errors import ConfigError, PlanError
@@ -30,88 +30,177 @@ _MODES = ("kmeans", "uniform")  # others promise what training would break
 Tell = Callable[[int, int, str], object]
 
 
-def check_finetuning(calibration: Calibration | None, finetuning: Finetuning | None) -> None:
-    """Raise ConfigError for a fine tuning without samples."""
+def check_finetuning(calibration: Calibration | None, finetuning: object, resume: object) -> Finetuning | None:
+    """``finetuning`` as the argument of a door. Raises ConfigError for what is none, for one without samples, and for
+    one that is to stop where it is without a folder to ``resume`` from."""
     if finetuning is None:
-        return
-    if calibration is None or calibration.method == "weights":
-        raise ConfigError("finetuning needs samples: give calibration=Calibration(samples) (--calibrate) with it")
+        return None
+    if not isinstance(finetuning, Finetuning):
+        raise ConfigError(
+            f"finetuning is {type(finetuning).__name__}, it must be a mil_palettize.Finetuning or None: "
+            "Finetuning(samples, epochs=3)"
+        )
+    if calibration is None:
+        raise ConfigError("finetuning begins with calibrated palettes: give calibration=Calibration(samples) with it")
+    if calibration.method == "weights" and finetuning.sample_data is None:
+        raise ConfigError("finetuning needs samples, and a calibration by weights has none: give Finetuning(samples)")
     if calibration.device != "cpu":
         raise ConfigError(f"finetuning runs on the cpu, but the calibration's device is {calibration.device!r}")
+    if finetuning.stop_here and resume is None:
+        raise ConfigError("finetuning stop_here writes what resume has kept; give resume (--resume DIR) with it")
+    return finetuning
 
 
-def finetune(
-    model: Model,
-    plan: Plan,
-    calibration: Calibration,
-    finetuning: Finetuning,
-    done: Calibrated,
-    tell: Tell | None,
-    clustered: Clustered | None = None,
-) -> None:
-    """Put trained palettes and biases into ``done``, where what was held out gains by them; notes say what came of it.
-    ``clustered``: where each epoch is kept, and found again by a run that is asked for the same.
+@dataclass(frozen=True)
+class PreparedFinetuning:
+    """What is known before palettes are made. ``given``: the samples; ``notes``: on how they were read."""
 
-    Raises PlanError for a model of several functions or stages and for samples that are sequences, ConfigError for
-    labels of another number, EvaluationError for a loss that is no number.
-    """
-    from mil_palettize.torch.calibration.biases import biases_of
-    from mil_palettize.torch.evaluator.model_pipeline import evaluated
-    from mil_palettize.torch.training.finetuned_module import Checkpoints, Schedule, finetuned
+    model: Model
+    finetuning: Finetuning
+    module: Any
+    given: Calls
+    notes: Sequence[str]
 
-    if len(model.stages) > 1 or len(model.stages[0].program.functions) > 1:
-        raise PlanError("finetuning is for models of one function; leave it out")
-    module: Any = evaluated(model, None)
-    given = calls_of(finetuning.samples_of(calibration), module, [])
-    _check_samples(given, finetuning)
-    planned = planned_weights(model, plan, None, sent=False)
-    made = {
-        slot: (planned[weight], encoded)
-        for slot, weight in module.weight_ids.items()
-        if weight in planned and isinstance(encoded := done.palettes.get(weight), Encoded)
-    }
-    uses = Counter(one.weight.storage for one in planned.values())
-    alone = {slot for slot, (one, _) in made.items() if one.weight.storage is None or uses[one.weight.storage] == 1}
-    learned = {slot for slot, (_, encoded) in made.items() if slot in alone and _learns(encoded)}
-    if not learned:
-        done.notes.append("fine tuning: there is no palette that it could train")
-        return
-    arrays = {slot: encoded.expr.decode() for slot, (_, encoded) in made.items()}
-    free = changeable(model)
-    allowed = {slot for slot in module.function.constants if module.constant_id(slot) in free}
-    schedule = Schedule(
-        finetuning.epochs, finetuning.batch, finetuning.learning_rate, finetuning.temperature, finetuning.seed,
-        given.held, finetuning.labels,
-    )  # fmt: skip
-    checkpoints = None
-    if clustered is not None:
-        begun = {slot: encoded.expr for slot, (_, encoded) in made.items()}
-        key = training_digest(fingerprint(model.spec, model.store), finetuning, begun, given.arrays)
-        checkpoints = Checkpoints(clustered, key)
-    result = finetuned(
-        module,
-        [module.features.tensors(call) for call in given.arrays],
-        {slot: (encoded.specification, encoded.expr) for slot, (_, encoded) in made.items() if slot in learned},
-        {slot: array for slot, array in arrays.items() if slot not in learned},
-        list(biases_of(module, arrays, allowed)),
-        schedule,
-        tell,
-        checkpoints,
-    )
-    for slot, expr in result.expressions.items():
-        one, encoded = made[slot]
-        done.palettes[one.weight.id] = _trained(one, encoded, expr, len(given) - len(given.held))
-    for slot, array in result.biases.items():
-        done.biases[module.constant_id(slot)] = _as_stored(module, slot, array)
-    done.notes.append(_told(result, given, len(learned)))
+    @classmethod
+    def of(cls, model: Model, calibration: Calibration, finetuning: Finetuning) -> PreparedFinetuning:
+        """Raises PlanError for a model of several functions or stages, for samples that are sequences, and for blocks
+        of a model with states; ConfigError for labels that are not one class of the network for each sample, and for
+        an augmentation of what are no pictures; EvaluationError as calibration does."""
+        from mil_palettize.torch.evaluator.model_pipeline import evaluated
+        from mil_palettize.torch.pixels import check_pictures, pixels_of
 
+        if len(model.stages) > 1 or len(model.stages[0].program.functions) > 1:
+            raise PlanError("finetuning is for models of one function; leave it out")
+        module: Any = evaluated(model, None)
+        if finetuning.blocks and module.function.states:
+            raise PlanError("finetuning blocks are for models without states; leave blocks out to train it as a whole")
+        notes: list[str] = []
+        data = finetuning.sample_data
+        if data is None:
+            own = calls_of(calibration, module, [])
+        else:
+            pixels = pixels_of(finetuning.image_mean, finetuning.image_scale)
+            check_pictures(pixels, data)
+            own = given_calls(data, module, notes, pixels)
+        if not all(own.begins):
+            raise PlanError("finetuning takes samples that are single calls, no sequences")
+        prepared = cls(model, finetuning, module, own, notes)
+        for number in range(len(own)):
+            module.values_of(prepared._tensors(number))
+        prepared._check_labels()
+        prepared._check_pictures()
+        return prepared
 
-def _check_samples(given: Calls, finetuning: Finetuning) -> None:
-    if not all(given.begins):
-        raise PlanError("finetuning takes samples that are single calls, no sequences")
-    labels = finetuning.labels
-    if labels is not None and len(labels) != len(given):
-        raise ConfigError(f"{len(labels)} labels for {len(given)} samples; give one for each")
+    def _check_labels(self) -> None:
+        from mil_palettize.torch.training.losses import Distance
+
+        labels = self.finetuning.labels
+        if labels is None:
+            return
+        if len(labels) != len(self.given):
+            raise ConfigError(f"{len(labels)} labels for {len(self.given)} samples; give one for each")
+        wanted = self.module.results(self.given.arrays[0])
+        Distance.of([wanted], self.finetuning.temperature).check_labels(labels, wanted)
+
+    def _check_pictures(self) -> None:
+        from mil_palettize.torch.training.augmentation import is_picture
+
+        if self.finetuning.augment and not any(map(is_picture, self._tensors(0).values())):
+            raise ConfigError("finetuning augment is for models that take pictures (floats of four axes); leave it out")
+
+    def _tensors(self, number: int) -> dict[str, Any]:
+        tensors: dict[str, Any] = self.module.features.tensors(self.given.arrays[number])
+        return tensors
+
+    def carry_out(self, plan: Plan, done: Calibrated, tell: Tell | None, clustered: Clustered | None) -> None:
+        """Put trained palettes and biases into ``done``, where what was held out gains by them; notes say what came of
+        it. ``clustered``: where each epoch is kept, and found again by a run that is asked for the same.
+
+        Raises EvaluationError for a loss that is no number, PlanError for biases that their type does not hold.
+        """
+        done.notes += [note for note in self.notes if note not in done.notes]
+        planned = planned_weights(self.model, plan, None, sent=False)
+        made = {
+            slot: (planned[weight], encoded)
+            for slot, weight in self.module.weight_ids.items()
+            if weight in planned and isinstance(encoded := done.palettes.get(weight), Encoded)
+        }
+        uses = Counter(one.weight.storage for one in planned.values())
+        alone = {slot for slot, (one, _) in made.items() if one.weight.storage is None or uses[one.weight.storage] == 1}
+        learned = {slot for slot, (_, encoded) in made.items() if slot in alone and _learns(encoded)}
+        if not learned:
+            done.notes.append("fine tuning: there is no palette that it could train")
+            return
+        expressions, biases, told = self._trained(made, learned, tell, clustered)
+        for slot, expr in expressions.items():
+            one, encoded = made[slot]
+            count = len(self.given) - len(self.given.held)
+            done.palettes[one.weight.id] = _trained_palette(one, encoded, expr, count)
+        for slot, array in biases.items():
+            done.biases[self.module.constant_id(slot)] = _as_stored(self.module, slot, array)
+        done.notes.append(told)
+
+    def _trained(
+        self,
+        made: dict[str, tuple[PlannedWeight, Encoded]],
+        learned: set[str],
+        tell: Tell | None,
+        clustered: Clustered | None,
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray], str]:
+        """Expressions and biases by slot, and what is told of them."""
+        from mil_palettize.torch.calibration.biases import biases_of
+        from mil_palettize.torch.training.block_reconstruction import reconstructed
+        from mil_palettize.torch.training.finetuned_module import Checkpoints, finetuned
+        from mil_palettize.torch.training.schedule import Schedule
+        from mil_palettize.torch.training.settings import WeightSettings
+        from mil_palettize.torch.training.trained_palette import TrainedPalette
+
+        asked, module, held = self.finetuning, self.module, self.given.held
+        arrays = {slot: encoded.expr.decode() for slot, (_, encoded) in made.items()}
+        palettes = {
+            slot: (TrainedPalette.of_expression(WeightSettings.of_specification(e.specification), e.expr), e.expr.dtype)
+            for slot, (_, e) in made.items()
+            if slot in learned
+        }
+        fixed = {slot: array for slot, array in arrays.items() if slot not in learned}
+        free = changeable(self.model)
+        allowed = {slot for slot in module.function.constants if module.constant_id(slot) in free}
+        biases = list(biases_of(module, arrays, allowed))
+        samples = [self._tensors(number) for number in range(len(self.given))]
+        schedule = Schedule(
+            asked.epochs, asked.batch, asked.rate, asked.temperature, asked.seed, held, asked.labels,
+            tuple(asked.augment), asked.stop_here,
+        )  # fmt: skip
+        if asked.blocks:
+            blocks = reconstructed(module, samples, palettes, fixed, biases, schedule, tell)
+            return dict(blocks.expressions), dict(blocks.biases), self._told_of_blocks(blocks)
+        checkpoints = None
+        if clustered is not None:
+            begun = {slot: encoded.expr for slot, (_, encoded) in made.items()}
+            key = training_digest(fingerprint(self.model.spec, self.model.store), asked, begun, self.given.arrays)
+            checkpoints = Checkpoints(clustered, key)
+        result = finetuned(module, samples, palettes, fixed, biases, schedule, tell, checkpoints)
+        return dict(result.expressions), dict(result.biases), self._told(result, len(learned))
+
+    def _told(self, result: Any, weights: int) -> str:
+        start, best = result.losses[0], result.losses[result.best]
+        told = f"fine tuning {format_count(weights, 'weight')}: loss on {self._judged}"
+        if result.best == 0:
+            return f"{told} {start:.4g}, no epoch was better: palettes stay as they were"
+        return f"{told} {start:.4g} → {best:.4g}, kept from epoch {result.best} of {len(result.losses) - 1}"
+
+    def _told_of_blocks(self, result: Any) -> str:
+        before, after = (-10.0 * np.log10(max(noise, 1e-30)) for noise in result.noise)
+        told = f"block reconstruction: outputs on {self._judged}"
+        if not result.better:
+            return f"{told} have {before:.1f} dB, {after:.1f} dB with blocks fitted: palettes stay as they were"
+        blocks = format_count(result.count, "block")
+        return f"{told} {before:.1f} → {after:.1f} dB, {result.better} of {blocks} got better"
+
+    @property
+    def _judged(self) -> str:
+        held = self.given.held
+        return f"{format_count(len(held), 'sample')} held out" if held else "the samples it learned from"
 
 
 def _learns(encoded: Encoded) -> bool:
@@ -119,7 +208,7 @@ def _learns(encoded: Encoded) -> bool:
     return isinstance(expr, Lut) and encoded.specification.mode in _MODES
 
 
-def _trained(one: PlannedWeight, encoded: Encoded, expr: Any, count: int) -> Encoded:
+def _trained_palette(one: PlannedWeight, encoded: Encoded, expr: Any, count: int) -> Encoded:
     weight = one.task.source.read().astype(np.float64)
     difference = weight - expr.decode()
     figures = CalibrationFigures(TRAINED, 0.0, count, None, None)
@@ -142,12 +231,3 @@ def _as_stored(module: Any, slot: str, array: np.ndarray) -> np.ndarray:
     if not np.isfinite(new).all():
         raise PlanError(f"the trained bias {slot!r} does not fit {old.dtype}; lower the learning rate")
     return new
-
-
-def _told(result: Any, given: Calls, weights: int) -> str:
-    held = f"{format_count(len(given.held), 'sample')} held out" if given.held else "the samples it learned from"
-    start, best = result.losses[0], result.losses[result.best]
-    told = f"fine tuning {format_count(weights, 'weight')}: loss on {held}"
-    if result.best == 0:
-        return f"{told} {start:.4g}, no epoch was better: palettes stay as they were"
-    return f"{told} {start:.4g} → {best:.4g}, kept from epoch {result.best} of {len(result.losses) - 1}"

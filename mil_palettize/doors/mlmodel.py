@@ -22,7 +22,8 @@ from mil_palettize.errors import ModelTypeError, memory_told
 from mil_palettize.program.model import Model
 from mil_palettize.program.stages import NEURAL_NETWORKS, stages
 from mil_palettize.reports.progress import make_progress
-from mil_palettize.reports.report import DECOMPRESSED, Report
+from mil_palettize.reports.report import Report
+from mil_palettize.reports.weight_report import DECOMPRESSED
 from mil_palettize.request.normalised import normalise
 from mil_palettize.rewriting.changed_biases import put_biases
 from mil_palettize.rewriting.decompression import decompress_model

@@ -96,7 +96,7 @@ def palettize_package(
     recipe = config if isinstance(config, Recipe) else None
     asked = config.requests() if isinstance(config, Recipe) else config
     requests, calibration = normalise(asked, joint_compression, importance), checked_calibration(calibration)
-    check_finetuning(calibration, finetuning)
+    finetuning = check_finetuning(calibration, finetuning, resume)
     if target is not None:
         target = parse_target(target)  # what is wrong with the request itself comes before what is wrong with places
     if destination is None and not dry_run:

@@ -15,7 +15,7 @@ from mil_palettize.calibration.request import Calibration
 from mil_palettize.doors.calibrating import Calibrated, calibrated
 from mil_palettize.doors.calibration_functions import check_samples
 from mil_palettize.doors.calibration_remarks import calibration_remarks
-from mil_palettize.doors.finetuning import finetune
+from mil_palettize.doors.finetuning import PreparedFinetuning
 from mil_palettize.encoding.palette_cache import Clustered
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import EvaluationError, PackageError, PalettizeError, PlanError, VerifyError
@@ -134,15 +134,15 @@ class PalettizeRun:
     def _calibrated(self, prepared: Prepared, report: Report, progress: Progress) -> Calibrated | None:
         if self.calibration is None:
             return None
+        tuning = None
+        if self.finetuning is not None:  # before calibration, which may take long
+            tuning = PreparedFinetuning.of(prepared.model, self.calibration, self.finetuning)
         done = calibrated(
             prepared.model, prepared.plan, self.calibration,
             tell=progress.calibrate, pool=self.pool, clustered=self.clustered,
         )  # fmt: skip
-        if self.finetuning is not None:
-            finetune(
-                prepared.model, prepared.plan, self.calibration, self.finetuning, done, progress.calibrate,
-                self.clustered,
-            )  # fmt: skip
+        if tuning is not None:
+            tuning.carry_out(prepared.plan, done, progress.calibrate, self.clustered)
         report.notes += done.notes
         return done
 

@@ -6,15 +6,13 @@ from dataclasses import dataclass, replace
 
 from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.algorithms.specification import PaletteSpecification
+from mil_palettize.planning.device_rules import rule_named, sentence
 from mil_palettize.program.forms import Form
 from mil_palettize.program.roles import is_weight_input
 from mil_palettize.program.weight import Weight
 from mil_palettize.request.palette_request import PaletteRequest
 
-SCALE_WARNING = (
-    "a scale for each channel, in an op after the table: loading such a package on the Neural Engine of macOS 26 has "
-    "been reported to crash (coremltools pull request 2688); scale='fold' writes a table for each channel instead"
-)
+SCALE_WARNING = f"{sentence(rule_named('scale-after-table'))}; scale='fold' writes a table for each channel instead"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,16 @@ def is_flexible(array: FeatureTypes.ArrayFeatureType) -> bool:
     """Whether it may have several shapes."""
     if array.WhichOneof("ShapeFlexibility") == "enumeratedShapes":
         return len(array.enumeratedShapes.shapes) > 1
-    return any(int(size.lowerBound) != int(size.upperBound) for size in array.shapeRange.sizeRanges)
+    return any(map(_varies, array.shapeRange.sizeRanges))
+
+
+def has_range(kind: FeatureTypes.FeatureType) -> bool:
+    """Whether sizes lie within limits, and are not fixed or enumerated."""
+    if kind.WhichOneof("Type") == "imageType":
+        limits = kind.imageType.imageSizeRange
+        sizes = [limits.widthRange, limits.heightRange]
+        return kind.imageType.WhichOneof("SizeFlexibility") == "imageSizeRange" and any(map(_varies, sizes))
+    return any(map(_varies, kind.multiArrayType.shapeRange.sizeRanges))
 
 
 def shape_refusal(shape: tuple[int, ...], array: FeatureTypes.ArrayFeatureType) -> str:
@@ -24,6 +33,10 @@ def shape_refusal(shape: tuple[int, ...], array: FeatureTypes.ArrayFeatureType) 
         fits = not ranges or _is_within(shape, ranges)
         told = f"[{', '.join(_range_text(*limits) for limits in ranges)}]"
     return "" if fits else told
+
+
+def _varies(size: FeatureTypes.SizeRange) -> bool:
+    return int(size.lowerBound) != int(size.upperBound)
 
 
 def _is_within(shape: tuple[int, ...], ranges: Sequence[tuple[int, int]]) -> bool:

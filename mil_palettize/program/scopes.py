@@ -181,7 +181,7 @@ def _walk_op(scope: Scope, scoped: ScopedOp, names: ChainMap[str, Node]) -> None
 def _add_uses(scoped: ScopedOp, results: list[Node], loop_inputs: dict[int, list[Node]], constant: bool) -> None:
     """Tell the values that an op reads of it. ``constant``: whether its results are constants."""
     op, _, reads = scoped
-    params = _constant_params(reads) if op.type in NEED_PARAMS else {}
+    params = constant_params(reads) if op.type in NEED_PARAMS else {}
     position: Counter[str] = Counter()
     for read in reads:
         index = position[read.input_name]
@@ -221,7 +221,7 @@ def _loop_invariant(op: MIL.Operation) -> list[int]:
     return [i for i, (v, output) in enumerate(zip(body.inputs, body.outputs, strict=False)) if v.name == output]
 
 
-def _constant_params(reads: tuple[Read, ...]) -> dict[str, np.ndarray | None]:
+def constant_params(reads: tuple[Read, ...]) -> dict[str, np.ndarray | None]:
     """The op's inputs whose (small, immediate) value is known: axes, permutations, flags."""
     count = Counter(read.input_name for read in reads)
     params = {}

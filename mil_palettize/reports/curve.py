@@ -12,6 +12,7 @@ from mil_palettize.text import format_bytes
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _EDGE = 720, 440, 64, 48, 16
 # In a page its variables apply, and its own rules for charts do not.
 _STYLE = (
+    ".curve{max-width:100%;height:auto}"
     ".curve text{font:12px sans-serif;fill:var(--muted,#444);text-anchor:start}.curve line{stroke:var(--line,#ddd)}"
     ".curve .plan{fill:none;stroke:var(--accent,#06c);stroke-width:2}.curve .uniform{fill:var(--muted,#999)}"
     ".curve .chosen{fill:var(--far,#c30)}"
@@ -31,6 +32,11 @@ class Point:
     @property
     def decibels(self) -> float:
         return math.inf if self.error <= 0 else -10.0 * math.log10(self.error)
+
+    @property
+    def told(self) -> str:
+        """The error in words."""
+        return f"{self.decibels:.1f} dB" if math.isfinite(self.decibels) else "none"
 
 
 def curve_svg(points: Sequence[Point], chosen: Point) -> str:
@@ -72,15 +78,21 @@ class _Axes:
     def lines(self) -> list[str]:
         """With what they stand for."""
         found = []
-        step = max(1, round((self.top - self.bottom) / _DECIBELS))
-        for decibels in range(math.ceil(self.bottom), math.floor(self.top) + 1, step):
+        for decibels in _ticks(self.bottom, self.top, _DECIBELS):
             y = self._y(decibels)
             found.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _EDGE}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            found.append(_text(8, y + 4, f"{decibels} dB"))
-        for number in range(_SIZES):
-            nbytes = self.low + (self.high - self.low) * number / (_SIZES - 1)
+            found.append(_text(8, y + 4, f"{decibels:g} dB"))
+        for nbytes in _ticks(self.low, self.high, _SIZES):
             found.append(_text(self._x(nbytes) - 20, _HEIGHT - _EDGE, format_bytes(round(nbytes))))
         return found
+
+
+def _ticks(low: float, high: float, most: int) -> list[float]:
+    """At most so many numbers and one from ``low`` to ``high``, multiples of 1, 2 or 5 times a power of ten."""
+    least = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(least))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least)
+    return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _text(x: float, y: float, text: str) -> str:

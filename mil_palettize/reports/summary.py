@@ -10,10 +10,12 @@ from typing import Any
 from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.encoding.results import Declined, Figures, Rewritten
 from mil_palettize.planning.plan import Decision, Plan
+from mil_palettize.planning.preflight import device_notes
 from mil_palettize.planning.sizes import palette_nbytes
 from mil_palettize.program.weight import Weight
 from mil_palettize.reports.decibels import decibels
-from mil_palettize.reports.report import COUNT_UNKNOWN, CalibrationReport, Moved, Report, WeightReport
+from mil_palettize.reports.report import COUNT_UNKNOWN, Report
+from mil_palettize.reports.weight_report import CalibrationReport, Moved, WeightReport
 
 _BULK_LOSS = 10.0  # dB that most elements may have less than the whole weight; of a normal distribution they have 3
 _SPLIT = "stored once with a constant that is planned otherwise: stored apart now"
@@ -38,7 +40,7 @@ def planned_report(
         bytes_after=nbytes - _saving(plan, stored or {}),
         weights=[_planned(decision) for decision in plan.decisions],
         moved=moved,
-        notes=list(plan.notes),
+        notes=_notes(plan),
         small=plan.small,
         dry_run=dry_run,
     )
@@ -48,8 +50,12 @@ def plan_anew(report: Report, plan: Plan, moved: list[Moved]) -> None:
     """Make ``report`` that of another plan for the same model; its bytes stay."""
     report.weights = [_planned(decision) for decision in plan.decisions]
     report.moved = moved
-    report.notes = list(plan.notes)
+    report.notes = _notes(plan)
     report.small = plan.small
+
+
+def _notes(plan: Plan) -> list[str]:
+    return [*plan.notes, *device_notes(plan)]
 
 
 def complete(report: Report, plan: Plan, done: Rewritten) -> None:

@@ -26,7 +26,8 @@ from mil_palettize.program.store import Store, StoredWeight
 from mil_palettize.program.values import MIL, MIN_BLOB_ELEMENTS, NUMPY_TYPES
 from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.counting import Count, untold
-from mil_palettize.reports.report import PALETTIZED, BiasReport, Report, WeightReport
+from mil_palettize.reports.report import Report
+from mil_palettize.reports.weight_report import PALETTIZED, BiasReport, WeightReport
 from mil_palettize.rewriting.side_by_side import Sides, hold_against
 
 # The report's error is summed over the histogram, this one over the elements: only rounding may differ.

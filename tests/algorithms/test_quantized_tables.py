@@ -276,6 +276,17 @@ def test_quantized_vectors(kind: str, dtype: type, axis: int, group_size: int | 
     assert again.expr.decode().tobytes() == decoded.tobytes()
 
 
+@pytest.mark.parametrize(("kind", "low", "high"), [("int8", -100, 90), ("uint8", -40, 150)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_grid_that_holds_all_vectors_is_found(kind: str, low: int, high: int, dtype: type) -> None:
+    """Its scale is not the one that spans the entries, and rounding to that one cannot be mended afterwards."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(low, high, (16, 2))
+    codes[0] = low, high
+    array = np.moveaxis(codes[rng.integers(0, 16, (12, 20))] * 2.0**-6, -1, 1).reshape(24, 20).astype(dtype)
+    assert make(array, nbits=4, axis=0, cluster_dim=2, lut_dtype=kind).sse == 0.0
+
+
 @pytest.mark.parametrize("kind", ["int8", "uint8"])
 def test_quantized_unique_and_custom_vectors(kind: str) -> None:
     entries = np.array([[1.0, -3.0], [0.25, 2.0], [0.0, 0.5]], np.float32)

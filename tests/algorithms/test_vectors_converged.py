@@ -28,3 +28,15 @@ def test_another_step_over_all_vectors_gains_next_to_nothing(monkeypatch: pytest
     error, means = lloyd(points, entries)
     assert made.sse == pytest.approx(error, rel=1e-6)
     assert lloyd(points, means)[0] >= error * (1 - 1e-3)
+
+
+def test_cells_of_pairs_are_followed_by_a_step_over_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With wide cells, as far tails make them: without that step another one gains 1.1 %, with it 0.15 %."""
+    for name, value in (("_PAIRS", 1 << 12), ("_ALL", 1 << 12), ("_ACROSS", (16, 16))):
+        monkeypatch.setattr(kmeans, name, value)
+    array = (np.random.default_rng(0).standard_normal((64, 256)) ** 3).astype(np.float32)
+    made = make_one(ArraySource("w", array), mode="kmeans", nbits=4, axis=0, cluster_dim=2)
+    points = array.astype(np.float64).reshape(32, 2, 256).transpose(0, 2, 1).reshape(-1, 2)
+    error, means = lloyd(points, lut_of(made.expr).table.reshape(16, 2).astype(np.float64))
+    assert made.sse == pytest.approx(error, rel=1e-6)
+    assert lloyd(points, means)[0] >= error * (1 - 3e-3)

@@ -13,6 +13,7 @@ from handmade import contents
 from packages import differences, read_spec, spec_file
 
 from mil_palettize.cli import main as cli
+from mil_palettize.cli.running import EXIT_DIFFERENT
 from mil_palettize.rewriting import dense_writer
 
 # What is printed
@@ -107,7 +108,7 @@ def test_help(run: Run) -> None:
     for option in ("--joint", "--redo", "--lut-dtype {int8,uint8}", "--per-channel-scale {op,fold}", "--cluster-dim N"):
         assert re.search(rf"^  {re.escape(option)}\s", out, re.MULTILINE), option
     told = " ".join(out.split())
-    for code in {code for _, code in cli.EXIT_CODES} | {0, cli.EXIT_DIFFERENT, cli.EXIT_INTERRUPTED}:
+    for code in {code for _, code in cli.EXIT_CODES} | {0, EXIT_DIFFERENT, cli.EXIT_INTERRUPTED}:
         assert re.search(rf"[:;,] {code}[ ,]", told)
 
 

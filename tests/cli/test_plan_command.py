@@ -37,11 +37,10 @@ def test_a_page_of_hostile_names(run: Run) -> None:
     from comparison_pages import HOSTILE
 
     from mil_palettize.budget.recipe import Chosen, Recipe
-    from mil_palettize.budget.recipe_page import recipe_page
 
     chosen = tuple(Chosen((name,), (2, 3), "float16", {"nbits": 4}, 12, 6, 0.1) for name in HOSTILE)
     recipe = Recipe('"><script>alert(1)</script>', None, chosen, 100, 200, 50, 0.0, notes=tuple(HOSTILE))
-    found = Page(recipe_page(recipe))
+    found = Page(recipe.to_html())
     assert "script" not in found.names
     assert "img" not in found.names
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import coremltools as ct
@@ -24,7 +25,8 @@ from mil_palettize import (  # noqa: E402
     palettize_package,
 )
 from mil_palettize.cli.main import main  # noqa: E402
-from mil_palettize.errors import ConfigError, EvaluationError, PlanError  # noqa: E402
+from mil_palettize.doors import palettize_run  # noqa: E402
+from mil_palettize.errors import ConfigError, EvaluationError, PalettizeError, PlanError  # noqa: E402
 
 CONFIG = OptimizationConfig(OpPalettizerConfig(nbits=2, weight_threshold=0))
 
@@ -151,6 +153,53 @@ def test_an_interrupted_run_goes_on_after_the_last_epoch(package: Path, tmp_path
     assert stopped(package, tmp_path / "other.mlpackage", other, tmp_path / "kept", 0)[0].startswith("epoch 1 of 3")
 
 
+def test_what_an_interrupted_run_came_to_is_written(package: Path, tmp_path: Path) -> None:
+    """That of its best epoch: the package of a run that was stopped before there was another."""
+    asked = Finetuning(epochs=3, batch=16)
+    with pytest.raises(KeyboardInterrupt):
+        stopped(package, tmp_path / "out.mlpackage", asked, tmp_path / "kept", 4)
+    told = stopped(package, tmp_path / "out.mlpackage", replace(asked, stop_here=True), tmp_path / "kept", 0)
+    assert told == []
+    assert stopped(package, tmp_path / "whole.mlpackage", asked, tmp_path / "kept", 0)[0].startswith("epoch 2 of 3")
+    finetuned(package, tmp_path / "before.mlpackage", None)
+    assert differences(tmp_path / "out.mlpackage", tmp_path / "before.mlpackage")
+    other = replace(asked, stop_here=True, seed=1)
+    with pytest.raises(PlanError, match="no epoch of this fine tuning is kept; give the folder"):
+        stopped(package, tmp_path / "other.mlpackage", other, tmp_path / "kept", 0)
+
+
+def test_blocks_instead(package: Path, tmp_path: Path) -> None:
+    """Tables and biases alone: the indices are those that they begin with."""
+    asked = Finetuning(samples(160, 1), batch=16, blocks=True)
+    for name, finetuning in (("before", None), ("after", asked)):
+        report = palettize_package(
+            package, tmp_path / f"{name}.mlpackage", CONFIG, calibration=Calibration(method="weights"),
+            finetuning=finetuning, verify=True,
+        )  # fmt: skip
+    assert error(package, tmp_path / "after.mlpackage") < error(package, tmp_path / "before.mlpackage")
+    (note,) = [note for note in report.notes if note.startswith("block reconstruction")]
+    assert re.fullmatch(r".*: outputs on 32 samples held out .* → .* dB, 3 of 3 blocks got better", note)
+    before, after = (
+        [read_indices(op) for _, (op, _) in sorted(constants(path).items()) if op.type == "constexpr_lut_to_dense"]
+        for path in (tmp_path / "before.mlpackage", tmp_path / "after.mlpackage")
+    )
+    assert before == after
+
+
+def read_indices(op: object) -> tuple[str, int]:
+    """Where they lie; two packages that differ in values alone have them in the same place."""
+    value = op.inputs["indices"].arguments[0].value
+    return str(value.type), value.blobFileValue.offset
+
+
+def test_palettes_by_the_weights_alone_are_trained_too(package: Path, tmp_path: Path) -> None:
+    report = palettize_package(
+        package, tmp_path / "out.mlpackage", CONFIG, calibration=Calibration(method="weights"),
+        finetuning=Finetuning(samples(160, 1), batch=16, augment=("flip", "shift")), verify=True,
+    )  # fmt: skip
+    assert losses(report)[1] < losses(report)[0]
+
+
 def test_palettes_stay_where_nothing_gets_better(package: Path, tmp_path: Path) -> None:
     finetuned(package, tmp_path / "before.mlpackage", None)
     report = finetuned(package, tmp_path / "after.mlpackage", Finetuning(epochs=1, learning_rate=1e3))
@@ -177,6 +226,12 @@ def test_the_command(package: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         ({"batch": 1.5}, "finetuning batch is 1.5"),
         ({"learning_rate": float("nan")}, "finetuning learning_rate is nan; give a finite number above 0"),
         ({"sample_data": []}, "sample_data is empty"),
+        ({"labels": 5}, "finetuning labels is 5; give a list of class numbers, one for each sample"),
+        ({"labels": [0.5]}, "finetuning labels is"),
+        ({"augment": "mirror"}, "finetuning augment is 'mirror'; give some of"),
+        ({"blocks": True, "stop_here": True}, "finetuning stop_here has no effect where blocks are fitted"),
+        ({"blocks": 1}, "finetuning blocks is 1; give True or False"),
+        ({"blocks": True, "labels": [1]}, "finetuning labels has no effect where blocks are fitted"),
     ],
 )
 def test_wrong_options(finetuning: dict[str, object], told: str) -> None:
@@ -184,18 +239,67 @@ def test_wrong_options(finetuning: dict[str, object], told: str) -> None:
         Finetuning(**finetuning)
 
 
-@pytest.mark.parametrize("calibration", [None, Calibration(method="weights")])
-def test_without_samples(calibration: Calibration | None, package: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="finetuning needs samples"):
-        palettize_package(package, tmp_path / "o.mlpackage", CONFIG, calibration=calibration, finetuning=Finetuning())
+@pytest.mark.parametrize(
+    ("calibration", "finetuning", "told"),
+    [
+        (None, Finetuning(), "finetuning begins with calibrated palettes: give calibration="),
+        (
+            Calibration(method="weights"),
+            Finetuning(),
+            "needs samples, and a calibration by weights has none",
+        ),
+        (Calibration(samples(8)), Finetuning(stop_here=True), "stop_here writes what resume has kept; give resume"),
+        (Calibration(samples(8)), {"epochs": 3}, "finetuning is dict, it must be a mil_palettize.Finetuning or None"),
+    ],
+)
+def test_wrong_requests(
+    calibration: Calibration | None, finetuning: object, told: str, package: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        palettize_package(package, tmp_path / "o.mlpackage", CONFIG, calibration=calibration, finetuning=finetuning)
 
 
-def test_labels_of_another_number(package: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="3 labels for 40 samples"):
-        finetuned(package, tmp_path / "o.mlpackage", Finetuning(labels=[0, 1, 2]))
-    with pytest.raises(ConfigError, match="labels need a network with one output of classes"):
-        finetuned(package, tmp_path / "o.mlpackage", Finetuning(labels=[0] * 40))
+@pytest.mark.parametrize(
+    ("finetuning", "told"),
+    [
+        (Finetuning(labels=[0, 1, 2]), "3 labels for 40 samples"),
+        (Finetuning(labels=[0] * 40), "labels need a network with one output of classes"),
+        (Finetuning([[sample, sample] for sample in samples(4)]), "samples that are single calls, no sequences"),
+        (Finetuning([{"x": np.zeros((1, 3, 9, 9), np.float32)}] * 8), "the model takes"),
+    ],
+)
+def test_samples_are_looked_at_before_palettes_are_made(
+    finetuning: Finetuning, told: str, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(palettize_run, "calibrated", lambda *_, **__: pytest.fail("calibrated first"))
+    with pytest.raises(PalettizeError, match=told):
+        finetuned(package, tmp_path / "o.mlpackage", finetuning)
     assert not (tmp_path / "o.mlpackage").exists()
+
+
+def test_labels_that_are_no_classes(tmp_path: Path) -> None:
+    package = classifier(tmp_path)
+    calibration = Calibration([{"x": np.ones((1, 8), np.float32)}] * 10)
+    asked = Finetuning(labels=[0, 1] * 4 + [0, 7])
+    with pytest.raises(ConfigError, match="label 9 is 7, which is none of the 3 classes of the output"):
+        palettize_package(package, tmp_path / "o.mlpackage", CONFIG, calibration=calibration, finetuning=asked)
+    with pytest.raises(ConfigError, match="augment is for models that take pictures"):
+        palettize_package(
+            package, tmp_path / "o.mlpackage", CONFIG, calibration=calibration, finetuning=Finetuning(augment="flip")
+        )
+
+
+def classifier(folder: Path) -> Path:
+    """Scores of three classes."""
+    torch.manual_seed(0)
+    made = ct.convert(
+        torch.jit.trace(torch.nn.Linear(8, 3).eval(), torch.zeros(1, 8)),
+        inputs=[ct.TensorType("x", (1, 8))],
+        minimum_deployment_target=ct.target.iOS18,
+        skip_model_load=True,
+    )
+    made.save(str(folder / "classifier.mlpackage"))
+    return folder / "classifier.mlpackage"
 
 
 def test_a_model_of_several_functions(fixtures: Path, tmp_path: Path) -> None:

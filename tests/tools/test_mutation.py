@@ -204,7 +204,7 @@ sound = tree.sound_loops()
 for file in tree.files(["mil_palettize/planning"]):
     source = tree.source(file)
     for mutant in mutants_of(file, source):
-        print(mutant, tried(tree, reach, sound, mutant).outcome, sep="; ")
+        print(mutant, tried(tree, reach, sound, mutant, 60).outcome, sep="; ")
     assert tree.source(file) == source
 """
 

@@ -44,6 +44,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sample", type=int, metavar="N", help="try so many mutants [all]")
     parser.add_argument("--seed", type=int, default=0, help="of the sample [0]")
     parser.add_argument("--minutes", type=float, default=float("inf"), metavar="M", help="stop after so many")
+    parser.add_argument("--most", type=float, default=60, metavar="S", help="seconds of tests for each mutant [60]")
     parser.add_argument("--resume", type=Path, metavar="JSON", help="what was done before, and now")
     parser.add_argument("--again", action="store_true", help="with --resume: only what survived, as tests may be new")
     return parser.parse_args()
@@ -98,7 +99,7 @@ def main() -> int:
             if time.monotonic() > until:
                 break
             started = time.monotonic()
-            verdict = tried(tree, reach, sound, mutant)
+            verdict = tried(tree, reach, sound, mutant, options.most)
             results.verdicts[mutant.key] = verdict
             results.keep()
             what = f" [{of_name[mutant.key]}]" if mutant.key in of_name else ""

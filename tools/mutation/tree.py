@@ -82,20 +82,35 @@ class Tree:
         assert folder is not None
         return Path(folder)
 
-    def lend_loops(self, sound: Path, mutant: Mutant) -> Path:
-        """In a child that entered: the folder for a mutant's loops, with those of ``sound`` that are not made of the
-        mutated file."""
+    @contextmanager
+    def loops_of(self, mutant: Mutant, sound: Path) -> Iterator[None]:
+        """In a child that entered: with the loops of ``sound`` that are not made of the mutated file. Such loops are in
+        there too afterwards, where they had to be compiled."""
         folder = self._loops_now()
         if folder == sound:
-            return folder
+            yield
+            return
+        self._copy_loops(sound, folder, mutant)
+        try:
+            yield
+        finally:
+            self._copy_loops(folder, sound, mutant)
+
+    def forget_loops(self, sound: Path) -> None:
+        """All but those of ``sound``."""
+        for folder in self.loops.iterdir() if self.loops.exists() else ():
+            if folder != sound:
+                shutil.rmtree(folder)
+
+    def _copy_loops(self, source: Path, target: Path, mutant: Mutant) -> None:
+        """Those that are not made of the mutated file, and are not there yet."""
         made_of_it = {(Path(file).parent.name, Path(file).stem) for file in self.importers(mutant.file)}
-        for kept in sound.rglob("*.nb?"):
+        for kept in source.rglob("*.nb?"):
             module = (kept.parent.name.rpartition("_")[0], kept.name.partition(".")[0])
-            if module not in made_of_it:
-                lent = folder / kept.relative_to(sound)
-                lent.parent.mkdir(exist_ok=True)
-                shutil.copy2(kept, lent)
-        return folder
+            copy = target / kept.relative_to(source)
+            if module not in made_of_it and not (copy.exists() and copy.stat().st_size >= kept.stat().st_size):
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(kept, copy)
 
     @cache  # noqa: B019 -- one tree lives as long as the process
     def imports(self, file: str) -> frozenset[str]:

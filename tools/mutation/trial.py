@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from tools.mutation.tree import Tree
 KILLED, TIMED_OUT, SURVIVED, UNREACHED = "killed", "timed out", "survived", "no test"
 _SLOWER = 4  # times as long as without a mutant
 _COMPILING = 90  # seconds of processor time besides, to import and to compile loops
-_MOST = 90.0  # seconds of tests for one mutant
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,11 @@ def concerned(tree: Tree, reach: Reach, mutant: Mutant) -> list[str]:
     processes); files that are quickest first, and their tests so too.
 
     Nobody sees when a compiled loop is run: of these it is the tests that run anything that is made of the loop's file.
+    Of a function that no test is known to run, as it may be new, those of its file.
     """
-    files, function = {mutant.file}, f"{mutant.file} {mutant.function}"
-    if tree.has_loops(mutant.file):
-        files, function = {*tree.importers(mutant.file)}, ""
-    elif not mutant.function:
+    loops = tree.has_loops(mutant.file)
+    files, function = tree.importers(mutant.file) if loops else {mutant.file}, f"{mutant.file} {mutant.function}"
+    if loops or not any(function in test.functions for test in reach.values()):
         function = ""
     found: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for name, test in reach.items():
@@ -61,58 +59,45 @@ def concerned(tree: Tree, reach: Reach, mutant: Mutant) -> list[str]:
     return [name for tests in quickest for _, name in sorted(tests)]
 
 
-def _runs(test: Reached, files: set[str], function: str) -> bool:
+def _runs(test: Reached, files: Set[str], function: str) -> bool:
     return function in test.functions if function else bool(files & test.files)
 
 
-def tried(tree: Tree, reach: Reach, sound: Path, mutant: Mutant) -> Verdict:
-    """``sound``: the folder of the loops of the sources as they are."""
+def tried(tree: Tree, reach: Reach, sound: Path, mutant: Mutant, most: float) -> Verdict:
+    """``sound``: the folder of the loops of the sources as they are. ``most``: seconds of tests."""
     every = concerned(tree, reach, mutant)
-    names = _affordable(reach, every)
+    names = _affordable(reach, every, most)
     if not names:
         return Verdict(UNREACHED, "", 0, 0)
 
     def work() -> str:
         sys.dont_write_bytecode = True
         tree.enter()
-        folder = tree.lend_loops(sound, mutant)
         judge = _Judge(names)
-        try:
-            code = pytest.main(
-                [
-                    *("-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=line"),
-                    *dict.fromkeys(name.partition("::")[0] for name in names),
-                ],
-                plugins=[judge],
-            )
-        finally:
-            if folder != sound:
-                shutil.rmtree(folder, ignore_errors=True)
+        files = dict.fromkeys(name.partition("::")[0] for name in names)
+        with tree.loops_of(mutant, sound):
+            code = pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=line", *files], plugins=[judge])
         return judge.failed or ("" if code == 0 else f"pytest's exit code {int(code)}")
 
     with tree.holding(mutant):
         seconds = _COMPILING + _SLOWER * sum(reach[name].seconds for name in names)
         ending = in_child(work, seconds)
+    tree.forget_loops(sound)
     if ending.status == "timed out":
         return Verdict(TIMED_OUT, "", len(names), len(every))
-    by = f"a crash: {_last_line(ending.told)}" if ending.status == "crashed" else ending.value
+    by = "a crash" if ending.status == "crashed" else ending.value
     return Verdict(KILLED if by else SURVIVED, by, len(names), len(every))
 
 
-def _affordable(reach: Reach, names: Sequence[str]) -> list[str]:
-    """The first that take no longer than ``_MOST`` together; one in any case."""
-    found, left = [], _MOST
+def _affordable(reach: Reach, names: Sequence[str], most: float) -> list[str]:
+    """The first that take no longer than ``most`` together; one in any case."""
+    found, left = [], most
     for name in names:
         if found and reach[name].seconds > left:
             continue
         found.append(name)
         left -= reach[name].seconds
     return found
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else "nothing was told"
 
 
 class _Judge:

@@ -6,13 +6,13 @@ from pathlib import PurePath
 
 from mil_palettize.reports.inspection import (
     Inspection,
-    Order,
     constant_rows,
     feature_rows,
     head_lines,
     rest_lines,
     total_lines,
 )
+from mil_palettize.reports.orders import Order
 from mil_palettize.reports.page.table_page import Table, Tile, table_page
 from mil_palettize.text import format_bytes, format_count
 
@@ -39,7 +39,7 @@ def inspection_page(inspected: Inspection, sort: Order = "bytes", every: bool = 
         tiles,
         notes,
         [
-            Table("Inputs and outputs", ("name", *features[:1], *features[2:]), of_features),
+            Table("Inputs and outputs", ("name", "what", *features[2:]), of_features),
             Table("Constants" if every or inspected.match else "Weights", header, rows, numbers),
         ],
     )

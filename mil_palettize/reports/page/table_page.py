@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mil_palettize.reports.page.charts import escaped
+from mil_palettize.reports.page.charts import CHART_STYLE, escaped
 from mil_palettize.reports.page.frame import html_page, origin, section
 from mil_palettize.reports.page.frame import tile as tile_shown
 
@@ -13,8 +13,9 @@ _TABLES = """
 .scroll th:first-child{width:auto;text-align:left;white-space:normal;overflow-wrap:anywhere;font-weight:600}
 .scroll td,.scroll thead th{text-align:left}
 .scroll th:nth-child(2){font-weight:400;min-width:0}
-.scroll td.number,.scroll thead th.number{text-align:right}
+.scroll td.number,.scroll thead th.right{text-align:right}
 .scroll td:last-child{white-space:normal}
+.scroll :is(th,td):nth-child(3){display:table-cell}
 """
 
 
@@ -40,18 +41,18 @@ class Table:
 
 
 def table_page(
-    title: str, tiles: Sequence[Tile], notes: Sequence[str], tables: Sequence[Table], outputs: str = ""
+    title: str, tiles: Sequence[Tile], notes: Sequence[str], tables: Sequence[Table], sections: Sequence[str] = ()
 ) -> str:
-    """The whole page, to be saved as UTF-8. Tables without rows are left out. ``outputs``: a section of its own, which
-    comes first."""
-    listed = "".join(f"<li>{escaped(note)}</li>" for note in notes)
-    aside = f'<aside class="notes" aria-label="Notes"><ul>{listed}</ul></aside>\n' if notes else ""
+    """The whole page, to be saved as UTF-8. Tables without rows are left out. ``sections``: HTML that stands before
+    them."""
+    items = "".join(f"<li>{escaped(note)}</li>" for note in notes)
+    aside = f'<aside class="notes" aria-label="Notes"><ul>{items}</ul></aside>\n' if notes else ""
     header = (
         f'<header>\n<h1>{escaped(title)}</h1>\n<ul class="tiles" role="list">{"".join(map(_tile, tiles))}</ul>\n'
         f"{aside}</header>\n"
     )
-    sections = [header, outputs, *(_table(table) for table in tables if table.rows), origin("")]
-    return html_page(title, sections, _TABLES)
+    listed = (_table(table) for table in tables if table.rows)
+    return html_page(title, [header, *sections, *listed, origin("")], CHART_STYLE + _TABLES)
 
 
 def _tile(tile: Tile) -> str:
@@ -76,4 +77,4 @@ def _row(row: Sequence[str], table: Table) -> str:
 
 
 def _kind(column: int, table: Table) -> str:
-    return ' class="number"' if column in table.numbers else ""
+    return ' class="right"' if column in table.numbers else ""

@@ -50,14 +50,6 @@ class PalettizedWeight(nn.Module):
             self.scale.copy_(torch.from_numpy(np.asarray(scaled.scale, np.float32)))
         self.begun.fill_(True)
 
-    @torch.no_grad()
-    def begin_from(self, palette: TrainedPalette) -> None:
-        """Start from one that is there."""
-        self.tables.copy_(palette.stored.entries)
-        if palette.scale is not None:
-            self.scale.copy_(palette.scale)
-        self.begun.fill_(True)
-
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         if not (self.enabled and bool(self.begun)):
             return weight

@@ -56,6 +56,20 @@ class WeightSettings:
     milestone: int = 0
     softness: Softness = _UNTRAINED
 
+    @classmethod
+    def of_specification(cls, asked: PaletteSpecification) -> WeightSettings:
+        """Of a palette that was made already."""
+        assert asked.nbits is not None
+        return cls(
+            nbits=asked.nbits,
+            axis=asked.axis or 0,
+            output_axis=asked.scale_axis or 0,
+            group_size=asked.group_size,
+            cluster_dim=asked.cluster_dim,
+            per_channel_scale=asked.scale_axis is not None,
+            lut_dtype=asked.lut_dtype,
+        )
+
     @property
     def scale_axis(self) -> int | None:
         return self.output_axis if self.per_channel_scale else None
