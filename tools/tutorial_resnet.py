@@ -104,12 +104,11 @@ class Tutorial:
 
     def quantized(self) -> None:
         self._heading("Weights and activations of 8 bits")
-        entry = {"quantization_scheme": "symmetric", "milestones": [0, 0, 1000, 1000]}
+        entry = {"quantization_scheme": "symmetric"}
         quantizer = LinearQuantizer(
             copy.deepcopy(self._network), LinearQuantizerConfig.from_dict({"global_config": entry})
         )
         model = quantizer.prepare(example_inputs=torch.zeros(SHAPE)).eval()
-        quantizer.step()
         with torch.no_grad():
             for x, _ in list(self._train.batches())[:5]:
                 model(x)
