@@ -11,6 +11,8 @@ from mil_palettize.algorithms.options import GRANULARITIES
 from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.cli.budget_arguments import add_budget
 from mil_palettize.cli.common_arguments import WEIGHTS, add_calibrate, add_palettes, add_pixels, add_shown, calibrated
+from mil_palettize.cli.completion import add_completion
+from mil_palettize.cli.logs import add_logs
 from mil_palettize.cli.looking import add_looking
 from mil_palettize.cli.parsers import CommandLine, Parser
 from mil_palettize.cli.running_arguments import add_compare, add_run
@@ -53,8 +55,10 @@ def build_parser(commands: Mapping[str, Command]) -> CommandLine:
     add_looking(subs, _EPILOG)
     add_run(subs, _EPILOG)
     add_compare(subs, _EPILOG)
+    add_completion(subs, _EPILOG)
     for name, sub in subs.choices.items():
         sub.set_defaults(run=commands[name])
+        add_logs(sub)
         sub.add_argument("--follow-links", action="store_true", help="read what links in a package lead to, anywhere")
     return parser
 
