@@ -16,7 +16,7 @@ from mil_palettize.cli.logs import add_logs
 from mil_palettize.cli.looking import add_looking
 from mil_palettize.cli.parsers import CommandLine, Parser
 from mil_palettize.cli.running_arguments import add_compare, add_run
-from mil_palettize.cli.values import count, path, seed
+from mil_palettize.cli.values import count, epochs, path, seed
 from mil_palettize.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _add_finetune(commands: argparse._SubParsersAction[Parser]) -> None:
     add_palettes(sub)
     how = sub.add_argument_group("how")
     how.add_argument("--labels", type=path, metavar="Y.npy", help="right classes too [the float package's answers]")
-    how.add_argument("--epochs", type=count, default=3, metavar="N", help="times that the samples are gone through [3]")
+    how.add_argument("--epochs", type=epochs, default=3, metavar="N", help="times to go through the samples [3]")
     how.add_argument("--batch", type=count, default=32, metavar="N", help="samples of a step [32]")
     how.add_argument("--learning-rate", type=float, metavar="X", help="relative to weights [0.03, of blocks 0.02]")
     how.add_argument("--augment", metavar="KINDS", help="change pictures at random in each step: flip,shift")
@@ -129,6 +129,10 @@ def _add_finetune(commands: argparse._SubParsersAction[Parser]) -> None:
     how.add_argument("--check", action="store_true", help="run both packages, for the report")
     how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
     how.add_argument("--resume", type=path, metavar="DIR", help="keep palettes and each epoch there; go on with it")
+    how.add_argument(
+        "--stop-here", action="store_true",
+        help="train no further: write the package of the best epoch that --resume DIR has of the same command",
+    )  # fmt: skip
     how.add_argument("--workers", type=int, metavar="N", help="threads of the calibration [all processors]")
     add_shown(sub)
     sub.set_defaults(dry_run=False, memory=None, device=None, bias=None)

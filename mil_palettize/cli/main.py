@@ -119,19 +119,28 @@ def _finetune(options: argparse.Namespace) -> int:
         image_scale=options.image_scale,
         augment=tuple(options.augment.split(",")) if options.augment else (),
         blocks=options.blocks,
+        stop_here=options.stop_here,
     )
     if isinstance(options.calibrate, int):  # made-up samples, of which the pictures of --data say nothing
         options.image_mean = options.image_scale = None
-    return _make(
-        options,
-        lambda: api.palettize_package(
-            options.source,
-            options.destination,
-            requests_of(options),
-            finetuning=asked,
-            **_written_how(options),
-        ),
-    )
+    try:
+        return _make(
+            options,
+            lambda: api.palettize_package(
+                options.source,
+                options.destination,
+                requests_of(options),
+                finetuning=asked,
+                **_written_how(options),
+            ),
+        )
+    except KeyboardInterrupt as interrupt:
+        if not interrupt.args and options.resume is not None:
+            interrupt.args = (
+                f"nothing was written; the same command goes on after the last epoch in {options.resume}, and with "
+                "--stop-here writes the best one so far",
+            )
+        raise
 
 
 def _sensitivity(options: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ from mil_palettize.package.mlpackage import Package
 from mil_palettize.package.replacement import recover
 from mil_palettize.planning.plan import Select
 from mil_palettize.program.opsets.move import parse_target
+from mil_palettize.reports.counting import Count, counting
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.progress import ProgressEvent
 from mil_palettize.reports.report import Report
@@ -117,7 +118,7 @@ def palettize_package(
     recipe = config if isinstance(config, Recipe) else None
     asked = config.requests() if isinstance(config, Recipe) else config
     requests, calibration = normalise(asked, joint_compression, importance), checked_calibration(calibration)
-    finetuning = check_finetuning(calibration, finetuning)
+    finetuning = check_finetuning(calibration, finetuning, resume)
     if target is not None:
         target = parse_target(target)  # what is wrong with the request itself comes before what is wrong with places
     if destination is None and not dry_run:
@@ -171,6 +172,8 @@ def compare(
     greedy: int = 0,
     image_mean: Numbers | None = None,
     image_scale: Numbers | None = None,
+    memory: int | None = None,
+    progress: bool | Count = False,
 ) -> ModelComparison:
     """Run both packages on the same inputs, with torch, and compare outputs and weights.
 
@@ -200,6 +203,10 @@ def compare(
         image_mean: of a folder of images for a model that takes an array, which is (pixel - mean) · scale of pixels
             from 0 to 255; one number, or three.
         image_scale: as above.
+        memory: bytes of decoded weights that are kept, of both models together, None for all; the others are decoded
+            whenever an op reads them.
+        progress: True for a bar where standard error is a terminal, or a function of what is done, how much of it, and
+            of how much.
 
     Returns:
         Figures of outputs, weights and ops; ``failures`` says whether it is good enough.
@@ -226,20 +233,23 @@ def compare(
     from mil_palettize.torch.comparison import Options, compare_models
     from mil_palettize.torch.pixels import pixels_of
 
-    options = Options(
-        random=random,
-        seed=seed,
-        function=function,
-        per_op=per_op,
-        attributed=per_op,
-        precision=precision,
-        runtime=runtime,
-        histograms=histograms,
-        logits=logits,
-        labels=labels,
-        sequence=sequence,
-        steps=steps,
-        greedy=greedy,
-        pixels=pixels_of(image_mean, image_scale),
-    )
-    return compare_models(original, palettized, inputs, options)
+    with counting(progress) as count:
+        options = Options(
+            random=random,
+            seed=seed,
+            function=function,
+            per_op=per_op,
+            attributed=per_op,
+            precision=precision,
+            runtime=runtime,
+            histograms=histograms,
+            logits=logits,
+            labels=labels,
+            sequence=sequence,
+            steps=steps,
+            greedy=greedy,
+            pixels=pixels_of(image_mean, image_scale),
+            memory=memory,
+            count=count,
+        )
+        return compare_models(original, palettized, inputs, options)

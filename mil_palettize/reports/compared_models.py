@@ -66,15 +66,21 @@ class ComparedModels:
         max_disagreement: float | None = None,
         max_kl: float | None = None,
         max_accuracy_loss: float | None = None,
+        max_perplexity_rise: float | None = None,
+        min_top_5: float | None = None,
         min_iou: float | None = None,
         allow_degenerate: bool = False,
     ) -> list[str]:
         """Why this comparison is not good enough, a line for each output: an SNR below ``fail_below`` decibels, a
         larger share (0 to 1) of other labels or classes than ``max_disagreement``, a larger mean KL divergence than
-        ``max_kl`` nats, a larger loss of accuracy (0 to 1) than ``max_accuracy_loss``, a smaller mean
-        IoU (0 to 1) of a mask than ``min_iou``, or nothing to compare, unless
-        ``allow_degenerate``. Empty where it passes."""
-        gate = Gate(fail_below, max_disagreement, max_kl, max_accuracy_loss, min_iou, allow_degenerate)
+        ``max_kl`` nats, a larger loss of accuracy (0 to 1) than ``max_accuracy_loss``, a perplexity that rises by more
+        than the share ``max_perplexity_rise``, fewer of the original's five most probable classes among the other's
+        five than the share ``min_top_5``, a smaller mean IoU (0 to 1) of a mask than ``min_iou``, or nothing to
+        compare, unless ``allow_degenerate``. Empty where it passes."""
+        gate = Gate(
+            fail_below, max_disagreement, max_kl, max_accuracy_loss, max_perplexity_rise, min_top_5, min_iou,
+            allow_degenerate,
+        )  # fmt: skip
         return gate.failures(self.outputs)
 
     def to_dict(self) -> dict[str, Any]:

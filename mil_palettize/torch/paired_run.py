@@ -201,6 +201,7 @@ def paired(one: Side, two: Side, samples: Samples, options: Options, module: Eva
     )
     for number, sample in enumerate(samples):
         run.add(sample, None if labels is None else labels.of_samples[number])
+        options.count("comparing", number + 1, len(samples))
     run.check_classes(labelled=labels is not None)
     run.remarks += [] if labels is None else labels.notes
     return run

@@ -108,8 +108,8 @@ def _measured(
             samples = {name: given for name, given in keywords.items() if name == "calibration"}
             # Mixed bits themselves: they stand beside the row of uniform ones, whichever are better.
             config = plan_mixed_bits(
-                network.source, wanted, limits=Limits(weight_threshold=0), target="iOS18", measure=False, workers=1,
-                **samples,
+                network.source, wanted, limits=Limits(weight_threshold=options.weight_threshold), target="iOS18",
+                measure=False, workers=1, **samples,
             )  # fmt: skip
         palettize_package(network.source, out, config, target="iOS18", overwrite=True, workers=1, **keywords)
         seconds.append(time.process_time() - started)
