@@ -58,7 +58,8 @@ def logging_as(options: argparse.Namespace) -> Iterator[None]:
 
 
 def asks_for_logs(options: argparse.Namespace) -> bool:
-    return bool(options.verbose or options.log_json)
+    """Not all commands have such options."""
+    return bool(getattr(options, "verbose", False) or getattr(options, "log_json", False))
 
 
 def logged(event: ProgressEvent) -> None:
