@@ -11,6 +11,8 @@ from mil_palettize.algorithms.options import GRANULARITIES
 from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.cli.budget_arguments import add_budget
 from mil_palettize.cli.common_arguments import WEIGHTS, add_calibrate, add_palettes, add_pixels, add_shown, calibrated
+from mil_palettize.cli.completion import add_completion
+from mil_palettize.cli.logs import add_logs
 from mil_palettize.cli.looking import add_looking
 from mil_palettize.cli.parsers import CommandLine, Parser
 from mil_palettize.cli.running_arguments import add_compare, add_run
@@ -26,6 +28,7 @@ _EPILOG = """exit codes: 0 done; 1 the packages differ (diff), more than --fail-
 allows, or in nothing that can be compared (compare); 2 wrong options, or wrong text in a config; 3 a package
 or another file cannot be read, or nothing can be written; 4 the request cannot be met (also under --strict), or
 memory is short; 5 verification failed; 70 a bug; 130, 143, 129 stopped by SIGINT, SIGTERM, SIGHUP"""
+_LOGGED = ("palettize", "plan", "finetune", "decompress")
 _PALETTE_OPTIONS = (
     "nbits",
     "mode",
@@ -53,8 +56,11 @@ def build_parser(commands: Mapping[str, Command]) -> CommandLine:
     add_looking(subs, _EPILOG)
     add_run(subs, _EPILOG)
     add_compare(subs, _EPILOG)
+    add_completion(subs, _EPILOG)
     for name, sub in subs.choices.items():
         sub.set_defaults(run=commands[name])
+        if name in _LOGGED:
+            add_logs(sub)
         sub.add_argument("--follow-links", action="store_true", help="read what links in a package lead to, anywhere")
     return parser
 

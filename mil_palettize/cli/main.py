@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from mil_palettize.cli import output
 from mil_palettize.cli.arguments import build_parser, calibration_of, requests_of
 from mil_palettize.cli.budget_arguments import budget_of, check_budget
+from mil_palettize.cli.completion import completion_script
 from mil_palettize.cli.loading import fail, load
+from mil_palettize.cli.logs import logging_as
 from mil_palettize.cli.looking import diff, expand, inspect, preflight
 from mil_palettize.cli.plans import importance_of, plan, planned
 from mil_palettize.cli.running import check_given, compare, run
@@ -233,6 +235,11 @@ def _publish(report: Report, options: argparse.Namespace) -> None:
         raise PackageError(f"{error}" if options.dry_run else f"{error}; {options.destination} is complete") from error
 
 
+def _completion(options: argparse.Namespace) -> int:
+    output.show(completion_script(build_parser(COMMANDS), options.shell))
+    return 0
+
+
 COMMANDS = {
     "palettize": _palettize,
     "plan": plan,
@@ -245,6 +252,7 @@ COMMANDS = {
     "diff": diff,
     "run": run,
     "compare": compare,
+    "completion": _completion,
 }
 
 
@@ -263,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 2
             options = parser.parse_args(with_values(given))
             options.told = shlex.join(["mil-palettize", *given])
-            with following_links(options.follow_links), memory_told():
+            with following_links(options.follow_links), memory_told(), logging_as(options):
                 return int(options.run(options))
     except Stopped as stopped:
         end(_interrupted(str(stopped), stopped.exit_code))
