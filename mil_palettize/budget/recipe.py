@@ -205,6 +205,8 @@ class Recipe:
     @property
     def kind(self) -> str:
         """How it was chosen, in words."""
+        if self.gap is not None and math.isinf(self.gap):
+            return "the smallest that there is"
         if self.gap is not None:
             return f"at most {self.gap:.2g} of it above the least"
         return f"uniform {self.uniform}" if self.uniform else "as it was imported"

@@ -21,7 +21,8 @@ EXIT_DIFFERENT = 1
 _HISTOGRAMS = 8  # weights whose values a page shows
 _FAILURES = 3  # outputs that a failed gate names
 _LIMITS = (  # any makes a gate
-    "fail_below", "max_disagreement", "max_accuracy_loss", "max_perplexity_rise", "max_kl", "min_top_5", "min_iou"
+    "fail_below", "max_disagreement", "max_accuracy_loss", "max_map_loss", "max_perplexity_rise", "max_kl", "min_top_5",
+    "min_iou",
 )  # fmt: skip
 
 

@@ -56,6 +56,9 @@ def add_compare(commands: argparse._SubParsersAction[Parser], epilog: str) -> No
     )
     sub.add_argument("--max-accuracy-loss", type=share, metavar="1%", help="exit with 1 where accuracy falls by more")
     sub.add_argument(
+        "--max-map-loss", type=share, metavar="1%", help="exit with 1 where a detector's mAP falls by more"
+    )
+    sub.add_argument(
         "--max-perplexity-rise", type=share, metavar="2%", help="exit with 1 where perplexity rises by a larger part"
     )
     sub.add_argument(
@@ -70,7 +73,7 @@ def add_compare(commands: argparse._SubParsersAction[Parser], epilog: str) -> No
         "--labels",
         type=path,
         metavar="Y",
-        help="right classes: .csv (label, or picture,label), .npy or .npz",
+        help="right classes: .csv (label, or picture,label), .npy or .npz; boxes: .json as COCO has it",
     )
     sub.add_argument(
         "--allow-degenerate", action="store_true", help="let outputs pass that are constant or not finite in both"

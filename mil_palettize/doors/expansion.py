@@ -27,7 +27,8 @@ def expand_config(path: PathLike, config: TheirConfig) -> OptimizationConfig:
 
     Returns:
         A config with an entry of ``op_name_configs`` for every constant that a pattern or a module decides, by its
-        name; all other entries stay. ``coremltools.optimize.coreml`` takes it, where it uses coremltools' own options.
+        name, null where a pattern matches it and leaves it alone; all other entries stay.
+        ``coremltools.optimize.coreml`` takes it, where it uses coremltools' own options.
 
     Raises:
         ConfigError: for a config that is none.

@@ -13,7 +13,6 @@ from mil_palettize.planning.importances import importance_of, refuse_unmatched, 
 from mil_palettize.planning.sizes import ITEMSIZE, not_smaller, palette_nbytes
 from mil_palettize.planning.specifier import specify
 from mil_palettize.program.forms import FORMS, Form, refusal
-from mil_palettize.program.roles import is_weight_input
 from mil_palettize.program.weight import Weight
 from mil_palettize.request.importance import Importance
 from mil_palettize.request.module_names import in_model, names_of
@@ -180,10 +179,10 @@ def _ineligible(weight: Weight, resolved: Resolved, form: Form | None, select: s
     if form is None:
         why = "can hold no palettes" if weight.opset in FORMS else "is not known to this version"
         return f"opset {weight.opset} {why}"
-    if select == "weights" and not resolved.explicit and not _acts_as_weight(weight):
+    if select == "weights" and not resolved.explicit and not weight.acts_as_weight:
         readers = ", ".join(dict.fromkeys(f"{c.op_type} {c.input_name!r}" for c in weight.consumers))
         return f"does not act as a weight (read by {readers}); name it or select 'all' to take it"
-    if select == "weights" and not resolved.explicit and weight.consumers and all(c.rotary for c in weight.consumers):
+    if select == "weights" and not resolved.explicit and weight.is_rotary:
         return ROTARY
     return ""
 
@@ -192,10 +191,6 @@ def _way_out(weight: Weight) -> str:
     if weight.form.startswith("constexpr_lut_"):
         return "; redo (--redo) palettizes it again"
     return "; decompress it first" if weight.form.startswith("constexpr_") else ""
-
-
-def _acts_as_weight(weight: Weight) -> bool:
-    return any(is_weight_input(c.op_type, c.input_name) for c in weight.consumers)
 
 
 def _unmatched_names(

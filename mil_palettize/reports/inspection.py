@@ -14,7 +14,6 @@ from mil_palettize.program.blob_uses import blob_uses
 from mil_palettize.program.form_names import describe_form
 from mil_palettize.program.interface import Feature, interface
 from mil_palettize.program.model import Model
-from mil_palettize.program.roles import is_weight_input
 from mil_palettize.program.scopes import is_constant_op
 from mil_palettize.program.sites import Site
 from mil_palettize.program.values import value_nbytes
@@ -241,7 +240,7 @@ def inspection(
 
 def _constant(site: Site, reason: str, matched: tuple[str, ...], snr_db: float | None) -> ConstantInfo:
     weight = site.weight
-    acts = len(weight.shape) > 1 and any(is_weight_input(c.op_type, c.input_name) for c in weight.consumers)
+    acts = len(weight.shape) > 1 and weight.acts_as_weight
     return ConstantInfo(
         name=weight.name,
         function=weight.function,

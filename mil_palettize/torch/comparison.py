@@ -88,6 +88,7 @@ def _compared(original: PathLike, palettized: PathLike, inputs: Inputs, options:
         attributions=attributions(modules[0], modules[1], samples, options) if options.attributed else [],
         pictures=run.pictures(),
         detections=run.detections(),
+        detected=run.detected(),
         precision=options.told_precision,
         runtime=options.told_runtime,
         notes=[*_notes(modules[0], inputs is None, options.function), *run.notes(), *samples.notes],

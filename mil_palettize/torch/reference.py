@@ -101,6 +101,7 @@ def _judged(
         outputs=run.outputs(),
         pictures=run.pictures(),
         detections=run.detections(),
+        detected=run.detected(),
         precision=options.told_precision,
         runtime=options.told_runtime,
         notes=[*_notes(module, names), *run.notes(), *samples.notes],

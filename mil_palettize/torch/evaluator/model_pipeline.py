@@ -71,6 +71,12 @@ class Pipeline:
         ]
         return next((names for names in found if set(names) <= self.features.outputs_described.keys()), None)
 
+    @property
+    def box_classes(self) -> list[str]:
+        """What the suppression of boxes calls the classes; empty where it does not."""
+        labels = [*self._suppressions(), Suppression.NonMaximumSuppression()][0]
+        return [*labels.stringClassLabels.vector, *map(str, labels.int64ClassLabels.vector)]
+
     def _thresholds(self) -> dict[str, float]:
         """What a suppression of boxes takes where the inputs that set it are left out, by their names."""
         settings = self._suppressions()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -21,7 +21,6 @@ from mil_palettize.program.sites import Site, stored_nbytes
 from mil_palettize.program.stages import Stage, parse_model
 from mil_palettize.program.store import Store
 from mil_palettize.program.survey import Survey, survey
-from mil_palettize.program.values import MIL, type_name
 from mil_palettize.program.weight import WeightId
 from mil_palettize.torch.evaluator.constant_store import ConstantStore, LazyValues
 from mil_palettize.torch.evaluator.execution import Execution, Listener
@@ -29,8 +28,8 @@ from mil_palettize.torch.evaluator.memory import claim, one_line
 from mil_palettize.torch.evaluator.ops.registry import to_tensor
 from mil_palettize.torch.evaluator.ops.states import State, zero_state
 from mil_palettize.torch.evaluator.program import Constant, Function, compile_function
-from mil_palettize.torch.evaluator.types import is_half, tensor_dtype, tensor_shape
-from mil_palettize.torch.features import Features, check_integers, features_of, function_of, plain_array
+from mil_palettize.torch.evaluator.types import as_declared, is_half, tensor_dtype, tensor_shape
+from mil_palettize.torch.features import Features, features_of, function_of
 
 PathLike = str | os.PathLike[str]
 PRECISIONS = ("fp32", "fp16")
@@ -104,6 +103,7 @@ class MILModule(nn.Module):
         return cls(model, stage, compiled, features_of(stage.model, name, compiled.types), precision, memory).eval()
 
     boxes: None = None  # which only a pipeline's suppression gives
+    box_classes: Sequence[str] = ()
 
     def forward(self, **inputs: Any) -> dict[str, Any]:
         """Run on tensors, by the names of the inputs; states begin with zeros."""
@@ -299,7 +299,7 @@ class MILModule(nn.Module):
         if missing:
             raise EvaluationError(self.features.missing_text(missing[0], types))
         values = {**{n: v for n, v in self.features.defaults.items() if n in types}, **inputs}
-        tensors = {name: _as_declared(name, values[name], kind) for name, kind in types.items()}
+        tensors = {name: as_declared(name, values[name], kind) for name, kind in types.items()}
         if self.half:
             tensors = {name: t.half().float() if is_half(types[name]) else t for name, t in tensors.items()}
         return tensors
@@ -323,26 +323,6 @@ class ModuleReference:
         model = Model(package, parse_model(self.spec, self.path), Store(package), self.moved)
         stage = next(stage for stage in model.stages if stage.label == self.stage)
         return MILModule.from_stage(model, stage, self.function, self.precision)
-
-
-def _as_declared(name: str, value: Any, kind: MIL.ValueType) -> Any:
-    """An input of the declared type; its shape must fit the sizes that are known."""
-    if kind.WhichOneof("type") != "tensorType":
-        return value
-    tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(plain_array(name, value))
-    wanted = [d.constant.size if d.WhichOneof("dimension") == "constant" else None for d in kind.tensorType.dimensions]
-    fits = kind.tensorType.rank == -1 or (
-        tensor.ndim == len(wanted)
-        and all(size is None or size == found for size, found in zip(wanted, tensor.shape, strict=True))
-    )
-    if not fits:
-        told = ["?" if size is None else size for size in wanted]
-        raise EvaluationError(f"input {name!r} has shape {list(tensor.shape)}; the model takes {told}")
-    dtype = tensor_dtype(kind)
-    converted = tensor.to(dtype)
-    if not dtype.is_floating_point:
-        check_integers(name, tensor, converted, type_name(kind.tensorType.dataType))
-    return converted
 
 
 def _own(value: Any, places: Container[int]) -> Any:

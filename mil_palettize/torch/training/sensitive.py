@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import os
@@ -20,6 +19,7 @@ from mil_palettize.package.whole_files import check_place, replacing_file
 from mil_palettize.torch.training.batch_norms import fuse_norms
 from mil_palettize.torch.training.compression import ChosenWeight, chosen_weights, compress
 from mil_palettize.torch.training.config import SKMPalettizerConfig
+from mil_palettize.torch.training.copies import copied
 from mil_palettize.torch.training.post_training import checked_model, checked_report
 from mil_palettize.torch.training.weight_report import WeightsReport
 
@@ -72,7 +72,7 @@ class SKMPalettizer:
             check_place(sensitivity_path)
         if num_sensitivity_workers != 1 or fsdp_auto_wrap_policy is not None:
             logger.warning("sensitivities are computed by one process, without FSDP")
-        model = copy.deepcopy(self._model)
+        model = copied(self._model)
         parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         sums = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in parameters.items()}
         count = 0
@@ -115,7 +115,7 @@ class SKMPalettizer:
         else:
             workers = num_sensitivity_workers
             sensitivities = self.compute_sensitivity(dataloader, loss_fn, None, workers, fsdp_auto_wrap_policy)
-        model = self._model if inplace else copy.deepcopy(self._model)
+        model = self._model if inplace else copied(self._model)
         chosen = chosen_weights(model, self._config)
         gains = fuse_norms(model) if self._fuse_batch_norm else {}
         importances = {

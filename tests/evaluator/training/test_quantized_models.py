@@ -25,12 +25,10 @@ def quantized(folder: Path) -> Path:
     torch.manual_seed(0)
     first, second, last = nn.Conv2d(8, 16, 3), nn.Conv2d(16, 16, 3), nn.Linear(2304, 4)
     model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), last)
-    entry = {"quantization_scheme": "symmetric", "milestones": [0, 0, 9, 9]}
-    config = LinearQuantizerConfig.from_dict({"global_config": entry})
+    config = LinearQuantizerConfig.from_dict({"global_config": {"quantization_scheme": "symmetric"}})
     quantizer = LinearQuantizer(model, config)
     prepared = quantizer.prepare(example_inputs=torch.zeros(SHAPE))
     for _ in range(3):
-        quantizer.step()
         prepared(torch.randn(8, *SHAPE[1:]))
     made = ct.convert(
         torch.jit.trace(quantizer.finalize().eval(), torch.zeros(SHAPE)),
