@@ -14,6 +14,7 @@ from mil_palettize.errors import PalettizeError
 
 PUBLIC = {name: getattr(mil_palettize, name) for name in mil_palettize.__all__}
 FUNCTIONS = [name for name, value in PUBLIC.items() if inspect.isfunction(value)]
+EXAMPLES = [*FUNCTIONS, "OpPalettizerConfig", "OptimizationConfig", "Report"]
 SLOW = ("compare", "fisher_importance", "plan_mixed_bits")  # that torch or compiled loops are imported for
 
 
@@ -33,7 +34,7 @@ def test_functions_say_what_they_take_give_and_raise(name: str) -> None:
     assert all(issubclass(getattr(mil_palettize, error), PalettizeError) for error in raised)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in FUNCTIONS])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in EXAMPLES])
 def test_examples_run(name: str, fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name in SLOW:
         pytest.importorskip("torch")

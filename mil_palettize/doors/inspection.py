@@ -23,6 +23,7 @@ from mil_palettize.reports.package_diff import Difference, difference
 from mil_palettize.request.module_names import in_model, names_of
 from mil_palettize.request.near_names import near_names
 from mil_palettize.request.normalised import Requests
+from mil_palettize.request.patterns import check_pattern, is_pattern
 from mil_palettize.request.precedence import resolve
 from mil_palettize.rewriting.planned_palettes import planned_task
 from mil_palettize.text import format_some
@@ -82,7 +83,10 @@ def diff_packages(first: PathLike, second: PathLike) -> Difference:
 
 
 def _matched(model: Model, match: Sequence[str]) -> dict[WeightId, list[str]]:
-    """Which entries mean each constant. Raises PlanError for one that means none."""
+    """Which entries mean each constant. Raises ConfigError for a pattern that is none, PlanError for an entry that
+    means none."""
+    for entry in filter(is_pattern, match):
+        check_pattern(entry, "match")
     survey = model.survey()
     weights = [site.weight for site in survey.sites]
     requests = in_model(Requests(None, {}, dict.fromkeys(match)), names_of(weights, survey.op_names), "match")

@@ -40,7 +40,13 @@ class Report:
     ``bytes_before`` and ``bytes_after``: of all files of the package. ``small``: constants at or
     below their threshold, which are not in ``weights``. ``dropped_records``: of weight files, that nothing
     pointed at (None where that could not be told). ``check``: both packages run on the same inputs, where that was
-    asked for. ``biases``: that calibration changed."""
+    asked for. ``biases``: that calibration changed. ``print`` shows it as text.
+
+    >>> config = OptimizationConfig(global_config=OpPalettizerConfig(nbits=4))
+    >>> report = palettize_package("fixtures/conv_fp16_ios18.mlpackage", None, config, dry_run=True)
+    >>> print(report.to_text().splitlines()[2])
+    5 constants would be palettized, 0 left alone, 34 at or below the threshold
+    """
 
     source: str
     destination: str | None

@@ -39,6 +39,9 @@ class OpPalettizerConfig(coreml.OpPalettizerConfig):
     or "uint8" for quantized table entries (iOS18), None for the weight's own type. ``mode``: any algorithm of ours.
     ``group_size``, or ``channel_axis`` of scalars, without a ``granularity`` mean ``"per_grouped_channel"``, as on the
     command line. Raises ValueError for other values.
+
+    >>> OpPalettizerConfig(nbits=4, group_size=8).granularity.name
+    'PER_GROUPED_CHANNEL'
     """
 
     if TYPE_CHECKING:  # what attrs makes of the fields, of which type checkers miss those of coremltools' classes
@@ -81,7 +84,21 @@ class OpPalettizerConfig(coreml.OpPalettizerConfig):
 
 
 class OptimizationConfig(coreml.OptimizationConfig):
-    """coremltools' ``OptimizationConfig``, whose ``from_dict`` and ``from_yaml`` know this library's options."""
+    """coremltools' ``OptimizationConfig``, whose ``from_dict`` and ``from_yaml`` know this library's options.
+
+    ``global_config``: for all weights; ``op_type_configs``: by the type of the ops that read them; ``op_name_configs``:
+    by name, of constants, ops, outputs or modules, or by pattern (``*``, ``re:``). None leaves alone; names go before
+    types, and these before the global config.
+
+    >>> config = OptimizationConfig(
+    ...     global_config=OpPalettizerConfig(nbits=4),
+    ...     op_type_configs={"gather": None},
+    ...     op_name_configs={"head": OpPalettizerConfig(nbits=8), "*hidden*": None},
+    ... )
+    >>> report = palettize_package("fixtures/conv_fp16_ios18.mlpackage", None, config, dry_run=True)
+    >>> {weight.name: weight.nbits for weight in report.palettized if weight.nbits != 4}
+    {'head_weight': 8}
+    """
 
     @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any]) -> OptimizationConfig:
