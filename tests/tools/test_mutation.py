@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.mutation.__main__ import main
 from tools.mutation.children import in_child
 from tools.mutation.lists import ListError, equivalents, named, reasons
 from tools.mutation.mutant import Mutant
@@ -105,9 +106,9 @@ def test_the_lists_fit_the_library() -> None:
         compile(mutant.applied(source), mutant.file, "exec")
         functions = {one.function for one in mutants_of(mutant.file, source)}
         assert mutant.function in functions, what
-    if known:
-        with pytest.raises(ListError, match=r"equivalent\.yaml: there is no mutant"):
-            reasons([mutant for mutant in every if mutant.key not in known])
+    with pytest.raises(ListError, match=r"equivalent\.yaml: there is no mutant"):
+        reasons([mutant for mutant in every if mutant.key not in known])
+    assert reasons([mutant for mutant in every if mutant.file == "mil_palettize/planning/sizes.py"]) == {}
 
 
 def test_samples_have_of_each_file_its_part() -> None:
@@ -221,3 +222,21 @@ def test_mutants_before_their_tests(small_project: Path, tmp_path: Path) -> None
         f"mil_palettize/planning/made.py:3: if a > b: → if a >= b:; {SURVIVED}",
     ], done.stderr
     assert (small_project / "mil_palettize/planning/made.py").read_text(encoding="utf-8") == PLANNED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--paths", "mil_palettize/nowhere"], "mil_palettize/nowhere is not there"),
+        (["--tests", "tests/test_nothing.py"], "tests/test_nothing.py is not there"),
+        (["--again"], "--again tries what survived before"),
+    ],
+)
+def test_wrong_options(
+    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mutation", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err

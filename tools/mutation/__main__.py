@@ -47,7 +47,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--most", type=float, default=60, metavar="S", help="seconds of tests for each mutant [60]")
     parser.add_argument("--resume", type=Path, metavar="JSON", help="what was done before, and now")
     parser.add_argument("--again", action="store_true", help="with --resume: only what survived, as tests may be new")
-    return parser.parse_args()
+    options = parser.parse_args()
+    for path in (*options.paths, *options.tests):
+        if not (PROJECT / path).exists():
+            parser.error(f"{path} is not there; give folders or files, from {PROJECT} on")
+    if options.again and options.resume is None:
+        parser.error("--again tries what survived before, which is in the file of --resume; give that too")
+    return options
 
 
 @contextmanager

@@ -3,7 +3,7 @@ could see (``equivalent.yaml``)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +38,11 @@ def equivalents() -> list[Equivalent]:
     return [Equivalent(**entry) for entry in yaml.safe_load((_HERE / "equivalent.yaml").read_text(encoding="utf-8"))]
 
 
-def reasons(mutants: Iterable[Mutant]) -> dict[str, str]:
-    """Why a mutant is equivalent, by its key. Raises ``ListError`` for an entry that no mutant of ``mutants`` has."""
-    known = {mutant.key for mutant in mutants}
-    found = equivalents()
+def reasons(mutants: Collection[Mutant]) -> dict[str, str]:
+    """Why a mutant is equivalent, by its key. ``mutants``: all of some files. Raises ``ListError`` for an entry of one
+    of these files that is no mutant's."""
+    known, files = {mutant.key for mutant in mutants}, {mutant.file for mutant in mutants}
+    found = [entry for entry in equivalents() if entry.file in files]
     for entry in found:
         if entry.key not in known:
             raise ListError(f"equivalent.yaml: there is no mutant {entry.key}; take the entry out, or write it anew")

@@ -51,7 +51,7 @@ def reach_of(tree: Tree, files: Iterable[str], kept: Path) -> Reach:
     for file in files:
         digest = _digest(tree, [*library, file])
         if known.get(file, {}).get("digest") != digest:
-            known[file] = {"digest": digest, "tests": traced(tree, file)}
+            known[file] = {"digest": digest, "tests": _traced(tree, file)}
             kept.write_text(json.dumps(known), encoding="utf-8")
             print(f"traced {file}", flush=True)
         tests = known[file]["tests"]
@@ -66,7 +66,7 @@ def _digest(tree: Tree, files: Iterable[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def traced(tree: Tree, file: str) -> dict[str, dict[str, Any]]:
+def _traced(tree: Tree, file: str) -> dict[str, dict[str, Any]]:
     """``Reach`` of one file of tests, as JSON holds it. Raises ``ReachError``."""
 
     def work() -> dict[str, Any]:

@@ -43,10 +43,11 @@ def concerned(tree: Tree, reach: Reach, mutant: Mutant) -> list[str]:
     """The tests that run what the mutant changes, or whose file names its module in imports (they may run it in other
     processes); files that are quickest first, and their tests so too.
 
-    Nobody sees when a compiled loop is run: of these it is the tests that run anything that is made of the loop's file.
+    Nobody sees when a compiled loop is run, or who looks at a constant: of these it is the tests that run anything of
+    the file, or of those in ``algorithms`` that are made of it.
     """
-    files, function = {mutant.file}, f"{mutant.file} {mutant.function}" if mutant.function else ""
-    if tree.has_loops(mutant.file):
+    files, function = {mutant.file}, f"{mutant.file} {mutant.function}"
+    if tree.has_loops(mutant.file) or not mutant.function:
         files, function = {*tree.importers(mutant.file)}, ""
     found: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for name, test in reach.items():
