@@ -120,6 +120,10 @@ def test_a_picture_and_lists_of_pictures(folder: tuple[Path, np.ndarray], tmp_pa
     (tmp_path / "some.txt").write_text("images/a.png\nimages/d.png")
     with pytest.raises(PackageError, match=r"some\.txt lists 'images/d\.png', and there is no such file"):
         read_samples(tmp_path / "some.txt", model, pixels=pixels_of(None, 1))
+    for line in ("~nobody-of-this-name/a.png", "a" * 5000):
+        (tmp_path / "some.txt").write_text(line)
+        with pytest.raises(PackageError, match=r"some\.txt lists '.{1,210}', and there is no such file"):
+            read_samples(tmp_path / "some.txt", model, pixels=pixels_of(None, 1))
     with pytest.raises(PackageError, match=r"c\.png has no picture that can be read"):
         read_samples(path / "c.png", model, pixels=pixels_of(None, 1))
 
