@@ -100,6 +100,9 @@ def test_where_they_do_not_belong(folder: tuple[Path, np.ndarray], fixtures: Pat
         compare(flat, flat, tmp_path / "x.npy", image_mean=1)
     with pytest.raises(ConfigError, match=r"the mean of images is \(1, 2\); give one number, or three"):
         compare(flat, flat, folder[0], image_mean=(1, 2))
+    for wrong in ("much", {}, [[1, 2, 3]], [1, None, 3], ["a"]):
+        with pytest.raises(ConfigError, match=r"the scale of images is .*; give one number, or three"):
+            compare(flat, flat, folder[0], image_scale=wrong)
 
 
 def test_a_picture_and_lists_of_pictures(folder: tuple[Path, np.ndarray], tmp_path: Path) -> None:
