@@ -25,6 +25,11 @@ def calibrated(text: str) -> str | int:
     return path(text)
 
 
+def samples_given(calibrate: str | int | None) -> str | int | None:
+    """What ``--calibrate`` reads or makes up, None where it goes by the weights alone."""
+    return None if calibrate == WEIGHTS else calibrate
+
+
 def add_calibrate(how: argparse._ArgumentGroup | Parser) -> None:
     """What palettes are made for, and with what."""
     how.add_argument(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mil_palettize.cli import output
 from mil_palettize.cli.arguments import build_parser, calibration_of, requests_of
 from mil_palettize.cli.budget_arguments import budget_of, check_budget
+from mil_palettize.cli.common_arguments import samples_given
 from mil_palettize.cli.completion import completion_script
 from mil_palettize.cli.loading import fail, load
 from mil_palettize.cli.logs import logging_as
@@ -63,9 +64,7 @@ def _palettize(options: argparse.Namespace) -> int:
     if options.check and options.quiet and options.report is None:
         raise ConfigError("--quiet shows nothing of --check; leave one out, or give --report FILE.json")
     read = {"--config": options.config, "--sensitivity": options.sensitivity}
-    if options.calibrate != "weights":
-        read["--calibrate"] = options.calibrate
-    _check_report_path(options, read)
+    _check_report_path(options, {**read, "--calibrate": samples_given(options.calibrate)})
     budget = budget_of(options)
     check_budget(options, budget)
     api = load("doors.package")
@@ -102,7 +101,7 @@ def _written_how(options: argparse.Namespace) -> dict[str, Any]:
 
 def _finetune(options: argparse.Namespace) -> int:
     read = {"--config": options.config, "--data": options.data, "--labels": options.labels}
-    _check_report_path(options, {**read, "--calibrate": options.calibrate})
+    _check_report_path(options, {**read, "--calibrate": samples_given(options.calibrate)})
     check_given([options.source], options.data)
     if options.calibrate is None:
         options.calibrate = options.data
@@ -121,7 +120,7 @@ def _finetune(options: argparse.Namespace) -> int:
         blocks=options.blocks,
         stop_here=options.stop_here,
     )
-    if isinstance(options.calibrate, int):  # made-up samples, of which the pictures of --data say nothing
+    if not isinstance(samples_given(options.calibrate), str):  # of which the pictures of --data say nothing
         options.image_mean = options.image_scale = None
     try:
         return _make(

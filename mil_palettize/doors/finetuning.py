@@ -65,7 +65,8 @@ class PreparedFinetuning:
     def of(cls, model: Model, calibration: Calibration, finetuning: Finetuning) -> PreparedFinetuning:
         """Raises PlanError for a model of several functions or stages, for samples that are sequences, and for blocks
         of a model with states; ConfigError for labels that are not one class of the network for each sample, and for
-        an augmentation of what are no pictures; EvaluationError as calibration does."""
+        an augmentation of what are no pictures; EvaluationError for a model without outputs of floats, and as
+        calibration does."""
         from mil_palettize.torch.evaluator.model_pipeline import evaluated
         from mil_palettize.torch.pixels import check_pictures, pixels_of
 
@@ -87,20 +88,21 @@ class PreparedFinetuning:
         prepared = cls(model, finetuning, module, own, notes)
         for number in range(len(own)):
             module.values_of(prepared._tensors(number))
-        prepared._check_labels()
+        prepared._check_answers()
         prepared._check_pictures()
         return prepared
 
-    def _check_labels(self) -> None:
+    def _check_answers(self) -> None:
         from mil_palettize.torch.training.losses import Distance
 
+        wanted = self.module.results(self.given.arrays[0])
+        distance = Distance.of([wanted], self.finetuning.temperature)
         labels = self.finetuning.labels
         if labels is None:
             return
         if len(labels) != len(self.given):
             raise ConfigError(f"{len(labels)} labels for {len(self.given)} samples; give one for each")
-        wanted = self.module.results(self.given.arrays[0])
-        Distance.of([wanted], self.finetuning.temperature).check_labels(labels, wanted)
+        distance.check_labels(labels, wanted)
 
     def _check_pictures(self) -> None:
         from mil_palettize.torch.training.augmentation import is_picture

@@ -47,7 +47,7 @@ def inspect_package(path: PathLike, *, match: Sequence[str] = (), snr: bool = Fa
 
     Raises:
         PackageError: for a package that cannot be read.
-        ConfigError: for a pattern that is none.
+        ConfigError: for a pattern that is none, and for what is no list of names.
         PlanError: for an entry of ``match`` that means no constant, with near names, or that may mean several modules.
 
     >>> inspection = inspect_package("fixtures/conv_fp16_ios18.mlpackage", match=["head"])
@@ -56,6 +56,11 @@ def inspect_package(path: PathLike, *, match: Sequence[str] = (), snr: bool = Fa
     """
     if isinstance(match, str):
         raise ConfigError(f"match is {match!r}; give a list of names, such as [{match!r}]")
+    if not isinstance(match, Sequence) or not all(isinstance(entry, str) for entry in match):
+        raise ConfigError(f"match is {match!r}; give a list of names, such as ['lm_head']")
+    for entry in match:
+        if is_pattern(entry):
+            check_pattern(entry, "match")
     with Model.open(path) as model:
         matched = _matched(model, match) if match else {}
         return inspection(os.fspath(path), model, matched=matched, match=match, snr=_snr(model) if snr else None)

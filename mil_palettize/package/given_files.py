@@ -40,5 +40,5 @@ def check_labels_exist(path: object) -> None:
 def check_python_file(text: str) -> None:
     """Raise PackageError where ``text`` is FILE.py:NAME and there is no FILE.py."""
     named = python_name(text)
-    if named is not None and not (path := Path(named[0]).expanduser()).is_file():
+    if named is not None and not (path := Path(os.path.expanduser(named[0]))).is_file():
         raise PackageError(f"cannot read {path}: there is no such file; give FILE.py:NAME")

@@ -34,5 +34,5 @@ def recipe_path(name: str) -> Path:
     """
     names = recipe_names()
     if name not in names:
-        raise ConfigError(f"recipe is {name!r}; there are {', '.join(names)}{near_names(name, names)}")
+        raise ConfigError(f"recipe is {name!r}; there are {', '.join(names)}{near_names(str(name), names)}")
     return _FOLDER / f"{name}{_SUFFIX}"

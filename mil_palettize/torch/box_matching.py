@@ -86,6 +86,7 @@ def _pairs(
     if not len(boxes) or not len(other_boxes):
         return []
     found = overlaps(boxes.astype(np.float64), other_boxes.astype(np.float64))
+    found[(boxes[:, None] == other_boxes).all(axis=2)] = 1  # those without an area too
     found[scores.argmax(axis=1)[:, None] != other_scores.argmax(axis=1)] = 0
     pairs: list[tuple[int, int]] = []
     free = np.ones(len(boxes), bool), np.ones(len(other_boxes), bool)

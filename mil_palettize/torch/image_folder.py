@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,13 @@ from mil_palettize.errors import ConfigError, EvaluationError, PackageError
 from mil_palettize.package.links import refuse_pointer
 from mil_palettize.program.described_sizes import size_refusal
 from mil_palettize.program.messages import FeatureTypes
-from mil_palettize.text import format_count
+from mil_palettize.text import format_count, shorten
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.features import GRAYSCALES
 from mil_palettize.torch.made_up_inputs import default_shape, default_size
 from mil_palettize.torch.pixels import Pixels, picture_size
 
+_LONGEST = 200  # of a line of a list, where it is told
 _NAMED = 3  # files that are named where some cannot be read
 _KEPT = 1 << 28  # bytes of decoded pictures
 _SUFFIXES = frozenset(
@@ -103,8 +105,8 @@ def _lines(source: Path) -> dict[str, Path]:
     except (OSError, ValueError) as error:
         told = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise PackageError(f"cannot read {source}: {told}; it must have the path of an image on each line") from error
-    listed = {line: source.parent / Path(line).expanduser() for line in lines if line}
-    lacking = [line for line, path in listed.items() if not path.is_file()]
+    listed = {line: source.parent / os.path.expanduser(line) for line in lines if line}
+    lacking = [shorten(line, _LONGEST) for line, path in listed.items() if not os.path.isfile(path)]
     if lacking:
         raise PackageError(
             f"{source} lists {lacking[0]!r}, and there is no such file; paths are from the list's folder"

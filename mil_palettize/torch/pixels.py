@@ -55,10 +55,13 @@ def pixels_of(mean: Numbers | None, scale: Numbers | None) -> Pixels | None:
 
 
 def _numbers(what: str, given: Numbers | None, default: float) -> tuple[float, ...]:
-    found = (default,) if given is None else tuple(map(float, np.atleast_1d(np.asarray(given, np.float64))))
-    if len(found) not in _CHANNELS or not np.isfinite(found).all():
-        raise ConfigError(f"the {what} of images is {given}; give one number, or three for red, green and blue")
-    return found
+    try:
+        found = np.atleast_1d(np.asarray(default if given is None else given, np.float64))
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    if found.shape not in ((1,), (3,)) or not np.isfinite(found).all():
+        raise ConfigError(f"the {what} of images is {given!r}; give one number, or three for red, green and blue")
+    return tuple(map(float, found))
 
 
 def picture_size(shape: tuple[int, ...]) -> tuple[int, int, int]:

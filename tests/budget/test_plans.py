@@ -253,6 +253,8 @@ def test_what_a_device_does_not_take() -> None:
         (lambda: Limits(group_size=-1), "group_size is -1"),
         (lambda: Limits(group_size=True), "group_size is True"),
         (lambda: Limits(weight_threshold=-1), "weight_threshold is -1"),
+        (lambda: Limits(vectors="yes"), "vectors is 'yes'; give True or False"),
+        (lambda: Limits(device=["ane"]), r"device is \['ane'\], allowed are"),
         (lambda: Limits(vectors=True, group_size=8), "vectors have one table for a weight, and group_size 8"),
         (lambda: plan_mixed_bits("nowhere.mlpackage", 5, limits={}), r"limits is \{\}; give Limits"),
     ],

@@ -100,6 +100,9 @@ def test_where_they_do_not_belong(folder: tuple[Path, np.ndarray], fixtures: Pat
         compare(flat, flat, tmp_path / "x.npy", image_mean=1)
     with pytest.raises(ConfigError, match=r"the mean of images is \(1, 2\); give one number, or three"):
         compare(flat, flat, folder[0], image_mean=(1, 2))
+    for wrong in ("much", {}, [[1, 2, 3]], [1, None, 3], ["a"]):
+        with pytest.raises(ConfigError, match=r"the scale of images is .*; give one number, or three"):
+            compare(flat, flat, folder[0], image_scale=wrong)
 
 
 def test_a_picture_and_lists_of_pictures(folder: tuple[Path, np.ndarray], tmp_path: Path) -> None:
@@ -120,6 +123,10 @@ def test_a_picture_and_lists_of_pictures(folder: tuple[Path, np.ndarray], tmp_pa
     (tmp_path / "some.txt").write_text("images/a.png\nimages/d.png")
     with pytest.raises(PackageError, match=r"some\.txt lists 'images/d\.png', and there is no such file"):
         read_samples(tmp_path / "some.txt", model, pixels=pixels_of(None, 1))
+    for line in ("~nobody-of-this-name/a.png", "a" * 5000):
+        (tmp_path / "some.txt").write_text(line)
+        with pytest.raises(PackageError, match=r"some\.txt lists '.{1,210}', and there is no such file"):
+            read_samples(tmp_path / "some.txt", model, pixels=pixels_of(None, 1))
     with pytest.raises(PackageError, match=r"c\.png has no picture that can be read"):
         read_samples(path / "c.png", model, pixels=pixels_of(None, 1))
 

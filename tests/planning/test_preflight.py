@@ -151,3 +151,5 @@ PLAIN = OptimizationConfig(OpPalettizerConfig(nbits=4, group_size=8))
 def test_other_devices_are_refused(fixtures: Path) -> None:
     with pytest.raises(ConfigError, match="device is 'npu', allowed are"):
         preflight_package(fixtures / "conv_fp16_ios18.mlpackage", "npu")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"device is \['ane'\], allowed are"):
+        preflight_package(fixtures / "conv_fp16_ios18.mlpackage", ["ane"])  # type: ignore[arg-type]

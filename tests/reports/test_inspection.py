@@ -93,3 +93,8 @@ def test_names_that_are_matched(fixtures: Path) -> None:
         inspect_package(source, match=["re:("])
     with pytest.raises(PlanError, match=r"match\['\*heed\*'\] matches nothing in function main; there are 'head_wei"):
         inspect_package(source, match=["*heed*"])
+    with pytest.raises(ConfigError, match=r"match\['re:\('\] is no regular expression"):
+        inspect_package(source, match=["re:("])
+    for wrong in ([3], None, "head"):
+        with pytest.raises(ConfigError, match=r"match is .*; give a list of names, such as"):
+            inspect_package(source, match=wrong)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mil_palettize.errors import EvaluationError
 from mil_palettize.expressions.weight_expr import WeightExpr
 from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.training.augmentation import augmented
@@ -52,7 +53,8 @@ class NetworkTraining:
         self._seen: dict[str, torch.Tensor] = {}  # what palettes and biases are in this step
 
     def step(self, numbers: Sequence[int], random: np.random.Generator) -> float:
-        """Samples of these numbers; ``random``: what they are changed by. The mean loss before it."""
+        """Samples of these numbers; ``random``: what they are changed by. The mean loss before it.
+        Raises EvaluationError for one that is no number, or that no gradient comes of."""
         samples = [self._samples[n] for n in numbers]
         if self._schedule.augment:
             samples = [augmented(sample, self._schedule.augment, random) for sample in samples]
@@ -63,6 +65,11 @@ class NetworkTraining:
         self.optimizer.zero_grad()
         loss = self._loss(samples, wanted, numbers)
         mean = finite(float(loss.detach()))
+        if not loss.requires_grad:
+            raise EvaluationError(
+                "nothing can be learned: between palettes and outputs stand ops that only choose, such as argmax; give "
+                "a model that ends before them"
+            )
         loss.backward()
         self.optimizer.step()
         return mean
