@@ -162,6 +162,12 @@ def _weighed(decision: Decision, key: str, importance: Importance) -> Decision:
     return replace(decision, importance=importance, unmet=True, notes=notes)
 
 
+def not_above(weight: Weight, threshold: int) -> str:
+    """Why a small weight is left alone."""
+    noun = "element" if weight.size == 1 else "elements"
+    return f"{weight.size:,} {noun}, not above weight_threshold={threshold:,}"
+
+
 def _ineligible(weight: Weight, resolved: Resolved, form: Form | None, select: str, joint: bool) -> str:
     """Why the weight is not a candidate, "" when it is one."""
     assert resolved.request is not None
@@ -170,8 +176,7 @@ def _ineligible(weight: Weight, resolved: Resolved, form: Form | None, select: s
     if weight.obstacle and not weight.joint:
         return weight.obstacle + _way_out(weight)
     if weight.size <= resolved.request.weight_threshold:
-        noun = "element" if weight.size == 1 else "elements"
-        return f"{weight.size:,} {noun}, not above weight_threshold={resolved.request.weight_threshold:,}"
+        return not_above(weight, resolved.request.weight_threshold)
     if len(weight.shape) < 2:
         return f"rank {len(weight.shape)}; palettes are made of weights of rank 2 and more"
     if not weight.consumers:
