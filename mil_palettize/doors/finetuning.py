@@ -30,8 +30,9 @@ _MODES = ("kmeans", "uniform")  # others promise what training would break
 Tell = Callable[[int, int, str], object]
 
 
-def check_finetuning(calibration: Calibration | None, finetuning: object) -> Finetuning | None:
-    """``finetuning`` as the argument of a door. Raises ConfigError for what is none, and for one without samples."""
+def check_finetuning(calibration: Calibration | None, finetuning: object, resume: object) -> Finetuning | None:
+    """``finetuning`` as the argument of a door. Raises ConfigError for what is none, for one without samples, and for
+    one that is to stop where it is without a folder to ``resume`` from."""
     if finetuning is None:
         return None
     if not isinstance(finetuning, Finetuning):
@@ -45,6 +46,8 @@ def check_finetuning(calibration: Calibration | None, finetuning: object) -> Fin
         raise ConfigError("finetuning needs samples, and a calibration by weights has none: give Finetuning(samples)")
     if calibration.device != "cpu":
         raise ConfigError(f"finetuning runs on the cpu, but the calibration's device is {calibration.device!r}")
+    if finetuning.stop_here and resume is None:
+        raise ConfigError("finetuning stop_here writes what resume has kept; give resume (--resume DIR) with it")
     return finetuning
 
 
@@ -168,7 +171,7 @@ class PreparedFinetuning:
         samples = [self._tensors(number) for number in range(len(self.given))]
         schedule = Schedule(
             asked.epochs, asked.batch, asked.rate, asked.temperature, asked.seed, held, asked.labels,
-            tuple(asked.augment),
+            tuple(asked.augment), asked.stop_here,
         )  # fmt: skip
         if asked.blocks:
             blocks = reconstructed(module, samples, palettes, fixed, biases, schedule, tell)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.errors import PlanError
@@ -21,7 +22,8 @@ from mil_palettize.request.patterns import is_pattern
 from mil_palettize.request.precedence import Resolved, resolve
 from mil_palettize.text import format_count, format_first, format_some
 
-SELECTIONS = ("weights", "all")
+Select = Literal["weights", "all"]
+SELECTIONS: tuple[Select, ...] = get_args(Select)
 ROTARY = (
     "cosines or sines, looked up by position (RoPE): at 4 bits they cost 1.2 dB in a test of one layer; name it or "
     "select 'all' to take it"

@@ -8,7 +8,6 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from mil_palettize.planning.default_reasons import ASSUMED_THRESHOLD, default_decisions
 from mil_palettize.program.blob_uses import blob_uses
@@ -20,11 +19,10 @@ from mil_palettize.program.sites import Site
 from mil_palettize.program.values import value_nbytes
 from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.decibels import snr_text
+from mil_palettize.reports.orders import Order
 from mil_palettize.reports.tables import format_table, wrapped_lines
 from mil_palettize.text import columns, format_bytes, format_count, format_some, printable, shorten
 
-Order = Literal["bytes", "snr", "name"]
-ORDERS: tuple[Order, ...] = ("bytes", "snr", "name")
 _FEATURES = ("", "name", "dtype", "shape", "values", "in an .npz file")
 _MOST_TYPES = 12
 _NARROWEST_NAME = 24

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from coremltools.optimize import coreml
 
-from mil_palettize.algorithms.options import LUT_DTYPES, SCALES
+from mil_palettize.algorithms.options import LUT_DTYPES, SCALES, Granularity, LutDtype, Mode, Nbits, Scale
 from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.request.entries import Options, read_entries
 from mil_palettize.request.palette_request import DEFAULT_GROUP_SIZE, LEFT_OUT_BY_NONE, implied_granularity
@@ -40,6 +40,24 @@ class OpPalettizerConfig(coreml.OpPalettizerConfig):
     ``group_size``, or ``channel_axis`` of scalars, without a ``granularity`` mean ``"per_grouped_channel"``, as on the
     command line. Raises ValueError for other values.
     """
+
+    if TYPE_CHECKING:  # what attrs makes of the fields, of which type checkers miss those of coremltools' classes
+
+        def __init__(
+            self,
+            mode: Mode = "kmeans",
+            nbits: Nbits | None = None,
+            lut_function: Callable[..., Any] | None = None,
+            granularity: Granularity | None = None,
+            group_size: int | None = None,
+            channel_axis: int | None = None,
+            cluster_dim: int = 1,
+            enable_per_channel_scale: bool = False,
+            num_kmeans_workers: int = 1,
+            weight_threshold: int | None = 2048,
+            scale: Scale | None = None,
+            lut_dtype: LutDtype | None = None,
+        ) -> None: ...
 
     # Where coremltools' validator looks up what a mode may be, and what its message lists.
     _WEIGHT_PALETTIZATION_MODES = property(lambda self: tuple(name.upper() for name in ALGORITHMS))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+_MOST_SHARE = 2.0  # larger coordinates are pixels
 _LEAST_OVERLAP = 0.5  # intersection over union of boxes that are the same, as COCO's easiest measure has it
 
 
@@ -57,6 +58,15 @@ def side_by_side(
     first = {name: _rows(one[name], mine + lost + [-1] * len(new)) for name in names}
     second = {name: _rows(two[name], theirs + [-1] * len(lost) + new) for name in names}
     return {**one, **first}, {**two, **second}
+
+
+def pixel_boxes(coordinates: np.ndarray, width: float, height: float) -> np.ndarray:
+    """float64 (boxes, 4): left, top, width and height in pixels of a picture of this size, of ``coordinates`` that are
+    shares of it, as Core ML has them, or pixels."""
+    places = np.asarray(coordinates, np.float64).reshape(-1, 4)
+    if not places.size or np.abs(places).max() <= _MOST_SHARE:
+        places = places * np.array([width, height, width, height])
+    return np.concatenate([places[:, :2] - places[:, 2:] / 2, places[:, 2:]], axis=1)
 
 
 def overlaps(one: np.ndarray, two: np.ndarray) -> np.ndarray:

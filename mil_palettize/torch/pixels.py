@@ -37,14 +37,14 @@ class Pixels:
 def refuse_pixels(source: object, pixels: Pixels | None) -> None:
     """Raise ConfigError where ``pixels`` are said of a file that holds no pictures."""
     if pixels is not None:
-        raise ConfigError(f"{source} holds no pictures, which image_mean and image_scale are of; leave them out")
+        raise ConfigError(f"{source} holds no pictures, which image mean and scale are of; leave them out")
 
 
 def check_pictures(pixels: Pixels | None, samples: Any) -> None:
     """Raise ConfigError where ``pixels`` are said of samples that are no files: made up ones (None), or arrays."""
     if pixels is not None and not isinstance(samples, str | os.PathLike):
         kind = "made-up samples" if samples is None or isinstance(samples, int) else "samples that are arrays"
-        raise ConfigError(f"image_mean and image_scale are of pictures, and these are {kind}; leave them out")
+        raise ConfigError(f"image mean and scale are of pictures, and these are {kind}; leave them out")
 
 
 def pixels_of(mean: Numbers | None, scale: Numbers | None) -> Pixels | None:

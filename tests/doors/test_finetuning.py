@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import coremltools as ct
@@ -152,6 +153,21 @@ def test_an_interrupted_run_goes_on_after_the_last_epoch(package: Path, tmp_path
     assert stopped(package, tmp_path / "other.mlpackage", other, tmp_path / "kept", 0)[0].startswith("epoch 1 of 3")
 
 
+def test_what_an_interrupted_run_came_to_is_written(package: Path, tmp_path: Path) -> None:
+    """That of its best epoch: the package of a run that was stopped before there was another."""
+    asked = Finetuning(epochs=3, batch=16)
+    with pytest.raises(KeyboardInterrupt):
+        stopped(package, tmp_path / "out.mlpackage", asked, tmp_path / "kept", 4)
+    told = stopped(package, tmp_path / "out.mlpackage", replace(asked, stop_here=True), tmp_path / "kept", 0)
+    assert told == []
+    assert stopped(package, tmp_path / "whole.mlpackage", asked, tmp_path / "kept", 0)[0].startswith("epoch 2 of 3")
+    finetuned(package, tmp_path / "before.mlpackage", None)
+    assert differences(tmp_path / "out.mlpackage", tmp_path / "before.mlpackage")
+    other = replace(asked, stop_here=True, seed=1)
+    with pytest.raises(PlanError, match="no epoch of this fine tuning is kept; give the folder"):
+        stopped(package, tmp_path / "other.mlpackage", other, tmp_path / "kept", 0)
+
+
 def test_blocks_instead(package: Path, tmp_path: Path) -> None:
     """Tables and biases alone: the indices are those that they begin with."""
     asked = Finetuning(samples(160, 1), batch=16, blocks=True)
@@ -223,6 +239,7 @@ def test_pictures_beside_weights_alone(package: Path, tmp_path: Path) -> None:
         ({"labels": 5}, "finetuning labels is 5; give a list of class numbers, one for each sample"),
         ({"labels": [0.5]}, "finetuning labels is"),
         ({"augment": "mirror"}, "finetuning augment is 'mirror'; give some of"),
+        ({"blocks": True, "stop_here": True}, "finetuning stop_here has no effect where blocks are fitted"),
         ({"blocks": 1}, "finetuning blocks is 1; give True or False"),
         ({"blocks": True, "labels": [1]}, "finetuning labels has no effect where blocks are fitted"),
     ],
@@ -241,6 +258,7 @@ def test_wrong_options(finetuning: dict[str, object], told: str) -> None:
             Finetuning(),
             "needs samples, and a calibration by weights has none",
         ),
+        (Calibration(samples(8)), Finetuning(stop_here=True), "stop_here writes what resume has kept; give resume"),
         (Calibration(samples(8)), {"epochs": 3}, "finetuning is dict, it must be a mil_palettize.Finetuning or None"),
     ],
 )

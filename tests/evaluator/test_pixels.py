@@ -96,7 +96,7 @@ def test_where_they_do_not_belong(folder: tuple[Path, np.ndarray], fixtures: Pat
     with pytest.raises(EvaluationError, match="needs a model with one input that is an image"):
         compare(flat, flat, folder[0], image_mean=1)
     np.save(tmp_path / "x.npy", np.zeros((1, 20), np.float32))
-    with pytest.raises(ConfigError, match=r"x\.npy holds no pictures, which image_mean and image_scale are of"):
+    with pytest.raises(ConfigError, match=r"x\.npy holds no pictures, which image mean and scale are of"):
         compare(flat, flat, tmp_path / "x.npy", image_mean=1)
     with pytest.raises(ConfigError, match=r"the mean of images is \(1, 2\); give one number, or three"):
         compare(flat, flat, folder[0], image_mean=(1, 2))
@@ -139,7 +139,7 @@ def test_samples_that_are_no_pictures_refuse_them(tmp_path: Path, capsys: pytest
         assert main(["compare", str(model), str(model), *given]) == 0
         capsys.readouterr()
         assert main(["compare", str(model), str(model), *given, "--image-scale", "2"]) == 2
-        assert "holds no pictures, which image_mean and image_scale are of" in capsys.readouterr().err
+        assert "holds no pictures, which image mean and scale are of" in capsys.readouterr().err
 
 
 class Net(torch.nn.Module):
@@ -230,7 +230,7 @@ def test_pixels_without_pictures(
         ([], "--image-mean goes with --calibrate and samples"),
         (["--calibrate", "weights"], "--image-mean goes with --calibrate and samples"),
         (["--calibrate", "8"], "are of pictures, and these are made-up samples; leave them out"),
-        (["--calibrate", str(arrays)], "holds no pictures, which image_mean and image_scale are of; leave them out"),
+        (["--calibrate", str(arrays)], "holds no pictures, which image mean and scale are of; leave them out"),
     ):
         assert main(["palettize", str(package), place, "--nbits", "4", "--image-mean", "1", *given]) == 2
         assert told in capsys.readouterr().err

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mil_palettize import OpPalettizerConfig, OptimizationConfig, PlanError
-from mil_palettize.planning.default_reasons import ASSUMED_NBITS, default_reasons
+from mil_palettize.planning.default_reasons import ASSUMED_NBITS, default_decisions
 from mil_palettize.planning.plan import Plan, as_dense, make_plan
 from mil_palettize.program.weight import Consumer, Weight
 from mil_palettize.request.normalised import normalise
@@ -181,11 +181,13 @@ def test_a_palette_has_to_be_smaller(more: int, made: bool) -> None:
 # By default
 
 
-def test_default_reasons() -> None:
+def test_default_decisions() -> None:
     plain, small, early = weight("a"), weight("b", shape=(2, 1024)), weight("c", opset="CoreML5")
     odd, unknown = weight("d", shape=(4, 4), obstacle="it is odd"), weight("e", opset="CoreML99")
     tight = weight("f", nbytes=2**11 * ASSUMED_NBITS // 4 + 32)
-    assert default_reasons([plain, small, early, odd, unknown, tight]) == {
+    found = default_decisions([plain, small, early, odd, unknown, tight])
+    assert all(decision.weight is of for of, decision in found.items())
+    assert {of: decision.reason for of, decision in found.items()} == {
         plain: "",
         small: "2,048 elements, not above weight_threshold=2,048",
         early: "",  # which moves up

@@ -43,12 +43,13 @@ Reach = dict[str, Reached]  # by the name of the test, "tests/…/test_file.py::
 
 
 def reach_of(tree: Tree, files: Iterable[str], kept: Path) -> Reach:
-    """Of all tests in ``files``. What was found of a file of tests that is as it was is taken from ``kept``, where all
-    is put that is found now; the others are run. Raises ``ReachError``."""
+    """Of all tests in ``files``. What was found of a file of tests, where it and the library are as they were, is taken
+    from ``kept``, where all is put that is found now; the others are run. Raises ``ReachError``."""
     known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     reach: Reach = {}
+    library = tree.files(["mil_palettize"])
     for file in files:
-        digest = hashlib.sha256(tree.source(file)).hexdigest()[:16]
+        digest = _digest(tree, [*library, file])
         if known.get(file, {}).get("digest") != digest:
             known[file] = {"digest": digest, "tests": traced(tree, file)}
             kept.write_text(json.dumps(known), encoding="utf-8")
@@ -56,6 +57,13 @@ def reach_of(tree: Tree, files: Iterable[str], kept: Path) -> Reach:
         tests = known[file]["tests"]
         reach |= {name: Reached(one["seconds"], frozenset(one["functions"])) for name, one in tests.items()}
     return reach
+
+
+def _digest(tree: Tree, files: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(tree.source(file))
+    return digest.hexdigest()[:16]
 
 
 def traced(tree: Tree, file: str) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import defaultdict
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,10 @@ def concerned(tree: Tree, reach: Reach, mutant: Mutant) -> list[str]:
     processes); files that are quickest first, and their tests so too.
 
     Nobody sees when a compiled loop is run: of these it is the tests that run anything that is made of the loop's file.
-    Of a function that no test is known to run, as it may be new, those of its file.
     """
-    loops = tree.has_loops(mutant.file)
-    files, function = tree.importers(mutant.file) if loops else {mutant.file}, f"{mutant.file} {mutant.function}"
-    if loops or not any(function in test.functions for test in reach.values()):
-        function = ""
+    files, function = {mutant.file}, f"{mutant.file} {mutant.function}" if mutant.function else ""
+    if tree.has_loops(mutant.file):
+        files, function = {*tree.importers(mutant.file)}, ""
     found: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for name, test in reach.items():
         file = name.partition("::")[0]
@@ -59,7 +57,7 @@ def concerned(tree: Tree, reach: Reach, mutant: Mutant) -> list[str]:
     return [name for tests in quickest for _, name in sorted(tests)]
 
 
-def _runs(test: Reached, files: Set[str], function: str) -> bool:
+def _runs(test: Reached, files: set[str], function: str) -> bool:
     return function in test.functions if function else bool(files & test.files)
 
 

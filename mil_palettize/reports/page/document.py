@@ -72,7 +72,7 @@ def _run_tile(comparison: ComparedModels) -> str:
 
 def _notes(comparison: ComparedModels) -> str:
     changes = [o.classes.sentence(o.name) for o in comparison.outputs if o.classes is not None]
-    told = [*filter(None, changes), *([] if comparison.greedy is None else [comparison.greedy.sentence()])]
+    told = [*filter(None, changes), *(one.sentence() for one in (comparison.greedy, comparison.detected) if one)]
     notes = [escaped(note) for note in (*told, *comparison.notes) if note != MADE_UP]
     warning = "".join(f"<p><strong>Warning:</strong> {escaped(told)}.</p>" for told in comparison.warnings)
     if MADE_UP in comparison.notes:
