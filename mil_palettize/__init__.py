@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from mil_palettize.reports.model_comparison import ModelComparison
     from mil_palettize.reports.preflight import Preflight
     from mil_palettize.reports.progress import ProgressEvent
-    from mil_palettize.reports.report import Report, WeightReport
+    from mil_palettize.reports.report import Report
+    from mil_palettize.reports.weight_report import WeightReport
     from mil_palettize.request.config import OpPalettizerConfig, OptimizationConfig
     from mil_palettize.request.recipes import recipe_path
 
@@ -76,7 +77,7 @@ _HOMES = {
     "recipe_path": "request.recipes",
     "ProgressEvent": "reports.progress",
     "Report": "reports.report",
-    "WeightReport": "reports.report",
+    "WeightReport": "reports.weight_report",
     "PalettizeError": "errors",
     "ConfigError": "errors",
     "PackageError": "errors",

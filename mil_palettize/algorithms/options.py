@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
-GRANULARITIES = ("per_tensor", "per_grouped_channel")
-SCALES = ("op", "fold")
-LUT_DTYPES = ("int8", "uint8")
+from typing import Literal, get_args
+
+Mode = Literal["kmeans", "uniform", "unique", "custom"]
+Nbits = Literal[1, 2, 3, 4, 6, 8]
+Granularity = Literal["per_tensor", "per_grouped_channel"]
+Scale = Literal["op", "fold"]
+LutDtype = Literal["int8", "uint8"]
+
+GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
+SCALES: tuple[Scale, ...] = get_args(Scale)
+LUT_DTYPES: tuple[LutDtype, ...] = get_args(LutDtype)

@@ -67,7 +67,7 @@ def read_recipe(path: str, name: str | None) -> ModuleBits:
         )
     if name not in recipes:
         known = format_some(list(map(repr, recipes)), 20)
-        raise ConfigError(f"{path} holds no recipe {name!r}, but {known}{near_names(name, recipes)}")
+        raise ConfigError(f"{path} holds no recipe {name!r}, but {known}{near_names(str(name), recipes)}")
     return ModuleBits(name, {module: _nbits(path, module, value) for module, value in recipes[name].items()})
 
 

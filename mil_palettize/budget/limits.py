@@ -72,7 +72,7 @@ class Limits:
     weight_threshold: int = DEFAULT_WEIGHT_THRESHOLD
 
     def __post_init__(self) -> None:
-        if self.device not in DEVICES:
+        if not isinstance(self.device, str) or self.device not in DEVICES:
             raise ConfigError(f"device is {self.device!r}, allowed are {tuple(DEVICES)}")
         if not isinstance(self.keep, Mapping):
             raise ConfigError(f"keep is {self.keep!r}; give a dict of names and bits, such as {{'re:.*embed.*': 6}}")
@@ -91,6 +91,8 @@ class Limits:
             raise ConfigError(f"group_size is {self.group_size!r}; give channels, 0 for one table, or None for any")
         if not _is_whole(self.weight_threshold) or self.weight_threshold < 0:
             raise ConfigError(f"weight_threshold is {self.weight_threshold!r}; give a number of elements, 0 or more")
+        if not isinstance(self.vectors, bool):
+            raise ConfigError(f"vectors is {self.vectors!r}; give True or False")
         if self.vectors and self.group_size:
             raise ConfigError(
                 f"vectors have one table for a weight, and group_size {self.group_size} asks for groups; leave one out"

@@ -127,7 +127,7 @@ class Recipe:
             return ["planned: nothing, as no weight can get a palette", *self.notes]
         planned = (
             f"planned: {self.nbytes:,} bytes, {self.bits_per_weight:.2f} bits per weight, error "
-            f"{self.point.decibels:.1f} dB; the smallest package possible had {self.smallest:,}"
+            f"{self.point.told}; the smallest package possible had {self.smallest:,}"
         )
         if nbytes is None or nbytes == self.nbytes:
             return [planned, *self.notes]
@@ -149,7 +149,7 @@ class Recipe:
             for line in (
                 f"{self.source}: {self.bytes_before:,} bytes, with this recipe {self.nbytes:,},",
                 f"{self.bits_per_weight:.2f} bits per weight where there can be palettes; error "
-                f"{self.error:.3g} ({self.point.decibels:.1f} dB)",
+                f"{self.error:.3g} ({self.point.told})",
                 *([] if self.target is None else [f"for --target {self.target}"]),
                 *self.notes,
             )
@@ -174,8 +174,7 @@ class Recipe:
         totals = [
             f"{self.source}: {format_bytes(self.bytes_before)} → {format_bytes(self.nbytes)} ({self.nbytes:,} bytes), "
             f"{self.bits_per_weight:.2f} bits per weight",
-            f"{format_count(len(self.chosen), 'weight')}, error {self.error:.3g} "
-            f"({self.point.decibels:.1f} dB), {self.kind}",
+            f"{format_count(len(self.chosen), 'weight')}, error {self.error:.3g} ({self.point.told}), {self.kind}",
         ]
         measured = [f"measured: {trial}" for trial in self.trials]
         blocks = ["\n".join(totals), self.table(width), "\n".join(measured), "\n".join(self.notes)]
@@ -187,7 +186,7 @@ class Recipe:
         tiles = [
             Tile("Size", format_bytes(self.nbytes), f"of {format_bytes(self.bytes_before)}"),
             Tile("Bits per weight", f"{self.bits_per_weight:.2f}", format_count(len(self.chosen), "weight")),
-            Tile("Error told beforehand", f"{self.point.decibels:.1f} dB", self.kind),
+            Tile("Error told beforehand", self.point.told, self.kind),
             Tile("Smallest possible", format_bytes(self.smallest), "of what may be chosen"),
         ]
         figure = f'<figure style="max-width:60rem">{curve_svg(self.curve, self.point)}</figure>'
@@ -206,6 +205,8 @@ class Recipe:
     @property
     def kind(self) -> str:
         """How it was chosen, in words."""
+        if self.gap is not None and math.isinf(self.gap):
+            return "the smallest that there is"
         if self.gap is not None:
             return f"at most {self.gap:.2g} of it above the least"
         return f"uniform {self.uniform}" if self.uniform else "as it was imported"

@@ -32,6 +32,7 @@ class Finetuning:
 
     ``blocks``: instead, tables, scales and biases of one block after another are fitted to what it gives in the float
     network, and kept where that error falls on samples held out; indices stay. ``epochs`` are those of each block.
+    ``stop_here``: no epoch more; the best one that ``resume`` has of the same run is what is written.
     """
 
     sample_data: Iterable[Mapping[str, Any]] | Mapping[str, Any] | str | os.PathLike[str] | None = None
@@ -45,6 +46,7 @@ class Finetuning:
     image_scale: Numbers | None = None
     augment: Sequence[str] = ()
     blocks: bool = False
+    stop_here: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch", 1), ("seed", 0)):
@@ -56,12 +58,13 @@ class Finetuning:
             given = isinstance(value, int | float) and not isinstance(value, bool)
             if not (given and value > 0.0 and math.isfinite(value)) and (name, value) != ("learning_rate", None):
                 raise ConfigError(f"finetuning {name} is {value!r}; give a finite number above 0")
-        if not isinstance(self.blocks, bool):
-            raise ConfigError(f"finetuning blocks is {self.blocks!r}; give True or False")
+        for name in ("blocks", "stop_here"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"finetuning {name} is {getattr(self, name)!r}; give True or False")
         object.__setattr__(self, "augment", _augmentations(self.augment))
         if self.labels is not None:
             object.__setattr__(self, "labels", _classes(self.labels))
-        for name in ("labels", "augment"):
+        for name in ("labels", "augment", "stop_here"):
             if self.blocks and getattr(self, name):
                 raise ConfigError(f"finetuning {name} has no effect where blocks are fitted; leave it out")
         if self.sample_data is not None:

@@ -77,7 +77,7 @@ def training_digest(
     digest.update(model)
     labels = None if finetuning.labels is None else [int(label) for label in finetuning.labels]
     fields = {f.name: getattr(finetuning, f.name) for f in dataclasses.fields(finetuning)}
-    digest.update(repr({**fields, "sample_data": None, "labels": labels}).encode())
+    digest.update(repr({**fields, "sample_data": None, "labels": labels, "stop_here": None}).encode())
     for slot, expr in begun.items():
         digest.update(f"{slot} {expression_digest(expr)};".encode())
     _add_samples(digest, samples)

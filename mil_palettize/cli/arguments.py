@@ -11,10 +11,12 @@ from mil_palettize.algorithms.options import GRANULARITIES
 from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.cli.budget_arguments import add_budget
 from mil_palettize.cli.common_arguments import WEIGHTS, add_calibrate, add_palettes, add_pixels, add_shown, calibrated
+from mil_palettize.cli.completion import add_completion
+from mil_palettize.cli.logs import add_logs
 from mil_palettize.cli.looking import add_looking
 from mil_palettize.cli.parsers import CommandLine, Parser
 from mil_palettize.cli.running_arguments import add_compare, add_run
-from mil_palettize.cli.values import count, path, seed
+from mil_palettize.cli.values import count, epochs, path, seed
 from mil_palettize.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ _EPILOG = """exit codes: 0 done; 1 the packages differ (diff), more than --fail-
 allows, or in nothing that can be compared (compare); 2 wrong options, or wrong text in a config; 3 a package
 or another file cannot be read, or nothing can be written; 4 the request cannot be met (also under --strict), or
 memory is short; 5 verification failed; 70 a bug; 130, 143, 129 stopped by SIGINT, SIGTERM, SIGHUP"""
+_LOGGED = ("palettize", "plan", "finetune", "decompress")
 _PALETTE_OPTIONS = (
     "nbits",
     "mode",
@@ -53,8 +56,11 @@ def build_parser(commands: Mapping[str, Command]) -> CommandLine:
     add_looking(subs, _EPILOG)
     add_run(subs, _EPILOG)
     add_compare(subs, _EPILOG)
+    add_completion(subs, _EPILOG)
     for name, sub in subs.choices.items():
         sub.set_defaults(run=commands[name])
+        if name in _LOGGED:
+            add_logs(sub)
         sub.add_argument("--follow-links", action="store_true", help="read what links in a package lead to, anywhere")
     return parser
 
@@ -105,7 +111,7 @@ def _add_finetune(commands: argparse._SubParsersAction[Parser]) -> None:
     add_palettes(sub)
     how = sub.add_argument_group("how")
     how.add_argument("--labels", type=path, metavar="Y.npy", help="right classes too [the float package's answers]")
-    how.add_argument("--epochs", type=count, default=3, metavar="N", help="times that the samples are gone through [3]")
+    how.add_argument("--epochs", type=epochs, default=3, metavar="N", help="times to go through the samples [3]")
     how.add_argument("--batch", type=count, default=32, metavar="N", help="samples of a step [32]")
     how.add_argument("--learning-rate", type=float, metavar="X", help="relative to weights [0.03, of blocks 0.02]")
     how.add_argument("--augment", metavar="KINDS", help="change pictures at random in each step: flip,shift")
@@ -125,6 +131,10 @@ def _add_finetune(commands: argparse._SubParsersAction[Parser]) -> None:
     how.add_argument("--check", action="store_true", help="run both packages, for the report")
     how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
     how.add_argument("--resume", type=path, metavar="DIR", help="keep palettes and each epoch there; go on with it")
+    how.add_argument(
+        "--stop-here", action="store_true",
+        help="train no further: write the package of the best epoch that --resume DIR has of the same command",
+    )  # fmt: skip
     how.add_argument("--workers", type=int, metavar="N", help="threads of the calibration [all processors]")
     add_shown(sub)
     sub.set_defaults(dry_run=False, memory=None, device=None, bias=None)

@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 
 _BUDGETS = ("target_size", "bits_per_weight", "min_snr", "max_drop")
 _LIMITS = ("keep", "ends", "device_rules", "vectors", "labels", "logits", "unmeasured")
+_OF_BUDGETS = (
+    "calibrate",
+    "sensitivity",
+    "group_size",
+    "weight_threshold",
+    "memory",
+    "device",
+    "image_mean",
+    "image_scale",
+)
 _OTHERS = (
     "nbits",
     "mode",
@@ -106,7 +116,7 @@ def check_import(options: argparse.Namespace) -> None:
             "--import names torch modules; give the checkpoint that the package was made of with --checkpoint, as "
             "weights are matched by their values"
         )
-    for name in (*_LIMITS, "calibrate", "sensitivity", "group_size", "weight_threshold", "memory", "device"):
+    for name in (*_LIMITS, *_OF_BUDGETS):
         if getattr(options, name) is not None:
             flag = "for" if name == "device_rules" else name.replace("_", "-")
             raise ConfigError(f"--import and --{flag} exclude each other: the recipe says what each weight gets")

@@ -10,6 +10,7 @@ from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.cli.parsers import Parser, near
 from mil_palettize.cli.values import count, is_whole, nbytes, numbers, path
 from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
+from mil_palettize.reports.orders import ORDERS
 from mil_palettize.request.recipes import recipe_names
 
 WEIGHTS = "weights"  # of --calibrate: by these alone
@@ -22,6 +23,11 @@ def calibrated(text: str) -> str | int:
     if not os.path.exists(text) and text != WEIGHTS and (advice := near(text, [WEIGHTS])):
         raise argparse.ArgumentTypeError(f"there is no file or folder {text!r}{advice}")
     return path(text)
+
+
+def samples_given(calibrate: str | int | None) -> str | int | None:
+    """What ``--calibrate`` reads or makes up, None where it goes by the weights alone."""
+    return None if calibrate == WEIGHTS else calibrate
 
 
 def add_calibrate(how: argparse._ArgumentGroup | Parser) -> None:
@@ -72,6 +78,9 @@ def add_palettes(sub: Parser) -> None:
 def add_shown(sub: Parser) -> None:
     show = sub.add_argument_group("what is shown")
     show.add_argument("--report", type=path, metavar="FILE.json", help="write the report there as JSON (-: as --json)")
+    show.add_argument("--html", type=path, metavar="FILE.html", help="write the report there as a page")
+    show.add_argument("--sort", choices=ORDERS, default="bytes", help="which weights come first [bytes]")
+    show.add_argument("--all", action="store_true", help="every weight, not only the first ten")
     which = show.add_mutually_exclusive_group()
     which.add_argument("--json", action="store_true", help="the report as JSON on standard output")
     which.add_argument("--quiet", action="store_true", help="nothing but errors")

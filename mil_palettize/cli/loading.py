@@ -7,6 +7,7 @@ from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
 
+from mil_palettize.cli.colours import coloured, has_colours
 from mil_palettize.cli.signals import ending_at_once
 from mil_palettize.text import printable
 
@@ -21,7 +22,8 @@ def load(name: str) -> ModuleType:
 def fail(message: str, code: int) -> int:
     """Tell an error, and return its exit code."""
     with suppress(OSError, ValueError, RuntimeError):  # nobody may be listening
-        print(line(message), end="", file=sys.stderr, flush=True)
+        told = line(message)
+        print(coloured(told) if has_colours(sys.stderr) else told, end="", file=sys.stderr, flush=True)
     return code
 
 

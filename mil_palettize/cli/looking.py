@@ -10,6 +10,7 @@ from mil_palettize.cli.parsers import Parser
 from mil_palettize.cli.running import EXIT_DIFFERENT
 from mil_palettize.cli.values import path
 from mil_palettize.planning.device_rules import DEVICES
+from mil_palettize.reports.orders import ORDERS
 
 
 def add_looking(commands: argparse._SubParsersAction[Parser], epilog: str) -> None:
@@ -22,7 +23,7 @@ def add_looking(commands: argparse._SubParsersAction[Parser], epilog: str) -> No
     )  # fmt: skip
     sub.add_argument("--all", action="store_true", help="every constant, not only weights")
     sub.add_argument(
-        "--sort", choices=("bytes", "snr", "name"), default="bytes",
+        "--sort", choices=ORDERS, default="bytes",
         help="[bytes]; snr makes 4-bit palettes to tell what they lose, the worst first",
     )  # fmt: skip
     _add_formats(sub)

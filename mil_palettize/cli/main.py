@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING, Any
 from mil_palettize.cli import output
 from mil_palettize.cli.arguments import build_parser, calibration_of, requests_of
 from mil_palettize.cli.budget_arguments import budget_of, check_budget
+from mil_palettize.cli.common_arguments import samples_given
+from mil_palettize.cli.completion import completion_script
 from mil_palettize.cli.loading import fail, load
+from mil_palettize.cli.logs import logging_as
 from mil_palettize.cli.looking import diff, expand, inspect, preflight
 from mil_palettize.cli.plans import importance_of, plan, planned
 from mil_palettize.cli.running import check_given, compare, run
@@ -61,9 +64,7 @@ def _palettize(options: argparse.Namespace) -> int:
     if options.check and options.quiet and options.report is None:
         raise ConfigError("--quiet shows nothing of --check; leave one out, or give --report FILE.json")
     read = {"--config": options.config, "--sensitivity": options.sensitivity}
-    if options.calibrate != "weights":
-        read["--calibrate"] = options.calibrate
-    _check_report_path(options, read)
+    _check_report_path(options, {**read, "--calibrate": samples_given(options.calibrate)})
     budget = budget_of(options)
     check_budget(options, budget)
     api = load("doors.package")
@@ -100,7 +101,7 @@ def _written_how(options: argparse.Namespace) -> dict[str, Any]:
 
 def _finetune(options: argparse.Namespace) -> int:
     read = {"--config": options.config, "--data": options.data, "--labels": options.labels}
-    _check_report_path(options, {**read, "--calibrate": options.calibrate})
+    _check_report_path(options, {**read, "--calibrate": samples_given(options.calibrate)})
     check_given([options.source], options.data)
     if options.calibrate is None:
         options.calibrate = options.data
@@ -117,19 +118,28 @@ def _finetune(options: argparse.Namespace) -> int:
         image_scale=options.image_scale,
         augment=tuple(options.augment.split(",")) if options.augment else (),
         blocks=options.blocks,
+        stop_here=options.stop_here,
     )
-    if isinstance(options.calibrate, int):  # made-up samples, of which the pictures of --data say nothing
+    if not isinstance(samples_given(options.calibrate), str):  # of which the pictures of --data say nothing
         options.image_mean = options.image_scale = None
-    return _make(
-        options,
-        lambda: api.palettize_package(
-            options.source,
-            options.destination,
-            requests_of(options),
-            finetuning=asked,
-            **_written_how(options),
-        ),
-    )
+    try:
+        return _make(
+            options,
+            lambda: api.palettize_package(
+                options.source,
+                options.destination,
+                requests_of(options),
+                finetuning=asked,
+                **_written_how(options),
+            ),
+        )
+    except KeyboardInterrupt as interrupt:
+        if not interrupt.args and options.resume is not None:
+            interrupt.args = (
+                f"nothing was written; the same command goes on after the last epoch in {options.resume}, and with "
+                "--stop-here writes the best one so far",
+            )
+        raise
 
 
 def _sensitivity(options: argparse.Namespace) -> int:
@@ -184,13 +194,17 @@ def _decompress(options: argparse.Namespace) -> int:
 
 
 def _check_report_path(options: argparse.Namespace, read: Mapping[str, object] | None = None) -> None:
-    """Raise ConfigError, before anything runs, where --report would replace what is read, or cannot be written."""
+    """Raise ConfigError, before anything runs, where --report or --html would replace what is read, or PackageError
+    where it cannot be written."""
     if options.report == output.STANDARD_STREAM:
         if options.quiet:
             raise ConfigError("--report - writes to standard output, which --quiet leaves empty; leave one out")
         options.report, options.json = None, True
+    packages = (options.source, options.destination)
     if options.report is not None:
-        output.check_report_path(options.report, (options.source, options.destination), read)
+        output.check_report_path(options.report, packages, read)
+    if options.html is not None:
+        output.check_report_path(options.html, packages, {**(read or {}), "--report": options.report}, "--html")
 
 
 def _make(options: argparse.Namespace, make: Callable[[], Report]) -> int:
@@ -210,12 +224,19 @@ def _publish(report: Report, options: argparse.Namespace) -> None:
     try:
         if options.report is not None:
             output.write_report(options.report, report.to_json() + "\n")
+        if options.html is not None:
+            output.write_report(options.html, report.to_html(sort=options.sort))
         if options.json:
             output.show(report.to_json() + "\n")
         elif not options.quiet:
-            output.show(report.to_text(output.width()))
+            output.show(report.to_text(output.width(), sort=options.sort, every=options.all))
     except PackageError as error:
         raise PackageError(f"{error}" if options.dry_run else f"{error}; {options.destination} is complete") from error
+
+
+def _completion(options: argparse.Namespace) -> int:
+    output.show(completion_script(build_parser(COMMANDS), options.shell))
+    return 0
 
 
 COMMANDS = {
@@ -230,6 +251,7 @@ COMMANDS = {
     "diff": diff,
     "run": run,
     "compare": compare,
+    "completion": _completion,
 }
 
 
@@ -248,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 2
             options = parser.parse_args(with_values(given))
             options.told = shlex.join(["mil-palettize", *given])
-            with following_links(options.follow_links), memory_told():
+            with following_links(options.follow_links), memory_told(), logging_as(options):
                 return int(options.run(options))
     except Stopped as stopped:
         end(_interrupted(str(stopped), stopped.exit_code))

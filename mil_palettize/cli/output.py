@@ -6,15 +6,22 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mil_palettize.cli.colours import coloured, has_colours
+from mil_palettize.cli.logs import asks_for_logs, logged
 from mil_palettize.errors import ConfigError, PackageError
 from mil_palettize.package.whole_files import replacing_file
 from mil_palettize.text import python_name
 
+if TYPE_CHECKING:
+    from mil_palettize.reports.progress import ProgressEvent
+
 STANDARD_STREAM = "-"
+_JSON = ("{", "[")
 WIDTH_OF_FILES = 1000  # where no terminal limits it: wide enough that no name is cut and a weight takes one line
 
 
@@ -38,8 +45,10 @@ def width() -> int:
     return shutil.get_terminal_size((110, 24)).columns if sys.stdout.isatty() else WIDTH_OF_FILES
 
 
-def progress(options: argparse.Namespace) -> bool | None:
-    """A bar, but for scripts."""
+def progress(options: argparse.Namespace) -> bool | Callable[[ProgressEvent], object] | None:
+    """A bar, but for scripts; lines of the log where these are asked for."""
+    if asks_for_logs(options):
+        return logged
     return None if options.quiet or options.json else True
 
 
@@ -47,7 +56,7 @@ def show(text: str) -> None:
     """Write to standard output. Raises PackageError when its disk is full. A reader that closes the pipe, as ``head``
     does, is no error: the rest goes nowhere."""
     try:
-        sys.stdout.write(text)
+        sys.stdout.write(coloured(text) if has_colours(sys.stdout) and not text.startswith(_JSON) else text)
         sys.stdout.flush()
     except BrokenPipeError:
         _discard()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mil_palettize.cli import output
 from mil_palettize.cli.arguments import calibration_of
 from mil_palettize.cli.budget_arguments import budget_of, check_import, limits_of
+from mil_palettize.cli.common_arguments import samples_given
 from mil_palettize.cli.loading import load
 from mil_palettize.cli.running import check_given
 from mil_palettize.errors import ConfigError
@@ -27,8 +28,9 @@ def plan(options: argparse.Namespace) -> int:
     """The command ``plan``."""
     check_import(options)
     budget = budget_of(options) if options.imported is None else None
+    samples = samples_given(options.calibrate)
     read = {
-        "--calibrate": options.calibrate,
+        "--calibrate": samples,
         "--sensitivity": options.sensitivity,
         "--labels": options.labels,
         "--import": options.imported,
@@ -40,7 +42,7 @@ def plan(options: argparse.Namespace) -> int:
             output.check_report_path(place, [options.source], read, f"--{name}")
             read[f"--{name}"] = place
     drawn = None if options.plot is None else _drawing(options.plot)
-    check_given([options.source], options.calibrate if options.calibrate != "weights" else None)
+    check_given([options.source], samples)
     options.quiet, options.bias = False, None
     recipe = _imported(options) if budget is None else planned(options, budget)
     if options.out is not None:

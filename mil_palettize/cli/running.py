@@ -15,11 +15,15 @@ from mil_palettize.package.given_files import (
     is_reference,
 )
 from mil_palettize.package.mlpackage import Package
+from mil_palettize.reports.counting import counting
 
 EXIT_DIFFERENT = 1
 _HISTOGRAMS = 8  # weights whose values a page shows
 _FAILURES = 3  # outputs that a failed gate names
-_LIMITS = ("fail_below", "max_disagreement", "max_accuracy_loss", "max_kl", "min_iou")  # any makes a gate
+_LIMITS = (  # any makes a gate
+    "fail_below", "max_disagreement", "max_accuracy_loss", "max_map_loss", "max_perplexity_rise", "max_kl", "min_top_5",
+    "min_iou",
+)  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
@@ -28,15 +32,18 @@ def run(options: argparse.Namespace) -> int:
         output.check_report_path(options.out, [options.package], {"--inputs": options.inputs}, "--out")
     check_given([options.package], options.inputs)
     predictions = load("torch.predictions")
-    outcome = predictions.run_package(
-        options.package,
-        options.inputs,
-        random=options.random,
-        seed=options.seed,
-        function=options.function,
-        precision=options.precision,
-        pixels=load("torch.pixels").pixels_of(options.image_mean, options.image_scale),
-    )
+    with counting(not options.json) as count:
+        outcome = predictions.run_package(
+            options.package,
+            options.inputs,
+            random=options.random,
+            seed=options.seed,
+            function=options.function,
+            precision=options.precision,
+            pixels=load("torch.pixels").pixels_of(options.image_mean, options.image_scale),
+            memory=options.memory,
+            count=count,
+        )
     if options.out is not None:
         output.write_report(options.out, predictions.packed_outputs(outcome.outputs))
     if options.json:
@@ -63,25 +70,28 @@ def compare(options: argparse.Namespace) -> int:
     if reference:
         check_reference_exists(options.second)
     door = load("torch.comparison")
-    how = door.Options(
-        random=options.random,
-        seed=options.seed,
-        # A gate that looked at one function only would let the others pass.
-        function=options.function or ("all" if limits and not reference else None),
-        attributed=options.per_op,
-        # Where the results of ops are not to be seen, the page goes without them.
-        per_op=options.per_op or (options.html is not None and options.runtime == "torch" and not reference),
-        precision=options.precision,
-        runtime=options.runtime,
-        histograms=_HISTOGRAMS if options.html is not None else 0,
-        logits=options.logits or (),
-        labels=options.labels,
-        sequence=options.sequence is not None,
-        steps=options.steps,
-        greedy=options.greedy,
-        pixels=load("torch.pixels").pixels_of(options.image_mean, options.image_scale),
-    )
-    comparison = door.compare_models(options.first, options.second, samples, how)
+    with counting(not options.json) as count:
+        how = door.Options(
+            random=options.random,
+            seed=options.seed,
+            # A gate that looked at one function only would let the others pass.
+            function=options.function or ("all" if limits and not reference else None),
+            attributed=options.per_op,
+            # Where the results of ops are not to be seen, the page goes without them.
+            per_op=options.per_op or _ops_on_page(options, reference),
+            precision=options.precision,
+            runtime=options.runtime,
+            histograms=_HISTOGRAMS if options.html is not None else 0,
+            logits=options.logits or (),
+            labels=options.labels,
+            sequence=options.sequence is not None,
+            steps=options.steps,
+            greedy=options.greedy,
+            pixels=load("torch.pixels").pixels_of(options.image_mean, options.image_scale),
+            memory=options.memory,
+            count=count,
+        )
+        comparison = door.compare_models(options.first, options.second, samples, how)
     if options.html is not None:
         output.write_report(options.html, comparison.to_html(options.told))
     output.show(comparison.to_json() + "\n" if options.json else comparison.to_text(output.width()))
@@ -89,6 +99,11 @@ def compare(options: argparse.Namespace) -> int:
         return 0
     failures = comparison.failures(**limits, allow_degenerate=options.allow_degenerate)
     return fail(_failures_text(failures), EXIT_DIFFERENT) if failures else 0
+
+
+def _ops_on_page(options: argparse.Namespace, reference: bool) -> bool:
+    """Where they are to be seen, and memory for the results of a whole network may be taken."""
+    return options.html is not None and options.runtime == "torch" and not reference and options.memory is None
 
 
 def check_given(packages: Sequence[str], samples: object) -> None:

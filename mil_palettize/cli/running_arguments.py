@@ -9,7 +9,7 @@ from typing import Any
 
 from mil_palettize.cli.common_arguments import add_pixels
 from mil_palettize.cli.parsers import Parser
-from mil_palettize.cli.values import count, decibels, nats, path, seed, share
+from mil_palettize.cli.values import count, decibels, nats, nbytes, path, seed, share
 
 _FAIL_BELOW = "--fail-below"
 
@@ -55,6 +55,15 @@ def add_compare(commands: argparse._SubParsersAction[Parser], epilog: str) -> No
         "--max-disagreement", type=share, metavar="1%", help="exit with 1 where more labels or classes differ"
     )
     sub.add_argument("--max-accuracy-loss", type=share, metavar="1%", help="exit with 1 where accuracy falls by more")
+    sub.add_argument(
+        "--max-map-loss", type=share, metavar="1%", help="exit with 1 where a detector's mAP falls by more"
+    )
+    sub.add_argument(
+        "--max-perplexity-rise", type=share, metavar="2%", help="exit with 1 where perplexity rises by a larger part"
+    )
+    sub.add_argument(
+        "--min-top-5", type=share, metavar="95%", help="exit with 1 where fewer of the first five classes are the same"
+    )
     sub.add_argument("--min-iou", type=share, metavar="90%", help="exit with 1 where the mean IoU of a mask is less")
     sub.add_argument("--max-kl", type=nats, metavar="X", help="exit with 1 where the mean KL divergence is larger")
     sub.add_argument(
@@ -64,7 +73,7 @@ def add_compare(commands: argparse._SubParsersAction[Parser], epilog: str) -> No
         "--labels",
         type=path,
         metavar="Y",
-        help="right classes: .csv (label, or picture,label), .npy or .npz",
+        help="right classes: .csv (label, or picture,label), .npy or .npz; boxes: .json as COCO has it",
     )
     sub.add_argument(
         "--allow-degenerate", action="store_true", help="let outputs pass that are constant or not finite in both"
@@ -83,6 +92,9 @@ def _add_inputs(sub: Parser, random: int, function: str = "of a model with sever
     which.add_argument("--random", type=count, default=random, metavar="N", help=f"make up N samples [{random}]")
     sub.add_argument("--seed", type=seed, default=0, metavar="N", help="of made up samples [0]")
     add_pixels(sub)
+    sub.add_argument(
+        "--memory", type=nbytes, metavar="SIZE", help="of decoded weights that are kept, such as 300MB [all]"
+    )
     sub.add_argument("--function", metavar="NAME", help=function)
     sub.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="fp16 rounds as devices do [fp32]")
     return which

@@ -15,10 +15,14 @@ def path(text: str) -> str:
     return text
 
 
-def count(text: str) -> int:
+def count(text: str, what: str = "samples") -> int:
     if not is_whole(text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of samples; give 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of {what}; give 1 or more")
     return int(text)
+
+
+def epochs(text: str) -> int:
+    return count(text, "epochs")
 
 
 def seed(text: str) -> int:

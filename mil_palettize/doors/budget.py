@@ -54,30 +54,43 @@ def plan_mixed_bits(
 ) -> Recipe:
     """The palettes, one for each weight of the package at ``source``, that lose least within ``budget``.
 
-    ``budget``: a :class:`Budget`, or bytes of the whole package. ``limits``: what palettes may be chosen, and what is
-    to keep more (see :class:`Limits`). ``target``: opset that the package will be moved up to; groups need iOS18.
-    ``workers``: threads, None for all processors; the plan does not depend on them. ``progress``: True for a bar, or a
-    function of :class:`ProgressEvent`.
+    ``recipe.nbytes`` is what ``palettize_package(source, ..., recipe.config, target=target)`` writes, to the byte.
 
-    ``calibration``: its samples tell what a palette loses: what compensation leaves of an error under the moments of
-    the op's inputs, in units of the noise that a palette in its place made at the model's outputs. Without it, or with
-    method "weights", the weights alone tell: under moments that inputs of most networks have in common, relative
-    to what the op gives. ``recipe.nbytes`` is what ``palettize_package(source, ..., recipe.config, target=target)``
-    writes, to the byte.
+    Args:
+        source: a ``.mlpackage`` folder, which is only read.
+        budget: a :class:`Budget`, or bytes of the whole package.
+        limits: what palettes may be chosen, and what is to keep more (see :class:`Limits`).
+        calibration: its samples tell what a palette loses: what compensation leaves of an error under the moments of
+            the op's inputs, in units of the noise that a palette in its place made at the model's outputs. Without it,
+            or with method "weights", the weights alone tell: under moments that inputs of most networks have in common,
+            relative to what the op gives.
+        target: opset that the package will be moved up to; groups need iOS18.
+        importance: how much elements of a weight count, as ``palettize_package`` takes it, which makes the palettes by
+            it too: relative to the mean of the weight, so that it tells nothing of one weight against another.
+        labels: for ``max_drop``, the right classes of the samples of ``calibration``, as ``compare`` takes them;
+            accuracy is that of the held out samples.
+        logits: outputs whose last axis is of classes, as ``compare`` takes them.
+        measure: the plan is written to a temporary package and run beside uniform bits within the same budget (one
+            table per weight, and the groups that are predicted to lose least), on the samples that calibration held
+            out, else on made-up inputs; where uniform bits measure better they are what is given. That needs torch and
+            ops that it knows, and is done of packages of up to 100 MB; the notes say what came of it, or why nothing
+            was measured. False: by what is predicted. For ``min_snr_db`` and ``max_drop`` plans are always measured.
+        workers: threads, None for all processors; the plan does not depend on them.
+        progress: True for a bar, or a function of :class:`ProgressEvent`.
 
-    ``importance``: how much elements of a weight count, as ``palettize_package`` takes it, which makes the palettes by
-    it too: relative to the mean of the weight, so that it tells nothing of one weight against another.
+    Returns:
+        The recipe: a palette for each weight, with bytes and errors; its ``config`` is coremltools'.
 
-    ``measure``: the plan is written to a temporary package and run beside uniform bits within the same budget (one
-    table per weight, and the groups that are predicted to lose least), on the samples that calibration held out, else
-    on made-up inputs; where uniform bits measure better they are what is given. That needs torch and ops that it knows,
-    and is done of packages of up to 100 MB; the notes say what came of it, or why nothing was measured. False: by what
-    is predicted. For ``min_snr_db`` and ``max_drop`` plans are always measured. ``labels``: for ``max_drop``, the right
-    classes of the samples of ``calibration``, and ``logits``: outputs whose last axis is of classes, both as
-    ``compare`` takes them; accuracy is that of the held out samples.
+    Raises:
+        ConfigError: for a wrong request.
+        PackageError: for a package that cannot be read.
+        PlanError: for a budget that cannot be reached, with the smallest that can.
+        EvaluationError: with samples, for those that the model does not take.
+        UnsupportedOpError: with samples, for ops that the evaluator does not know.
 
-    Raises ConfigError for a wrong request, PackageError for a package that cannot be read, PlanError for a budget that
-    cannot be reached, with the smallest that can; with samples also EvaluationError and UnsupportedOpError.
+    >>> recipe = plan_mixed_bits("fixtures/conv_fp16_ios18.mlpackage", Budget(bits_per_weight=5), measure=False)
+    >>> recipe.bits_per_weight <= 5
+    True
     """
     wanted = budget if isinstance(budget, Budget) else Budget(nbytes=_whole(budget))
     limits = _checked_limits(limits)

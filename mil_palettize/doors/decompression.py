@@ -12,7 +12,8 @@ from mil_palettize.errors import memory_told
 from mil_palettize.package.replacement import check_destination, recover, replacing
 from mil_palettize.program.model import Model
 from mil_palettize.reports.progress import ProgressEvent, make_progress
-from mil_palettize.reports.report import DECOMPRESSED, Report
+from mil_palettize.reports.report import Report
+from mil_palettize.reports.weight_report import DECOMPRESSED
 from mil_palettize.rewriting.decompression import decompress_model, decompressed_nbytes
 from mil_palettize.rewriting.dense_verification import verify_decompressed
 from mil_palettize.rewriting.other_files import check_readable
@@ -34,12 +35,28 @@ def decompress_package(
 
     Each ``constexpr`` op whose result other ops read becomes one ``const`` op with the same output name and the values
     coremltools decodes it to, bit for bit; ops it was made from go unless something else reads them; everything else
-    stays as it is. A form that is not known is left and reported with the reason. ``verify``: read what was written
-    before it takes its place. ``workers``: threads, None for all processors; the result does not depend on it.
-    ``progress``: True for a bar, or a function of :class:`ProgressEvent`.
+    stays as it is. A form that is not known is left and reported with the reason. Where an error is raised, nothing is
+    written.
 
-    ``destination`` may be ``source`` with ``overwrite``. Raises ConfigError, PackageError (BlobError for a damaged
-    weight) and VerifyError; nothing is written then.
+    Args:
+        source: a ``.mlpackage`` folder.
+        destination: where the new one goes; may be ``source`` with ``overwrite``.
+        overwrite: replace what is at ``destination``.
+        verify: read what was written before it takes its place.
+        workers: threads, None for all processors; the result does not depend on it.
+        progress: True for a bar, or a function of :class:`ProgressEvent`.
+
+    Returns:
+        What became of each compressed weight.
+
+    Raises:
+        ConfigError: for a wrong request.
+        PackageError: for a package that cannot be read (BlobError: a damaged weight) or written.
+        VerifyError: where what was written is not what was to be written.
+
+    >>> report = decompress_package("fixtures/palettized_ios16.mlpackage", "dense.mlpackage", verify=True)
+    >>> report.verified, all(weight.status == "decompressed" for weight in report.weights)
+    (True, True)
     """
     started = time.perf_counter()
     with Workers(workers) as pool:

@@ -27,12 +27,17 @@ def expand_config(path: PathLike, config: TheirConfig) -> OptimizationConfig:
 
     Returns:
         A config with an entry of ``op_name_configs`` for every constant that a pattern or a module decides, by its
-        name; all other entries stay. ``coremltools.optimize.coreml`` takes it, where it uses coremltools' own options.
+        name, null where a pattern matches it and leaves it alone; all other entries stay.
+        ``coremltools.optimize.coreml`` takes it, where it uses coremltools' own options.
 
     Raises:
         ConfigError: for a config that is none.
         PackageError: for a package that cannot be read.
         PlanError: for a pattern that matches nothing, and for a name that may mean several modules.
+
+    >>> config = OptimizationConfig(op_name_configs={"h*": OpPalettizerConfig(nbits=6)})
+    >>> sorted(expand_config("fixtures/conv_fp16_ios18.mlpackage", config).op_name_configs)
+    ['head_weight', 'hidden_weight']
     """
     from mil_palettize.request.config import OptimizationConfig
 

@@ -30,8 +30,9 @@ _MODES = ("kmeans", "uniform")  # others promise what training would break
 Tell = Callable[[int, int, str], object]
 
 
-def check_finetuning(calibration: Calibration | None, finetuning: object) -> Finetuning | None:
-    """``finetuning`` as the argument of a door. Raises ConfigError for what is none, and for one without samples."""
+def check_finetuning(calibration: Calibration | None, finetuning: object, resume: object) -> Finetuning | None:
+    """``finetuning`` as the argument of a door. Raises ConfigError for what is none, for one without samples, and for
+    one that is to stop where it is without a folder to ``resume`` from."""
     if finetuning is None:
         return None
     if not isinstance(finetuning, Finetuning):
@@ -45,6 +46,8 @@ def check_finetuning(calibration: Calibration | None, finetuning: object) -> Fin
         raise ConfigError("finetuning needs samples, and a calibration by weights has none: give Finetuning(samples)")
     if calibration.device != "cpu":
         raise ConfigError(f"finetuning runs on the cpu, but the calibration's device is {calibration.device!r}")
+    if finetuning.stop_here and resume is None:
+        raise ConfigError("finetuning stop_here writes what resume has kept; give resume (--resume DIR) with it")
     return finetuning
 
 
@@ -62,7 +65,8 @@ class PreparedFinetuning:
     def of(cls, model: Model, calibration: Calibration, finetuning: Finetuning) -> PreparedFinetuning:
         """Raises PlanError for a model of several functions or stages, for samples that are sequences, and for blocks
         of a model with states; ConfigError for labels that are not one class of the network for each sample, and for
-        an augmentation of what are no pictures; EvaluationError as calibration does."""
+        an augmentation of what are no pictures; EvaluationError for a model without outputs of floats, and as
+        calibration does."""
         from mil_palettize.torch.evaluator.model_pipeline import evaluated
         from mil_palettize.torch.pixels import check_pictures, pixels_of
 
@@ -84,20 +88,21 @@ class PreparedFinetuning:
         prepared = cls(model, finetuning, module, own, notes)
         for number in range(len(own)):
             module.values_of(prepared._tensors(number))
-        prepared._check_labels()
+        prepared._check_answers()
         prepared._check_pictures()
         return prepared
 
-    def _check_labels(self) -> None:
+    def _check_answers(self) -> None:
         from mil_palettize.torch.training.losses import Distance
 
+        wanted = self.module.results(self.given.arrays[0])
+        distance = Distance.of([wanted], self.finetuning.temperature)
         labels = self.finetuning.labels
         if labels is None:
             return
         if len(labels) != len(self.given):
             raise ConfigError(f"{len(labels)} labels for {len(self.given)} samples; give one for each")
-        wanted = self.module.results(self.given.arrays[0])
-        Distance.of([wanted], self.finetuning.temperature).check_labels(labels, wanted)
+        distance.check_labels(labels, wanted)
 
     def _check_pictures(self) -> None:
         from mil_palettize.torch.training.augmentation import is_picture
@@ -166,7 +171,7 @@ class PreparedFinetuning:
         samples = [self._tensors(number) for number in range(len(self.given))]
         schedule = Schedule(
             asked.epochs, asked.batch, asked.rate, asked.temperature, asked.seed, held, asked.labels,
-            tuple(asked.augment),
+            tuple(asked.augment), asked.stop_here,
         )  # fmt: skip
         if asked.blocks:
             blocks = reconstructed(module, samples, palettes, fixed, biases, schedule, tell)

@@ -41,14 +41,29 @@ def import_recipe(
 ) -> Recipe:
     """The recipe of another tool for the package at ``source``, as :func:`plan_mixed_bits` would give it.
 
-    ``recipe``: a JSON file of apple/ml-stable-diffusion's mixed-bit analysis or of argmaxtools, ``name``: which one of
-    those in it, None for the only one. It names modules of a torch model; ``checkpoint`` is that model's
-    ``state_dict`` (.safetensors, a folder of them, .npz, or of ``torch.save``), by whose values, rounded to fp16, the
-    weights of the package are found, whatever they are called. Weights that it does not name are left alone; modules
-    that match nothing stand in ``recipe.notes``, each by name. ``target``, ``workers``, ``progress``: as of
-    ``plan_mixed_bits``.
+    Args:
+        source: a ``.mlpackage`` folder, which is only read.
+        recipe: a JSON file of apple/ml-stable-diffusion's mixed-bit analysis or of argmaxtools, which names modules of
+            a torch model.
+        checkpoint: that model's ``state_dict`` (.safetensors, a folder of them, .npz, or of ``torch.save``), by whose
+            values, rounded to fp16, the weights of the package are found, whatever they are called.
+        name: which one of the recipes in the file, None for the only one.
+        target: as of ``plan_mixed_bits``; so are the others.
+        workers: as above.
+        progress: as above.
 
-    Raises ConfigError for a wrong recipe, PackageError for files that cannot be read, PlanError where nothing matches.
+    Returns:
+        The recipe. Weights that the file does not name are left alone; modules that match nothing stand in
+        ``recipe.notes``, each by name.
+
+    Raises:
+        ConfigError: for a wrong recipe.
+        PackageError: for files that cannot be read.
+        PlanError: where nothing matches.
+
+    >>> import_recipe("fixtures/conv_fp16_ios18.mlpackage", "none.json", "model.safetensors")
+    Traceback (most recent call last):
+    mil_palettize.errors.PackageError: ...
     """
     asked = read_recipe(os.fspath(recipe), name)
     tensors = _tensors(Path(checkpoint))

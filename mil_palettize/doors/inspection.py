@@ -23,6 +23,7 @@ from mil_palettize.reports.package_diff import Difference, difference
 from mil_palettize.request.module_names import in_model, names_of
 from mil_palettize.request.near_names import near_names
 from mil_palettize.request.normalised import Requests
+from mil_palettize.request.patterns import check_pattern, is_pattern
 from mil_palettize.request.precedence import resolve
 from mil_palettize.rewriting.planned_palettes import planned_task
 from mil_palettize.text import format_some
@@ -46,7 +47,7 @@ def inspect_package(path: PathLike, *, match: Sequence[str] = (), snr: bool = Fa
 
     Raises:
         PackageError: for a package that cannot be read.
-        ConfigError: for a pattern that is none.
+        ConfigError: for a pattern that is none, and for what is no list of names.
         PlanError: for an entry of ``match`` that means no constant, with near names, or that may mean several modules.
 
     >>> inspection = inspect_package("fixtures/conv_fp16_ios18.mlpackage", match=["head"])
@@ -55,6 +56,11 @@ def inspect_package(path: PathLike, *, match: Sequence[str] = (), snr: bool = Fa
     """
     if isinstance(match, str):
         raise ConfigError(f"match is {match!r}; give a list of names, such as [{match!r}]")
+    if not isinstance(match, Sequence) or not all(isinstance(entry, str) for entry in match):
+        raise ConfigError(f"match is {match!r}; give a list of names, such as ['lm_head']")
+    for entry in match:
+        if is_pattern(entry):
+            check_pattern(entry, "match")
     with Model.open(path) as model:
         matched = _matched(model, match) if match else {}
         return inspection(os.fspath(path), model, matched=matched, match=match, snr=_snr(model) if snr else None)
@@ -82,7 +88,10 @@ def diff_packages(first: PathLike, second: PathLike) -> Difference:
 
 
 def _matched(model: Model, match: Sequence[str]) -> dict[WeightId, list[str]]:
-    """Which entries mean each constant. Raises PlanError for one that means none."""
+    """Which entries mean each constant. Raises ConfigError for a pattern that is none, PlanError for an entry that
+    means none."""
+    for entry in filter(is_pattern, match):
+        check_pattern(entry, "match")
     survey = model.survey()
     weights = [site.weight for site in survey.sites]
     requests = in_model(Requests(None, {}, dict.fromkeys(match)), names_of(weights, survey.op_names), "match")

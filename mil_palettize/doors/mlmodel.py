@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from coremltools.converters.mil.frontend.milproto import load as milproto
 from coremltools.models import MLModel
@@ -19,10 +19,12 @@ from mil_palettize.doors.calibration_remarks import calibration_remarks
 from mil_palettize.doors.report_log import log_report, logger
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ModelTypeError, memory_told
+from mil_palettize.planning.plan import Select
 from mil_palettize.program.model import Model
 from mil_palettize.program.stages import NEURAL_NETWORKS, stages
 from mil_palettize.reports.progress import make_progress
-from mil_palettize.reports.report import DECOMPRESSED, Report
+from mil_palettize.reports.report import Report
+from mil_palettize.reports.weight_report import DECOMPRESSED
 from mil_palettize.request.normalised import normalise
 from mil_palettize.rewriting.changed_biases import put_biases
 from mil_palettize.rewriting.decompression import decompress_model
@@ -31,27 +33,78 @@ from mil_palettize.rewriting.palettization import carry_out, prepare
 _IN_MEMORY = "the model in memory"
 
 
+@overload
+def palettize_weights(
+    mlmodel: MLModel,
+    config: OptimizationConfig,
+    joint_compression: bool = ...,
+    *,
+    select: Select = ...,
+    strict: bool = ...,
+    importance: Mapping[str, Any] | None = ...,
+    calibration: Calibration | None = ...,
+    return_report: Literal[False] = ...,
+) -> MLModel: ...
+
+
+@overload
+def palettize_weights(
+    mlmodel: MLModel,
+    config: OptimizationConfig,
+    joint_compression: bool = ...,
+    *,
+    select: Select = ...,
+    strict: bool = ...,
+    importance: Mapping[str, Any] | None = ...,
+    calibration: Calibration | None = ...,
+    return_report: Literal[True],
+) -> tuple[MLModel, Report]: ...
+
+
 @memory_told()
 def palettize_weights(
     mlmodel: MLModel,
     config: OptimizationConfig,
     joint_compression: bool = False,
     *,
-    select: str = "weights",
+    select: Select = "weights",
     strict: bool = False,
     importance: Mapping[str, Any] | None = None,
     calibration: Calibration | None = None,
-) -> MLModel:
+    return_report: bool = False,
+) -> MLModel | tuple[MLModel, Report]:
     """A copy of ``mlmodel`` with palettes in place of its weights, in a temporary package of its own.
 
     Signature, config, and names in the result (``<weight>_palettized``) are those of
     ``coremltools.optimize.coreml.palettize_weights``; functions, states, metadata, compute units, function name and
-    whether the model is loaded are as in ``mlmodel``. ``select``, ``strict``, ``importance`` and ``calibration``: as
-    for ``palettize_package``. An iOS15 model moves to iOS16. The report goes to the logger ``mil_palettize``;
-    what was done otherwise than asked, and what was left alone, as warnings.
+    whether the model is loaded are as in ``mlmodel``. An iOS15 model moves to iOS16. The report goes to the logger
+    ``mil_palettize``; what was done otherwise than asked, and what was left alone, as warnings.
 
-    Raises ModelTypeError (TypeError) for what is no ML Program, ConfigError and PlanError (ValueError) for requests
-    that are wrong or that this model cannot meet, PackageError when its weights cannot be read.
+    Args:
+        mlmodel: an ML Program, or a pipeline of them.
+        config: an ``OptimizationConfig``, coremltools' own or ours.
+        joint_compression: also what sparse weights hold, and the integers of quantized ones (from iOS18).
+        select: as for :func:`palettize_package`; so are ``strict``, ``importance`` and ``calibration``.
+        strict: as above.
+        importance: as above.
+        calibration: as above.
+        return_report: give the report too.
+
+    Returns:
+        The copy; with ``return_report`` the copy and its :class:`Report`.
+
+    Raises:
+        ModelTypeError: (a TypeError) for what is no ML Program.
+        ConfigError: (a ValueError) for requests that are wrong.
+        PlanError: (a ValueError) for those that this model cannot meet.
+        PackageError: when its weights cannot be read.
+
+    >>> import coremltools as ct
+    >>> model = ct.models.MLModel("fixtures/conv_fp16_ios18.mlpackage", skip_model_load=True)
+    >>> config = OptimizationConfig(global_config=OpPalettizerConfig(nbits=4))
+    >>> small, report = palettize_weights(model, config, return_report=True)
+    >>> len(report.palettized)
+    5
     """
     started = time.perf_counter()
     requests, calibration = normalise(config, joint_compression, importance), checked_calibration(calibration)
@@ -67,13 +120,32 @@ def palettize_weights(
         report.seconds = time.perf_counter() - started
         return report
 
-    return _rewritten(mlmodel, write)
+    result, report = _rewritten(mlmodel, write)
+    return (result, report) if return_report else result
 
 
 @memory_told()
 def decompress_weights(mlmodel: MLModel) -> MLModel:
-    """A copy of ``mlmodel`` with a plain constant in the place of every compressed weight, of the values coremltools
-    decodes it to, bit for bit; names stay. Everything else as for :func:`palettize_weights`."""
+    """A copy of ``mlmodel`` with a plain constant in the place of every compressed weight.
+
+    The values are those coremltools decodes, bit for bit; names stay. Everything else is as for
+    :func:`palettize_weights`.
+
+    Args:
+        mlmodel: an ML Program, or a pipeline of them.
+
+    Returns:
+        The copy, in a temporary package of its own.
+
+    Raises:
+        ModelTypeError: (a TypeError) for what is no ML Program.
+        PackageError: when its weights cannot be read.
+
+    >>> import coremltools as ct
+    >>> model = ct.models.MLModel("fixtures/palettized_ios16.mlpackage", skip_model_load=True)
+    >>> type(decompress_weights(model)).__mro__[1].__name__
+    'MLModel'
+    """
     started = time.perf_counter()
 
     def write(model: Model, folder: Path, pool: Workers) -> Report:
@@ -82,11 +154,11 @@ def decompress_weights(mlmodel: MLModel) -> MLModel:
         report.seconds = time.perf_counter() - started
         return report
 
-    return _rewritten(mlmodel, write)
+    return _rewritten(mlmodel, write)[0]
 
 
-def _rewritten(mlmodel: MLModel, write: Callable[[Model, Path, Workers], Report]) -> MLModel:
-    """What ``write`` makes of ``mlmodel``, loaded as that is."""
+def _rewritten(mlmodel: MLModel, write: Callable[[Model, Path, Workers], Report]) -> tuple[MLModel, Report]:
+    """What ``write`` makes of ``mlmodel``, loaded as that is, and what it tells of it."""
     spec = _checked(mlmodel)
     folder = Path(tempfile.mkdtemp(suffix=".mlpackage"))
     try:
@@ -104,7 +176,7 @@ def _rewritten(mlmodel: MLModel, write: Callable[[Model, Path, Workers], Report]
         shutil.rmtree(folder, ignore_errors=True)
         raise
     log_report(report)
-    return result
+    return result, report
 
 
 def _checked(mlmodel: MLModel) -> Any:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +119,15 @@ class PalettizeRun:
                 )  # fmt: skip
                 report.biases = put_biases(staging, {} if done is None else done.biases)
                 if self.verify:
-                    verify_package(prepared.model.package.path, staging, report, prepared.importance)
+                    verify_package(prepared.model.package.path, staging, report, prepared.importance, progress.count)
                     report.verified = True
                 else:
                     check_readable(staging, destination)
                 if self.check is not None:
-                    self._run_both(self.check, staging, report, () if done is None else done.held)
+                    compare = partial(self.check, progress=progress.count)
+                    self._run_both(compare, staging, report, () if done is None else done.held)
                     if report.moved:
-                        self._check_move(self.check, staging, report)
+                        self._check_move(compare, staging, report)
         finally:
             progress.close()
 

@@ -13,6 +13,7 @@ from mil_palettize.doors.fusions import MULTIPLYING
 from mil_palettize.doors.graph_passes import is_lossless, palettize_weights
 from mil_palettize.doors.registration import PALETTIZE, PALETTIZE_CLUSTERED
 from mil_palettize.errors import ConfigError
+from mil_palettize.planning.plan import Select
 
 _THEIRS = "compression::palettize_weights"
 _REPLACED = (_THEIRS, PALETTIZE, PALETTIZE_CLUSTERED)
@@ -22,7 +23,7 @@ def pass_pipeline(
     config: OptimizationConfig,
     base: PassPipeline | None = None,
     *,
-    select: str = "weights",
+    select: Select = "weights",
     strict: bool = False,
     joint_compression: bool = False,
     importance: Mapping[str, Any] | None = None,
@@ -30,20 +31,36 @@ def pass_pipeline(
 ) -> PassPipeline:
     """A pipeline for ``ct.convert(pass_pipeline=…)`` that palettizes as ``config`` says.
 
-    ``base``: what else is to be done, None for ``ct.PassPipeline.DEFAULT``; it stays as it is. In the copy,
-    ``mil_palettize::palettize_weights`` stands at the end, where weights are as they will be saved: fused, and cast
-    to fp16. It takes the place of ``compression::palettize_weights``, wherever in ``base`` that stands, and of its
-    options; passes of ``compression::`` that follow that one at the very end still follow it, so that
-    ``linear_quantize_weights`` finds the look-up tables. All others come first: what ``compression::prune_weights``
-    made sparse (``ct.PassPipeline.DEFAULT_PRUNING``) is palettized with ``joint_compression``, stays sparse without.
+    In the copy of ``base``, ``mil_palettize::palettize_weights`` stands at the end, where weights are as they will be
+    saved: fused, and cast to fp16. It takes the place of ``compression::palettize_weights``, wherever in ``base`` that
+    stands, and of its options; passes of ``compression::`` that follow that one at the very end still follow it, so
+    that ``linear_quantize_weights`` finds the look-up tables. All others come first: what
+    ``compression::prune_weights`` made sparse (``ct.PassPipeline.DEFAULT_PRUNING``) is palettized with
+    ``joint_compression``, stays sparse without.
 
     Where a weight is asked for with mode "unique" (the weights were clustered in training, as with
-    ``ct.PassPipeline.DEFAULT_PALETTIZATION``), ``mil_palettize::palettize_clustered_weights`` comes before the
-    fusions as well; see there what it takes.
+    ``ct.PassPipeline.DEFAULT_PALETTIZATION``), ``mil_palettize::palettize_clustered_weights`` comes before the fusions
+    as well; see there what it takes.
 
-    Names in ``config`` are those of the saved model (``conv_1_cast_fp16``, ``weight_to_fp16``). ``select``, ``strict``,
-    ``joint_compression``, ``importance``, ``calibration`` (of the weights alone): options of
-    ``mil_palettize::palettize_weights``. Raises ConfigError (a ``ValueError``) for a wrong option, at once.
+    Args:
+        config: an ``OptimizationConfig``, coremltools' own or ours; names are those of the saved model
+            (``conv_1_cast_fp16``, ``weight_to_fp16``).
+        base: what else is to be done, None for ``ct.PassPipeline.DEFAULT``; it stays as it is.
+        select: an option of ``mil_palettize::palettize_weights``, as for :func:`palettize_package`; so are the others.
+        strict: as above.
+        joint_compression: as above.
+        importance: as above.
+        calibration: as above, of the weights alone.
+
+    Returns:
+        The copy of ``base`` with our passes in it.
+
+    Raises:
+        ConfigError: (a ValueError) for a wrong option, at once.
+
+    >>> pipeline = pass_pipeline(OptimizationConfig(global_config=OpPalettizerConfig(nbits=4)))
+    >>> pipeline.passes[-1]
+    'mil_palettize::palettize_weights'
     """
     options: dict[str, Any] = {
         "config": config,

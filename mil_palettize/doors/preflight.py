@@ -38,7 +38,7 @@ def preflight_package(path: PathLike, device: Device = "any") -> Preflight:
     >>> [finding.rule.name for finding in found.findings.found if finding.rule.consequence == "falls back"]
     ['recurrent']
     """
-    if device not in DEVICES:
+    if not isinstance(device, str) or device not in DEVICES:
         raise ConfigError(f"device is {device!r}, allowed are {tuple(DEVICES)}")
     with Model.open(path) as model:
         facts = list(facts_of(model))

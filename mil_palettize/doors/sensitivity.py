@@ -46,18 +46,36 @@ def fisher_importance(
     image_mean: Numbers | None = None,
     image_scale: Numbers | None = None,
 ) -> dict[str, np.ndarray]:
-    """Fisher information of a package's weights: float32 arrays by ``function/name``, as ``importance`` takes them.
+    """Fisher information of a package's weights, as ``importance`` of ``palettize_package`` takes it.
 
-    ``samples``: as ``MLModel.predict`` takes them, where they lie (see ``Calibration``), or how many are made up.
-    ``labels``: the right class of each, else labels are drawn from the network's own answers; ``loss``: of the outputs
-    of a sample (tensors by name) and its number, to a tensor of one element. ``damping``: times the mean of each
-    weight's information is added to it: undamped it ruins palettes, and 1 is right for most networks. ``function``: of
-    a model with several; without it all that take the samples, where a weight that several hold counts for all.
-    ``image_mean``, ``image_scale``: of pictures, as of ``Calibration``.
+    Args:
+        source: a ``.mlpackage`` folder, which is only read.
+        samples: as ``MLModel.predict`` takes them, where they lie (see ``Calibration``), or how many are made up.
+        labels: the right class of each, else labels are drawn from the network's own answers.
+        loss: instead, a function of the outputs of a sample (tensors by name) and its number, to a tensor of one
+            element.
+        damping: times the mean of each weight's information is added to it: undamped it ruins palettes, and 1 is right
+            for most networks.
+        function: of a model with several; without it all that take the samples, where a weight that several hold counts
+            for all.
+        seed: of made-up samples and of drawn labels.
+        image_mean: of pictures, as of ``Calibration``.
+        image_scale: as above.
 
-    Raises ConfigError for labels with a loss, a damping that is not finite and positive, samples fewer than 1,
-    pipelines, and without torch; EvaluationError for samples that the model does not take, labels of another number,
-    and a loss that is no finite number or depends on no weight; PackageError; UnsupportedOpError.
+    Returns:
+        float32 arrays of the weights' shapes, by ``function/name``.
+
+    Raises:
+        ConfigError: for labels with a loss, a damping that is not finite and positive, samples fewer than 1, pipelines,
+            and without torch.
+        EvaluationError: for samples that the model does not take, labels of another number, and a loss that is no
+            finite number or depends on no weight.
+        PackageError: for a package that cannot be read.
+        UnsupportedOpError: for ops that the evaluator does not know.
+
+    >>> importance = fisher_importance("fixtures/conv_fp16_ios18.mlpackage", 2)
+    >>> importance["main/head_weight"].shape
+    (10, 320)
     """
     if not (damping > 0.0 and math.isfinite(damping)):
         raise ConfigError(f"damping is {damping}; give a finite number above 0, such as 1")

@@ -79,13 +79,15 @@ def _safetensors(path: Path) -> Iterator[tuple[str, _Stored]]:
                 raise ValueError(f"its header would have {length} bytes")
             header = json.loads(file.read(length))
         found = [(name, _entry(path, 8 + length, entry)) for name, entry in header.items() if name != "__metadata__"]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error) as error:
+    except (
+        OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, struct.error
+    ) as error:  # fmt: skip
         raise unreadable(path, error, _WHAT) from error
     yield from ((name, stored) for name, stored in found if stored.dtype in _FLOATS)
 
 
 def _entry(path: Path, data: int, entry: Mapping[str, Any]) -> _Stored:
-    """Raises ValueError, TypeError or KeyError for one that is none."""
+    """Raises ValueError, TypeError, KeyError or OverflowError for one that is none."""
     shape, (begin, end) = tuple(map(int, entry["shape"])), map(int, entry["data_offsets"])
     dtype = str(entry["dtype"])
     if min(shape, default=0) < 0 or begin < 0 or end + data > path.stat().st_size:

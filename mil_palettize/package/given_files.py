@@ -34,11 +34,11 @@ def check_reference_exists(path: str | os.PathLike[str]) -> None:
 def check_labels_exist(path: object) -> None:
     """Raise PackageError where ``path`` is one, and there is no such file."""
     if isinstance(path, str | os.PathLike) and not Path(path).is_file():
-        raise PackageError(f"cannot read {path}: there is no such file; labels are a .csv, .npy or .npz file")
+        raise PackageError(f"cannot read {path}: there is no such file; labels are a .csv, .npy, .npz or .json file")
 
 
 def check_python_file(text: str) -> None:
     """Raise PackageError where ``text`` is FILE.py:NAME and there is no FILE.py."""
     named = python_name(text)
-    if named is not None and not (path := Path(named[0]).expanduser()).is_file():
+    if named is not None and not (path := Path(os.path.expanduser(named[0]))).is_file():
         raise PackageError(f"cannot read {path}: there is no such file; give FILE.py:NAME")

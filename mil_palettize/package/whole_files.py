@@ -33,6 +33,17 @@ def replacing_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise PackageError(f"cannot write {os.fspath(path)}: {error.strerror or error}") from error
 
 
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Before the work that is to be written there. Raises PackageError where no file can be."""
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise PackageError(f"cannot write {os.fspath(path)}: it is a folder; give the name of a file")
+    if not target.parent.is_dir():
+        raise PackageError(f"cannot write {os.fspath(path)}: there is no folder {target.parent}; make it first")
+    if not os.access(target if target.exists() else target.parent, os.W_OK):
+        raise PackageError(f"cannot write {os.fspath(path)}: permission denied")
+
+
 def _is_stream(path: str) -> bool:
     # /dev/stdout leads to the file that the shell has opened: that is to be written to, not replaced by another.
     return path.startswith(("/dev/", "/proc/")) or (os.path.exists(path) and not os.path.isfile(path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mil_palettize.planning.plan import Decision, make_plan
+from mil_palettize.planning.plan import Decision, make_plan, not_above
 from mil_palettize.program.forms import FIRST_WITH_PALETTES, FORMS
 from mil_palettize.program.weight import Weight
 from mil_palettize.request.normalised import Requests
@@ -20,7 +20,4 @@ def default_decisions(weights: list[Weight]) -> dict[Weight, Decision]:
         weights, requests, select="weights", strict=False, opset_after=after, op_types=set(), op_names=set()
     )
     decided = {d.weight: d for d in plan.decisions}
-    small = "{:,} elements, not above weight_threshold={:,}"
-    return {
-        w: decided.get(w) or Decision(w, reason=w.obstacle or small.format(w.size, requests.threshold)) for w in weights
-    }
+    return {w: decided.get(w) or Decision(w, reason=w.obstacle or not_above(w, requests.threshold)) for w in weights}

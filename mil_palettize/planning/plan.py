@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.errors import PlanError
@@ -12,7 +13,6 @@ from mil_palettize.planning.importances import importance_of, refuse_unmatched, 
 from mil_palettize.planning.sizes import ITEMSIZE, not_smaller, palette_nbytes
 from mil_palettize.planning.specifier import specify
 from mil_palettize.program.forms import FORMS, Form, refusal
-from mil_palettize.program.roles import is_weight_input
 from mil_palettize.program.weight import Weight
 from mil_palettize.request.importance import Importance
 from mil_palettize.request.module_names import in_model, names_of
@@ -22,7 +22,8 @@ from mil_palettize.request.patterns import is_pattern
 from mil_palettize.request.precedence import Resolved, resolve
 from mil_palettize.text import format_count, format_first, format_some
 
-SELECTIONS = ("weights", "all")
+Select = Literal["weights", "all"]
+SELECTIONS: tuple[Select, ...] = get_args(Select)
 ROTARY = (
     "cosines or sines, looked up by position (RoPE): at 4 bits they cost 1.2 dB in a test of one layer; name it or "
     "select 'all' to take it"
@@ -161,6 +162,12 @@ def _weighed(decision: Decision, key: str, importance: Importance) -> Decision:
     return replace(decision, importance=importance, unmet=True, notes=notes)
 
 
+def not_above(weight: Weight, threshold: int) -> str:
+    """Why a small weight is left alone."""
+    noun = "element" if weight.size == 1 else "elements"
+    return f"{weight.size:,} {noun}, not above weight_threshold={threshold:,}"
+
+
 def _ineligible(weight: Weight, resolved: Resolved, form: Form | None, select: str, joint: bool) -> str:
     """Why the weight is not a candidate, "" when it is one."""
     assert resolved.request is not None
@@ -169,8 +176,7 @@ def _ineligible(weight: Weight, resolved: Resolved, form: Form | None, select: s
     if weight.obstacle and not weight.joint:
         return weight.obstacle + _way_out(weight)
     if weight.size <= resolved.request.weight_threshold:
-        noun = "element" if weight.size == 1 else "elements"
-        return f"{weight.size:,} {noun}, not above weight_threshold={resolved.request.weight_threshold:,}"
+        return not_above(weight, resolved.request.weight_threshold)
     if len(weight.shape) < 2:
         return f"rank {len(weight.shape)}; palettes are made of weights of rank 2 and more"
     if not weight.consumers:
@@ -178,10 +184,10 @@ def _ineligible(weight: Weight, resolved: Resolved, form: Form | None, select: s
     if form is None:
         why = "can hold no palettes" if weight.opset in FORMS else "is not known to this version"
         return f"opset {weight.opset} {why}"
-    if select == "weights" and not resolved.explicit and not _acts_as_weight(weight):
+    if select == "weights" and not resolved.explicit and not weight.acts_as_weight:
         readers = ", ".join(dict.fromkeys(f"{c.op_type} {c.input_name!r}" for c in weight.consumers))
         return f"does not act as a weight (read by {readers}); name it or select 'all' to take it"
-    if select == "weights" and not resolved.explicit and weight.consumers and all(c.rotary for c in weight.consumers):
+    if select == "weights" and not resolved.explicit and weight.is_rotary:
         return ROTARY
     return ""
 
@@ -190,10 +196,6 @@ def _way_out(weight: Weight) -> str:
     if weight.form.startswith("constexpr_lut_"):
         return "; redo (--redo) palettizes it again"
     return "; decompress it first" if weight.form.startswith("constexpr_") else ""
-
-
-def _acts_as_weight(weight: Weight) -> bool:
-    return any(is_weight_input(c.op_type, c.input_name) for c in weight.consumers)
 
 
 def _unmatched_names(

@@ -41,10 +41,10 @@ class Node:
     op: MIL.Operation | None = None
     output: int = 0
     constant: bool = False
-    uses: list[Use] = field(default_factory=list)
+    uses: list[Use] = field(default_factory=list, repr=False)  # a graph: written out it would not end
     is_block_output: bool = False
-    sources: dict[str, Node] = field(default_factory=dict)
-    results: list[Node] = field(default_factory=list)
+    sources: dict[str, Node] = field(default_factory=dict, repr=False)
+    results: list[Node] = field(default_factory=list, repr=False)
     parts: int = 1
     level: int = 0
     repeated: bool = False

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from mil_palettize.program.roles import is_weight_input
+
 
 class WeightId(NamedTuple):
     """What tells a constant from every other one of its model, the same in plan, report, evaluator and writer.
@@ -97,6 +99,16 @@ class Weight:
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+    @property
+    def acts_as_weight(self) -> bool:
+        """Whether an op reads it as a matrix of learned values."""
+        return any(is_weight_input(c.op_type, c.input_name) for c in self.consumers)
+
+    @property
+    def is_rotary(self) -> bool:
+        """Whether all that reads it looks up cosines or sines of positions."""
+        return bool(self.consumers) and all(c.rotary for c in self.consumers)
 
     @property
     def id(self) -> WeightId:

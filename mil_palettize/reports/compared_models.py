@@ -11,6 +11,7 @@ from typing import Any
 from mil_palettize.reports.attribution import Attribution
 from mil_palettize.reports.class_figures import finite
 from mil_palettize.reports.compared_parts import OpComparison, OutputComparison, WeightComparison
+from mil_palettize.reports.detection_figures import DetectionFigures
 from mil_palettize.reports.gate import Gate
 from mil_palettize.reports.greedy_figures import GreedyFigures
 from mil_palettize.reports.pictures import Detections, OutputPicture
@@ -39,6 +40,7 @@ class ComparedModels:
     attributions: list[Attribution] = field(default_factory=list)
     pictures: list[OutputPicture] = field(default_factory=list)
     detections: list[Detections] = field(default_factory=list)
+    detected: DetectionFigures | None = None
     precision: str = "fp32"
     runtime: str = "torch"
     notes: list[str] = field(default_factory=list)
@@ -66,16 +68,30 @@ class ComparedModels:
         max_disagreement: float | None = None,
         max_kl: float | None = None,
         max_accuracy_loss: float | None = None,
+        max_map_loss: float | None = None,
+        max_perplexity_rise: float | None = None,
+        min_top_5: float | None = None,
         min_iou: float | None = None,
         allow_degenerate: bool = False,
     ) -> list[str]:
         """Why this comparison is not good enough, a line for each output: an SNR below ``fail_below`` decibels, a
         larger share (0 to 1) of other labels or classes than ``max_disagreement``, a larger mean KL divergence than
-        ``max_kl`` nats, a larger loss of accuracy (0 to 1) than ``max_accuracy_loss``, a smaller mean
-        IoU (0 to 1) of a mask than ``min_iou``, or nothing to compare, unless
-        ``allow_degenerate``. Empty where it passes."""
-        gate = Gate(fail_below, max_disagreement, max_kl, max_accuracy_loss, min_iou, allow_degenerate)
-        return gate.failures(self.outputs)
+        ``max_kl`` nats, a larger loss of accuracy (0 to 1) than ``max_accuracy_loss``, a mean average
+        precision (0 to 1) that falls by more than ``max_map_loss``, a perplexity that rises by more
+        than the share ``max_perplexity_rise``, fewer of the original's five most probable classes among the other's
+        five than the share ``min_top_5``, a smaller mean IoU (0 to 1) of a mask than ``min_iou``, or nothing to
+        compare, unless ``allow_degenerate``. Empty where it passes."""
+        gate = Gate(
+            fail_below, max_disagreement, max_kl, max_accuracy_loss, max_perplexity_rise, min_top_5, min_iou,
+            allow_degenerate,
+        )  # fmt: skip
+        return [*gate.failures(self.outputs), *self._map_failures(max_map_loss)]
+
+    def _map_failures(self, limit: float | None) -> Iterator[str]:
+        if limit is not None and self.detected is None:
+            yield "no boxes are known to judge by; give --labels with a .json file as COCO has it"
+        if limit is not None and self.detected is not None and not self.detected.loss <= limit:
+            yield f"mAP falls by {self.detected.loss:.2%}, more than {100 * limit:.4g}%"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only; infinite figures are None."""
@@ -96,6 +112,7 @@ class ComparedModels:
             "ops": [{"name": op.name, "type": op.kind, **op.figures.to_dict()} for op in self.ops],
             "unmatched_ops": self.unmatched,
             "greedy": None if self.greedy is None else self.greedy.to_dict(),
+            "detected": None if self.detected is None else self.detected.to_dict(),
             "attributions": [found.to_dict() for found in self.attributions],
             "precision": self.precision,
             "runtime": self.runtime,

@@ -33,6 +33,11 @@ class Point:
     def decibels(self) -> float:
         return math.inf if self.error <= 0 else -10.0 * math.log10(self.error)
 
+    @property
+    def told(self) -> str:
+        """The error in words."""
+        return f"{self.decibels:.1f} dB" if math.isfinite(self.decibels) else "none"
+
 
 def curve_svg(points: Sequence[Point], chosen: Point) -> str:
     """Plans as a line, the others as dots with their labels, and ``chosen`` among them. Lossless ones, which no axis of

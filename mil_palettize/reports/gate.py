@@ -13,12 +13,16 @@ from mil_palettize.reports.compared_parts import OutputComparison
 class Gate:
     """Each limit is None where it is not asked for. ``fail_below``: decibels of SNR. ``max_disagreement``: share of
     samples, rows or elements with another label. ``max_kl``: mean of nats. ``max_accuracy_loss``: accuracy before less
-    that after. ``min_iou``: mean of the classes of a mask. ``allow_degenerate``: let nothing to compare pass."""
+    that after. ``max_perplexity_rise``: perplexity after over that before, less 1. ``min_top_5``: share of the
+    original's five most probable classes. ``min_iou``: mean of the classes of a mask. ``allow_degenerate``: let nothing
+    to compare pass."""
 
     fail_below: float | None = None
     max_disagreement: float | None = None
     max_kl: float | None = None
     max_accuracy_loss: float | None = None
+    max_perplexity_rise: float | None = None
+    min_top_5: float | None = None
     min_iou: float | None = None
     allow_degenerate: bool = False
 
@@ -36,8 +40,15 @@ class Gate:
         if self.max_accuracy_loss is not None:
             limit = self.max_accuracy_loss
             found += _above(outputs, _accuracy_loss, limit, "accuracy falls by {:.2%}, more than {:.4g}%", 100)
+        if self.max_perplexity_rise is not None:
+            limit = self.max_perplexity_rise
+            found += _above(outputs, _perplexity_rise, limit, "perplexity rises by {:.2%}, more than {:.4g}%", 100)
+        if self.min_top_5 is not None:
+            what = "output has more than five classes; --logits names one whose last axis is of classes"
+            found += _below(outputs, _top_5, self.min_top_5, "same of the first 5 {:.2%}", what)
         if self.min_iou is not None:
-            found += _too_far(outputs, self.min_iou)
+            what = "output is a mask of classes (int32 of two axes or more)"
+            found += _below(outputs, lambda output: output.mean_iou, self.min_iou, "mean IoU {:.2%}", what)
         return found
 
     def _degenerate(self, outputs: Sequence[OutputComparison]) -> Iterator[str]:
@@ -55,12 +66,20 @@ class Gate:
             yield f"output {output.name!r}: {told}, below {fail_below:g} dB"
 
 
-def _too_far(outputs: Sequence[OutputComparison], min_iou: float) -> Iterator[str]:
-    if all(output.mean_iou is None for output in outputs):
-        yield "no output is a mask of classes (int32 of two axes or more)"
-    for output in outputs:
-        if output.mean_iou is not None and not output.mean_iou >= min_iou:
-            yield f"output {output.name!r}: mean IoU {output.mean_iou:.2%}, less than {100 * min_iou:.4g}%"
+def _below(
+    outputs: Sequence[OutputComparison],
+    figure: Callable[[OutputComparison], float | None],
+    limit: float,
+    told: str,
+    what: str,
+) -> Iterator[str]:
+    """``what``: that no output is, where none has the figure."""
+    figures = {output.name: value for output in outputs if (value := figure(output)) is not None}
+    if not figures:
+        yield f"no {what}"
+    for name, value in figures.items():
+        if not value >= limit:
+            yield f"output {name!r}: {told.format(value)}, less than {100 * limit:.4g}%"
 
 
 def _above(
@@ -72,7 +91,7 @@ def _above(
 ) -> Iterator[str]:
     figures = {output.name: value for output in outputs if (value := figure(output)) is not None}
     if not figures:
-        what = "targets (--labels)" if figure is _accuracy_loss else "labels or classes"
+        what = "targets (--labels)" if figure in (_accuracy_loss, _perplexity_rise) else "labels or classes"
         yield f"no output has {what} to judge by; --logits names one whose last axis is of classes"
     for name, value in figures.items():
         if not value <= limit:
@@ -90,3 +109,16 @@ def _kl(output: OutputComparison) -> float | None:
 def _accuracy_loss(output: OutputComparison) -> float | None:
     right = None if output.classes is None else output.classes.targets
     return None if right is None else right.accuracy_before - right.accuracy_after
+
+
+def _perplexity_rise(output: OutputComparison) -> float | None:
+    right = None if output.classes is None else output.classes.targets
+    if right is None:
+        return None
+    if not math.isfinite(right.perplexity_before):
+        return math.nan  # which no limit holds
+    return right.perplexity_after / right.perplexity_before - 1
+
+
+def _top_5(output: OutputComparison) -> float | None:
+    return None if output.classes is None else output.classes.top_5

@@ -8,24 +8,21 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from mil_palettize.planning.default_reasons import ASSUMED_THRESHOLD, default_decisions
 from mil_palettize.program.blob_uses import blob_uses
 from mil_palettize.program.form_names import describe_form
 from mil_palettize.program.interface import Feature, interface
 from mil_palettize.program.model import Model
-from mil_palettize.program.roles import is_weight_input
 from mil_palettize.program.scopes import is_constant_op
 from mil_palettize.program.sites import Site
 from mil_palettize.program.values import value_nbytes
 from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.decibels import snr_text
+from mil_palettize.reports.orders import Order
 from mil_palettize.reports.tables import format_table, wrapped_lines
 from mil_palettize.text import columns, format_bytes, format_count, format_some, printable, shorten
 
-Order = Literal["bytes", "snr", "name"]
-ORDERS: tuple[Order, ...] = ("bytes", "snr", "name")
 _FEATURES = ("", "name", "dtype", "shape", "values", "in an .npz file")
 _MOST_TYPES = 12
 _NARROWEST_NAME = 24
@@ -243,7 +240,7 @@ def inspection(
 
 def _constant(site: Site, reason: str, matched: tuple[str, ...], snr_db: float | None) -> ConstantInfo:
     weight = site.weight
-    acts = len(weight.shape) > 1 and any(is_weight_input(c.op_type, c.input_name) for c in weight.consumers)
+    acts = len(weight.shape) > 1 and weight.acts_as_weight
     return ConstantInfo(
         name=weight.name,
         function=weight.function,

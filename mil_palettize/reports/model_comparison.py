@@ -56,7 +56,8 @@ class ModelComparison(ComparedModels):
         warnings = indented_lines((f"warning: {warning}" for warning in self.warnings), width)
         table = format_table(_OUTPUT_HEADER, rows, width, right=1)
         lines = [told, table, *_classes_lines(self.outputs, width), *_steps_lines(self.outputs, width)]
-        lines += [] if self.greedy is None else indented_lines([self.greedy.sentence()], width)
+        sentences = [one.sentence() for one in (self.greedy, self.detected) if one is not None]
+        lines += indented_lines(sentences, width)
         return "\n".join([*lines, *warnings])
 
 

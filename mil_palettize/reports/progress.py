@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from mil_palettize.algorithms.compiled.jit import when_compiling
+from mil_palettize.reports.counting import CountedBar
 from mil_palettize.text import printable, shorten
 
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}B/{total_fmt}B [{elapsed}<{remaining}{postfix}]"
@@ -22,7 +23,9 @@ COMPILING_LINE = "mil_palettize: compiling loops, which takes some seconds, once
 class ProgressEvent:
     """State after a weight is done. ``name``: ``function/name`` of that weight, "" at the start. Before that, while
     samples are run through ops to calibrate, ``name`` is that of the op, ``runs_done`` of ``runs_total`` are its runs
-    and those of the ops before it, one for each sample, and no weight is done; later both are 0."""
+    and those of the ops before it, one for each sample, and no weight is done; later both are 0. After the last weight,
+    while palettes are verified and models are compared, ``name`` says which, and ``runs_done`` are palettes or samples.
+    """
 
     name: str
     weights_done: int
@@ -39,6 +42,8 @@ class Progress(Protocol):
     def start(self, weights: int, nbytes: int) -> None: ...
 
     def advance(self, name: str, weights: int, nbytes: int) -> None: ...
+
+    def count(self, what: str, done: int, total: int) -> None: ...
 
     def close(self) -> None: ...
 
@@ -66,6 +71,9 @@ class CallbackProgress:
         done = ProgressEvent(name, s.weights_done + weights, s.weights_total, s.bytes_done + nbytes, s.bytes_total)
         self._tell(done)
 
+    def count(self, what: str, done: int, total: int) -> None:
+        self._tell(replace(self._state, name=what, runs_done=done, runs_total=total))
+
     def close(self) -> None:
         pass
 
@@ -80,6 +88,7 @@ class BarProgress:
     def __init__(self) -> None:
         self._runs: Any = None
         self._bar: Any = None
+        self._counted = CountedBar()
         self._told = False
         self._end_listening = when_compiling(self._tell_compiling)
 
@@ -133,9 +142,13 @@ class BarProgress:
         self._bar.set_postfix_str(shorten(printable(name), _NAME_WIDTH), refresh=False)
         self._bar.update(nbytes)
 
+    def count(self, what: str, done: int, total: int) -> None:
+        self._counted.count(what, done, total)
+
     def close(self) -> None:
         self._end_listening()
         self._end_runs()
+        self._counted.close()
         if self._bar is not None:  # otherwise nothing was begun
             self._bar.close()
 

@@ -14,7 +14,8 @@ from mil_palettize.planning.preflight import device_notes
 from mil_palettize.planning.sizes import palette_nbytes
 from mil_palettize.program.weight import Weight
 from mil_palettize.reports.decibels import decibels
-from mil_palettize.reports.report import COUNT_UNKNOWN, CalibrationReport, Moved, Report, WeightReport
+from mil_palettize.reports.report import COUNT_UNKNOWN, Report
+from mil_palettize.reports.weight_report import CalibrationReport, Moved, WeightReport
 
 _BULK_LOSS = 10.0  # dB that most elements may have less than the whole weight; of a normal distribution they have 3
 _SPLIT = "stored once with a constant that is planned otherwise: stored apart now"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from coremltools.optimize import coreml
 
-from mil_palettize.algorithms.options import LUT_DTYPES, SCALES
+from mil_palettize.algorithms.options import LUT_DTYPES, SCALES, Granularity, LutDtype, Mode, Nbits, Scale
 from mil_palettize.algorithms.registry import ALGORITHMS
 from mil_palettize.request.entries import Options, read_entries
 from mil_palettize.request.palette_request import DEFAULT_GROUP_SIZE, LEFT_OUT_BY_NONE, implied_granularity
@@ -39,7 +39,28 @@ class OpPalettizerConfig(coreml.OpPalettizerConfig):
     or "uint8" for quantized table entries (iOS18), None for the weight's own type. ``mode``: any algorithm of ours.
     ``group_size``, or ``channel_axis`` of scalars, without a ``granularity`` mean ``"per_grouped_channel"``, as on the
     command line. Raises ValueError for other values.
+
+    >>> OpPalettizerConfig(nbits=4, group_size=8).granularity.name
+    'PER_GROUPED_CHANNEL'
     """
+
+    if TYPE_CHECKING:  # what attrs makes of the fields, of which type checkers miss those of coremltools' classes
+
+        def __init__(
+            self,
+            mode: Mode = "kmeans",
+            nbits: Nbits | None = None,
+            lut_function: Callable[..., Any] | None = None,
+            granularity: Granularity | None = None,
+            group_size: int | None = None,
+            channel_axis: int | None = None,
+            cluster_dim: int = 1,
+            enable_per_channel_scale: bool = False,
+            num_kmeans_workers: int = 1,
+            weight_threshold: int | None = 2048,
+            scale: Scale | None = None,
+            lut_dtype: LutDtype | None = None,
+        ) -> None: ...
 
     # Where coremltools' validator looks up what a mode may be, and what its message lists.
     _WEIGHT_PALETTIZATION_MODES = property(lambda self: tuple(name.upper() for name in ALGORITHMS))
@@ -63,7 +84,21 @@ class OpPalettizerConfig(coreml.OpPalettizerConfig):
 
 
 class OptimizationConfig(coreml.OptimizationConfig):
-    """coremltools' ``OptimizationConfig``, whose ``from_dict`` and ``from_yaml`` know this library's options."""
+    """coremltools' ``OptimizationConfig``, whose ``from_dict`` and ``from_yaml`` know this library's options.
+
+    ``global_config``: for all weights; ``op_type_configs``: by the type of the ops that read them; ``op_name_configs``:
+    by name, of constants, ops, outputs or modules, or by pattern (``*``, ``re:``). None leaves alone; names go before
+    types, and these before the global config.
+
+    >>> config = OptimizationConfig(
+    ...     global_config=OpPalettizerConfig(nbits=4),
+    ...     op_type_configs={"gather": None},
+    ...     op_name_configs={"head": OpPalettizerConfig(nbits=8), "*hidden*": None},
+    ... )
+    >>> report = palettize_package("fixtures/conv_fp16_ios18.mlpackage", None, config, dry_run=True)
+    >>> {weight.name: weight.nbits for weight in report.palettized if weight.nbits != 4}
+    {'head_weight': 8}
+    """
 
     @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any]) -> OptimizationConfig:

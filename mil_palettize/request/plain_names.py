@@ -17,26 +17,43 @@ from mil_palettize.request.precedence import resolve
 
 def with_plain_names(requests: Requests, weights: Iterable[Weight], op_names: Iterable[tuple[str, str]]) -> Requests:
     """``requests`` with an entry for each constant that a pattern or a module decides, in its place: by its bare name
-    where everything called so gets the same, else as ``function/name``. Constants at or below the threshold get none.
+    where everything called so gets the same, else as ``function/name``. What patterns do not take (constants at or
+    below the threshold, those that are no weights) gets none, or null where other entries would take it.
 
     ``op_names``: (function, name) of every op and output. Raises PlanError for a pattern that matches nothing,
     and for a name that may mean several modules.
     """
     weights = list(weights)
     requests = in_model(requests, names_of(weights, op_names))
+    entries = {name: request for name, request in requests.by_name.items() if requests.is_written_out(name)}
+    plain = replace(requests, by_name=entries, modules={})
     called: dict[str, list[tuple[str, PaletteRequest | None]]] = defaultdict(list)
     alike: dict[str, set[object]] = defaultdict(set)
     for weight in weights:
         resolved = resolve(weight, requests)
-        threshold = resolved.request.weight_threshold if resolved.request else requests.threshold
-        several = resolved.level == "pattern" and weight.size > threshold and weight.form != "inline"
-        alike[weight.name].add(resolved.request if several else "otherwise")
+        asked = resolved.request if _takes(resolved.request, weight) else None
+        several = resolved.level == "pattern" and _can_be_palette(weight)
+        several = several and (asked is not None or _is_above(weight, resolve(weight, plain).request))
+        alike[weight.name].add(asked if several else "otherwise")
         if several:
-            called[weight.name].append((weight.key, resolved.request))
-    entries = {name: request for name, request in requests.by_name.items() if requests.is_written_out(name)}
+            called[weight.name].append((weight.key, asked))
     for name, found in called.items():
         entries |= {name: found[0][1]} if len(alike[name]) == 1 else dict(found)
-    return replace(requests, by_name=entries, modules={})
+    return replace(plain, by_name=entries)
+
+
+def _takes(request: PaletteRequest | None, weight: Weight) -> bool:
+    """Whether a pattern with ``request`` makes a palette of what it matches."""
+    return _is_above(weight, request) and weight.acts_as_weight and not weight.is_rotary
+
+
+def _is_above(weight: Weight, request: PaletteRequest | None) -> bool:
+    return request is not None and weight.size > request.weight_threshold
+
+
+def _can_be_palette(weight: Weight) -> bool:
+    """As it is, or after it is decompressed."""
+    return len(weight.shape) > 1 and (not weight.obstacle or weight.form.startswith("constexpr_"))
 
 
 def as_mapping(requests: Requests) -> dict[str, Any]:

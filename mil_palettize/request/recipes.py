@@ -17,12 +17,22 @@ def recipe_names() -> tuple[str, ...]:
 
 
 def recipe_path(name: str) -> Path:
-    """Where the recipe called ``name`` lies: a file for ``OptimizationConfig.from_yaml``, coremltools' or ours, whose
-    comments say what it is for and what was measured with it.
+    """Where the recipe called ``name`` lies.
 
-    Raises ConfigError for a name that there is no recipe of.
+    Args:
+        name: of a recipe that comes with this library, without ``.yaml``.
+
+    Returns:
+        A file for ``OptimizationConfig.from_yaml``, coremltools' or ours, whose comments say what it is for and what
+        was measured with it.
+
+    Raises:
+        ConfigError: for a name that there is no recipe of.
+
+    >>> recipe_path("llm").name
+    'llm.yaml'
     """
     names = recipe_names()
     if name not in names:
-        raise ConfigError(f"recipe is {name!r}; there are {', '.join(names)}{near_names(name, names)}")
+        raise ConfigError(f"recipe is {name!r}; there are {', '.join(names)}{near_names(str(name), names)}")
     return _FOLDER / f"{name}{_SUFFIX}"

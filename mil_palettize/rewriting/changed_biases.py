@@ -14,7 +14,7 @@ from mil_palettize.program.fingerprints import record_digest
 from mil_palettize.program.model import Model
 from mil_palettize.program.site_values import dense
 from mil_palettize.program.weight import WeightId
-from mil_palettize.reports.report import BiasReport
+from mil_palettize.reports.weight_report import BiasReport
 
 
 def changeable(model: Model) -> frozenset[WeightId]:

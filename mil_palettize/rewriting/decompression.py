@@ -10,7 +10,8 @@ from mil_palettize.program.chains import Chain, find_chains
 from mil_palettize.program.form_names import describe_form
 from mil_palettize.program.model import Model
 from mil_palettize.reports.progress import Progress
-from mil_palettize.reports.report import COUNT_UNKNOWN, DECOMPRESSED, Report, WeightReport
+from mil_palettize.reports.report import COUNT_UNKNOWN, Report
+from mil_palettize.reports.weight_report import DECOMPRESSED, WeightReport
 from mil_palettize.rewriting.dense_writer import DenseWriter, dense_nbytes
 from mil_palettize.rewriting.other_files import folder_nbytes
 

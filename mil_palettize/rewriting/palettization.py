@@ -21,8 +21,9 @@ from mil_palettize.program.scopes import is_constant_op
 from mil_palettize.program.survey import Survey
 from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.progress import Progress
-from mil_palettize.reports.report import Moved, Report
+from mil_palettize.reports.report import Report
 from mil_palettize.reports.summary import complete, plan_anew, planned_report
+from mil_palettize.reports.weight_report import Moved
 from mil_palettize.request.normalised import Requests
 from mil_palettize.rewriting.other_files import folder_nbytes
 from mil_palettize.rewriting.planned_palettes import PlannedPalettes

@@ -15,7 +15,8 @@ from mil_palettize.program.op_names import op_name
 from mil_palettize.program.sites import Site, stored_nbytes
 from mil_palettize.program.survey import Survey
 from mil_palettize.program.weight import Weight
-from mil_palettize.reports.report import PALETTIZED, Report
+from mil_palettize.reports.report import Report
+from mil_palettize.reports.weight_report import PALETTIZED
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,9 @@ from mil_palettize.program.sites import Site
 from mil_palettize.program.store import Store, StoredWeight
 from mil_palettize.program.values import MIL, MIN_BLOB_ELEMENTS, NUMPY_TYPES
 from mil_palettize.program.weight import WeightId
-from mil_palettize.reports.report import PALETTIZED, BiasReport, Report, WeightReport
+from mil_palettize.reports.counting import Count, untold
+from mil_palettize.reports.report import Report
+from mil_palettize.reports.weight_report import PALETTIZED, BiasReport, WeightReport
 from mil_palettize.rewriting.side_by_side import Sides, hold_against
 
 # The report's error is summed over the histogram, this one over the elements: only rounding may differ.
@@ -33,21 +35,29 @@ RELATIVE_TOLERANCE = 1e-9
 
 
 def verify_package(
-    source: Path, written: Path, report: Report, importance: Mapping[WeightId, np.ndarray] | None = None
+    source: Path,
+    written: Path,
+    report: Report,
+    importance: Mapping[WeightId, np.ndarray] | None = None,
+    count: Count = untold,
 ) -> None:
     """Decode every palette of the package at ``written`` and compare it with the one at ``source`` and with
     ``report``; compare everything else, after the same move to a later opset, for equality. Raises VerifyError
     naming the first weight, op or file that differs; PackageError when the source cannot be read any more.
-    ``importance``: that palettes were made with, by constant; each size divides the weight's.
+    ``importance``: that palettes were made with, by constant; each size divides the weight's. ``count``: told of each
+    palette that is as it should be.
     """
-    hold_against(source, written, report, partial(_Palettes, importance=importance or {}))
+    hold_against(source, written, report, partial(_Palettes, importance=importance or {}, count=count))
 
 
 class _Palettes:
     """The palettes that were reported, in the place of constants and of compressed constants."""
 
-    def __init__(self, sides: Sides, report: Report, *, importance: Mapping[WeightId, np.ndarray]) -> None:
+    def __init__(
+        self, sides: Sides, report: Report, *, importance: Mapping[WeightId, np.ndarray], count: Count
+    ) -> None:
         self._importance = importance
+        self._count, self._verified, self._all = count, 0, len(report.palettized)
         self._original = sides.original
         self._result = sides.result
         sites = self._original.survey().sites
@@ -122,6 +132,8 @@ class _Palettes:
         if not _is_close(weighted, claim.weighted_error):
             said = claim.weighted_error
             raise VerifyError(f"{key!r} decodes with weighted squared error {weighted!r}, reported was {said!r}")
+        self._verified += 1
+        self._count("verifying", self._verified, self._all)
 
     def _check_form(self, site: Site, ops: list[MIL.Operation], expr: WeightExpr, names: NameSource) -> None:
         """The ops and the types of their records are those that stand for this palette in this opset."""

@@ -34,7 +34,7 @@ def attributions(
     changed = {w: after[pairs[w]].detach() for w in before if w in pairs and _differ(before[w], after[pairs[w]])}
     if not changed:
         return []
-    measure = _Measure(original, used, options)
+    measure = _Measure(original, used, options, len(changed))
     errors = {weight: measure.error({before[weight]: value}) for weight, value in changed.items()}
     order = sorted(errors, key=lambda weight: -errors[weight])
     without = [
@@ -52,12 +52,14 @@ def attributions(
 
 
 class _Measure:
-    """The error that changed weights make in ``module``, whose outputs with its own are kept."""
+    """The error that changed weights make in ``module``, whose outputs with its own are kept. ``weights``:
+    how many will be asked for."""
 
-    def __init__(self, module: Evaluated, samples: Sequence[Any], options: Options) -> None:
+    def __init__(self, module: Evaluated, samples: Sequence[Any], options: Options, weights: int) -> None:
         self._module, self._samples, self._options = module, samples, options
         self._side = PackageSide("the original with other weights", module)
         self._before = KeptSide(self._side)
+        self._done, self._all = 0, 1 + weights + min(weights, _WITHOUT) + 1
         self.error({})
 
     def error(self, changed: Mapping[torch.nn.Parameter, torch.Tensor]) -> float:
@@ -68,6 +70,8 @@ class _Measure:
         with _changed(changed):
             for sample in self._samples:
                 run.add(sample)
+        self._done += 1
+        self._options.count("weight by weight", self._done, self._all)
         return run.error
 
 

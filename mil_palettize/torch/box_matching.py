@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+_MOST_SHARE = 2.0  # larger coordinates are pixels
 _LEAST_OVERLAP = 0.5  # intersection over union of boxes that are the same, as COCO's easiest measure has it
 
 
@@ -59,6 +60,15 @@ def side_by_side(
     return {**one, **first}, {**two, **second}
 
 
+def pixel_boxes(coordinates: np.ndarray, width: float, height: float) -> np.ndarray:
+    """float64 (boxes, 4): left, top, width and height in pixels of a picture of this size, of ``coordinates`` that are
+    shares of it, as Core ML has them, or pixels."""
+    places = np.asarray(coordinates, np.float64).reshape(-1, 4)
+    if not places.size or np.abs(places).max() <= _MOST_SHARE:
+        places = places * np.array([width, height, width, height])
+    return np.concatenate([places[:, :2] - places[:, 2:] / 2, places[:, 2:]], axis=1)
+
+
 def overlaps(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     """Intersection over union of all pairs, float64 (boxes of one, boxes of two)."""
     low, high = zip(*((b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2) for b in (one, two)), strict=True)
@@ -76,6 +86,7 @@ def _pairs(
     if not len(boxes) or not len(other_boxes):
         return []
     found = overlaps(boxes.astype(np.float64), other_boxes.astype(np.float64))
+    found[(boxes[:, None] == other_boxes).all(axis=2)] = 1  # those without an area too
     found[scores.argmax(axis=1)[:, None] != other_scores.argmax(axis=1)] = 0
     pairs: list[tuple[int, int]] = []
     free = np.ones(len(boxes), bool), np.ones(len(other_boxes), bool)

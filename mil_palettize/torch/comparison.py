@@ -65,7 +65,9 @@ def _of_function(
 def _compared(original: PathLike, palettized: PathLike, inputs: Inputs, options: Options) -> ModelComparison:
     """Of one function."""
     paths = [os.fspath(path) for path in (original, palettized)]
-    modules = [open_model(path, options.function, precision=options.precision) for path in paths]
+    modules = [
+        open_model(path, options.function, precision=options.precision, memory=options.memory_of_each) for path in paths
+    ]
     _check_alike(paths, modules)
     samples, told = samples_for(modules[0], inputs, options)
     sides = [_side(path, module, options) for path, module in zip(paths, modules, strict=True)]
@@ -86,6 +88,7 @@ def _compared(original: PathLike, palettized: PathLike, inputs: Inputs, options:
         attributions=attributions(modules[0], modules[1], samples, options) if options.attributed else [],
         pictures=run.pictures(),
         detections=run.detections(),
+        detected=run.detected(),
         precision=options.told_precision,
         runtime=options.told_runtime,
         notes=[*_notes(modules[0], inputs is None, options.function), *run.notes(), *samples.notes],

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mil_palettize.errors import ConfigError
+from mil_palettize.reports.counting import Count, untold
 from mil_palettize.torch.pixels import Pixels
 
 ALL = "all"  # of ``function``: every one the model has
@@ -36,14 +37,25 @@ class Options:
     steps: int | None = None
     greedy: int = 0
     pixels: Pixels | None = None
+    memory: int | None = None
+    count: Count = untold
 
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:
             raise ConfigError(f"runtime is {self.runtime!r}; use one of {list(RUNTIMES)}")
         if self.runtime == "coreml" and (self.per_op or self.attributed):
             raise ConfigError("Core ML does not show the results of ops; per_op goes with the runtime 'torch'")
+        if self.memory is not None and self.attributed:
+            raise ConfigError("memory limits the weights that are kept, and per_op puts each by itself; leave one out")
+        if self.memory is not None and self.memory < 0:
+            raise ConfigError(f"memory is {self.memory}; give a number of bytes, or None")
         if self.greedy < 0:
             raise ConfigError(f"greedy is {self.greedy}; give a number of tokens, 0 for none")
+
+    @property
+    def memory_of_each(self) -> int | None:
+        """Of the two models."""
+        return None if self.memory is None else self.memory // 2
 
     @property
     def told_precision(self) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ import torch
 
 from mil_palettize.errors import EvaluationError
 from mil_palettize.reports.compared_parts import OpComparison, OutputComparison
+from mil_palettize.reports.detection_figures import DetectionFigures
 from mil_palettize.reports.pictures import Detections, OutputPicture
 from mil_palettize.torch.box_matching import BoxCounts, BoxOutputs, side_by_side
+from mil_palettize.torch.coco_labels import CocoLabels, coco_labels, is_coco
 from mil_palettize.torch.comparison_options import LOGITS, Options
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.ops.random import drawing
@@ -30,8 +33,9 @@ from mil_palettize.torch.sides import PackageSide, RecordedSide, Sample, Side, T
 
 class PairedRun:
     """``one``: the original. ``per_op``: both are packages that the evaluator runs, and the results of their ops are
-    compared too; those of only one are in memory. ``seed``: of what ops draw. ``logits``: outputs whose last axis is of
-    classes. ``boxes``: outputs of boxes, which are matched. ``pictures``: what can be seen is kept there."""
+    compared too; those of only one are in memory. ``seed``: of what ops draw. ``logits``: outputs whose last axis is
+    of classes. ``boxes``: outputs of boxes, which are matched. ``pictures``: what can be seen is kept there;
+    ``known_boxes``: what is to be found."""
 
     def __init__(
         self,
@@ -43,6 +47,7 @@ class PairedRun:
         logits: Sequence[str] = (),
         boxes: BoxOutputs | None = None,
         pictures: PictureKeeper | None = None,
+        known_boxes: CocoLabels | None = None,
     ) -> None:
         self._pair = one, two
         self._foreign = isinstance(one, RecordedSide | TorchSide)
@@ -50,7 +55,7 @@ class PairedRun:
         self._seed = seed
         self._logits = logits
         self._boxes, self._box_counts = boxes, BoxCounts()
-        self._pictures = pictures
+        self._pictures, self._known_boxes = pictures, known_boxes
         self._samples, self._calls = -1, 0
         self._found: dict[str, OutputSums] = {}
         self._ops: dict[str, tuple[str, Sums]] = {}
@@ -100,6 +105,8 @@ class PairedRun:
             raise EvaluationError(f"output {single[0]!r} is of {path} only; compare a model with its palette")
         if self._pictures is not None:
             self._pictures.add(self._samples, calls[-1], *results)
+        if self._known_boxes is not None:
+            self._known_boxes.add(self._samples, calls[-1], *results)
         if self._boxes is not None and set(self._boxes) <= results[0].keys():
             results = list(side_by_side(results[0], results[1], self._boxes, self._box_counts))
         for name, value in results[0].items():
@@ -187,6 +194,10 @@ class PairedRun:
         """One where boxes were kept."""
         return [] if self._pictures is None else self._pictures.detections()
 
+    def detected(self) -> DetectionFigures | None:
+        """How well boxes are found, where it is known what there is."""
+        return None if self._known_boxes is None else self._known_boxes.figures()
+
     def op_comparisons(self) -> list[OpComparison]:
         return [OpComparison(name, kind, sums.distance()) for name, (kind, sums) in self._ops.items()]
 
@@ -194,13 +205,24 @@ class PairedRun:
 def paired(one: Side, two: Side, samples: Samples, options: Options, module: Evaluated) -> PairedRun:
     """Both run on all samples, with their labels where these are given. ``module``: what the original is, or what is
     compared with it. Raises EvaluationError."""
-    labels = None if options.labels is None else labels_for(options.labels, samples)
-    pictures = PictureKeeper(module.features, module.boxes)
+    boxes = labels = None
+    if is_coco(options.labels):
+        boxes = coco_labels(Path(options.labels), samples, module.boxes, module.box_classes)
+    elif options.labels is not None:
+        labels = labels_for(options.labels, samples)
     run = PairedRun(
-        one, two, per_op=options.per_op, seed=options.seed, logits=options.logits, boxes=module.boxes, pictures=pictures
+        one,
+        two,
+        per_op=options.per_op,
+        seed=options.seed,
+        logits=options.logits,
+        boxes=module.boxes,
+        pictures=PictureKeeper(module.features, module.boxes),
+        known_boxes=boxes,
     )
     for number, sample in enumerate(samples):
         run.add(sample, None if labels is None else labels.of_samples[number])
+        options.count("comparing", number + 1, len(samples))
     run.check_classes(labelled=labels is not None)
-    run.remarks += [] if labels is None else labels.notes
+    run.remarks += [*(() if labels is None else labels.notes), *(() if boxes is None else boxes.notes)]
     return run

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mil_palettize.reports.pictures import Box, Detections, OutputPicture
-from mil_palettize.torch.box_matching import BoxCounts, BoxOutputs, side_by_side
+from mil_palettize.torch.box_matching import BoxCounts, BoxOutputs, pixel_boxes, side_by_side
 from mil_palettize.torch.features import CHANNELS, Features
 
 _MOST = 4  # outputs that are shown
@@ -84,10 +84,10 @@ def _as_bytes(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def _boxes(outputs: Mapping[str, Any], names: BoxOutputs, picture: np.ndarray | None) -> Iterator[Box]:
     """The most probable ones. Coordinates are shares of the picture, or its pixels."""
-    places = np.asarray(outputs[names.coordinates], np.float64)[:_MOST_BOXES]
     scores = np.asarray(outputs[names.confidence], np.float64)[:_MOST_BOXES]
-    size = np.ones(2)
-    if places.size and np.abs(places).max() > 2:
-        size = np.array(picture.shape[1::-1] if picture is not None else [np.abs(places).max()] * 2, np.float64)
-    for (x, y, width, height), row in zip(places / np.tile(size, 2), scores, strict=True):
-        yield Box(x - width / 2, y - height / 2, width, height, f"class {row.argmax()}, {row.max():.0%}")
+    height, width = (1.0, 1.0) if picture is None else picture.shape[:2]
+    places = pixel_boxes(outputs[names.coordinates][:_MOST_BOXES], width, height) / [width, height, width, height]
+    if picture is None and places.size:
+        places /= max(1.0, np.abs(places).max())  # pixels of a picture that nobody knows
+    for (left, top, wide, high), row in zip(places, scores, strict=True):
+        yield Box(left, top, wide, high, f"class {row.argmax()}, {row.max():.0%}")

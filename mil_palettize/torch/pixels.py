@@ -37,14 +37,14 @@ class Pixels:
 def refuse_pixels(source: object, pixels: Pixels | None) -> None:
     """Raise ConfigError where ``pixels`` are said of a file that holds no pictures."""
     if pixels is not None:
-        raise ConfigError(f"{source} holds no pictures, which image_mean and image_scale are of; leave them out")
+        raise ConfigError(f"{source} holds no pictures, which image mean and scale are of; leave them out")
 
 
 def check_pictures(pixels: Pixels | None, samples: Any) -> None:
     """Raise ConfigError where ``pixels`` are said of samples that are no files: made up ones (None), or arrays."""
     if pixels is not None and not isinstance(samples, str | os.PathLike):
         kind = "made-up samples" if samples is None or isinstance(samples, int) else "samples that are arrays"
-        raise ConfigError(f"image_mean and image_scale are of pictures, and these are {kind}; leave them out")
+        raise ConfigError(f"image mean and scale are of pictures, and these are {kind}; leave them out")
 
 
 def pixels_of(mean: Numbers | None, scale: Numbers | None) -> Pixels | None:
@@ -55,10 +55,13 @@ def pixels_of(mean: Numbers | None, scale: Numbers | None) -> Pixels | None:
 
 
 def _numbers(what: str, given: Numbers | None, default: float) -> tuple[float, ...]:
-    found = (default,) if given is None else tuple(map(float, np.atleast_1d(np.asarray(given, np.float64))))
-    if len(found) not in _CHANNELS or not np.isfinite(found).all():
-        raise ConfigError(f"the {what} of images is {given}; give one number, or three for red, green and blue")
-    return found
+    try:
+        found = np.atleast_1d(np.asarray(default if given is None else given, np.float64))
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    if found.shape not in ((1,), (3,)) or not np.isfinite(found).all():
+        raise ConfigError(f"the {what} of images is {given!r}; give one number, or three for red, green and blue")
+    return tuple(map(float, found))
 
 
 def picture_size(shape: tuple[int, ...]) -> tuple[int, int, int]:

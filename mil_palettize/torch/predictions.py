@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from mil_palettize.errors import EvaluationError
+from mil_palettize.reports.counting import Count, untold
 from mil_palettize.reports.tables import format_table
 from mil_palettize.text import format_count, printable
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
@@ -41,12 +42,18 @@ def run_package(
     function: str | None = None,
     precision: str = "fp32",
     pixels: Pixels | None = None,
+    memory: int | None = None,
+    count: Count = untold,
 ) -> Outcome:
     """Run a package on ``inputs`` (:func:`read_samples`), else on ``random`` made up samples. Probabilities of a
-    classifier come in the order of its classes."""
-    module = open_model(path, function, precision=precision)
+    classifier come in the order of its classes. ``memory``: bytes of constants that are
+    kept, None for all. ``count``: told of each sample."""
+    module = open_model(path, function, precision=precision, memory=memory)
     samples = _samples(module, inputs, random, seed, pixels)
-    found = [_predicted(module, sample, seed + number) for number, sample in enumerate(samples)]
+    found = []
+    for number, sample in enumerate(samples):
+        found.append(_predicted(module, sample, seed + number))
+        count("running", number + 1, len(samples))
     outputs = {name: [_array(result[name]) for result in found] for name in found[0]}
     return Outcome({name: _joined(name, arrays) for name, arrays in outputs.items()}, len(samples), samples.notes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def defined(text: str) -> Any:
         raise ConfigError(f"{text!r} names nothing in a Python file; give FILE.py:NAME")
     file, name = named
     check_python_file(text)
-    path = Path(file).expanduser()
+    path = Path(os.path.expanduser(file))
     module_name = f"mil_palettize_file_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None  # what ends in .py has a loader

@@ -32,7 +32,7 @@ def compare_with_recorded(package: PathLike, reference: PathLike, inputs: Any, o
     if options.per_op or options.greedy:
         what = "per_op" if options.per_op else "greedy"
         raise ConfigError(f"{reference} is of outputs only; leave {what} out")
-    module = open_model(package, options.function, precision=options.precision)
+    module = open_model(package, options.function, precision=options.precision, memory=options.memory)
     samples, told = samples_for(module, inputs, options)
     arrays = load_arrays(Path(reference))
     if isinstance(arrays, np.ndarray):
@@ -101,6 +101,7 @@ def _judged(
         outputs=run.outputs(),
         pictures=run.pictures(),
         detections=run.detections(),
+        detected=run.detected(),
         precision=options.told_precision,
         runtime=options.told_runtime,
         notes=[*_notes(module, names), *run.notes(), *samples.notes],

@@ -20,33 +20,32 @@ _FEW = 256  # distinct values that are shown as a palette
 
 def weight_comparisons(one: Evaluated, two: Evaluated, histograms: int = 0) -> list[WeightComparison]:
     """Weights of ``one`` that are also in ``two``; of the ``histograms`` that lost most, how values are spread."""
-    before, after = one.weights_by_id, two.weights_by_id
     pairs = paired_weights(one, two)
     found = {
         weight: WeightComparison(
             name,
-            tuple(before[weight].shape),
+            one.weight_facts[weight].shape,
             one.stored_bytes(weight),
             two.stored_bytes(pairs[weight]),
-            snr_db(before[weight], after[pairs[weight]]),
+            snr_db(one.weight(weight), two.weight(pairs[weight])),
         )
         for name, weight in one.weight_ids.items()
-        if weight in pairs and after[pairs[weight]].shape == before[weight].shape
+        if weight in pairs and two.weight_facts[pairs[weight]].shape == one.weight_facts[weight].shape
     }
     lossy = (weight for weight in found if found[weight].snr_db < math.inf)
     for weight in sorted(lossy, key=lambda weight: found[weight].snr_db)[:histograms]:
-        found[weight] = _spread(found[weight], before[weight], after[pairs[weight]])
+        found[weight] = _spread(found[weight], one.weight(weight), two.weight(pairs[weight]))
     return list(found.values())
 
 
 def paired_weights(one: Evaluated, two: Evaluated) -> dict[WeightId, WeightId]:
     """Weights of ``one`` with those of ``two`` that were made of them."""
-    before, after = one.weights_by_id, two.weights_by_id
+    before, after = set(one.weight_ids.values()), set(two.weight_ids.values())
     return counterparts(
         [facts for weight, facts in one.weight_facts.items() if weight in before],
         [facts for weight, facts in two.weight_facts.items() if weight in after],
-        lambda weight: sampled(before[weight].detach().numpy()),
-        lambda weight: sampled(after[weight].detach().numpy()),
+        lambda weight: sampled(one.weight(weight).numpy()),
+        lambda weight: sampled(two.weight(weight).numpy()),
     )
 
 

@@ -172,6 +172,7 @@ def test_tensors_of_safetensors(tmp_path: Path) -> None:
         struct.pack("<Q", 7) + b'{"a":1}',
         struct.pack("<Q", 57) + b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}  ',
         struct.pack("<Q", 57) + b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,8]}}   ' + bytes(8),
+        struct.pack("<Q", 57) + b'{"a":{"dtype":"F32","shape":[1e999],"data_offsets":[0,4]}}' + bytes(4),
     ],
 )
 def test_damaged_safetensors(content: bytes, tmp_path: Path) -> None:
@@ -187,6 +188,28 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", np.zeros(3))
     with pytest.raises(PackageError, match="one array without a name"):
         read_checkpoint(tmp_path / "one.npy")
+
+
+def test_tensors_that_numpy_does_not_take(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from mil_palettize.torch.checkpoints import load_checkpoint
+
+    values = torch.tensor([[0.0, 1.5], [0.0, 0.0]])
+    state = {"trained": torch.nn.Parameter(values), "sparse": values.to_sparse(), "half": values.bfloat16()}
+    torch.save(state, tmp_path / "a.pt")
+    found = load_checkpoint(tmp_path / "a.pt")
+    assert {name: read().tolist() for name, read in found.items()} == dict.fromkeys(state, values.tolist())
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x020.", b"some text"])
+def test_damaged_files_of_torch(content: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from mil_palettize.torch.checkpoints import load_checkpoint
+
+    (tmp_path / "a.pt").write_bytes(content)
+    told = "cannot read .*a\\.pt: it is damaged, or holds more than tensors; it must be a state_dict"
+    with pytest.raises(PackageError, match=told):
+        load_checkpoint(tmp_path / "a.pt")
 
 
 def test_what_torch_saved(tensors: dict[str, np.ndarray], tmp_path: Path) -> None:

@@ -253,6 +253,8 @@ def test_what_a_device_does_not_take() -> None:
         (lambda: Limits(group_size=-1), "group_size is -1"),
         (lambda: Limits(group_size=True), "group_size is True"),
         (lambda: Limits(weight_threshold=-1), "weight_threshold is -1"),
+        (lambda: Limits(vectors="yes"), "vectors is 'yes'; give True or False"),
+        (lambda: Limits(device=["ane"]), r"device is \['ane'\], allowed are"),
         (lambda: Limits(vectors=True, group_size=8), "vectors have one table for a weight, and group_size 8"),
         (lambda: plan_mixed_bits("nowhere.mlpackage", 5, limits={}), r"limits is \{\}; give Limits"),
     ],
@@ -265,9 +267,9 @@ def test_wrong_requests(make: object, told: str) -> None:
 def test_vectors_where_none_are_possible(source: Path) -> None:
     older = source.with_name("conv_fp16_ios16.mlpackage")
     needed = "no weight can have pairs of channels that share an index here: they need --target iOS18"
-    asked = Limits(vectors=True, device="gpu")
-    assert needed in plan_mixed_bits(older, Budget(bits_per_weight=4.0), limits=asked).notes
-    assert needed not in plan_mixed_bits(source, Budget(bits_per_weight=4.0), limits=asked).notes
+    budget = Budget(bits_per_weight=4.0)
+    assert needed in plan_mixed_bits(older, budget, limits=Limits(vectors=True, device="gpu")).notes
+    assert needed not in plan_mixed_bits(older, budget).notes
 
 
 def test_what_no_palette_is_possible_of(source: Path, tmp_path: Path) -> None:
@@ -280,6 +282,8 @@ def test_what_no_palette_is_possible_of(source: Path, tmp_path: Path) -> None:
     assert recipe.nbytes == size
     assert any("left alone: already compressed (constexpr_lut_to_dense)" in note for note in recipe.notes)
     assert recipe.told(size)[0] == "planned: nothing, as no weight can get a palette"
+    assert "error 0 (none)" in recipe.to_text()
+    assert ">none</span>" in recipe.to_html()
     with pytest.raises(PlanError, match="1 bit per weight cannot be reached: the least is"):
         plan_mixed_bits(source, Budget(bits_per_weight=1), limits=Limits(keep={"stem_weight": None}))
 

@@ -30,6 +30,7 @@ CASES = [
     (("compare", IN, IN, "--inputs", "no.npz"), 3, NOTHING),
     (("run", NO), 3, "there is no "),
     (("run", IN, "--inputs", "no"), 3, NOTHING),
+    (("run", IN, "--inputs", "~nobody-of-this-name/a.py:f"), 3, "there is no such file; give FILE.py:NAME"),
     (("sensitivity", NO, "--out", "s.npz"), 3, "there is no "),
     (("sensitivity", IN, "--out", "s.npz", "--calibrate", "no.npy"), 3, NOTHING),
     (

@@ -87,6 +87,7 @@ def test_a_recipe_of_another_tool(run: Run) -> None:
         (("--import", "r.json", "--checkpoint", "m.npz", "--for", "ane"), "--import and --for exclude each other"),
         (("--import", "r.json", "--checkpoint", "m.npz", "--group-size", "8"), "--import and --group-size exclude"),
         (("--import", "r.json", "--checkpoint", "m.npz", "--calibrate", "8"), "--import and --calibrate exclude"),
+        (("--import", "r.json", "--checkpoint", "m.npz", "--image-mean", "8"), "--import and --image-mean exclude"),
         (("--import", "r.json", "--target-size", "20kB"), "not allowed with argument"),
         ((*BUDGET, "--checkpoint", "m.npz"), "--checkpoint goes with --import"),
         ((*BUDGET, "--selected-recipe", "a"), "--selected-recipe goes with --import"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import coremltools as ct
@@ -152,6 +153,21 @@ def test_an_interrupted_run_goes_on_after_the_last_epoch(package: Path, tmp_path
     assert stopped(package, tmp_path / "other.mlpackage", other, tmp_path / "kept", 0)[0].startswith("epoch 1 of 3")
 
 
+def test_what_an_interrupted_run_came_to_is_written(package: Path, tmp_path: Path) -> None:
+    """That of its best epoch: the package of a run that was stopped before there was another."""
+    asked = Finetuning(epochs=3, batch=16)
+    with pytest.raises(KeyboardInterrupt):
+        stopped(package, tmp_path / "out.mlpackage", asked, tmp_path / "kept", 4)
+    told = stopped(package, tmp_path / "out.mlpackage", replace(asked, stop_here=True), tmp_path / "kept", 0)
+    assert told == []
+    assert stopped(package, tmp_path / "whole.mlpackage", asked, tmp_path / "kept", 0)[0].startswith("epoch 2 of 3")
+    finetuned(package, tmp_path / "before.mlpackage", None)
+    assert differences(tmp_path / "out.mlpackage", tmp_path / "before.mlpackage")
+    other = replace(asked, stop_here=True, seed=1)
+    with pytest.raises(PlanError, match="no epoch of this fine tuning is kept; give the folder"):
+        stopped(package, tmp_path / "other.mlpackage", other, tmp_path / "kept", 0)
+
+
 def test_blocks_instead(package: Path, tmp_path: Path) -> None:
     """Tables and biases alone: the indices are those that they begin with."""
     asked = Finetuning(samples(160, 1), batch=16, blocks=True)
@@ -200,6 +216,16 @@ def test_the_command(package: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (tmp_path / "out.mlpackage").is_dir()
 
 
+def test_pictures_beside_weights_alone(package: Path, tmp_path: Path) -> None:
+    """What becomes of pixels is said of the samples of training, of which a calibration by the weights knows none."""
+    image = pytest.importorskip("PIL.Image")
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)):
+        image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    arguments = ["finetune", str(package), "--out", str(tmp_path / "out.mlpackage"), "--data", str(tmp_path)]
+    scaled = ["--image-mean", "127", "--image-scale", "0.01", "--calibrate", "weights"]
+    assert main([*arguments, *scaled, "--nbits", "2", "--weight-threshold", "0", "--epochs", "1"]) == 0
+
+
 # What cannot be
 
 
@@ -213,6 +239,7 @@ def test_the_command(package: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         ({"labels": 5}, "finetuning labels is 5; give a list of class numbers, one for each sample"),
         ({"labels": [0.5]}, "finetuning labels is"),
         ({"augment": "mirror"}, "finetuning augment is 'mirror'; give some of"),
+        ({"blocks": True, "stop_here": True}, "finetuning stop_here has no effect where blocks are fitted"),
         ({"blocks": 1}, "finetuning blocks is 1; give True or False"),
         ({"blocks": True, "labels": [1]}, "finetuning labels has no effect where blocks are fitted"),
     ],
@@ -231,6 +258,7 @@ def test_wrong_options(finetuning: dict[str, object], told: str) -> None:
             Finetuning(),
             "needs samples, and a calibration by weights has none",
         ),
+        (Calibration(samples(8)), Finetuning(stop_here=True), "stop_here writes what resume has kept; give resume"),
         (Calibration(samples(8)), {"epochs": 3}, "finetuning is dict, it must be a mil_palettize.Finetuning or None"),
     ],
 )
@@ -269,6 +297,68 @@ def test_labels_that_are_no_classes(tmp_path: Path) -> None:
         palettize_package(
             package, tmp_path / "o.mlpackage", CONFIG, calibration=calibration, finetuning=Finetuning(augment="flip")
         )
+
+
+class Choosing(torch.nn.Module):
+    """The place of a layer's greatest answer, or, ``answering``, what another gives for the row looked up there."""
+
+    def __init__(self, *, answering: bool, floats: bool) -> None:
+        super().__init__()
+        self.scores, self.table, self.answer = torch.nn.Linear(8, 16), torch.nn.Embedding(16, 8), torch.nn.Linear(8, 8)
+        self.answering, self.floats = answering, floats
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        choice = self.scores(x).argmax(-1)
+        if self.answering:
+            return self.answer(self.table(choice))
+        return choice.float() * 2 if self.floats else choice
+
+
+def choosing(folder: Path, *, answering: bool, floats: bool = False) -> Path:
+    torch.manual_seed(0)
+    made = ct.convert(
+        torch.jit.trace(Choosing(answering=answering, floats=floats).eval(), torch.zeros(1, 8)),
+        inputs=[ct.TensorType("x", (1, 8))],
+        minimum_deployment_target=ct.target.iOS18,
+        skip_model_load=True,
+    )
+    made.save(str(folder / "choosing.mlpackage"))
+    return folder / "choosing.mlpackage"
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_answers_that_are_no_floats(blocks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(palettize_run, "calibrated", lambda *_, **__: pytest.fail("calibrated first"))
+    given = [{"x": row[None]} for row in np.random.default_rng(0).standard_normal((10, 8)).astype(np.float32)]
+    with pytest.raises(EvaluationError, match="has no output of floats"):
+        palettize_package(
+            choosing(tmp_path, answering=False), tmp_path / "o.mlpackage", CONFIG,
+            calibration=Calibration(given), finetuning=Finetuning(blocks=blocks),
+        )  # fmt: skip
+
+
+def test_outputs_that_are_choices(tmp_path: Path) -> None:
+    package = choosing(tmp_path, answering=False, floats=True)
+    given = [{"x": row[None]} for row in np.random.default_rng(0).standard_normal((10, 8)).astype(np.float32)]
+    with pytest.raises(EvaluationError, match="ops that only choose, such as argmax"):
+        palettize_package(
+            package, tmp_path / "o.mlpackage", CONFIG, calibration=Calibration(given), finetuning=Finetuning()
+        )
+    report = palettize_package(
+        package, tmp_path / "o.mlpackage", CONFIG, calibration=Calibration(given), finetuning=Finetuning(blocks=True)
+    )
+    assert any(note.startswith("block reconstruction") for note in report.notes)
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_weights_that_only_a_choice_is_made_by(blocks: bool, tmp_path: Path) -> None:
+    """No gradient reaches them."""
+    given = [{"x": row[None]} for row in np.random.default_rng(0).standard_normal((20, 8)).astype(np.float32)]
+    report = palettize_package(
+        choosing(tmp_path, answering=True), tmp_path / "o.mlpackage", CONFIG,
+        calibration=Calibration(given), finetuning=Finetuning(blocks=blocks, epochs=1), verify=True,
+    )  # fmt: skip
+    assert len(report.palettized) == 3
 
 
 def classifier(folder: Path) -> Path:

@@ -209,12 +209,24 @@ def test_gates(pair: tuple[Path, Path], samples: list[dict[str, np.ndarray]]) ->
     assert len(found.failures(max_kl=output.classes.kl_mean * 0.99)) == 1
     assert found.failures(max_accuracy_loss=apart + 0.01) == []
     assert len(found.failures(max_accuracy_loss=apart - 0.01, fail_below=99)) == 2
+    right, top_5 = output.classes.targets, output.classes.top_5
+    assert right is not None
+    assert top_5 is not None
+    rise = right.perplexity_after / right.perplexity_before - 1
+    assert found.failures(max_perplexity_rise=rise + 0.01, min_top_5=top_5 - 0.01) == []
+    assert found.failures(max_perplexity_rise=rise - 0.01, min_top_5=top_5 + 0.01) == [
+        f"output 'logits': perplexity rises by {rise:.2%}, more than {100 * (rise - 0.01):.4g}%",
+        f"output 'logits': same of the first 5 {top_5:.2%}, less than {100 * (top_5 + 0.01):.4g}%",
+    ]
 
 
 def test_a_gate_without_anything_to_judge(tmp_path: Path) -> None:
     one = linear(tmp_path, "one", 0.0, "scores")
     found = compare(one, one, random=1)
-    for limit in ("max_disagreement", "max_kl", "max_accuracy_loss"):
+    assert found.failures(min_top_5=0.5) == [
+        "no output has more than five classes; --logits names one whose last axis is of classes"
+    ]
+    for limit in ("max_disagreement", "max_kl", "max_accuracy_loss", "max_perplexity_rise"):
         (line,) = found.failures(**{limit: 0.5})
         assert "to judge by; --logits names one" in line
 
@@ -230,6 +242,9 @@ def test_the_command(pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.Cap
     np.save(tmp_path / "y.npy", np.zeros((3, 8), int))
     assert main([*arguments, "--labels", str(tmp_path / "y.npy"), "--max-accuracy-loss", "100%", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["outputs"][0]["classes"]["targets"]["rows"] == 24
+    assert main([*arguments, "--labels", str(tmp_path / "y.npy"), "--max-perplexity-rise", "0%"]) == 1
+    assert main([*arguments, "--min-top-5", "100%"]) == 1
+    assert "same of the first 5" in capsys.readouterr().err
     assert main([*arguments, "--labels", str(tmp_path / "none.csv")]) == 3
     for option, value in (("--max-disagreement", "101%"), ("--max-disagreement", "much"), ("--max-kl", "-1")):
         with pytest.raises(SystemExit):

@@ -58,6 +58,14 @@ def test_order_is_no_difference() -> None:
     assert counts.note() == "Boxes are matched by class and place: 9 of 9 found again, none lost or new."
 
 
+def test_a_detector_is_itself(fixtures: Path) -> None:
+    """Its made-up boxes have no size to speak of, some less than none."""
+    package = fixtures / "detector_ios16.mlpackage"
+    found = compare(package, package)
+    assert [output.agreement for output in found.outputs] == [1.0, 1.0]
+    assert found.snr_db == np.inf
+
+
 def test_boxes_that_one_lacks() -> None:
     one, counts = detections(4), BoxCounts()
     moved = {name: one[name].copy() for name in NAMES}

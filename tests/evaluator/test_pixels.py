@@ -96,10 +96,13 @@ def test_where_they_do_not_belong(folder: tuple[Path, np.ndarray], fixtures: Pat
     with pytest.raises(EvaluationError, match="needs a model with one input that is an image"):
         compare(flat, flat, folder[0], image_mean=1)
     np.save(tmp_path / "x.npy", np.zeros((1, 20), np.float32))
-    with pytest.raises(ConfigError, match=r"x\.npy holds no pictures, which image_mean and image_scale are of"):
+    with pytest.raises(ConfigError, match=r"x\.npy holds no pictures, which image mean and scale are of"):
         compare(flat, flat, tmp_path / "x.npy", image_mean=1)
     with pytest.raises(ConfigError, match=r"the mean of images is \(1, 2\); give one number, or three"):
         compare(flat, flat, folder[0], image_mean=(1, 2))
+    for wrong in ("much", {}, [[1, 2, 3]], [1, None, 3], ["a"]):
+        with pytest.raises(ConfigError, match=r"the scale of images is .*; give one number, or three"):
+            compare(flat, flat, folder[0], image_scale=wrong)
 
 
 def test_a_picture_and_lists_of_pictures(folder: tuple[Path, np.ndarray], tmp_path: Path) -> None:
@@ -120,6 +123,10 @@ def test_a_picture_and_lists_of_pictures(folder: tuple[Path, np.ndarray], tmp_pa
     (tmp_path / "some.txt").write_text("images/a.png\nimages/d.png")
     with pytest.raises(PackageError, match=r"some\.txt lists 'images/d\.png', and there is no such file"):
         read_samples(tmp_path / "some.txt", model, pixels=pixels_of(None, 1))
+    for line in ("~nobody-of-this-name/a.png", "a" * 5000):
+        (tmp_path / "some.txt").write_text(line)
+        with pytest.raises(PackageError, match=r"some\.txt lists '.{1,210}', and there is no such file"):
+            read_samples(tmp_path / "some.txt", model, pixels=pixels_of(None, 1))
     with pytest.raises(PackageError, match=r"c\.png has no picture that can be read"):
         read_samples(path / "c.png", model, pixels=pixels_of(None, 1))
 
@@ -132,7 +139,7 @@ def test_samples_that_are_no_pictures_refuse_them(tmp_path: Path, capsys: pytest
         assert main(["compare", str(model), str(model), *given]) == 0
         capsys.readouterr()
         assert main(["compare", str(model), str(model), *given, "--image-scale", "2"]) == 2
-        assert "holds no pictures, which image_mean and image_scale are of" in capsys.readouterr().err
+        assert "holds no pictures, which image mean and scale are of" in capsys.readouterr().err
 
 
 class Net(torch.nn.Module):
@@ -223,7 +230,7 @@ def test_pixels_without_pictures(
         ([], "--image-mean goes with --calibrate and samples"),
         (["--calibrate", "weights"], "--image-mean goes with --calibrate and samples"),
         (["--calibrate", "8"], "are of pictures, and these are made-up samples; leave them out"),
-        (["--calibrate", str(arrays)], "holds no pictures, which image_mean and image_scale are of; leave them out"),
+        (["--calibrate", str(arrays)], "holds no pictures, which image mean and scale are of; leave them out"),
     ):
         assert main(["palettize", str(package), place, "--nbits", "4", "--image-mean", "1", *given]) == 2
         assert told in capsys.readouterr().err

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 
 from evaluator import mb, program_of, saved  # noqa: E402
 
-from mil_palettize import Calibration, OpPalettizerConfig, OptimizationConfig, palettize_package  # noqa: E402
+from mil_palettize import Calibration, OpPalettizerConfig, OptimizationConfig, compare, palettize_package  # noqa: E402
 from mil_palettize.cli.main import main  # noqa: E402
 from mil_palettize.errors import ConfigError, EvaluationError, PackageError  # noqa: E402
 from mil_palettize.torch import image_folder, open_model  # noqa: E402
@@ -286,3 +286,25 @@ def test_a_check_runs_on_the_samples_that_were_held_out(fixtures: Path, tmp_path
     assert report.check is not None
     assert report.check.samples == 2
     assert report.check.inputs == "samples held out of the calibration"
+
+
+def test_pictures_beyond_what_is_kept_are_decoded_when_asked_for(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for number in range(5):
+        pixels = RNG.integers(0, 256, (40 + number, 50, 3)).astype(np.uint8)
+        image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    model = open_model(classifier)
+    whole = read_samples(tmp_path, model)
+    monkeypatch.setattr(image_folder, "_KEPT", 2 * 32 * 32 * 3)
+    some = read_samples(tmp_path, model)
+    assert (some.names, some.notes) == (whole.names, whole.notes)
+    assert [type(kept) is np.ndarray for kept in some.arrays.kept] == [True, True, False, False, False]
+    for one, two in zip(whole, some, strict=True):
+        assert np.array_equal(one["image"], two["image"])
+    assert len(some[1:4]) == 3
+    assert compare(classifier, classifier, tmp_path).samples == 5
+    (tmp_path / "4.png").write_bytes(b"")
+    with pytest.raises(PackageError, match=r"4\.png: it could be read before"):
+        some[4]

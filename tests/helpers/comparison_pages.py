@@ -194,6 +194,13 @@ PICTURED = comparison(
         Detections(0, (), (Box(-0.5, 0.2, 3.0, 0.1, "class 3, 40%"),)),
     ],
 )
+STEPS = tuple(OutputComparison("y", (), figures(30.0 - i)) for i in range(9))
+SEQUENCE = comparison(
+    outputs=[
+        OutputComparison("y", (1, 8), figures(24.0), 20.0, steps=(*STEPS, OutputComparison("y", (), EQUAL))),
+        OutputComparison("z", (1, 8), figures(24.0), 20.0, steps=STEPS[:1]),
+    ]
+)
 ALL = {
     "plain": comparison(),
     "one output": comparison(outputs=1, weights=3, ops=12, notes=["Inputs are random: fixed seed 0."]),
@@ -202,6 +209,7 @@ ALL = {
     "no outputs": comparison(outputs=0),
     "hostile": hostile(),
     "attributed": ATTRIBUTED,
+    "sequence": SEQUENCE,
     "pictured": PICTURED,
     "empty": EMPTY,
     "same": SAME,

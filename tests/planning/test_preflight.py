@@ -62,7 +62,7 @@ FACTS = [
 ]
 
 
-@pytest.mark.parametrize(("facts", "expected"), FACTS, ids=str)
+@pytest.mark.parametrize(("facts", "expected"), FACTS)
 def test_what_rules_speak_of(facts: object, expected: set[str]) -> None:
     assert {rule.name for rule in met(facts, "iphone-ane")} == expected  # type: ignore[arg-type]
     assert {rule.name for rule in met(facts, "mac-ane")} == expected - {"1-gigabyte"}  # type: ignore[arg-type]
@@ -95,7 +95,6 @@ def test_plans_ask_the_same_table() -> None:
         ({"nbits": 4, "enable_per_channel_scale": True}, {"scale-after-table"}),
         ({"nbits": 2, "cluster_dim": 2, "channel_axis": 1}, {"vectors", "vectors-across"}),
     ],
-    ids=str,
 )
 def test_palettes_of_a_package(
     options: dict[str, object], expected: set[str], fixtures: Path, palettize: Palettize
@@ -152,3 +151,5 @@ PLAIN = OptimizationConfig(OpPalettizerConfig(nbits=4, group_size=8))
 def test_other_devices_are_refused(fixtures: Path) -> None:
     with pytest.raises(ConfigError, match="device is 'npu', allowed are"):
         preflight_package(fixtures / "conv_fp16_ios18.mlpackage", "npu")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"device is \['ane'\], allowed are"):
+        preflight_package(fixtures / "conv_fp16_ios18.mlpackage", ["ane"])  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ from packages import constants, differences
 
 from mil_palettize import OpPalettizerConfig, OptimizationConfig, Report
 from mil_palettize.program.blob_uses import blob_uses
+from mil_palettize.program.model import Model
 from mil_palettize.program.sites import Site
 from mil_palettize.program.weight import Weight
 
@@ -376,3 +377,9 @@ def test_shapes_that_are_not_fixed_are_no_weights() -> None:
     odd = const("odd", shape=W)
     odd.outputs[0].type.CopyFrom(kind((-1, 48)))
     assert weights(program(odd, linear("l", "odd"))) == {}
+
+
+def test_nodes_can_be_shown(fixtures: Path) -> None:
+    """A network is a graph in which each value leads to many others: shown whole, it would fill all memory."""
+    with Model.open(fixtures / "recurrent_fp32_ios16.mlpackage") as model:
+        assert len(repr(model.survey())) < 1 << 24

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from packages import read_spec
 
-from mil_palettize import PlanError, Report, inspect_package
+from mil_palettize import ConfigError, PlanError, Report, inspect_package
 
 FIXTURES = sorted(path.stem for path in (Path(__file__).parents[2] / "fixtures").glob("*.mlpackage"))
 Palettize = Callable[..., tuple[Path, Report]]
@@ -89,5 +89,12 @@ def test_names_that_are_matched(fixtures: Path) -> None:
     assert f"of {len(found.constants)}" in found.to_text()
     with pytest.raises(PlanError, match=r"match\['steem'\] means no constant in function main; did you mean .*'stem"):
         inspect_package(source, match=["steem"])
+    with pytest.raises(ConfigError, match=r"match\['re:\('\] is no regular expression"):
+        inspect_package(source, match=["re:("])
     with pytest.raises(PlanError, match=r"match\['\*heed\*'\] matches nothing in function main; there are 'head_wei"):
         inspect_package(source, match=["*heed*"])
+    with pytest.raises(ConfigError, match=r"match\['re:\('\] is no regular expression"):
+        inspect_package(source, match=["re:("])
+    for wrong in ([3], None, "head"):
+        with pytest.raises(ConfigError, match=r"match is .*; give a list of names, such as"):
+            inspect_package(source, match=wrong)

@@ -21,6 +21,7 @@ from comparison_pages import (
     HOSTILE,
     LOST,
     SAME,
+    SEQUENCE,
     Page,
     comparison,
     figures,
@@ -213,6 +214,21 @@ def test_equal_ops_lie_above_all_others() -> None:
     (dots,) = (attributes["d"] for tag, attributes in parsed(made).tags if attributes.get("class") == "dots")
     (equal, other) = re.findall(r"M\d+ (\d+)h", dots or "")
     assert int(equal) < 100 < int(other)
+
+
+def test_sequences_are_drawn_call_by_call() -> None:
+    found = parsed(SEQUENCE)
+    (chart,) = (attributes for tag, attributes in found.tags if attributes.get("class") == "steps")
+    assert chart["aria-label"] == "SNR in dB of 10 calls of a sequence; the lowest is 22.0."
+    (line,) = (
+        attributes["d"] or ""
+        for tag, attributes in found.tags
+        if attributes.get("class") == "course" and "d" in attributes
+    )
+    points = [tuple(map(int, point.split())) for point in line[1:].split("L")]
+    assert [x for x, _ in points] == [50 + 100 * i for i in range(9)]  # the equal call has no place on the line
+    assert all(after > before for (_, before), (_, after) in pairwise(points))  # falling: further down
+    assert len({after - before for (_, before), (_, after) in pairwise(points)}) <= 2
 
 
 def test_histograms_are_drawn_for_weights_that_have_counts() -> None:

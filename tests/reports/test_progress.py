@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 
 import pytest
 
+from mil_palettize import OpPalettizerConfig, OptimizationConfig, compare, palettize_package
 from mil_palettize.algorithms.compiled.jit import Loop
-from mil_palettize.reports.progress import make_progress
+from mil_palettize.reports.counting import counting
+from mil_palettize.reports.progress import ProgressEvent, make_progress
 
 
 class Terminal(io.StringIO):
@@ -62,3 +65,37 @@ def test_calibration_has_a_bar_of_its_own_that_starts_anew_with_each_function(mo
     progress.close()
     assert "calibrating" in output.getvalue()
     assert "weights" in output.getvalue().rpartition("calibrating")[2]
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_what_is_counted_has_a_bar_on_terminals(stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
+    output = stream()
+    monkeypatch.setattr(sys, "stderr", output)
+    with counting(True) as count:
+        for done in range(1, 4):
+            count("comparing", done, 3)
+        for done in range(1, 3):
+            count("weight by weight", done, 2)
+    shown = output.getvalue()
+    assert ("comparing" in shown, "weight by weight" in shown) == (stream is Terminal,) * 2
+    assert stream is not Terminal or shown.rindex("comparing") < shown.index("weight by weight")
+
+
+def test_every_sample_and_palette_is_counted(fixtures: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    source, small = fixtures / "conv_fp16_ios18.mlpackage", tmp_path / "small.mlpackage"
+    events: list[ProgressEvent] = []
+    config = OptimizationConfig(OpPalettizerConfig(nbits=4, weight_threshold=100))
+    report = palettize_package(source, small, config, verify=True, check=True, progress=events.append)
+    counted = [(e.name, e.runs_done, e.runs_total) for e in events if e.name in ("verifying", "comparing")]
+    palettes = len(report.palettized)
+    assert counted == [("verifying", i + 1, palettes) for i in range(palettes)] + [
+        ("comparing", i + 1, 8) for i in range(8)
+    ]
+    assert all(e.weights_done == palettes for e in events if e.runs_total)
+    told: list[tuple[str, int, int]] = []
+    compare(source, small, random=3, per_op=True, progress=lambda *state: told.append(state))
+    runs = 2 * palettes + 2  # each alone, without the worst, nothing, and all
+    assert told == [
+        *(("comparing", i + 1, 3) for i in range(3)), *(("weight by weight", i + 1, runs) for i in range(runs))
+    ]  # fmt: skip

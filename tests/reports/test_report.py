@@ -13,8 +13,9 @@ from comparison_pages import Page
 from packages import blob_users, read_record, weights_dir
 
 from mil_palettize import OpPalettizerConfig, OptimizationConfig, Report, WeightReport
-from mil_palettize.reports.report import LARGEST, Moved
 from mil_palettize.reports.tables import format_table, grouped_lines
+from mil_palettize.reports.weight_report import Moved
+from mil_palettize.reports.weight_rows import LARGEST
 from mil_palettize.text import columns, format_bytes, printable, shorten
 
 Palettize = Callable[..., tuple[Path, Report]]
@@ -195,7 +196,7 @@ def test_the_ten_largest_come_first() -> None:
     lines = report_of(*weights).to_text().splitlines()
     rows = [line.split()[0] for line in lines if line.startswith("w") and "kmeans" in line]
     assert rows == [f"w{i}" for i in range(14, 4, -1)]
-    assert "… and 4 more" in lines
+    assert "… and 4 more (--all lists them)" in lines
     assert "… and" not in report_of(*weights[:10]).to_text()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mil_palettize import OpPalettizerConfig, OptimizationConfig, palettize_pack
 from mil_palettize.errors import ConfigError, PlanError
 from mil_palettize.request.normalised import Requests, normalise
 from mil_palettize.request.palette_request import palette_request
+from mil_palettize.request.patterns import matches, pattern_of
 
 FOUR, SIX = palette_request({"nbits": 4}), palette_request({"nbits": 6})
 
@@ -36,6 +38,17 @@ def test_written_out_names_of_readers_win_over_patterns(fixtures: Path) -> None:
     config = OptimizationConfig(op_name_configs={"*": OpPalettizerConfig(nbits=4), "head": OpPalettizerConfig(nbits=6)})
     report = palettize_package(fixtures / "conv_fp16_ios18.mlpackage", None, config, dry_run=True)
     assert {w.name: w.nbits for w in report.palettized if w.nbits != 4} == {"head_weight": 6}
+
+
+def test_globs_take_what_any_way_of_reading_them_takes() -> None:
+    """Beside plain ``.*``; of long names too, where that would take years."""
+    for stars in product(("", "*", "a", "b", "ab"), repeat=4):
+        glob = "*".join(stars)
+        wanted = re.compile(".*".join(map(re.escape, re.split(r"\*+", glob))))
+        for length in range(6):
+            for name in map("".join, product("ab", repeat=length)):
+                assert bool(pattern_of(glob).fullmatch(name)) == bool(wanted.fullmatch(name)), (glob, name)
+    assert not matches("*a*a*a*a*a*b", ["a" * 2000])
 
 
 def test_too_many_stars() -> None:

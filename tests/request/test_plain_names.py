@@ -39,6 +39,20 @@ def test_they_mean_the_same(fixtures: Path) -> None:
     assert made(palettize_package(source, None, plain, dry_run=True)) == expected
 
 
+@pytest.mark.parametrize("name", ["conv_fp16_ios18", "non_weights_ios18", "quantized_sparse_ios16", "loop_ios16"])
+@pytest.mark.parametrize("threshold", [10, 2048])
+def test_what_patterns_leave_alone_stays_so(fixtures: Path, name: str, threshold: int) -> None:
+    """Constants below a pattern's own threshold, and those that it matches and that are no weights."""
+    config = OptimizationConfig(
+        global_config=OpPalettizerConfig(nbits=4, weight_threshold=10),
+        op_name_configs={"*": OpPalettizerConfig(nbits=6, weight_threshold=threshold)},
+    )
+    source = fixtures / f"{name}.mlpackage"
+    expected = made(palettize_package(source, None, config, dry_run=True))
+    assert expected
+    assert made(palettize_package(source, None, expand_config(source, config), dry_run=True)) == expected
+
+
 def test_coremltools_reads_what_the_command_writes(fixtures: Path, tmp_path: Path) -> None:
     source = fixtures / "conv_fp16_ios18.mlpackage"
     (tmp_path / "patterns.yaml").write_text(

@@ -52,3 +52,5 @@ def test_groups_and_looked_up_tables_of_language_models(fixtures: Path, tmp_path
 def test_an_unknown_name_is_told_with_near_ones() -> None:
     with pytest.raises(ConfigError, match=r"recipe is 'vision'; there are detector, .*; did you mean 'vision-cnn'\?"):
         recipe_path("vision")
+    with pytest.raises(ConfigError, match="recipe is None; there are detector"):
+        recipe_path(None)

@@ -18,6 +18,7 @@ from packages import blob_users, read_spec, spec_file, weights_dir
 from mil_palettize import OpPalettizerConfig, OptimizationConfig, PackageError, Report, VerifyError, palettize_package
 from mil_palettize.doors import palettize_run as api
 from mil_palettize.program.values import string_value
+from mil_palettize.reports.counting import Count
 from mil_palettize.rewriting.verification import verify_package
 
 Tamper = Callable[[Path, Report], None]
@@ -185,10 +186,10 @@ def test_tampering_is_found(
         palettize_package(fixtures / "shared_ios16.mlpackage", destination, config(nbits=2), workers=1)
     before = contents(tmp_path)
 
-    def tampered(source: Path, written: Path, report: Report, importance: Weights) -> None:
-        verify_package(source, written, report, importance)
+    def tampered(source: Path, written: Path, report: Report, importance: Weights, count: Count) -> None:
+        verify_package(source, written, report, importance, count)
         tamper(written, report)
-        verify_package(source, written, report, importance)
+        verify_package(source, written, report, importance, count)
 
     monkeypatch.setattr(api, "verify_package", tampered)
     source = fixtures / "conv_fp16_ios16.mlpackage"
@@ -313,9 +314,9 @@ def test_weighted_is_held_against_weighted(
     assert of_stem.weighted_error is not None
     assert [w.name for w in report.palettized if w.weighted_error is not None] == ["stem_weight"]
 
-    def tampered(source: Path, written: Path, report: Report, importance: Weights) -> None:
+    def tampered(source: Path, written: Path, report: Report, importance: Weights, count: Count) -> None:
         claim(report, **change)
-        verify_package(source, written, report, importance)
+        verify_package(source, written, report, importance, count)
 
     monkeypatch.setattr(api, "verify_package", tampered)
     with pytest.raises(VerifyError, match=f"'main/stem_weight' .*{said}"):

@@ -32,7 +32,7 @@ from mil_palettize.program import expression_reader
 from mil_palettize.program.chains import chain_ops
 from mil_palettize.program.consumers import LONGEST_PATH
 from mil_palettize.program.scopes import MOST_PARTS
-from mil_palettize.reports.report import WeightReport
+from mil_palettize.reports.weight_report import WeightReport
 
 CONFIG = OptimizationConfig(OpPalettizerConfig(nbits=4, weight_threshold=8))
 RANDOM = np.random.default_rng(0).standard_normal((16, 16)).astype(np.float16)

@@ -16,7 +16,7 @@ from mil_palettize.torch import MILModule
 from tools.accuracy import by_coremltools
 from tools.accuracy.packages import output_snr
 from tools.accuracy.plot import plot
-from tools.accuracy.rows import Row, heading, line
+from tools.accuracy.rows import Row, finetuning_of, heading, line
 from tools.accuracy.sounds import music, speech
 
 
@@ -72,3 +72,26 @@ def test_pictures(tmp_path: Path) -> None:
     assert drawn.startswith("<?xml")
     for text in ("net", "right, %", "4 bit", "calibrated on 128 samples", "float (4 kB)"):
         assert f"<!-- {text} -->" in drawn
+
+
+class Cards:
+    """A network of which samples and labels are numbers."""
+
+    source, figures = Path("cards.mlpackage"), ("right, %",)
+
+    def samples(self, count: int, seed: int) -> list[dict[str, np.ndarray]]:
+        return [{"x": np.full(1, number + seed)} for number in range(count)]
+
+    def labels(self, count: int, seed: int) -> list[int]:
+        return [number + seed for number in range(count)]
+
+    def measured(self, package: Path) -> tuple[float, ...]:
+        return (0.0,)
+
+
+def test_trainings_by_their_short_names() -> None:
+    """Epochs, samples with their own labels, and what is done to them; blocks take no labels."""
+    whole, changed, blocks = (finetuning_of(Cards(), kind, 2) for kind in ("5x3", "5x3+augment", "blocks-4x2"))
+    assert (whole.epochs, len(whole.sample_data), whole.labels, whole.augment) == (5, 3, (2, 3, 4), ())
+    assert changed.augment == ("flip", "shift")
+    assert (blocks.blocks, blocks.epochs, len(blocks.sample_data), blocks.labels) == (True, 4, 2, None)

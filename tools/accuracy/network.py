@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,14 @@ class Network(Protocol):
 
     def measured(self, package: Path) -> tuple[float, ...]:
         """Figures of a package made of ``source``, on the test."""
+
+
+@runtime_checkable
+class Labelled(Network, Protocol):
+    """One whose samples have right classes."""
+
+    def labels(self, count: int, seed: int) -> Sequence[int]:
+        """Of those that :meth:`samples` gives."""
 
 
 Opened = Callable[[Place], Network]

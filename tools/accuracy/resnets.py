@@ -35,11 +35,16 @@ class CifarNetwork:
             step = max(1, len(test["labels"]) // place.images)
             self._images, self._labels = prepared(test["images"][::step]), test["labels"][::step]
         with np.load(place.data / "cifar10_train_10k.npz") as file:
-            self._train = file["images"]
+            self._train, self._classes = file["images"], file["labels"]
 
     def samples(self, count: int, seed: int) -> list[dict[str, np.ndarray]]:
-        picked = np.random.default_rng(seed).choice(len(self._train), count, replace=False)
-        return [{"x": image[None]} for image in prepared(self._train[picked])]
+        return [{"x": image[None]} for image in prepared(self._train[self._picked(count, seed)])]
+
+    def labels(self, count: int, seed: int) -> list[int]:
+        return [int(label) for label in self._classes[self._picked(count, seed)]]
+
+    def _picked(self, count: int, seed: int) -> np.ndarray:
+        return np.random.default_rng(seed).choice(len(self._train), count, replace=False)
 
     def measured(self, package: Path) -> tuple[float]:
         """With the weights and biases that were written, run in the package of flexible batch."""
@@ -88,12 +93,17 @@ class ResNet(nn.Module):
         return self.linear(F.avg_pool2d(x, 8).flatten(1))
 
 
-def converted(data: Path, name: str, folder: Path) -> tuple[Path, Path]:
-    """Packages of batch 1 and of flexible batch."""
+def network_of(data: Path, name: str) -> ResNet:
+    """In eval mode."""
     network = ResNet(_BLOCKS[name])
     with np.load(data / f"{name}.npz") as arrays:
         network.load_state_dict({key: torch.tensor(arrays[key]) for key in arrays.files})
-    traced = torch.jit.trace(network.eval(), torch.zeros(1, 3, 32, 32))
+    return network.eval()
+
+
+def converted(data: Path, name: str, folder: Path) -> tuple[Path, Path]:
+    """Packages of batch 1 and of flexible batch."""
+    traced = torch.jit.trace(network_of(data, name), torch.zeros(1, 3, 32, 32))
     paths = []
     for batch in (1, ct.RangeDim(1, 1024, default=1)):
         model = ct.convert(

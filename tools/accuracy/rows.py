@@ -13,6 +13,7 @@ from typing import Any
 from mil_palettize import (
     Budget,
     Calibration,
+    Finetuning,
     Limits,
     OpPalettizerConfig,
     OptimizationConfig,
@@ -21,12 +22,13 @@ from mil_palettize import (
     plan_mixed_bits,
 )
 from tools.accuracy import by_coremltools
-from tools.accuracy.network import Network
+from tools.accuracy.network import Labelled, Network
 
 MADE_UP = "made-up"
 _MADE_UP_SAMPLES = 128
 _BIAS = "+bias"
 _FISHER = "fisher-"
+_BLOCKS, _AUGMENT = "blocks-", "+augment"
 _WITHOUT_SEED = ("none", "weights", by_coremltools.KIND)
 
 
@@ -67,6 +69,17 @@ def keywords_of(network: Network, kind: str, seed: int, rounds: int) -> dict[str
     return {"calibration": Calibration(given, seed=seed, rounds=rounds)}
 
 
+def finetuning_of(network: Network, kind: str, seed: int) -> Finetuning:
+    """``kind``: ``10x2000``, ten epochs of so many samples, with labels where there are some; ``10x2000+augment``:
+    with pictures changed at random; ``blocks-10x500``: block by block."""
+    blocks, augment = kind.startswith(_BLOCKS), kind.endswith(_AUGMENT)
+    epochs, count = map(int, kind.removeprefix(_BLOCKS).removesuffix(_AUGMENT).split("x"))
+    samples = network.samples(count, seed)
+    labels = network.labels(count, seed) if isinstance(network, Labelled) and not blocks else None
+    kinds = ("flip", "shift") if augment else ()
+    return Finetuning(samples, epochs, labels, batch=64, seed=seed, augment=kinds, blocks=blocks)
+
+
 def rows(name: str, network: Network, options: argparse.Namespace, out: Path) -> Iterator[Row]:
     """``out``: the package to write, again and again."""
     first = network.figures[0]
@@ -79,6 +92,8 @@ def rows(name: str, network: Network, options: argparse.Namespace, out: Path) ->
         )
         for kind in options.calibrations:
             yield _measured(name, network, options, nbits, kind, out, config)
+            for tuning in options.finetune if kind not in _WITHOUT_SEED or kind == "weights" else ():
+                yield _measured(name, network, options, nbits, kind, out, config, tuning)
             if options.mixed and kind != by_coremltools.KIND:
                 yield _measured(name, network, options, nbits, kind, out, Budget(nbytes=package_nbytes(out)))
 
@@ -91,9 +106,10 @@ def _measured(
     kind: str,
     out: Path,
     wanted: OptimizationConfig | Budget,
+    tuning: str | None = None,
 ) -> Row:
-    """``wanted``: uniform palettes, or what mixed ones may take."""
-    found, seconds, told = [], [], kind
+    """``wanted``: uniform palettes, or what mixed ones may take. ``tuning``: how they are trained, None for not."""
+    found, seconds, told = [], [], kind if tuning is None else f"{kind}, {tuning}"
     for seed in range(options.seeds if kind not in _WITHOUT_SEED else 1):
         started = time.process_time()
         if kind == by_coremltools.KIND:
@@ -102,14 +118,16 @@ def _measured(
             found.append(network.measured(out))
             continue
         keywords = keywords_of(network, kind, seed, options.rounds)
+        if tuning is not None:
+            keywords["finetuning"] = finetuning_of(network, tuning, seed)
         config = wanted
         if isinstance(wanted, Budget):
             told = f"{kind}, mixed bits"
             samples = {name: given for name, given in keywords.items() if name == "calibration"}
             # Mixed bits themselves: they stand beside the row of uniform ones, whichever are better.
             config = plan_mixed_bits(
-                network.source, wanted, limits=Limits(weight_threshold=0), target="iOS18", measure=False, workers=1,
-                **samples,
+                network.source, wanted, limits=Limits(weight_threshold=options.weight_threshold), target="iOS18",
+                measure=False, workers=1, **samples,
             )  # fmt: skip
         palettize_package(network.source, out, config, target="iOS18", overwrite=True, workers=1, **keywords)
         seconds.append(time.process_time() - started)

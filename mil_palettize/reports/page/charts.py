@@ -22,7 +22,7 @@ _MOST_TIPS = 500  # places that tell something where one points
 # Its colours are variables, which the style of the page sets for light and dark.
 CHART_STYLE = """
 svg{display:block;width:100%;overflow:visible}
-svg.ops{height:19rem}svg.shares{height:5rem;margin-top:1.25rem}svg.histogram{height:8rem;margin-top:.75rem}
+svg.ops{height:19rem}svg.steps{height:10rem}path.course{stroke:var(--accent);stroke-width:1px}svg.shares{height:5rem;margin-top:1.25rem}svg.histogram{height:8rem;margin-top:.75rem}
 line{stroke:var(--line)}
 text{fill:var(--muted);font-size:12px;text-anchor:end}
 path{vector-effect:non-scaling-stroke;fill:none}
@@ -59,6 +59,23 @@ def snr_chart(ops: Sequence[OpComparison], worst: Sequence[int]) -> str:
         _dots([(places[i], heights[i]) for i in worst], "dots bad"),
         _marks([(places[i], heights[i]) for i in worst]),
         _tips(ops),
+    )
+
+
+def step_chart(values: Sequence[float]) -> str:
+    """SNR by call of a sequence, at least one of them a number; a call with another figure has no place on the line."""
+    low, high, step = _range([value for value in values if math.isfinite(value)])
+    places = [(100 * (i + 0.5) / len(values), _height(value, low, high)) for i, value in enumerate(values)]
+    finite = [place for place, value in zip(places, values, strict=True) if math.isfinite(value)]
+    worst = min(v for v in values if math.isfinite(v))
+    label = f"SNR in dB of {format_count(len(values), 'call')} of a sequence; the lowest is {decibels_text(worst)}."
+    line = "L".join(f"{10 * x:.0f} {10 * y:.0f}" for x, y in finite)
+    return _svg(
+        "steps",
+        label,
+        _lines(list(values), low, high, step),
+        _stretched(f'<path class="course" d="M{line}"/>'),
+        _dots(places, "dots"),
     )
 
 

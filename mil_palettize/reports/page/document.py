@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from mil_palettize.reports.compared_models import MADE_UP, ComparedModels
 from mil_palettize.reports.compared_parts import OpComparison, OutputComparison, WeightComparison
 from mil_palettize.reports.page.attributed import attributed, shares_along
-from mil_palettize.reports.page.charts import CHART_STYLE, domain, drawable, escaped, histogram, snr_chart
+from mil_palettize.reports.page.charts import CHART_STYLE, domain, drawable, escaped, histogram, snr_chart, step_chart
 from mil_palettize.reports.page.frame import base_name, html_page, name_shown, origin, section, tile, with_unit
 from mil_palettize.reports.page.pictured import PICTURE_STYLE, pictured
 from mil_palettize.reports.shown_figures import STEPS, decibels_text, loss, steps_row
@@ -72,7 +72,7 @@ def _run_tile(comparison: ComparedModels) -> str:
 
 def _notes(comparison: ComparedModels) -> str:
     changes = [o.classes.sentence(o.name) for o in comparison.outputs if o.classes is not None]
-    told = [*filter(None, changes), *([] if comparison.greedy is None else [comparison.greedy.sentence()])]
+    told = [*filter(None, changes), *(one.sentence() for one in (comparison.greedy, comparison.detected) if one)]
     notes = [escaped(note) for note in (*told, *comparison.notes) if note != MADE_UP]
     warning = "".join(f"<p><strong>Warning:</strong> {escaped(told)}.</p>" for told in comparison.warnings)
     if MADE_UP in comparison.notes:
@@ -105,8 +105,17 @@ def _output(output: OutputComparison) -> str:
         f'<h3>{name_shown(output.name)} <span class="muted">{_shape(output.shape)}</span></h3>'
         f'<p class="headline"><span class="large">{_headline(output)}</span> '
         f'<span class="chip {kind}">{verdict}</span></p>'
-        f"{f'<dl>{facts}</dl>' if facts else ''}</article>\n"
+        f"{f'<dl>{facts}</dl>' if facts else ''}{_steps(output)}</article>\n"
     )
+
+
+def _steps(output: OutputComparison) -> str:
+    """How the SNR goes along a sequence; "" where there is no line to draw."""
+    values = [step.snr_db for step in output.steps]
+    if sum(map(math.isfinite, values)) < 2:
+        return ""
+    axis = '<figcaption class="axis"><span>first call</span><span>last call</span></figcaption>'
+    return f'<figure class="course">{step_chart(values)}{axis}</figure>'
 
 
 def _headline(output: OutputComparison) -> str:

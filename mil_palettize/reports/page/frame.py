@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import PurePath
 
 from mil_palettize.reports.page.charts import escaped
@@ -49,6 +49,6 @@ def with_unit(value: float) -> str:
 
 def origin(command: str) -> str:
     """When a page was made, by what, and ``command``, which makes it again."""
-    made = f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by mil-palettize {VERSION}"
+    made = f"Made {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC by mil-palettize {VERSION}"
     again = f": <code>{escaped(command)}</code>" if command else "."
     return f'<footer class="muted">{made}{again}</footer>'

@@ -6,13 +6,13 @@ from pathlib import PurePath
 
 from mil_palettize.reports.inspection import (
     Inspection,
-    Order,
     constant_rows,
     feature_rows,
     head_lines,
     rest_lines,
     total_lines,
 )
+from mil_palettize.reports.orders import Order
 from mil_palettize.reports.page.table_page import Table, Tile, table_page
 from mil_palettize.text import format_bytes, format_count
 

@@ -49,6 +49,7 @@ align-items:center;padding:.35rem 0;border-bottom:1px solid var(--line);font-siz
 .weights b,.weights span{text-align:right;white-space:nowrap}
 .bar{height:.6rem;border-radius:.3rem;background:var(--line);overflow:hidden}
 .bar i{display:block;height:100%;border-radius:.3rem;background:var(--accent)}
+.card figure.course{margin-top:.75rem;padding-left:3.75rem}
 details{margin-top:.75rem}
 summary{cursor:pointer;padding:.4rem 0;color:var(--accent);font-weight:600}
 section>figure{margin-top:.75rem;padding:1rem 1.25rem .5rem 4rem}

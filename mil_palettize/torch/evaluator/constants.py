@@ -144,7 +144,14 @@ def _looked_up(indices: np.ndarray, lut: np.ndarray, vector_axis: int) -> np.nda
     number = np.arange(math.prod(blocks)).reshape(blocks) * entries
     flat = lut.reshape(-1, vector)
     claim_bytes(indices.size * vector * lut.itemsize)
-    found = flat[indices.astype(np.intp) + _blocks(number, indices.shape)] if number.size > 1 else flat[indices]
+    found = np.empty((*indices.shape, vector), lut.dtype)
+    if len(indices) % number.shape[0]:
+        raise ValueError(f"{number.shape[0]} tables for {len(indices)} rows")
+    rows = max(1, _UNPACKED_AT_ONCE * len(indices) // max(1, indices.size))
+    for start in range(0, len(indices), rows):  # their places take eight bytes each
+        some = indices[start : start + rows]
+        tables = number[np.arange(start, start + len(some)) * number.shape[0] // len(indices)]
+        found[start : start + rows] = flat[some.astype(np.intp) + _blocks(tables, some.shape)]
     axis = vector_axis % indices.ndim
     shape = [size * (vector if a == axis else 1) for a, size in enumerate(indices.shape)]
     return np.moveaxis(found, -1, axis + 1).reshape(shape)

@@ -37,7 +37,7 @@ class Pipeline:
     ``label/name``.
     """
 
-    def __init__(self, model: Model, precision: str) -> None:
+    def __init__(self, model: Model, precision: str, memory: int | None = None) -> None:
         self._model = model
         self.modules: dict[str, MILModule] = {}
         self._stages: list[tuple[CoreML.Model, MILModule | None]] = []
@@ -46,7 +46,9 @@ class Pipeline:
             module = None
             if stage.WhichOneof("Type") == "mlProgram":
                 program = next(programs)
-                module = self.modules[program.label] = MILModule.from_stage(model, program, None, precision)
+                module = self.modules[program.label] = MILModule.from_stage(
+                    model, program, None, precision, None if memory is None else memory // len(model.stages)
+                )
             self._stages.append((stage, module))
         features = features_of(model.spec, "", {})
         thresholds = {n: torch.tensor(v) for n, v in self._thresholds().items() if n in features.inputs}
@@ -68,6 +70,12 @@ class Pipeline:
             BoxOutputs(s.coordinatesOutputFeatureName, s.confidenceOutputFeatureName) for s in self._suppressions()
         ]
         return next((names for names in found if set(names) <= self.features.outputs_described.keys()), None)
+
+    @property
+    def box_classes(self) -> list[str]:
+        """What the suppression of boxes calls the classes; empty where it does not."""
+        labels = [*self._suppressions(), Suppression.NonMaximumSuppression()][0]
+        return [*labels.stringClassLabels.vector, *map(str, labels.int64ClassLabels.vector)]
 
     def _thresholds(self) -> dict[str, float]:
         """What a suppression of boxes takes where the inputs that set it are left out, by their names."""
@@ -131,6 +139,10 @@ class Pipeline:
             for id, reader in module.weight_readers.items()
         }
 
+    def weight(self, weight: WeightId) -> torch.Tensor:
+        """As :meth:`MILModule.weight`."""
+        return self.modules[weight.stage].weight(weight)
+
     @property
     def weight_facts(self) -> dict[WeightId, Weight]:
         return {id: facts for module in self.modules.values() for id, facts in module.weight_facts.items()}
@@ -166,21 +178,26 @@ class _Labelled:
 Evaluated = MILModule | Pipeline
 
 
-def open_model(path: PathLike, function: str | None = None, *, precision: str = "fp32") -> Evaluated:
-    """A package's ML Program, or its pipeline. Raises what :meth:`MILModule.from_package` does."""
+def open_model(
+    path: PathLike, function: str | None = None, *, precision: str = "fp32", memory: int | None = None
+) -> Evaluated:
+    """A package's ML Program, or its pipeline. ``memory``: as of :meth:`MILModule.from_package`, whose errors are
+    raised."""
     model = Model.open(path)
     try:
-        return evaluated(model, function, precision=precision)
+        return evaluated(model, function, precision=precision, memory=memory)
     except BaseException:
         model.close()
         raise
 
 
-def evaluated(model: Model, function: str | None = None, *, precision: str = "fp32") -> Evaluated:
+def evaluated(
+    model: Model, function: str | None = None, *, precision: str = "fp32", memory: int | None = None
+) -> Evaluated:
     """As :func:`open_model`, of a model that is open, and has to stay so."""
     kinds = Counter(str(leaf.WhichOneof("Type")) for leaf in _leaves(model.spec))
     if not pipeline_models(model.spec):
-        return MILModule.from_stage(model, model.stages[0], function, precision)
+        return MILModule.from_stage(model, model.stages[0], function, precision, memory)
     path = model.package.path
     if function is not None:
         raise ConfigError(f"{path} is a pipeline, which has no functions of its own; leave the function out")
@@ -190,7 +207,7 @@ def evaluated(model: Model, function: str | None = None, *, precision: str = "fp
             f"{path} is a pipeline with models that this evaluator does not know: "
             f"{', '.join(f'{kind} ({kinds[kind]}x)' for kind in unknown)}; run it with Core ML on a Mac"
         )
-    return Pipeline(model, precision)
+    return Pipeline(model, precision, memory)
 
 
 def _leaves(model: CoreML.Model) -> Iterator[CoreML.Model]:

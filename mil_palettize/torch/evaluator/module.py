@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -21,15 +21,15 @@ from mil_palettize.program.sites import Site, stored_nbytes
 from mil_palettize.program.stages import Stage, parse_model
 from mil_palettize.program.store import Store
 from mil_palettize.program.survey import Survey, survey
-from mil_palettize.program.values import MIL, type_name
 from mil_palettize.program.weight import WeightId
+from mil_palettize.torch.evaluator.constant_store import ConstantStore, LazyValues
 from mil_palettize.torch.evaluator.execution import Execution, Listener
 from mil_palettize.torch.evaluator.memory import claim, one_line
 from mil_palettize.torch.evaluator.ops.registry import to_tensor
 from mil_palettize.torch.evaluator.ops.states import State, zero_state
 from mil_palettize.torch.evaluator.program import Constant, Function, compile_function
-from mil_palettize.torch.evaluator.types import is_half, tensor_dtype, tensor_shape
-from mil_palettize.torch.features import Features, check_integers, features_of, function_of, plain_array
+from mil_palettize.torch.evaluator.types import as_declared, is_half, tensor_dtype, tensor_shape
+from mil_palettize.torch.features import Features, features_of, function_of
 
 PathLike = str | os.PathLike[str]
 PRECISIONS = ("fp32", "fp16")
@@ -46,8 +46,17 @@ class MILModule(nn.Module):
     declared float16, as devices do.
     """
 
-    def __init__(self, model: Model, stage: Stage, function: Function, features: Features, precision: str) -> None:
+    def __init__(
+        self,
+        model: Model,
+        stage: Stage,
+        function: Function,
+        features: Features,
+        precision: str,
+        memory: int | None = None,
+    ) -> None:
         super().__init__()
+        self._store = None if memory is None else ConstantStore(function.constants, memory)
         self._stage = stage
         self._model = model  # its files stay open for what is yet to be decoded
         self.function = function
@@ -64,8 +73,11 @@ class MILModule(nn.Module):
         self.features = features
 
     @classmethod
-    def from_package(cls, path: PathLike, function: str | None = None, *, precision: str = "fp32") -> MILModule:
-        """Open a package. ``function``: of a model with several, else the default one.
+    def from_package(
+        cls, path: PathLike, function: str | None = None, *, precision: str = "fp32", memory: int | None = None
+    ) -> MILModule:
+        """Open a package. ``function``: of a model with several, else the default one. ``memory``: bytes of constants
+        that are kept once they are decoded, for models that are only run; None for all.
 
         Raises PackageError for a package that cannot be read, ConfigError for a function it has not, and
         UnsupportedOpError naming all ops that are not known.
@@ -74,21 +86,24 @@ class MILModule(nn.Module):
         try:
             if len(model.stages) > 1 or model.stages[0].label:
                 raise ConfigError(f"{path} is a pipeline; use mil_palettize.torch.open_model")
-            return cls.from_stage(model, model.stages[0], function, precision)
+            return cls.from_stage(model, model.stages[0], function, precision, memory)
         except BaseException:
             model.close()
             raise
 
     @classmethod
-    def from_stage(cls, model: Model, stage: Stage, function: str | None, precision: str) -> MILModule:
+    def from_stage(
+        cls, model: Model, stage: Stage, function: str | None, precision: str, memory: int | None = None
+    ) -> MILModule:
         """One ML Program of an opened package, whose files have to stay open."""
         if precision not in PRECISIONS:
             raise ConfigError(f"precision is {precision!r}; use one of {list(PRECISIONS)}")
         name, message = function_of(model, stage, function)
         compiled = compile_function(name, message, model.store)
-        return cls(model, stage, compiled, features_of(stage.model, name, compiled.types), precision).eval()
+        return cls(model, stage, compiled, features_of(stage.model, name, compiled.types), precision, memory).eval()
 
     boxes: None = None  # which only a pipeline's suppression gives
+    box_classes: Sequence[str] = ()
 
     def forward(self, **inputs: Any) -> dict[str, Any]:
         """Run on tensors, by the names of the inputs; states begin with zeros."""
@@ -110,7 +125,8 @@ class MILModule(nn.Module):
     def values_of(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
         """By slot, all that is known before the first op runs. Raises EvaluationError."""
         given = self._checked(inputs)
-        return {**self.constants(), **given, **(state if state is not None else self.make_state())}
+        known = {**given, **(state if state is not None else self.make_state())}
+        return {**self.constants(), **known} if self._store is None else LazyValues(known, self._store)
 
     def predict(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
         """Run on arrays (images: also PIL images), as ``MLModel.predict``: arrays come back, labels as they are."""
@@ -136,7 +152,15 @@ class MILModule(nn.Module):
     @property
     def weight_ids(self) -> dict[str, WeightId]:
         """What tells each of :attr:`weights` from all others of the model, also where names repeat."""
-        return {slot: weight for slot, weight, _ in self._weights()}
+        return dict(self._ids)
+
+    def weight(self, weight: WeightId) -> torch.Tensor:
+        """One of :attr:`weights_by_id`; where memory is limited, no other is decoded for it."""
+        if self._store is None:
+            return self.weights_by_id[weight].detach()
+        slot = next(slot for slot, own in self._ids.items() if own == weight)
+        tensor: torch.Tensor = self._store[slot]
+        return tensor
 
     @property
     def weights_by_id(self) -> dict[WeightId, nn.Parameter]:
@@ -275,7 +299,7 @@ class MILModule(nn.Module):
         if missing:
             raise EvaluationError(self.features.missing_text(missing[0], types))
         values = {**{n: v for n, v in self.features.defaults.items() if n in types}, **inputs}
-        tensors = {name: _as_declared(name, values[name], kind) for name, kind in types.items()}
+        tensors = {name: as_declared(name, values[name], kind) for name, kind in types.items()}
         if self.half:
             tensors = {name: t.half().float() if is_half(types[name]) else t for name, t in tensors.items()}
         return tensors
@@ -299,26 +323,6 @@ class ModuleReference:
         model = Model(package, parse_model(self.spec, self.path), Store(package), self.moved)
         stage = next(stage for stage in model.stages if stage.label == self.stage)
         return MILModule.from_stage(model, stage, self.function, self.precision)
-
-
-def _as_declared(name: str, value: Any, kind: MIL.ValueType) -> Any:
-    """An input of the declared type; its shape must fit the sizes that are known."""
-    if kind.WhichOneof("type") != "tensorType":
-        return value
-    tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(plain_array(name, value))
-    wanted = [d.constant.size if d.WhichOneof("dimension") == "constant" else None for d in kind.tensorType.dimensions]
-    fits = kind.tensorType.rank == -1 or (
-        tensor.ndim == len(wanted)
-        and all(size is None or size == found for size, found in zip(wanted, tensor.shape, strict=True))
-    )
-    if not fits:
-        told = ["?" if size is None else size for size in wanted]
-        raise EvaluationError(f"input {name!r} has shape {list(tensor.shape)}; the model takes {told}")
-    dtype = tensor_dtype(kind)
-    converted = tensor.to(dtype)
-    if not dtype.is_floating_point:
-        check_integers(name, tensor, converted, type_name(kind.tensorType.dataType))
-    return converted
 
 
 def _own(value: Any, places: Container[int]) -> Any:

@@ -150,6 +150,8 @@ class _Run:
         on what is held out less."""
         free = _Free(palettes, {slot: self._float[slot] for slot in biases})
         error = self._error_of(block)
+        if error is None:
+            return None
         schedule = self._schedule
         steps = schedule.epochs * -(-len(self._learned) // schedule.batch)
         optimizer = free.optimizer(schedule.learning_rate, steps)
@@ -160,6 +162,8 @@ class _Run:
                 optimizer.zero_grad()
                 loss = error(numbers, free.values())
                 finite(float(loss.detach()))
+                if not loss.requires_grad:  # it gives choices, such as those of argmax
+                    return None
                 loss.backward()
                 optimizer.step()
             stored = free.as_stored()
@@ -169,15 +173,17 @@ class _Run:
         self._palettized.update({} if best is None else best.values)
         return best
 
-    def _error_of(self, block: Block) -> Callable[[Sequence[int], Values], torch.Tensor]:
+    def _error_of(self, block: Block) -> Callable[[Sequence[int], Values], torch.Tensor] | None:
         """Of samples and values of constants, the mean over the block's results of their squared error by their power,
-        summed over the samples."""
+        summed over the samples; None where it gives no floats."""
         before, own = self._ways
         with torch.no_grad():
             run = Batched(runner(self._function, block.steps, self._float, block.gives))
             numbers = self._batches(range(len(before)))
             wanted = [out for some in numbers for out in run([before[number] for number in some])]
         floats = [slot for slot in block.gives if wanted[0][slot].is_floating_point()]
+        if not floats:
+            return None
         power = {s: sum(float(one[s].double().square().sum()) for one in wanted) / len(wanted) for s in floats}
 
         def error(numbers: Sequence[int], values: Values) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -27,6 +26,7 @@ from mil_palettize.torch.training.compression import (
     put_palette,
     stored_source,
 )
+from mil_palettize.torch.training.copies import copied
 from mil_palettize.torch.training.mil_module import MILModule
 from mil_palettize.torch.training.module_walk import ModuleWalk, WalkSettings, calls_of
 from mil_palettize.torch.training.post_training import checked_config, checked_model, checked_report
@@ -77,12 +77,12 @@ class CalibratedPalettizer:
         calls = calls_of(samples)
         named = [{"sample": call} for call in calls]
         asked = Calibration(named, method=method, positions=positions, seed=seed, rounds=rounds)
-        model = copy.deepcopy(self._model)
+        model = copied(self._model)
         chosen = chosen_weights(model, self._config)
         if self._fuse_batch_norm:
             fuse_norms(model)
         modes = {name: module.training for name, module in model.named_modules()}
-        like = copy.deepcopy(model.eval()).eval()
+        like = copied(model.eval()).eval()
         with torch.no_grad(), one_thread():
             settings = WalkSettings(asked.positions, asked.seed, held_out(len(calls)))
             made = _solved(ModuleWalk(model, like, calls, settings), chosen, asked)

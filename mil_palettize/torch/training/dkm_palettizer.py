@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +14,7 @@ from torch.nn.utils import parametrize
 from mil_palettize.errors import ConfigError, PlanError
 from mil_palettize.torch.training.batch_norms import fuse_norms
 from mil_palettize.torch.training.config import DKMPalettizerConfig
+from mil_palettize.torch.training.copies import copied
 from mil_palettize.torch.training.metadata import is_pruned, register
 from mil_palettize.torch.training.module_weights import ModuleWeight, check_finite, check_keys, module_weights
 from mil_palettize.torch.training.palettized_weight import PalettizedWeight
@@ -55,7 +55,7 @@ class DKMPalettizer:
         if self._steps is not None:
             raise PlanError("the model is prepared already; make another DKMPalettizer for another model")
         check_keys(self._model, self._config)
-        model = self._model if inplace else copy.deepcopy(self._model)
+        model = self._model if inplace else copied(self._model)
         chosen = _chosen(model, self._config)
         if self._fuse_batch_norm:
             fuse_norms(model)
@@ -161,13 +161,13 @@ def _prepared(model: nn.Module) -> Iterator[_Prepared]:
 def _copy(model: nn.Module) -> nn.Module:
     """A copy whose parametrized modules have classes of their own: torch keeps the parametrized names in them, and
     what is removed from a copy's class would be gone from that of the original too."""
-    copied = copy.deepcopy(model)
-    for module in copied.modules():
+    made = copied(model)
+    for module in made.modules():
         if parametrize.is_parametrized(module):
             kind = type(module)
             names = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
             module.__class__ = type(kind.__name__, kind.__bases__, names)
-    return copied
+    return made
 
 
 def _finalize(model: nn.Module, one: _Prepared) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mil_palettize.encoding.palette_cache import Clustered
+from mil_palettize.errors import PlanError
 from mil_palettize.expressions.weight_expr import WeightExpr
 from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.training.network_training import NetworkTraining, State
@@ -46,7 +47,7 @@ def finetuned(
     the next one. The module stays as it is.
 
     Raises EvaluationError where a loss is no number, and for a network without outputs of floats; ConfigError for
-    labels that the network has no classes for.
+    labels that the network has no classes for; PlanError where it is to stop here, and no epoch is kept.
     """
     learned = [number for number in range(len(samples)) if number not in schedule.held]
     steps = schedule.epochs * -(-len(learned) // schedule.batch)
@@ -56,8 +57,13 @@ def finetuned(
     found = None if checkpoints is None else checkpoints.found(training)
     if found is not None:
         losses, best = found
+    elif schedule.stop_here:
+        raise PlanError(
+            "no epoch of this fine tuning is kept; give the folder, package, samples and options of the run that was "
+            "stopped"
+        )
     order = np.random.default_rng(schedule.seed)
-    for epoch in range(schedule.epochs):
+    for epoch in range(0 if schedule.stop_here else schedule.epochs):
         mixed = order.permutation(learned)
         if epoch < len(losses) - 1:
             continue

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mil_palettize.errors import EvaluationError
 from mil_palettize.expressions.weight_expr import WeightExpr
 from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.training.augmentation import augmented
@@ -42,25 +43,33 @@ class NetworkTraining:
         self._dtypes = {slot: dtype for slot, (_, dtype) in palettes.items()}
         self._biases = {slot: self._float[slot].clone().requires_grad_(True) for slot in biases}
         self._teacher = Batched(self._runner({}))
-        self._wanted = self._given(self._samples)
-        self._distance = Distance.of(self._wanted, schedule.temperature)
-        if schedule.labels is not None:
-            self._distance.check_labels(schedule.labels, self._wanted[0])
+        # Samples that are changed in each step have to give what the float program gives for the changed ones.
+        numbers = sorted(schedule.held) if schedule.augment and schedule.held else range(len(samples))
+        self._wanted = dict(zip(numbers, self._given([self._samples[n] for n in numbers]), strict=True))
+        self._distance = Distance.of(list(self._wanted.values()), schedule.temperature)
         parts = [part for palette in self._palettes.values() for part in palette.parts()]
         self.optimizer = RelativeAdam(parts, self._biases.values(), schedule.learning_rate, steps)
         self._student = Batched(lambda sample: self._runner(self._seen)(sample))
         self._seen: dict[str, torch.Tensor] = {}  # what palettes and biases are in this step
 
     def step(self, numbers: Sequence[int], random: np.random.Generator) -> float:
-        """Samples of these numbers; ``random``: what they are changed by. The mean loss before it."""
-        samples, wanted = [self._samples[n] for n in numbers], [self._wanted[n] for n in numbers]
+        """Samples of these numbers; ``random``: what they are changed by. The mean loss before it.
+        Raises EvaluationError for one that is no number, or that no gradient comes of."""
+        samples = [self._samples[n] for n in numbers]
         if self._schedule.augment:
             samples = [augmented(sample, self._schedule.augment, random) for sample in samples]
             wanted = self._given(samples)
+        else:
+            wanted = [self._wanted[n] for n in numbers]
         self._seen = {**{slot: palette.value() for slot, palette in self._palettes.items()}, **self._biases}
         self.optimizer.zero_grad()
         loss = self._loss(samples, wanted, numbers)
         mean = finite(float(loss.detach()))
+        if not loss.requires_grad:
+            raise EvaluationError(
+                "nothing can be learned: between palettes and outputs stand ops that only choose, such as argmax; give "
+                "a model that ends before them"
+            )
         loss.backward()
         self.optimizer.step()
         return mean

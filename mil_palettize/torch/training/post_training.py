@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 from coremltools.optimize.torch.palettization import PostTrainingPalettizerConfig as AnyConfig
 from torch import nn
 
@@ -11,6 +9,7 @@ from mil_palettize.errors import ConfigError, PlanError
 from mil_palettize.torch.training.batch_norms import fuse_norms
 from mil_palettize.torch.training.compression import chosen_weights, compress
 from mil_palettize.torch.training.config import PostTrainingPalettizerConfig
+from mil_palettize.torch.training.copies import copied
 from mil_palettize.torch.training.weight_report import WeightsReport
 
 
@@ -33,7 +32,7 @@ class PostTrainingPalettizer:
         ``num_kmeans_workers``: threads. Raises ConfigError for wrong values and entries that no module is meant by,
         PlanError where no weight is chosen, AlgorithmError for NaN and infinite weights; the model stays as it is.
         """
-        model = self._model if inplace else copy.deepcopy(self._model)
+        model = self._model if inplace else copied(self._model)
         chosen = chosen_weights(model, self._config)
         if self._fuse_batch_norm:
             fuse_norms(model)

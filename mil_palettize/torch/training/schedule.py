@@ -20,3 +20,4 @@ class Schedule:
     held: frozenset[int]
     labels: Sequence[int] | None = None
     augment: tuple[str, ...] = ()
+    stop_here: bool = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import os
@@ -16,9 +15,11 @@ from coremltools.optimize.torch.palettization import SKMPalettizerConfig as AnyC
 from torch import nn
 
 from mil_palettize.errors import ConfigError, EvaluationError, PackageError
+from mil_palettize.package.whole_files import check_place, replacing_file
 from mil_palettize.torch.training.batch_norms import fuse_norms
 from mil_palettize.torch.training.compression import ChosenWeight, chosen_weights, compress
 from mil_palettize.torch.training.config import SKMPalettizerConfig
+from mil_palettize.torch.training.copies import copied
 from mil_palettize.torch.training.post_training import checked_model, checked_report
 from mil_palettize.torch.training.weight_report import WeightsReport
 
@@ -65,11 +66,13 @@ class SKMPalettizer:
 
         The model is run as it is, in its own mode; it stays as it is. One process does it: the last two arguments are
         coremltools', and other values than the defaults are logged. Raises EvaluationError for a loss that is no finite
-        number, ConfigError for a dataloader without items.
+        number, ConfigError for a dataloader without items, PackageError, before that, where no file can be written.
         """
+        if sensitivity_path is not None:
+            check_place(sensitivity_path)
         if num_sensitivity_workers != 1 or fsdp_auto_wrap_policy is not None:
             logger.warning("sensitivities are computed by one process, without FSDP")
-        model = copy.deepcopy(self._model)
+        model = copied(self._model)
         parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         sums = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in parameters.items()}
         count = 0
@@ -86,7 +89,8 @@ class SKMPalettizer:
             raise ConfigError("dataloader gives no items; sensitivities need some")
         result = {name: total.cpu() for name, total in sums.items()}
         if sensitivity_path is not None:
-            torch.save(result, sensitivity_path)
+            with replacing_file(sensitivity_path) as file:
+                torch.save(result, file)
         return result
 
     def compress(
@@ -111,7 +115,7 @@ class SKMPalettizer:
         else:
             workers = num_sensitivity_workers
             sensitivities = self.compute_sensitivity(dataloader, loss_fn, None, workers, fsdp_auto_wrap_policy)
-        model = self._model if inplace else copy.deepcopy(self._model)
+        model = self._model if inplace else copied(self._model)
         chosen = chosen_weights(model, self._config)
         gains = fuse_norms(model) if self._fuse_batch_norm else {}
         importances = {

@@ -191,6 +191,15 @@ def test_no_data(tmp_path) -> None:
         palettizer.compress(sensitivity_path=str(tmp_path / "text.pt"))
 
 
+@pytest.mark.parametrize(("place", "told"), [("none/s.pt", "there is no folder"), ("", "it is a folder")])
+def test_sensitivities_that_cannot_be_written(place, told, tmp_path) -> None:
+    """Before any is computed."""
+    with pytest.raises(PackageError, match=told):
+        SKMPalettizer(network()).compute_sensitivity(
+            [images()], lambda model, x: pytest.fail("computed"), str(tmp_path / place)
+        )
+
+
 def test_report_before_compress() -> None:
     with pytest.raises(PlanError, match=r"report\(\) comes after compress\(\)"):
         PostTrainingPalettizer(network()).report()

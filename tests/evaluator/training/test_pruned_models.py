@@ -34,6 +34,21 @@ def pruned():
     return pruner.finalize(inplace=True)
 
 
+def test_a_model_that_was_pruned_in_training_is_copied_as_it_is() -> None:
+    """Its finalized layers have something left of the prepared ones, which cannot be copied."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 8))
+    pruner = MagnitudePruner(model, MagnitudePrunerConfig.from_dict({"global_config": {"target_sparsity": 0.6}}))
+    prepared = pruner.prepare()
+    pruner.step()
+    prepared(torch.randn(4, 32)).square().sum().backward()
+    final = pruner.finalize(prepared)
+    for made in (learned(final), compressed(final)):
+        for number in (0, 2):
+            assert torch.equal(made[number].weight == 0, final[number].weight == 0)
+            assert len(made[number].weight.unique()) == 5
+
+
 def learned(model):
     config = DKMPalettizerConfig.from_dict({"global_config": {"n_bits": 2, "weight_threshold": 0}})
     palettizer = DKMPalettizer(model, config)

@@ -1,0 +1,71 @@
+"""What a command logs on standard error: as lines for people, or as JSON for machines."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from mil_palettize.cli.parsers import Parser
+
+if TYPE_CHECKING:
+    from mil_palettize.reports.progress import ProgressEvent
+
+_logger = logging.getLogger("mil_palettize")
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """One object: time, level, message, and ``progress`` where the line tells of it."""
+        told = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        progress = getattr(record, "progress", None)
+        return json.dumps(told if progress is None else {**told, "progress": progress})
+
+
+def add_logs(sub: Parser) -> None:
+    group = sub.add_argument_group("logs, on standard error")
+    group.add_argument("-v", "--verbose", action="store_true", help="tell of each weight when it is done")
+    group.add_argument("--log-json", action="store_true", help="the same as JSON, an object for each line")
+
+
+@contextmanager
+def logging_as(options: argparse.Namespace) -> Iterator[None]:
+    """Within it, the library's log is written as it was asked for; without that, as Python does by itself."""
+    if not asks_for_logs(options):
+        yield
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines() if options.log_json else logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    before = _logger.level, _logger.propagate
+    _logger.addHandler(handler)
+    _logger.setLevel(logging.INFO)
+    _logger.propagate = False
+    try:
+        yield
+    finally:
+        _logger.removeHandler(handler)
+        _logger.level, _logger.propagate = before
+
+
+def asks_for_logs(options: argparse.Namespace) -> bool:
+    """Not all commands have such options."""
+    return bool(getattr(options, "verbose", False) or getattr(options, "log_json", False))
+
+
+def logged(event: ProgressEvent) -> None:
+    """Log how far a run is."""
+    if event.runs_total:
+        told = f"{event.name}: {event.runs_done} of {event.runs_total} runs of ops"
+    else:
+        told = f"{event.name or 'begun'}: {event.weights_done} of {event.weights_total} weights"
+    _logger.info("%s", told, extra={"progress": dataclasses.asdict(event)})

@@ -1,0 +1,96 @@
+"""Weights that are decoded when they are read, of which no more are kept than is asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from mil_palettize import ConfigError, OpPalettizerConfig, OptimizationConfig, compare, palettize_package  # noqa: E402
+from mil_palettize.cli.main import main  # noqa: E402
+from mil_palettize.torch.evaluator import constants  # noqa: E402
+from mil_palettize.torch.evaluator.model_pipeline import open_model  # noqa: E402
+from mil_palettize.torch.made_up_inputs import plausible_inputs  # noqa: E402
+
+
+@pytest.mark.parametrize(
+    "name", ["conv_fp16_ios18", "recurrent_fp16_ios17", "loop_ios16", "pipeline_ios17", "joint_ios18"]
+)
+@pytest.mark.parametrize("memory", [0, 5000])
+def test_outputs_are_the_same(name: str, memory: int, fixtures: Path) -> None:
+    path = fixtures / f"{name}.mlpackage"
+    one, two = open_model(path), open_model(path, memory=memory)
+    for sample in plausible_inputs(one, 2):
+        wanted, found = one.predict(sample), two.predict(sample)
+        assert wanted.keys() == found.keys()
+        for output, array in wanted.items():
+            assert np.array_equal(found[output], array)
+
+
+@pytest.mark.parametrize("memory", [None, 0, 5000, 10**9])
+def test_no_more_is_kept_than_asked_for(memory: int | None, fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: Counter[str] = Counter()
+    sizes: dict[str, int] = {}
+
+    module = open_model(fixtures / "conv_fp16_ios18.mlpackage", memory=memory)
+    for slot, constant in module.function.constants.items():
+
+        def counted(constant: Any = constant, slot: str = slot, decode: Any = constant.decode) -> np.ndarray:
+            array: np.ndarray = decode()
+            decoded[slot] += 1
+            sizes[slot] = array.nbytes
+            return array
+
+        object.__setattr__(constant, "decode", counted)
+    (sample,) = plausible_inputs(module, 1)
+    decoded.clear()
+    for _ in range(3):
+        module.predict(sample)
+    again = {slot for slot, count in decoded.items() if count}
+    kept = sum(size for slot, size in sizes.items() if slot not in again)
+    if memory is None or memory == 10**9:
+        assert not again
+        return
+    assert kept <= memory
+    assert all(decoded[slot] == 3 for slot in again)  # once in each run
+    assert again if memory == 0 else kept > 0
+
+
+def test_comparisons_and_commands(fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, small = fixtures / "conv_fp16_ios18.mlpackage", tmp_path / "small.mlpackage"
+    palettize_package(
+        source,
+        small,
+        OptimizationConfig(
+            OpPalettizerConfig(nbits=3, weight_threshold=100, granularity="per_grouped_channel", group_size=4)
+        ),
+    )
+    one, two = (compare(source, small, random=2, histograms=2, memory=memory) for memory in (None, 1000))
+    assert one.outputs == two.outputs
+    assert one.weights == two.weights
+    command = ["compare", str(source), str(small), "--random", "2"]
+    assert main([*command, "--json"]) == main([*command, "--json", "--memory", "1kB"]) == 0
+    assert main([*command, "--memory", "1kB", "--html", str(tmp_path / "page.html")]) == 0
+    assert main(["run", str(small), "--memory", "1kB"]) == 0
+    capsys.readouterr()
+    assert main([*command, "--memory", "1kB", "--per-op"]) == 2
+    assert "per_op puts each by itself; leave one out" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="memory is -1; give a number of bytes, or None"):
+        compare(source, small, memory=-1)
+
+
+def test_tables_are_looked_up_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    lut, indices = random.standard_normal((3, 2, 1, 4, 2)), random.integers(0, 4, (6, 4, 5)).astype(np.uint8)
+    whole = constants._looked_up(indices, lut, 1)
+    monkeypatch.setattr(constants, "_UNPACKED_AT_ONCE", 24)
+    assert np.array_equal(constants._looked_up(indices, lut, 1), whole)
+    wanted = np.empty((6, 8, 5))
+    for i, j, k in np.ndindex(6, 4, 5):
+        wanted[i, 2 * j : 2 * j + 2, k] = lut[i // 2, j // 2, 0, indices[i, j, k]]
+    assert np.array_equal(whole, wanted)

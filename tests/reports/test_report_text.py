@@ -1,0 +1,65 @@
+"""The text of a report: in which order, how much of it, what is folded into a line, and what to run next."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mil_palettize import Report, WeightReport
+
+PLAIN = WeightReport(
+    name="w", function="main", shape=(64, 48), dtype="fp16", consumers=[("linear", "weight")], status="palettized",
+    reason="", mode="kmeans", nbits=4, granularity="per_tensor", group_size=None, channel_axis=None,
+    bytes_before=6144, bytes_after=1568, snr_db=20.0, squared_error=1.0, seconds=0.0, cluster_dim=1,
+)  # fmt: skip
+
+
+def of(*weights: WeightReport, **fields: object) -> Report:
+    return Report("a b.mlpackage", "out.mlpackage", 10_000, 4_000, list(weights), **fields)  # type: ignore[arg-type]
+
+
+def named(count: int) -> list[WeightReport]:
+    """The larger, the better the SNR."""
+    return [replace(PLAIN, name=f"w{i:02}", bytes_before=1000 + i, snr_db=float(i)) for i in range(count)]
+
+
+def shown(text: str) -> list[str]:
+    return [line.split()[0] for line in text.splitlines() if line.startswith("w") and line[1].isdigit()]
+
+
+def test_order_and_length() -> None:
+    report = of(*named(12))
+    assert shown(report.to_text()) == [f"w{i:02}" for i in range(11, 1, -1)]
+    assert "… and 2 more (--all lists them)" in report.to_text()
+    assert shown(report.to_text(sort="snr")) == [f"w{i:02}" for i in range(10)]
+    assert shown(report.to_text(sort="name", every=True)) == [f"w{i:02}" for i in range(12)]
+    assert "more" not in report.to_text(every=True)
+    assert str(report) == report.to_text()
+
+
+def test_mean_and_worst() -> None:
+    lossless = replace(PLAIN, name="exact", snr_db=float("inf"), squared_error=0.0)
+    text = of(*named(3), lossless).to_text()
+    assert "SNR of weights: 1.0 dB on average, 0.0 the worst (w00)" in text
+    assert "SNR of weights" not in of(lossless).to_text()
+
+
+def test_reasons_that_differ_in_numbers_are_one_line() -> None:
+    left = replace(PLAIN, status="skipped", snr_db=None)
+    report = of(
+        replace(left, name="a", reason="its palette would take 1,024 bytes, the weight takes 64"),
+        replace(left, name="b", reason="its palette would take 64 bytes, the weight takes 32"),
+        replace(left, name="c", reason="rank 1; palettes are made of weights of rank 2 and more"),
+        replace(left, name="d", reason="left alone by op_name_configs['w_2']"),
+        replace(left, name="e", reason="left alone by op_name_configs['w_3']"),
+    )
+    lines = report.to_text().splitlines()
+    assert "    2  its palette would take … bytes, the weight takes …: a, b" in lines
+    assert "    1  rank 1; palettes are made of weights of rank 2 and more: c" in lines
+    assert "    1  left alone by op_name_configs['w_3']: e" in lines
+
+
+def test_what_to_run_next() -> None:
+    next_line = "next: mil-palettize compare 'a b.mlpackage' out.mlpackage"
+    assert of(PLAIN).to_text().splitlines()[-1] == next_line
+    assert next_line not in of(PLAIN, dry_run=True).to_text()
+    assert next_line not in of(replace(PLAIN, status="skipped", reason="small")).to_text()
