@@ -98,6 +98,7 @@ def main() -> int:
         argued = reasons(every)
         wanted = [(what, mutant) for what, mutant in named(tree.root) if mutant.file in tree.files(options.paths)]
         of_name, first = {mutant.key: what for what, mutant in wanted}, [mutant for _, mutant in wanted]
+        every = [mutant for mutant in every if mutant.key not in of_name]
         chosen = [one for one in _chosen(options, every, first, results) if one.key not in argued]
         reach = reach_of(tree, _tests(tree, options.tests), folder / "traces.json")
         sound = tree.sound_loops()
