@@ -132,11 +132,15 @@ class Tutorial:
         return model.eval()
 
     def _saved(self, model: nn.Module, name: str) -> Path:
+        pipeline = ct.PassPipeline()
+        # Of coremltools 9.0; it loses a change of scale on the way through a reshape, here before the last layer.
+        pipeline.remove_passes(["common::int_op_canonicalization"])
         package = ct.convert(
             torch.jit.trace(model.eval(), torch.zeros(SHAPE)),
             inputs=[ct.TensorType("x", SHAPE)],
             minimum_deployment_target=ct.target.iOS18,
             skip_model_load=True,
+            pass_pipeline=pipeline,
         )
         package.save(str(self._folder / f"{name}.mlpackage"))
         return self._folder / f"{name}.mlpackage"

@@ -46,7 +46,7 @@ def test_signature_of_coremltools(name: str) -> None:
     shared = [(p.name, p.kind, p.default) for p in mine.values() if p.kind is not p.KEYWORD_ONLY]
     assert shared == [(p.name, p.kind, p.default) for p in other.values()]
     own = {p.name: p.default for p in mine.values() if p.kind is p.KEYWORD_ONLY}
-    ours = {"select": "weights", "strict": False, "importance": None, "calibration": None}
+    ours = {"select": "weights", "strict": False, "importance": None, "calibration": None, "return_report": False}
     assert own == (ours if name == "palettize_weights" else {})
 
 

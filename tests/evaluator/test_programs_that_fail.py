@@ -17,8 +17,9 @@ torch = pytest.importorskip("torch")
 from evaluator import evaluated, mb  # noqa: E402
 
 from mil_palettize import EvaluationError, PackageError, PalettizeError  # noqa: E402
-from mil_palettize.torch import MILModule, open_model  # noqa: E402
+from mil_palettize.torch import open_model  # noqa: E402
 from mil_palettize.torch.evaluator import memory  # noqa: E402
+from mil_palettize.torch.evaluator.module import MILModule  # noqa: E402
 from mil_palettize.torch.evaluator.ops import control_flow  # noqa: E402
 from mil_palettize.torch.predictions import run_package  # noqa: E402
 
