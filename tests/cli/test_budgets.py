@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from command_line import CLI_ERROR, IN, OUT, PALETTIZE, Run
+
+from mil_palettize.doors import budget
 
 
 def nbytes(package: str) -> int:
@@ -20,6 +24,19 @@ def test_a_size(run: Run) -> None:
     assert 20_000 < nbytes(OUT) <= 24_000
     assert f"planned: {nbytes(OUT):,} bytes" in shown
     assert "calibrated by the weights alone" in shown
+
+
+def test_the_time_is_that_of_the_plan_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, plan = [0.0], budget.plan_mixed_bits
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        clock[0] += 5000
+        return plan(*arguments, **options)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(budget, "plan_mixed_bits", slowly)
+    code, shown, _ = run(*PALETTIZE, "--target-size", "24kB", "--unmeasured", "--json")
+    assert (code, json.loads(shown)["seconds"]) == (0, 5000)
 
 
 def test_bits_per_weight(run: Run) -> None:
