@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mil_palettize.planning.sizes import ITEMSIZE
 from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.orders import Order
@@ -144,7 +145,13 @@ class Report:
 
     def _totals(self) -> str:
         done = f"would be {self.action}" if self.dry_run else self.action
-        small = f", {self.small} at or below the threshold" if self.action == PALETTIZED else ""
+        left = self.skipped
+        others = ""
+        if self.action == PALETTIZED:
+            left = [weight for weight in left if weight.dtype in ITEMSIZE]
+            other_types = len(self.skipped) - len(left)
+            others = f", {other_types} of other types than fp16 and fp32" if other_types else ""
+            others += f", {self.small} at or below the threshold"
         changed = self.palettized + self.decompressed
         lines = [
             f"{self.source} → {self.destination or ('(dry run)' if self.dry_run else 'a new one')}",
@@ -152,7 +159,7 @@ class Report:
             + _times(self.bytes_before, self.bytes_after)
             + ("" if self.dry_run else f", in {self.seconds:.2f} s")
             + (", verified" if self.verified else ""),
-            f"{format_count(len(changed), 'constant')} {done}, {len(self.skipped)} left alone{small}",
+            f"{format_count(len(changed), 'constant')} {done}, {len(left)} left alone{others}",
         ]
         if self.action == PALETTIZED and not changed:
             lines.append(f"Nothing {'would be' if self.dry_run else 'was'} palettized.")
