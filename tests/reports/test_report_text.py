@@ -76,6 +76,13 @@ def test_strides_and_strings_are_not_counted_as_weights_left_alone() -> None:
     assert "0 constants decompressed, 1 left alone" in of(compressed, action="decompressed").to_text().splitlines()
 
 
+def test_small_weights_are_told_of_where_they_are_much() -> None:
+    line = "at or below it are 1 kB of weights, 10 % of the package: --weight-threshold 0"
+    assert line in of(PLAIN, small=3, small_nbytes=1001).to_text()
+    assert line in of(PLAIN, small=3, small_nbytes=1001).to_html()
+    assert "--weight-threshold" not in of(PLAIN, small=3, small_nbytes=1000).to_text()
+
+
 def test_what_to_run_next() -> None:
     next_line = "next: mil-palettize compare 'a b.mlpackage' out.mlpackage"
     assert of(PLAIN).to_text().splitlines()[-1] == next_line
