@@ -105,7 +105,18 @@ def _check_finite(samples: Sequence[Any]) -> None:
                     raise EvaluationError(f"sample {number} has NaN or infinite values in input {name!r}")
 
 
-def fits(module: Any, sample: Arrays) -> bool:
-    """Whether a sample has the inputs that a function takes."""
-    names = module.features.inputs.keys()
-    return set(sample) <= names and names - module.features.defaults.keys() <= set(sample)
+def check_call(module: Any, call: Arrays) -> None:
+    """Raise EvaluationError for inputs that an evaluator's ``module`` does not take, by their names, shapes or
+    values."""
+    tensors = module.features.tensors(call)
+    if module.functions:  # a pipeline has none: each of its stages looks at its own inputs
+        module.checked(tensors)
+
+
+def taken_by_none(refusals: Mapping[str, EvaluationError]) -> EvaluationError:
+    """For samples that each function of a model refused, by the functions' names."""
+    reasons = {str(error) for error in refusals.values()}
+    if len(reasons) == 1:
+        return EvaluationError(reasons.pop())
+    told = "; ".join(f"function {name!r}: {error}" for name, error in refusals.items())
+    return EvaluationError(f"no function of the model takes these samples: {told}")
