@@ -8,7 +8,7 @@ from typing import Any
 
 from mil_palettize.algorithms.layerwise.moments import Moments
 from mil_palettize.calibration.request import Calibration
-from mil_palettize.doors.calibration_samples import Calls, calls_of, check_call, taken_by_none
+from mil_palettize.doors.calibration_samples import Calls, Refusals, calls_of, check_call
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import EvaluationError
 from mil_palettize.program.model import Model
@@ -76,16 +76,14 @@ class SampledFunctions:
         them, and where one takes the first but not all."""
         from mil_palettize.torch.evaluator.model_pipeline import evaluated
 
-        refusals: dict[str, EvaluationError] = {}
+        refusals = Refusals(self.calibration.sample_data, functions)
         for name in functions:
             module, notes = evaluated(self.model, name), list[str]()
             try:
                 given = calls_of(self.calibration, module, notes)
                 check_call(module, given.arrays[0])
             except EvaluationError as error:
-                refusals[name] = error
-                if len(refusals) == len(functions):
-                    raise taken_by_none(refusals) from error
+                refusals.add(name, error)
                 told = f"by its weights alone, as it does not take the samples ({error})"
                 self.notes.append(f"function {name!r}: {told}")
                 yield module, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -113,10 +113,24 @@ def check_call(module: Any, call: Arrays) -> None:
         module.checked(tensors)
 
 
-def taken_by_none(refusals: Mapping[str, EvaluationError]) -> EvaluationError:
-    """For samples that each function of a model refused, by the functions' names."""
-    reasons = {str(error) for error in refusals.values()}
-    if len(reasons) == 1:
-        return EvaluationError(reasons.pop())
-    told = "; ".join(f"function {name!r}: {error}" for name, error in refusals.items())
-    return EvaluationError(f"no function of the model takes these samples: {told}")
+@dataclass
+class Refusals:
+    """Which of a model's ``functions`` do not take the samples ``data``, and why."""
+
+    data: object
+    functions: Sequence[str]
+    found: dict[str, EvaluationError] = field(default_factory=dict)
+
+    def add(self, function: str, error: EvaluationError) -> None:
+        """Raise EvaluationError for samples that are this function's by their name, and where all refuse them."""
+        from mil_palettize.torch.function_inputs import own_file
+
+        if own_file(self.data, function) is not None:
+            raise EvaluationError(f"function {function!r}: {error}") from error
+        self.found[function] = error
+        if len(self.found) < len(self.functions):
+            return
+        if len({str(one) for one in self.found.values()}) == 1:
+            raise error
+        told = "; ".join(f"function {name!r}: {one}" for name, one in self.found.items())
+        raise EvaluationError(f"no function of the model takes these samples: {told}") from error

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mil_palettize.calibration.request import Numbers
-from mil_palettize.doors.calibration_samples import check_call, taken_by_none
+from mil_palettize.doors.calibration_samples import Refusals, check_call
 from mil_palettize.errors import ConfigError, EvaluationError, PackageError, PlanError, memory_told
 from mil_palettize.package.array_files import read_members
 from mil_palettize.package.given_files import check_samples_exist
@@ -95,20 +95,18 @@ def fisher_importance(
     whole = MILModule.from_package(source, function)
     names = whole.functions if function is None else [whole.function_name]
     found, values = dict[str, np.ndarray](), dict[str, bytes]()
-    refusals: dict[str, EvaluationError] = {}
+    refusals = Refusals(samples, names)
     for name in names:
         module = whole if name == whole.function_name else MILModule.from_package(source, name)
         try:
             given = _samples(samples, module, seed, pixels)
         except EvaluationError as error:
-            refusals[name] = error
+            refusals.add(name, error)
             continue
         ids, weights = module.weight_ids, module.weights
         for slot, array in fisher(module, given, labels=labels, loss=loss, seed=seed).items():
             found[ids[slot].key] = array
             values[ids[slot].key] = hashlib.sha256(weights[slot].detach().numpy().tobytes()).digest()
-    if len(refusals) == len(names):
-        raise taken_by_none(refusals) from refusals[names[0]]
     return WeightsImportance((key, _damped(array, damping)) for key, array in _summed(found, values).items())
 
 

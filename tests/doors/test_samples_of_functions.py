@@ -14,10 +14,12 @@ from mil_palettize import (
     EvaluationError,
     OpPalettizerConfig,
     OptimizationConfig,
+    compare,
     fisher_importance,
     palettize_package,
 )
 from mil_palettize.reports.report import Report
+from mil_palettize.torch.predictions import run_package
 
 CONFIG = OptimizationConfig(OpPalettizerConfig(nbits=2, weight_threshold=64))
 SHAPES = {"decode": (1, 1, 48), "prefill": (1, 8, 48)}  # of the input x, the only one of both
@@ -89,3 +91,39 @@ def test_sensitivity_is_of_the_functions_that_take_the_samples(source: Path) -> 
     alone = fisher_importance(source, samples_of("decode", 3), function="decode")
     assert found.keys() == alone.keys()
     assert all(np.array_equal(found[name], alone[name]) for name in found)
+
+
+def test_a_folder_of_files_for_functions(source: Path, tmp_path: Path) -> None:
+    """Which may lack some, but not hold what a function does not take."""
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    saved_of("decode", folder / "decode.npz")
+    some = palettize_package(source, tmp_path / "a.mlpackage", CONFIG, calibration=Calibration(folder))
+    assert sampled(some)["prefill/adapter_weight"] == 0
+    assert any("has decode.npz, but no prefill.npz" in note for note in some.notes)
+    assert fisher_importance(source, folder).keys() == {"decode/base_weight", "decode/adapter_weight"}
+    saved_of("prefill", folder / "prefill.npz")
+    both = palettize_package(source, tmp_path / "b.mlpackage", CONFIG, calibration=Calibration(folder))
+    assert set(sampled(both).values()) == {32}
+    saved_of("decode", folder / "prefill.npz")
+    with pytest.raises(EvaluationError, match=r"^function 'prefill': input 'x' has shape \[1, 1, 48\]"):
+        palettize_package(source, tmp_path / "c.mlpackage", CONFIG, calibration=Calibration(folder))
+    with pytest.raises(EvaluationError, match=r"^function 'prefill': input 'x' has shape \[1, 1, 48\]"):
+        fisher_importance(source, folder)
+
+
+def test_run_takes_the_file_of_the_function(source: Path, tmp_path: Path) -> None:
+    for name in SHAPES:
+        saved_of(name, tmp_path / f"{name}.npz")
+        assert run_package(source, tmp_path, function=name).samples == 40
+
+
+def test_inputs_of_another_function_than_the_default_one(source: Path, tmp_path: Path) -> None:
+    path = saved_of("decode", tmp_path / "x.npz")
+    message = r"^function 'prefill': .*input 'x' has .* \[1, 8, 48\]; name the function .* \(--function decode\)$"
+    with pytest.raises(EvaluationError, match=message):
+        run_package(source, path)
+    with pytest.raises(EvaluationError, match=message):
+        compare(source, source, path)
+    with pytest.raises(EvaluationError, match=r"^input 'x' has shape"):
+        run_package(source, path, function="prefill")
