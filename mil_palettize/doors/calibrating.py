@@ -126,7 +126,8 @@ class CalibrationRun:
         functions = list(self.sampled.functions())
         self.done.held = self.sampled.held
         self._look_elsewhere(functions)
-        for whole, given in functions:
+        # Those without samples last: what they share with others is made of the others' samples.
+        for whole, given in sorted(functions, key=lambda function: function[1] is None):
             if given is None:
                 self._alone(whole)
                 continue

@@ -8,8 +8,9 @@ from typing import Any
 
 from mil_palettize.algorithms.layerwise.moments import Moments
 from mil_palettize.calibration.request import Calibration
-from mil_palettize.doors.calibration_samples import Calls, calls_of, fits
+from mil_palettize.doors.calibration_samples import Calls, Refusals, calls_of, check_call
 from mil_palettize.encoding.workers import Workers
+from mil_palettize.errors import EvaluationError
 from mil_palettize.program.model import Model
 from mil_palettize.program.stages import pipeline_models
 
@@ -23,12 +24,22 @@ def check_samples(model: Model, calibration: Calibration) -> None:
     if calibration.method != "weights":
         for whole, given in SampledFunctions(model, calibration).functions():
             for call in () if given is None else given.arrays:
-                whole.features.tensors(call)
+                check_call(whole, call)
 
 
 def moments_found(found: Any) -> list[Moments]:
     """Of what a walk collected, which knows torch, as solvers take them, which do not."""
     return [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
+
+
+def _check_others(module: Any, given: Calls) -> None:
+    """Than the first call, of a function that takes this."""
+    for number, call in enumerate(given.arrays[1:], 1):
+        try:
+            check_call(module, call)
+        except EvaluationError as error:
+            told = f"function {module.function_name!r} takes the first sample, but not call {number}: {error}"
+            raise EvaluationError(f"{told}; give samples of one function") from error
 
 
 @dataclass
@@ -49,19 +60,37 @@ class SampledFunctions:
         from mil_palettize.torch.evaluator.model_pipeline import evaluated
 
         check_device(self.calibration.device)
-        given_some = self.calibration.sample_data is not None
         pipeline = bool(pipeline_models(self.model.spec))
-        functions = [None] if pipeline else sorted(self.model.stages[0].program.functions)
+        functions = [] if pipeline else sorted(self.model.stages[0].program.functions)
+        if len(functions) > 1:
+            yield from self._of_several(functions)
+            return
+        whole = evaluated(self.model)
+        given = calls_of(self.calibration, whole, self.notes)
+        if not self.calibration.made_up:
+            self.held = [given.arrays[number] for number in sorted(given.held)]
+        yield whole, given
+
+    def _of_several(self, functions: Sequence[str]) -> Iterator[tuple[Any, Calls | None]]:
+        """Each function with the samples that it takes: their first call tells. Raises EvaluationError where none takes
+        them, and where one takes the first but not all."""
+        from mil_palettize.torch.evaluator.model_pipeline import evaluated
+
+        refusals = Refusals(self.calibration.sample_data, functions)
         for name in functions:
-            whole = evaluated(self.model, name)
-            given = calls_of(self.calibration, whole, self.notes)
-            if len(functions) > 1 and given_some and not fits(whole, given.arrays[0]):
-                self.notes.append(f"function {name!r} takes other inputs than the samples have: by its weights alone")
-                yield whole, None
+            module, notes = evaluated(self.model, name), list[str]()
+            try:
+                given = calls_of(self.calibration, module, notes)
+                check_call(module, given.arrays[0])
+            except EvaluationError as error:
+                refusals.add(name, error)
+                told = f"by its weights alone, as it does not take the samples ({error})"
+                self.notes.append(f"function {name!r}: {told}")
+                yield module, None
                 continue
-            if len(functions) == 1 and given_some:
-                self.held = [given.arrays[number] for number in sorted(given.held)]
-            yield whole, given
+            self.notes += [f"function {name!r}: {note}" for note in notes]
+            _check_others(module, given)
+            yield module, given
 
     def listen(
         self,

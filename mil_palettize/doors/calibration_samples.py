@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -105,7 +105,32 @@ def _check_finite(samples: Sequence[Any]) -> None:
                     raise EvaluationError(f"sample {number} has NaN or infinite values in input {name!r}")
 
 
-def fits(module: Any, sample: Arrays) -> bool:
-    """Whether a sample has the inputs that a function takes."""
-    names = module.features.inputs.keys()
-    return set(sample) <= names and names - module.features.defaults.keys() <= set(sample)
+def check_call(module: Any, call: Arrays) -> None:
+    """Raise EvaluationError for inputs that an evaluator's ``module`` does not take, by their names, shapes or
+    values."""
+    tensors = module.features.tensors(call)
+    if module.functions:  # a pipeline has none: each of its stages looks at its own inputs
+        module.checked(tensors)
+
+
+@dataclass
+class Refusals:
+    """Which of a model's ``functions`` do not take the samples ``data``, and why."""
+
+    data: object
+    functions: Sequence[str]
+    found: dict[str, EvaluationError] = field(default_factory=dict)
+
+    def add(self, function: str, error: EvaluationError) -> None:
+        """Raise EvaluationError for samples that are this function's by their name, and where all refuse them."""
+        from mil_palettize.torch.function_inputs import own_file
+
+        if own_file(self.data, function) is not None:
+            raise EvaluationError(f"function {function!r}: {error}") from error
+        self.found[function] = error
+        if len(self.found) < len(self.functions):
+            return
+        if len({str(one) for one in self.found.values()}) == 1:
+            raise error
+        told = "; ".join(f"function {name!r}: {one}" for name, one in self.found.items())
+        raise EvaluationError(f"no function of the model takes these samples: {told}") from error

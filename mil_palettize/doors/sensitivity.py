@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mil_palettize.calibration.request import Numbers
-from mil_palettize.doors.calibration_samples import fits
+from mil_palettize.doors.calibration_samples import Refusals, check_call
 from mil_palettize.errors import ConfigError, EvaluationError, PackageError, PlanError, memory_told
 from mil_palettize.package.array_files import read_members
 from mil_palettize.package.given_files import check_samples_exist
@@ -95,10 +95,13 @@ def fisher_importance(
     whole = MILModule.from_package(source, function)
     names = whole.functions if function is None else [whole.function_name]
     found, values = dict[str, np.ndarray](), dict[str, bytes]()
+    refusals = Refusals(samples, names)
     for name in names:
         module = whole if name == whole.function_name else MILModule.from_package(source, name)
-        given = _samples(samples, module, module is whole, seed, pixels)
-        if given is None:
+        try:
+            given = _samples(samples, module, seed, pixels)
+        except EvaluationError as error:
+            refusals.add(name, error)
             continue
         ids, weights = module.weight_ids, module.weights
         for slot, array in fisher(module, given, labels=labels, loss=loss, seed=seed).items():
@@ -108,21 +111,18 @@ def fisher_importance(
 
 
 def _samples(
-    given: Sequence[Mapping[str, Any]] | PathLike | int, module: Any, needed: bool, seed: int, pixels: Any
-) -> Sequence[Mapping[str, Any]] | None:
-    """For one function; None where they are of others, and not ``needed`` for this one."""
+    given: Sequence[Mapping[str, Any]] | PathLike | int, module: Any, seed: int, pixels: Any
+) -> Sequence[Mapping[str, Any]]:
+    """For one function. Raises EvaluationError where their first is of another."""
     from mil_palettize.torch.calibration.made_up_samples import natural_samples
     from mil_palettize.torch.samples import read_samples
 
     if isinstance(given, int):
         return natural_samples(module, given, seed)
-    try:
-        read = read_samples(given, module, pixels=pixels) if isinstance(given, str | os.PathLike) else given
-    except EvaluationError:
-        if needed:
-            raise
-        return None
-    return read if needed or all(fits(module, sample) for sample in read) else None
+    read = read_samples(given, module, pixels=pixels) if isinstance(given, str | os.PathLike) else given
+    for sample in read[:1]:
+        check_call(module, sample)
+    return read
 
 
 def _summed(found: Mapping[str, np.ndarray], values: Mapping[str, bytes]) -> dict[str, np.ndarray]:

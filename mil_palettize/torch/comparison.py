@@ -17,7 +17,7 @@ from mil_palettize.torch.comparison_options import ALL, Options, Sample
 from mil_palettize.torch.coreml_runtime import CoreMLModel
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
 from mil_palettize.torch.evaluator.module import PathLike
-from mil_palettize.torch.function_inputs import inputs_of
+from mil_palettize.torch.function_inputs import function_told, inputs_of
 from mil_palettize.torch.greedy import greedy_figures
 from mil_palettize.torch.paired_run import paired
 from mil_palettize.torch.reference import compare_with_recorded
@@ -55,11 +55,8 @@ def _of_function(
     name: str, functions: Sequence[str], original: PathLike, palettized: PathLike, inputs: Inputs, options: Options
 ) -> ModelComparison:
     own = inputs_of(name, functions, inputs)
-    try:
+    with function_told(name, functions, shared=inputs is not None and own is inputs):
         return _compared(original, palettized, own, replace(options, function=name))
-    except EvaluationError as error:
-        advice = "" if inputs is None or own is not inputs else "; name the function that the inputs are for"
-        raise EvaluationError(f"function {name!r}: {error}{advice}") from error
 
 
 def _compared(original: PathLike, palettized: PathLike, inputs: Inputs, options: Options) -> ModelComparison:
@@ -69,10 +66,12 @@ def _compared(original: PathLike, palettized: PathLike, inputs: Inputs, options:
         open_model(path, options.function, precision=options.precision, memory=options.memory_of_each) for path in paths
     ]
     _check_alike(paths, modules)
-    samples, told = samples_for(modules[0], inputs, options)
-    sides = [_side(path, module, options) for path, module in zip(paths, modules, strict=True)]
-    run = paired(sides[0], sides[1], samples, options, modules[0])
-    greedy = greedy_figures(sides[0], sides[1], modules[0], samples, options)
+    named = modules[0].functions if options.function is None else []  # which one is run was not said
+    with function_told(modules[0].function_name, named, shared=inputs is not None):
+        samples, told = samples_for(modules[0], inputs, options)
+        sides = [_side(path, module, options) for path, module in zip(paths, modules, strict=True)]
+        run = paired(sides[0], sides[1], samples, options, modules[0])
+        greedy = greedy_figures(sides[0], sides[1], modules[0], samples, options)
     return ModelComparison(
         original=paths[0],
         palettized=paths[1],

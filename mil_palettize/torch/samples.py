@@ -17,6 +17,7 @@ from mil_palettize.torch.array_files import Arrays, load_arrays
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.module import PathLike
 from mil_palettize.torch.features import CHANNELS
+from mil_palettize.torch.function_inputs import inputs_of
 from mil_palettize.torch.image_folder import is_list, is_picture, pictures
 from mil_palettize.torch.json_lines import SUFFIXES, json_lines
 from mil_palettize.torch.made_up_inputs import default_shape
@@ -58,13 +59,15 @@ def read_samples(
     ``source``: a ``.npz`` file that has an array for each input, of one sample, of several along an axis more in front,
     or along the first axis where the model's own is 1; a ``.npy`` file of the same for a model with one input; a
     picture, a folder of them or a ``.txt`` file of their paths, for a model that takes one; lines of JSON
-    (:func:`json_lines`); sound (:func:`windows`); or ``FILE.py:NAME``, a function without arguments that gives (or an
-    iterable of) samples: mappings as ``MLModel.predict`` takes them, or arrays for a model with one input.
+    (:func:`json_lines`); sound (:func:`windows`); a folder of ``.npz`` files that are called as the model's functions;
+    or ``FILE.py:NAME``, a function without arguments that gives (or an iterable of) samples: mappings as
+    ``MLModel.predict`` takes them, or arrays for a model with one input.
 
     Raises PackageError for a file that cannot be read, EvaluationError for one that does not fit, ConfigError without
     Pillow and for a name that the file does not define.
     """
     check_samples_exist(source)
+    source = inputs_of(module.function_name, module.functions, source)
     path = Path(source)
     if path.is_dir() or is_picture(path) or is_list(path):
         return Samples(*pictures(path, module, pixels))

@@ -124,7 +124,7 @@ class MILModule(nn.Module):
 
     def values_of(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
         """By slot, all that is known before the first op runs. Raises EvaluationError."""
-        given = self._checked(inputs)
+        given = self.checked(inputs)
         known = {**given, **(state if state is not None else self.make_state())}
         return {**self.constants(), **known} if self._store is None else LazyValues(known, self._store)
 
@@ -292,7 +292,8 @@ class MILModule(nn.Module):
         """Whether the constant is a parameter."""
         return slot in self._ids
 
-    def _checked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def checked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Inputs as the program declares them, with defaults of those that are left out. Raises EvaluationError."""
         types = self.function.types
         self.features.check_names(inputs)
         missing = [name for name in types if name not in inputs and name not in self.features.defaults]
