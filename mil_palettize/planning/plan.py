@@ -10,10 +10,10 @@ from typing import Literal, get_args
 from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.errors import PlanError
 from mil_palettize.planning.importances import importance_of, refuse_unmatched, without_importance
-from mil_palettize.planning.sizes import ITEMSIZE, not_smaller, palette_nbytes
+from mil_palettize.planning.sizes import not_smaller, palette_nbytes
 from mil_palettize.planning.specifier import specify
 from mil_palettize.program.forms import FORMS, Form, refusal
-from mil_palettize.program.weight import Weight
+from mil_palettize.program.weight import ITEMSIZE, Weight
 from mil_palettize.request.importance import Importance
 from mil_palettize.request.module_names import in_model, names_of
 from mil_palettize.request.near_names import near_names

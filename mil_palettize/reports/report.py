@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mil_palettize.planning.sizes import ITEMSIZE
-from mil_palettize.program.weight import WeightId
+from mil_palettize.program.weight import ITEMSIZE, WeightId
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.orders import Order
 from mil_palettize.reports.page.document import outputs_section
