@@ -78,7 +78,10 @@ def add_compare(commands: argparse._SubParsersAction[Parser], epilog: str) -> No
     sub.add_argument(
         "--allow-degenerate", action="store_true", help="let outputs pass that are constant or not finite in both"
     )
-    sub.add_argument("--html", type=path, metavar="FILE.html", help="write a page that shows it")
+    sub.add_argument(
+        "--html", type=path, metavar="FILE.html",
+        help="write a page that shows it; compares ops as --per-op does, which takes longer, but with --memory",
+    )  # fmt: skip
     sub.add_argument("--json", action="store_true", help="JSON on standard output")
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from mil_palettize.algorithms.compiled.jit import when_compiling
 from mil_palettize.reports.counting import CountedBar
+from mil_palettize.reports.progress_lines import ProgressLines, write_line
 from mil_palettize.text import printable, shorten
 
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}B/{total_fmt}B [{elapsed}<{remaining}{postfix}]"
@@ -79,7 +78,8 @@ class CallbackProgress:
 
 
 class BarProgress:
-    """A tqdm bar over bytes that counts weights beside it, on standard error where that is a terminal.
+    """A tqdm bar over bytes that counts weights beside it, on standard error where that is a terminal, else a line
+    now and then.
 
     The first palette after installing waits for loops to be compiled: the bar says so, and where there is none, a line.
     Calibration has a bar of its own before it, over the runs of ops.
@@ -89,6 +89,7 @@ class BarProgress:
         self._runs: Any = None
         self._bar: Any = None
         self._counted = CountedBar()
+        self._lines = ProgressLines()
         self._told = False
         self._end_listening = when_compiling(self._tell_compiling)
 
@@ -101,9 +102,7 @@ class BarProgress:
         if bar is not None and not bar.disable:
             bar.set_postfix_str(_COMPILING)
         else:
-            with suppress(AttributeError, OSError, ValueError):  # there may be no stream, or nobody listening
-                sys.stderr.write(COMPILING_LINE)
-                sys.stderr.flush()
+            write_line(COMPILING_LINE)
 
     def calibrate(self, done: int, total: int, name: str) -> None:
         from tqdm import tqdm
@@ -114,6 +113,7 @@ class BarProgress:
             self._runs.reset(total)
         self._runs.set_postfix_str(shorten(printable(name), _NAME_WIDTH), refresh=False)
         self._runs.update(done - self._runs.n)
+        self._lines.tell("calibrating: runs of ops", done, total)
 
     def _end_runs(self) -> None:
         if self._runs is not None:
@@ -141,6 +141,7 @@ class BarProgress:
         self._bar.set_description_str(f"{self._done}/{self._total} weights", refresh=False)
         self._bar.set_postfix_str(shorten(printable(name), _NAME_WIDTH), refresh=False)
         self._bar.update(nbytes)
+        self._lines.tell("weights", self._done, self._total)
 
     def count(self, what: str, done: int, total: int) -> None:
         self._counted.count(what, done, total)

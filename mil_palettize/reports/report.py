@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mil_palettize.program.weight import ITEMSIZE, WeightId
+from mil_palettize.program.weight import WeightId
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.orders import Order
 from mil_palettize.reports.page.document import outputs_section
@@ -149,7 +149,7 @@ class Report:
         left = self.skipped
         others = ""
         if self.action == PALETTIZED:
-            left = [weight for weight in left if weight.dtype in ITEMSIZE]
+            left = [weight for weight in left if weight.is_float]
             other_types = len(self.skipped) - len(left)
             others = f", {other_types} of other types than fp16 and fp32" if other_types else ""
             others += f", {self.small} at or below the threshold"

@@ -89,6 +89,11 @@ class WeightReport:
         return self.name if self.function == "main" else f"{self.function}/{self.name}"
 
     @property
+    def is_float(self) -> bool:
+        """Whether it is of a type that palettes hold."""
+        return self.dtype in ("fp16", "fp32")
+
+    @property
     def lossless(self) -> bool:
         return self.squared_error == 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,33 @@ def test_what_is_counted_has_a_bar_on_terminals(stream: type[io.StringIO], monke
     shown = output.getvalue()
     assert ("comparing" in shown, "weight by weight" in shown) == (stream is Terminal,) * 2
     assert stream is not Terminal or shown.rindex("comparing") < shown.index("weight by weight")
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_a_line_each_half_minute_where_there_is_no_terminal(
+    stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, clock = stream(), [0.0]
+    monkeypatch.setattr(sys, "stderr", output)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    progress = make_progress(True)
+    for done in range(1, 961):  # two minutes
+        clock[0] += 0.125
+        progress.calibrate(done, 960, "op")
+    progress.start(8, 80)
+    for number in range(8):
+        clock[0] += 10
+        progress.advance(f"main/w{number}", 1, 10)
+    with counting(True) as count:
+        clock[0] += 31
+        count("comparing", 1, 2)
+        count("comparing", 2, 2)
+    progress.close()
+    lines = [line for line in output.getvalue().splitlines() if line.startswith("mil_palettize: ")]
+    told = [f"mil_palettize: calibrating: runs of ops, {done} of 960 done" for done in (240, 480, 720, 960)]
+    told += [f"mil_palettize: weights, {done} of 8 done" for done in (3, 6)]
+    told += ["mil_palettize: comparing, 1 of 2 done"]
+    assert lines == ([] if stream is Terminal else told)
 
 
 def test_every_sample_and_palette_is_counted(fixtures: Path, tmp_path: Path) -> None:
