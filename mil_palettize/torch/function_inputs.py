@@ -14,8 +14,8 @@ from mil_palettize.text import format_some
 
 def inputs_of(function: str, functions: Sequence[str], inputs: Any) -> Any:
     """What of ``inputs`` is for one of ``functions``: theirs by name, of a mapping; its own file, of a folder with
-    files ``NAME.npz`` of functions; anything else is for all of them. Raises EvaluationError for a folder that has files of
-    other functions only."""
+    files ``NAME.npz`` of functions; anything else is for all of them. Raises EvaluationError for a folder that has
+    files of other functions only."""
     if isinstance(inputs, str | os.PathLike):
         files = {name: file for name in functions if (file := own_file(inputs, name))}
         if files and function not in files:
