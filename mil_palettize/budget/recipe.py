@@ -112,7 +112,7 @@ class Recipe:
             for one in self.chosen
             for name in one.names
         }
-        return Requests(None, {}, entries)
+        return Requests(None, {}, entries, planned=True)
 
     @property
     def config(self) -> OptimizationConfig:
@@ -125,9 +125,10 @@ class Recipe:
         """For the report of a package written with it, of ``nbytes``, None where none was written."""
         if not self.chosen:
             return ["planned: nothing, as no weight can get a palette", *self.notes]
+        foretold = f"{self.point.told} told beforehand" if self.error > 0 else "no error"
         planned = (
-            f"planned: {self.nbytes:,} bytes, {self.bits_per_weight:.2f} bits per weight, error "
-            f"{self.point.told}; the smallest package possible had {self.smallest:,}"
+            f"planned: {self.nbytes:,} bytes, {self.bits_per_weight:.2f} bits per weight, {foretold}; the smallest "
+            f"package possible had {self.smallest:,}"
         )
         if nbytes is None or nbytes == self.nbytes:
             return [planned, *self.notes]
@@ -148,7 +149,7 @@ class Recipe:
             f"# {line}"
             for line in (
                 f"{self.source}: {self.bytes_before:,} bytes, with this recipe {self.nbytes:,},",
-                f"{self.bits_per_weight:.2f} bits per weight where there can be palettes; error "
+                f"{self.bits_per_weight:.2f} bits per weight where there can be palettes; error told beforehand "
                 f"{self.error:.3g} ({self.point.told})",
                 *([] if self.target is None else [f"for --target {self.target}"]),
                 *self.notes,
@@ -174,7 +175,8 @@ class Recipe:
         totals = [
             f"{self.source}: {format_bytes(self.bytes_before)} → {format_bytes(self.nbytes)} ({self.nbytes:,} bytes), "
             f"{self.bits_per_weight:.2f} bits per weight",
-            f"{format_count(len(self.chosen), 'weight')}, error {self.error:.3g} ({self.point.told}), {self.kind}",
+            f"{format_count(len(self.chosen), 'weight')}, error told beforehand {self.error:.3g} ({self.point.told}), "
+            f"{self.kind}",
         ]
         measured = [f"measured: {trial}" for trial in self.trials]
         blocks = ["\n".join(totals), self.table(width), "\n".join(measured), "\n".join(self.notes)]

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 _BUDGETS = ("target_size", "bits_per_weight", "min_snr", "max_drop")
 _LIMITS = ("keep", "ends", "device_rules", "vectors", "labels", "logits", "unmeasured")
+_INSTEAD_OF_KEEP = (
+    "; where all get the same bits, a --config FILE.yaml leaves a weight alone: op_name_configs: {NAME: null}"
+)
 _OF_BUDGETS = (
     "calibrate",
     "sensitivity",
@@ -95,7 +98,9 @@ def budget_of(options: argparse.Namespace) -> Budget | None:
         for name in _LIMITS:
             if getattr(options, name) is not None:
                 flag = "for" if name == "device_rules" else name
-                raise ConfigError(f"--{flag} goes with --target-size, --bits-per-weight, --min-snr or --max-drop")
+                instead = _INSTEAD_OF_KEEP if name == "keep" else ""
+                told = f"--{flag} goes with --target-size, --bits-per-weight, --min-snr or --max-drop"
+                raise ConfigError(told + instead)
         return None
     for name in _OTHERS:
         if getattr(options, name, None) is not None:

@@ -10,6 +10,7 @@ import logging
 import os
 import shlex
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -209,9 +210,11 @@ def _check_report_path(options: argparse.Namespace, read: Mapping[str, object] |
 
 def _make(options: argparse.Namespace, make: Callable[[], Report]) -> int:
     """Make a package and publish the report; an interrupt after the package is complete says so."""
-    before = output.identity(options.destination)
+    before, started = output.identity(options.destination), time.perf_counter()
     try:
-        _publish(make(), options)
+        report = make()
+        report.seconds = time.perf_counter() - started  # a plan, and what it measured, included
+        _publish(report, options)
     except KeyboardInterrupt as interrupt:
         if output.identity(options.destination) != before:
             interrupt.args = (f"{options.destination} is complete",)

@@ -10,10 +10,10 @@ from typing import Literal, get_args
 from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.errors import PlanError
 from mil_palettize.planning.importances import importance_of, refuse_unmatched, without_importance
-from mil_palettize.planning.sizes import ITEMSIZE, not_smaller, palette_nbytes
+from mil_palettize.planning.sizes import not_smaller, palette_nbytes
 from mil_palettize.planning.specifier import specify
 from mil_palettize.program.forms import FORMS, Form, refusal
-from mil_palettize.program.weight import Weight
+from mil_palettize.program.weight import ITEMSIZE, Weight
 from mil_palettize.request.importance import Importance
 from mil_palettize.request.module_names import in_model, names_of
 from mil_palettize.request.near_names import near_names
@@ -49,10 +49,12 @@ class Decision:
 
 @dataclass
 class Plan:
-    """Decisions in program order; ``small``: constants at or below the threshold, which are not among them."""
+    """Decisions in program order; ``small``: constants at or below the threshold, which are not among them,
+    ``small_nbytes``: stored for those of them that a lower one would take."""
 
     decisions: list[Decision] = field(default_factory=list)
     small: int = 0
+    small_nbytes: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -86,6 +88,7 @@ def make_plan(
     refuse_unmatched(requests, weights)
     plan = Plan(notes=check_op_types(requests, op_types))
     named: dict[str, list[Decision]] = defaultdict(list)
+    small: dict[object, int] = {}  # bytes of each record, which weights may share
     for weight in weights:
         form = FORMS.get(opset_after.get(weight.opset, weight.opset))
         if requests.joint and form is not None and not form.chains:
@@ -95,6 +98,8 @@ def make_plan(
         threshold = resolved.request.weight_threshold if resolved.request else requests.threshold
         if weight.size <= threshold and resolved.level != "constant":
             plan.small += 1
+            if _only_small(weight, resolved, form, select, requests.joint):
+                small[weight.storage or weight.id] = weight.nbytes
             if found is not None and found[1].asked:
                 plan.notes.append(f"importance[{found[0]!r}] has no effect: {weight.key!r} is small and left alone")
             continue
@@ -102,6 +107,7 @@ def make_plan(
         plan.decisions.append(_weighed(decision, *found) if found else decision)
         for key in resolved.keys:
             named[key].append(plan.decisions[-1])
+    plan.small_nbytes = sum(small.values())
     plan.notes += [
         f"op_name_configs[{entry!r}] is taken for the module of {format_some(sorted(keys), 3)}"
         for entry, keys in requests.modules.items()
@@ -190,6 +196,14 @@ def _ineligible(weight: Weight, resolved: Resolved, form: Form | None, select: s
     if select == "weights" and not resolved.explicit and weight.is_rotary:
         return ROTARY
     return ""
+
+
+def _only_small(weight: Weight, resolved: Resolved, form: Form | None, select: str, joint: bool) -> bool:
+    """Whether nothing but the threshold rules a palette out for a small weight."""
+    if resolved.request is None:
+        return False
+    request = replace(resolved.request, weight_threshold=0)
+    return not _ineligible(weight, replace(resolved, request=request), form, select, joint)
 
 
 def _way_out(weight: Weight) -> str:

@@ -7,9 +7,7 @@ import math
 from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.expressions.weight_expr import packed_nbytes
 from mil_palettize.program.forms import FORMS
-from mil_palettize.program.weight import Weight
-
-ITEMSIZE = {"fp16": 2, "fp32": 4}
+from mil_palettize.program.weight import ITEMSIZE, Weight
 
 
 def palette_nbytes(weight: Weight, specification: PaletteSpecification, nbits: int) -> int:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from mil_palettize.program.roles import is_weight_input
 
+ITEMSIZE = {"fp16": 2, "fp32": 4}  # bytes of an element, of the types that palettes are made of
+
 
 class WeightId(NamedTuple):
     """What tells a constant from every other one of its model, the same in plan, report, evaluator and writer.

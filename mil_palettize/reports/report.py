@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mil_palettize.program.weight import WeightId
+from mil_palettize.program.weight import ITEMSIZE, WeightId
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.orders import Order
 from mil_palettize.reports.page.document import outputs_section
@@ -32,15 +32,16 @@ from mil_palettize.reports.weight_rows import (
 from mil_palettize.text import format_bytes, format_count, printable
 
 COUNT_UNKNOWN = "a weight file's record count is wrong: records that nothing points at were dropped uncounted"
+_MUCH = 0.1  # of a package: when small weights are so much of it, it is told how to take them too
 
 
 @dataclass
 class Report:
     """A whole run. ``action``: "palettized", or "decompressed", which lists compressed constants only.
-    ``bytes_before`` and ``bytes_after``: of all files of the package. ``small``: constants at or
-    below their threshold, which are not in ``weights``. ``dropped_records``: of weight files, that nothing
-    pointed at (None where that could not be told). ``check``: both packages run on the same inputs, where that was
-    asked for. ``biases``: that calibration changed. ``print`` shows it as text.
+    ``bytes_before`` and ``bytes_after``: of all files of the package. ``small``: constants at or below their
+    threshold, which are not in ``weights``; ``small_nbytes``: of the weights among these. ``dropped_records``: of
+    weight files, that nothing pointed at (None where that could not be told). ``check``: both packages run on the
+    same inputs, where that was asked for. ``biases``: that calibration changed. ``print`` shows it as text.
 
     >>> config = OptimizationConfig(global_config=OpPalettizerConfig(nbits=4))
     >>> report = palettize_package("fixtures/conv_fp16_ios18.mlpackage", None, config, dry_run=True)
@@ -56,6 +57,7 @@ class Report:
     moved: list[Moved] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     small: int = 0
+    small_nbytes: int = 0
     dropped_records: int | None = 0
     action: str = PALETTIZED
     dry_run: bool = False
@@ -144,7 +146,13 @@ class Report:
 
     def _totals(self) -> str:
         done = f"would be {self.action}" if self.dry_run else self.action
-        small = f", {self.small} at or below the threshold" if self.action == PALETTIZED else ""
+        left = self.skipped
+        others = ""
+        if self.action == PALETTIZED:
+            left = [weight for weight in left if weight.dtype in ITEMSIZE]
+            other_types = len(self.skipped) - len(left)
+            others = f", {other_types} of other types than fp16 and fp32" if other_types else ""
+            others += f", {self.small} at or below the threshold"
         changed = self.palettized + self.decompressed
         lines = [
             f"{self.source} → {self.destination or ('(dry run)' if self.dry_run else 'a new one')}",
@@ -152,8 +160,14 @@ class Report:
             + _times(self.bytes_before, self.bytes_after)
             + ("" if self.dry_run else f", in {self.seconds:.2f} s")
             + (", verified" if self.verified else ""),
-            f"{format_count(len(changed), 'constant')} {done}, {len(self.skipped)} left alone{small}",
+            f"{format_count(len(changed), 'constant')} {done}, {len(left)} left alone{others}",
         ]
+        if self.small_nbytes > _MUCH * self.bytes_before:
+            lines.append(
+                f"at or below it are {format_bytes(self.small_nbytes)} of weights, "
+                f"{100 * self.small_nbytes / self.bytes_before:.0f} % of the package: "
+                "--weight-threshold 0 (weight_threshold=0) takes them too"
+            )
         if self.action == PALETTIZED and not changed:
             lines.append(f"Nothing {'would be' if self.dry_run else 'was'} palettized.")
         if self.action == DECOMPRESSED and not self.weights:

@@ -42,6 +42,7 @@ def planned_report(
         moved=moved,
         notes=_notes(plan),
         small=plan.small,
+        small_nbytes=plan.small_nbytes,
         dry_run=dry_run,
     )
 
@@ -51,7 +52,7 @@ def plan_anew(report: Report, plan: Plan, moved: list[Moved]) -> None:
     report.weights = [_planned(decision) for decision in plan.decisions]
     report.moved = moved
     report.notes = _notes(plan)
-    report.small = plan.small
+    report.small, report.small_nbytes = plan.small, plan.small_nbytes
 
 
 def _notes(plan: Plan) -> list[str]:

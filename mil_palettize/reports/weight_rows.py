@@ -17,6 +17,7 @@ LARGEST = 10  # that are shown where not all are
 DENSE_HEADER = ("weight", "shape", "read by", "was", "before", "after")
 PALETTE_HEADER = ("weight", "shape", "read by", "palette", "before", "after", "SNR dB")
 _WIDEST_FORM = 40
+_NUMBER = re.compile(r"(?<![\w'.])\d+(?:,\d{3})*(?:\.\d+)?(?![\w'])")
 Labels = Mapping[WeightId, str]
 
 
@@ -58,16 +59,28 @@ def snr_lines(weights: Iterable[WeightReport], labels: Labels) -> list[str]:
 
 
 def folded_reasons(weights: Sequence[WeightReport], labels: Labels) -> list[tuple[str, str]]:
-    """(reason, weight) of each; reasons that only differ in numbers are one, which has … in their place."""
-    alike: dict[str, set[str]] = {}
+    """(reason, weight) of each; reasons that only differ in numbers are one, which has their range in their place."""
+    alike: dict[str, list[str]] = {}
     for weight in weights:
-        alike.setdefault(_without_numbers(weight.reason), set()).add(weight.reason)
-    told = {plain: plain if len(reasons) > 1 else next(iter(reasons)) for plain, reasons in alike.items()}
+        alike.setdefault(_without_numbers(weight.reason), []).append(weight.reason)
+    told = {plain: _folded(reasons) for plain, reasons in alike.items()}
     return [(told[_without_numbers(weight.reason)], labels[weight.id]) for weight in weights]
 
 
 def _without_numbers(reason: str) -> str:
-    return re.sub(r"(?<![\w'])\d[\d,]*(?![\w'])", "…", reason)
+    return _NUMBER.sub("…", reason)
+
+
+def _folded(reasons: Sequence[str]) -> str:
+    """One sentence for ``reasons``, which only differ in numbers."""
+    numbers = iter(zip(*(_NUMBER.findall(reason) for reason in reasons), strict=True))
+    return _NUMBER.sub(lambda _: _spread(next(numbers)), reasons[0])
+
+
+def _spread(numbers: Iterable[str]) -> str:
+    """``7``, ``0 or 1``, ``1 to 300``."""
+    found = sorted(set(numbers), key=lambda number: float(number.replace(",", "")))
+    return " or ".join(found) if len(found) < 3 else f"{found[0]} to {found[-1]}"
 
 
 def _row(weight: WeightReport, label: str, form: str) -> tuple[str, ...]:

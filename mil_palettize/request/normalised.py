@@ -37,7 +37,8 @@ class Requests:
 
     ``joint``: also of what sparse and quantized constants hold. ``importance``: of the elements of constants, by the
     constants' names. ``modules``: entries of ``by_name`` that are names of modules of a certain model, what decides
-    first in front, each with the keys (``function/name``) of the constants that are in it.
+    first in front, each with the keys (``function/name``) of the constants that are in it. ``planned``: ``by_name`` is
+    of a plan, and nobody wrote it.
     """
 
     global_request: PaletteRequest | None
@@ -46,6 +47,7 @@ class Requests:
     joint: bool = False
     importance: Mapping[str, Importance] = field(default_factory=dict)
     modules: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    planned: bool = field(default=False, compare=False)
 
     @property
     def threshold(self) -> int:
@@ -72,6 +74,10 @@ class Requests:
         modules = [entry for entry, of in self.modules.items() if not of.isdisjoint(keys)]
         patterns = [entry for entry in self._patterns if entry not in keys and matches(entry, keys)]
         return [*(key for key in keys if key in self.by_name), *modules, *patterns]
+
+    def source_of(self, entry: str) -> str:
+        """What messages call an entry of ``by_name``."""
+        return "the plan" if self.planned else f"op_name_configs[{entry!r}]"
 
     def is_written_out(self, entry: str) -> bool:
         """Whether an entry of ``by_name`` is for what is called so, and not for what it matches or contains."""

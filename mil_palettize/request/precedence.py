@@ -55,7 +55,7 @@ def resolve(weight: Weight, requests: Requests) -> Resolved:
     keys = frozenset(own).union(*(v.keys for v in voices))
     if own and (requests.is_written_out(own[0]) or all(v.level != "name" for v in voices)):
         level = "constant" if requests.is_written_out(own[0]) else "pattern"
-        return Resolved(requests.by_name[own[0]], level, f"op_name_configs[{own[0]!r}]", keys)
+        return Resolved(requests.by_name[own[0]], level, requests.source_of(own[0]), keys)
     if not voices:
         return Resolved(requests.global_request, "global", "global_config")
     chosen = min(voices, key=_preference)
@@ -67,7 +67,7 @@ def _voice(function: str, consumer: Consumer, requests: Requests) -> _Voice:
     named = requests.matching(function, consumer.op_name, *consumer.outputs, *(name for _, name in consumer.path))
     if named:
         level = "name" if requests.is_written_out(named[0]) else "pattern"
-        return _Voice(requests.by_name[named[0]], level, f"op_name_configs[{named[0]!r}]", tuple(named))
+        return _Voice(requests.by_name[named[0]], level, requests.source_of(named[0]), tuple(named))
     for op_type, _ in ops:
         if op_type in requests.by_type:
             return _Voice(requests.by_type[op_type], "type", f"op_type_configs[{op_type!r}]")

@@ -296,7 +296,7 @@ def test_what_no_palette_is_possible_of(source: Path, tmp_path: Path) -> None:
     assert recipe.nbytes == size
     assert any("left alone: already compressed (constexpr_lut_to_dense)" in note for note in recipe.notes)
     assert recipe.told(size)[0] == "planned: nothing, as no weight can get a palette"
-    assert "error 0 (none)" in recipe.to_text()
+    assert "error told beforehand 0 (none)" in recipe.to_text()
     assert ">none</span>" in recipe.to_html()
     with pytest.raises(PlanError, match="1 bit per weight cannot be reached: the least is"):
         plan_mixed_bits(source, Budget(bits_per_weight=1), limits=Limits(keep={"stem_weight": None}))

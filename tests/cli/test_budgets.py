@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from command_line import CLI_ERROR, IN, OUT, PALETTIZE, Run
+
+from mil_palettize.doors import budget
 
 
 def nbytes(package: str) -> int:
@@ -20,6 +25,19 @@ def test_a_size(run: Run) -> None:
     assert 20_000 < nbytes(OUT) <= 24_000
     assert f"planned: {nbytes(OUT):,} bytes" in shown
     assert "calibrated by the weights alone" in shown
+
+
+def test_the_time_is_that_of_the_plan_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, plan = [0.0], budget.plan_mixed_bits
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        clock[0] += 5000
+        return plan(*arguments, **options)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(budget, "plan_mixed_bits", slowly)
+    code, shown, _ = run(*PALETTIZE, "--target-size", "24kB", "--unmeasured", "--json")
+    assert (code, json.loads(shown)["seconds"]) == (0, 5000)
 
 
 def test_bits_per_weight(run: Run) -> None:
@@ -56,6 +74,13 @@ def test_a_recipe_is_edited_with_patterns(run: Run) -> None:
     assert status["stem_weight"] == status["up_weight"] == "palettized"
 
 
+def test_what_the_plan_decided_is_not_laid_to_a_config(run: Run) -> None:
+    code, shown, _ = run(*PALETTIZE, "--bits-per-weight", "6", "--keep", "stem_weight", "--unmeasured")
+    assert (code, "left alone by the plan: stem_weight" in shown) == (0, True)
+    assert "op_name_configs" not in shown
+    assert re.search(r"bits per weight, [\d.]+ dB told beforehand; ", shown)
+
+
 def test_limits(run: Run) -> None:
     asked = ("plan", IN, "--bits-per-weight", "6", "--json", "--keep", "stem_weight", "--keep", "re:h.*=6")
     code, shown, _ = run(*asked)
@@ -71,7 +96,7 @@ def test_limits(run: Run) -> None:
         (("--target-size", "1kB"), "1,000 bytes cannot be reached: the smallest package is", 4),
         (("--target-size", "20kB", "--nbits", "4"), "exclude each other", 2),
         (("--target-size", "20kB", "--redo"), "exclude each other", 2),
-        (("--nbits", "4", "--keep", "a"), "--keep goes with --target-size", 2),
+        (("--nbits", "4", "--keep", "a"), "leaves a weight alone: op_name_configs: {NAME: null}", 2),
         (("--nbits", "4", "--for", "ane"), "--for goes with", 2),
         (("--target-size", "20kB", "--keep", "nowhere"), "matches no weight", 4),
         (("--target-size", "20kB", "--keep", "re:("), "no regular expression", 2),

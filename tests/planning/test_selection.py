@@ -175,6 +175,22 @@ def test_default_threshold() -> None:
     assert ([d.weight.name for d in plan.decisions], plan.small) == (["large"], 1)
 
 
+def test_bytes_of_small_weights_that_a_lower_threshold_takes() -> None:
+    made = program(
+        const("a", shape=(32, 32)), const("again", shape=(32, 32)), const("bias", shape=(32,), offset=128),
+        const("x0", shape=(32, 32), offset=192), const("b", shape=(8, 8), offset=256),
+        const("large", shape=W, offset=320),
+        op("linear", "l", {"x": "x", "weight": "a", "bias": "bias"}), op("linear", "k", {"x": "x", "weight": "again"}),
+        op("add", "m", {"x": "x", "y": "x0"}), op("conv", "c", {"x": "x", "weight": "b"}),
+        op("linear", "n", {"x": "x", "weight": "large"}),
+    )  # fmt: skip
+    # A record counts once, neither the bias nor what is added is a weight, and what nobody asks for is not missed.
+    assert planned(made, nbits=4).small_nbytes == 2 * (32 * 32 + 8 * 8)
+    assert planned(made, OptimizationConfig(op_type_configs={"conv": FOUR})).small_nbytes == 2 * 8 * 8
+    assert planned(made, nbits=4, weight_threshold=64).small_nbytes == 2 * 8 * 8
+    assert planned(made, nbits=4, weight_threshold=0).small_nbytes == 0
+
+
 def test_thresholds_are_those_of_each_request() -> None:
     made = program(
         const("w", shape=(32, 32)), const("v", shape=(32, 32)),

@@ -53,9 +53,34 @@ def test_reasons_that_differ_in_numbers_are_one_line() -> None:
         replace(left, name="e", reason="left alone by op_name_configs['w_3']"),
     )
     lines = report.to_text().splitlines()
-    assert "    2  its palette would take … bytes, the weight takes …: a, b" in lines
+    assert "    2  its palette would take 64 or 1,024 bytes, the weight takes 32 or 64: a, b" in lines
     assert "    1  rank 1; palettes are made of weights of rank 2 and more: c" in lines
     assert "    1  left alone by op_name_configs['w_3']: e" in lines
+
+
+def test_many_numbers_are_told_by_their_range() -> None:
+    reasons = [f"rank 1; {n:,} of 7 elements lose 2.5 dB, or {n / 4:.2f}" for n in (900, 9, 30, 1000)]
+    left = replace(PLAIN, status="skipped", snr_db=None)
+    text = of(*(replace(left, name=f"w{i}", reason=reason) for i, reason in enumerate(reasons))).to_text()
+    assert "    4  rank 1; 9 to 1,000 of 7 elements lose 2.5 dB, or 2.25 to 250.00: w0" in text
+    assert "…" not in text.replace(", …", "")
+
+
+def test_strides_and_strings_are_not_counted_as_weights_left_alone() -> None:
+    left = replace(PLAIN, status="skipped", snr_db=None, reason="so")
+    text = of(PLAIN, left, replace(left, dtype="int32"), replace(left, dtype="string"), small=3).to_text()
+    counted = "1 constant palettized, 1 left alone, 2 of other types than fp16 and fp32, 3 at or below the threshold"
+    assert counted in text.splitlines()
+    assert "    3  so: " in text
+    compressed = replace(left, dtype="int8")
+    assert "0 constants decompressed, 1 left alone" in of(compressed, action="decompressed").to_text().splitlines()
+
+
+def test_small_weights_are_told_of_where_they_are_much() -> None:
+    line = "at or below it are 1 kB of weights, 10 % of the package: --weight-threshold 0"
+    assert line in of(PLAIN, small=3, small_nbytes=1001).to_text()
+    assert line in of(PLAIN, small=3, small_nbytes=1001).to_html()
+    assert "--weight-threshold" not in of(PLAIN, small=3, small_nbytes=1000).to_text()
 
 
 def test_what_to_run_next() -> None:
