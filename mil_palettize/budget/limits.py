@@ -120,9 +120,7 @@ class Limits:
     def least(self, entries: Requests, weights: list[Weight], first: bool, last: bool) -> tuple[int | None, set[str]]:
         """The least bits of an element of ``weights``, which get the same, None where they are left alone; and the
         ``entries`` that spoke. ``first``, ``last``: in the program."""
-        met: set[str] = set()
-        for weight in weights:
-            met.update(entries.matching(weight.function, weight.name, weight.op_name, *_readers(weight)))
+        met = {entry for weight in weights for entry in speaking(entries, weight)}
         wanted = [self.keep[name] for name in met] + ([self.ends] if first or last else [])
         if any(nbits is None for nbits in wanted):
             return None, met
@@ -132,6 +130,11 @@ class Limits:
 def _is_whole(value: object, allowed: Collection[int] | None = None) -> bool:
     whole = isinstance(value, int) and not isinstance(value, bool)
     return whole and (allowed is None or value in allowed)
+
+
+def speaking(entries: Requests, weight: Weight) -> set[str]:
+    """Those of :meth:`Limits.entries` that mean a weight."""
+    return set(entries.matching(weight.function, weight.name, weight.op_name, *_readers(weight)))
 
 
 def _readers(weight: Weight) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mil_palettize.budget.choices import Candidate, Choice, choices_of
 from mil_palettize.budget.distortion import Evaluated, evaluated
-from mil_palettize.budget.limits import Budget, Limits
+from mil_palettize.budget.limits import Budget, Limits, speaking
 from mil_palettize.budget.reach import refuse_unreachable
 from mil_palettize.budget.weighed_choices import SampleCosts, Source, Weighed
 from mil_palettize.encoding.workers import Workers
@@ -58,7 +58,7 @@ def weighed(
     one_bit = Requests(request, {}, {}, importance=weights)
     with Model.open(source.path) as model:
         prepared = source.prepared(model, one_bit)
-        choices = _allowed(choices_of(prepared, limits.grid()), limits)
+        choices, carried = _allowed(choices_of(prepared, limits.grid()), limits)
         left = tuple(
             (d.weight.key, d.reason, d.weight.nbytes) for d in prepared.plan.decisions if d.specification is None
         )
@@ -69,7 +69,7 @@ def weighed(
             refuse_unreachable(offered, budget)
         sampled = _NO_SAMPLES if costs is None else costs(model, {s.weight.id for one in choices for s in one.sites})
         told, note = _told(choices, sampled.costs)
-        notes = [*sampled.notes, note]
+        notes = [*sampled.notes, note, *carried]
         counted = {d.weight.id: d.importance for d in prepared.plan.decisions if d.importance is not None}
         notes += [_WEIGHED] if counted else []
         notes += [] if not limits.vectors or any(map(_has_vectors, choices)) else [_NO_VECTORS]
@@ -112,11 +112,13 @@ def _evaluated(
     )
 
 
-def _allowed(choices: Sequence[Choice], limits: Limits) -> list[Choice]:
+def _allowed(choices: Sequence[Choice], limits: Limits) -> tuple[list[Choice], list[str]]:
+    """With the candidates that ``limits`` leave; and notes on weights that these hold for without naming them."""
     entries = limits.entries(site.weight for one in choices for site in one.sites)
     met: set[str] = set()
-    found = []
+    found, notes = [], []
     for number, one in enumerate(choices):
+        notes += _carried(one, entries)
         least, own = limits.least(entries, [s.weight for s in one.sites], number == 0, number == len(choices) - 1)
         met |= own
         found.append(replace(one, candidates=tuple(c for c in one.candidates if _keeps(c, least))))
@@ -124,7 +126,21 @@ def _allowed(choices: Sequence[Choice], limits: Limits) -> list[Choice]:
         if name not in met:
             names = {s.weight.name for one in choices for s in one.sites}
             raise PlanError(f"keep[{name!r}] matches no weight that could get a palette{near_names(name, names)}")
-    return found
+    return found, notes
+
+
+def _carried(choice: Choice, entries: Requests) -> list[str]:
+    """Of weights that are chosen with one that an entry of ``keep`` means, though it does not mean them."""
+    spoke = {site.weight.key: speaking(entries, site.weight) for site in choice.sites}
+    notes = []
+    for name in sorted(set().union(*spoke.values())):
+        others = [key for key, names in spoke.items() if name not in names]
+        if others:
+            notes.append(
+                f"keep[{name!r}] holds for {format_some(others, _HELD_UP)} too: what is stored once is chosen once; "
+                "with op_name_configs in a config (--config) they are stored apart"
+            )
+    return notes
 
 
 def _has_vectors(choice: Choice) -> bool:

@@ -147,7 +147,8 @@ def palettize_package(
         )
         report = run.carry_out()
     report.notes += [recovered] if recovered else []
-    report.notes += [] if recipe is None else recipe.told(None if dry_run else report.bytes_after)
+    planned = [] if recipe is None else recipe.told(None if dry_run else report.bytes_after)
+    report.notes += [note for note in planned if note not in report.notes]  # plans read the samples that palettes do
     report.seconds = time.perf_counter() - started
     return report
 

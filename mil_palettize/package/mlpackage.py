@@ -12,6 +12,8 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
@@ -24,6 +26,8 @@ MODEL_PATH = "@model_path"
 _NEWEST_FORMAT = (1, 0, 0)
 # Manifests are a few hundred bytes; one of this size was not written by Core ML tools.
 _LARGEST_MANIFEST = 16 << 20
+# Names that are looked at for one like a name that is not there, and how long these may be.
+_MOST_BESIDE, _LONGEST_NAME = 1000, 255
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,7 @@ def _check_is_package(folder: Path) -> None:
                 f"there is no {folder}, but an interrupted run left it as {previous_path(folder).name} in "
                 "the same folder; rename that back"
             )
-        raise PackageError(f"there is no {folder}")
+        raise PackageError(f"there is no {folder}{_near(folder)}")
     if os.path.isfile(folder):
         raise PackageError(f"{folder} is {_kind_of_file(folder)}")
     if not os.path.isdir(folder):
@@ -169,6 +173,13 @@ def _check_is_package(folder: Path) -> None:
         inside = sorted(folder.glob("*.mlpackage"))
         hint = f"; did you mean {inside[0]}?" if inside else ""
         raise PackageError(f"{folder} is not a package: it has no {MANIFEST}{hint}")
+
+
+def _near(folder: Path) -> str:
+    """Packages beside it that are called alike."""
+    beside = {path.stem: path for path in islice(sorted(folder.parent.glob("*.mlpackage")), _MOST_BESIDE)}
+    close = get_close_matches(folder.stem[:_LONGEST_NAME], beside)
+    return f"; did you mean {' or '.join(str(beside[stem]) for stem in close)}?" if close else ""
 
 
 def _kind_of_file(path: Path) -> str:

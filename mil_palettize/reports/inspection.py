@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +25,8 @@ from mil_palettize.text import columns, format_bytes, format_count, format_some,
 
 _FEATURES = ("", "name", "dtype", "shape", "values", "in an .npz file")
 _MOST_TYPES = 12
+_MOST_SHARING = 2  # that are named in text
+_MOST_NAMED = 16  # in JSON
 _NARROWEST_NAME = 24
 _NARROWEST_REASON = 24
 
@@ -32,10 +34,11 @@ _NARROWEST_REASON = 24
 @dataclass(frozen=True)
 class ConstantInfo:
     """One constant. ``consumers``: (op type, input name). ``form``: ``const``, ``4-bit palette``, ... ``nbytes``: of
-    its data, also where other constants share it. ``reason``: why it would be left alone by 4-bit k-means with the
-    default settings, "" when it would be palettized; ``snr_db``: of that palette, where it was asked for and is one.
-    ``block``: path of the nested block that declares it, "" for the function's own. ``weight``: whether it is listed as
-    a weight: compressed, large, or read as one by an op. ``matched``: names and patterns, of those that were asked for,
+    its data, also where other constants share it; ``own_nbytes``: of that, what no constant listed before it has too;
+    ``shared_with``: labels of the first few of the ``sharing`` others that have the same data. ``reason``: why it would be left alone by 4-bit k-means
+    with the default settings, "" when it would be palettized; ``snr_db``: of that palette, where it was asked for and
+    is one. ``block``: path of the nested block that declares it, "" for the function's own. ``weight``: whether it is
+    listed as a weight: compressed, large, or read as one by an op. ``matched``: names and patterns, of those asked for,
     that mean it."""
 
     name: str
@@ -51,12 +54,14 @@ class ConstantInfo:
     weight: bool = True
     snr_db: float | None = None
     matched: tuple[str, ...] = ()
+    own_nbytes: int = 0
+    shared_with: tuple[str, ...] = ()
+    sharing: int = 0
 
     @property
     def label(self) -> str:
         """``function/name``, ``main`` left out, with the block where there is one."""
-        name = self.name if self.function == "main" else f"{self.function}/{self.name}"
-        return f"{name} in {self.block}" if self.block else name
+        return _label(self.function, self.name, self.block)
 
 
 @dataclass
@@ -78,11 +83,11 @@ class Inspection:
 
     @property
     def dtypes(self) -> dict[str, tuple[int, int]]:
-        """How many constants there are of each dtype, and their bytes; most bytes first."""
+        """How many constants there are of each dtype, and their bytes, shared data counted once; most bytes first."""
         count = Counter(constant.dtype for constant in self.constants)
         nbytes: Counter[str] = Counter()
         for constant in self.constants:
-            nbytes[constant.dtype] += constant.nbytes
+            nbytes[constant.dtype] += constant.own_nbytes
         return {dtype: (count[dtype], total) for dtype, total in nbytes.most_common()}
 
     def listed(self, sort: Order = "bytes", *, every: bool = False) -> list[ConstantInfo]:
@@ -163,6 +168,10 @@ def constant_rows(inspected: Inspection, sort: Order, every: bool) -> tuple[tupl
 
 def _constant_row(constant: ConstantInfo, snr: bool) -> tuple[str, ...]:
     readers = ", ".join(dict.fromkeys(op for op, _ in constant.consumers)) or "nothing"
+    if constant.shared_with:
+        more = constant.sharing - _MOST_SHARING
+        named = ", ".join(constant.shared_with[:_MOST_SHARING]) + (f" and {more} more" if more > 0 else "")
+        readers += f" (stored once with {named})"
     return (
         printable(constant.label),
         "×".join(map(str, constant.shape)) or "scalar",
@@ -216,21 +225,31 @@ def inspection(
     survey = model.survey()
     decisions = default_decisions([site.weight for site in survey.sites])
     reasons = {weight.id: decision.reason for weight, decision in decisions.items()}
+    data = [_Data.of(site) for site in survey.sites]
+    own = _own_nbytes(data)
+    sharing = _sharing(survey.sites, data)
     return Inspection(
         path=path,
         nbytes=model.package.nbytes(),
         functions=model.functions(),
         constants=[
-            _constant(
-                site,
-                reasons[site.weight.id],
-                tuple((matched or {}).get(site.weight.id, ())),
-                (snr or {}).get(site.weight.id),
+            dataclasses.replace(
+                _constant(
+                    site,
+                    reasons[site.weight.id],
+                    tuple((matched or {}).get(site.weight.id, ())),
+                    (snr or {}).get(site.weight.id),
+                ),
+                own_nbytes=own[number],
+                shared_with=sharing[number][0],
+                sharing=sharing[number][1],
             )
-            for site in survey.sites
+            for number, site in enumerate(survey.sites)
         ],
-        constant_nbytes=_data_nbytes(survey.sites),
-        taken_nbytes=_data_nbytes([site for site in survey.sites if not reasons[site.weight.id]]),
+        constant_nbytes=sum(own),
+        taken_nbytes=sum(
+            _own_nbytes([d for site, d in zip(survey.sites, data, strict=True) if not reasons[site.weight.id]])
+        ),
         notes=model.remarks(),
         features=interface(model),
         op_counts={kind: n for kind, n in survey.op_counts.most_common() if not is_constant_op(kind)},
@@ -258,12 +277,46 @@ def _constant(site: Site, reason: str, matched: tuple[str, ...], snr_db: float |
     )
 
 
-def _data_nbytes(sites: list[Site]) -> int:
-    """Bytes of the constants' data: records of weight files once, and what is stored in the program itself."""
-    records: dict[tuple[str, int], int] = {}
-    outside = 0
-    for site in sites:
+@dataclass(frozen=True)
+class _Data:
+    """``records``: of weight files, which constants may share, and their bytes; ``inside``: bytes in the program."""
+
+    records: dict[tuple[str, int], int]
+    inside: int
+
+    @classmethod
+    def of(cls, site: Site) -> _Data:
         uses = blob_uses(site.value if site.weight.form == "inline" else site.op)
-        records |= {(use.file_name, use.offset): value_nbytes(use.value) for use in uses}
-        outside += site.weight.nbytes - sum(value_nbytes(use.value) for use in uses)
-    return sum(records.values()) + outside
+        records = {(use.file_name, use.offset): value_nbytes(use.value) for use in uses}
+        return cls(records, site.weight.nbytes - sum(value_nbytes(use.value) for use in uses))
+
+
+def _own_nbytes(data: Sequence[_Data]) -> list[int]:
+    """Bytes of each that none before it has."""
+    seen: set[tuple[str, int]] = set()
+    found = []
+    for one in data:
+        found.append(one.inside + sum(nbytes for record, nbytes in one.records.items() if record not in seen))
+        seen |= one.records.keys()
+    return found
+
+
+def _sharing(sites: Sequence[Site], data: Sequence[_Data]) -> list[tuple[tuple[str, ...], int]]:
+    """The labels of the first few others that each shares a record with, and how many share the one that most do: a
+    list of all for each would be as long as the square of their number."""
+    users: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
+    for number, one in enumerate(data):
+        for record in one.records:
+            users[record].append(number)
+    labels = [_label(site.weight.function, site.weight.name, site.weight.block) for site in sites]
+    found = []
+    for number, one in enumerate(data):
+        first = (other for record in one.records for other in users[record][: _MOST_NAMED + 1] if other != number)
+        names = tuple(labels[other] for other in dict.fromkeys(first))[:_MOST_NAMED]
+        found.append((names, max((len(users[record]) - 1 for record in one.records), default=0)))
+    return found
+
+
+def _label(function: str, name: str, block: str) -> str:
+    own = name if function == "main" else f"{function}/{name}"
+    return f"{own} in {block}" if block else own

@@ -148,6 +148,20 @@ def test_weights_that_are_kept(source: Path) -> None:
         plan_mixed_bits(source, BITS, limits=Limits(keep={"steam_weight": 4}))
 
 
+def test_what_is_kept_with_a_weight_that_is_stored_once_with_it(fixtures: Path) -> None:
+    """Is said, but where its name was meant too."""
+    two = fixtures / "multifunction_ios18.mlpackage"
+    seven = Budget(bits_per_weight=7)
+    found = plan_mixed_bits(two, seven, limits=Limits(keep={"decode/base_weight": None}))
+    (note,) = [note for note in found.notes if "holds for" in note]
+    assert note.startswith(
+        "keep['decode/base_weight'] holds for prefill/base_weight too: what is stored once is chosen"
+    )
+    for name in ("base_weight", "decode/adapter_weight"):
+        both = plan_mixed_bits(two, seven, limits=Limits(keep={name: None}))
+        assert not any("holds for" in note for note in both.notes)
+
+
 def test_modules_and_globs_are_kept(source: Path) -> None:
     found = nbits(
         plan_mixed_bits(source, Budget(bits_per_weight=6), limits=Limits(keep={"stem.weight": None, "h*": 6}))

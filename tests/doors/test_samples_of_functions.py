@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch")
 
 from mil_palettize import (
+    Budget,
     Calibration,
     EvaluationError,
     OpPalettizerConfig,
@@ -17,6 +18,7 @@ from mil_palettize import (
     compare,
     fisher_importance,
     palettize_package,
+    plan_mixed_bits,
 )
 from mil_palettize.reports.report import Report
 from mil_palettize.torch.predictions import run_package
@@ -127,3 +129,12 @@ def test_inputs_of_another_function_than_the_default_one(source: Path, tmp_path:
         compare(source, source, path)
     with pytest.raises(EvaluationError, match=r"^input 'x' has shape"):
         run_package(source, path, function="prefill")
+
+
+def test_what_is_said_of_samples_is_said_once(source: Path, tmp_path: Path) -> None:
+    """Though the plan reads them too."""
+    budget, few = Budget(bits_per_weight=7), Calibration(samples_of("decode", 8))
+    recipe = plan_mixed_bits(source, budget, calibration=few)
+    report = palettize_package(source, tmp_path / "o.mlpackage", recipe, calibration=few)
+    assert any("calibrated on 8 samples only" in note for note in report.notes)
+    assert len(set(report.notes)) == len(report.notes)

@@ -93,6 +93,15 @@ def test_real_packages(shared_models: Path) -> None:
         assert package.nbytes() == sum(len(data) for data in contents(folder).values())
 
 
+def test_a_package_that_is_not_there_is_told_with_those_that_are_called_alike(tmp_path: Path) -> None:
+    for name in ("silero_unified.mlpackage", "beat.mlpackage", "silero.txt"):
+        (tmp_path / name).mkdir()
+    for name in ("silero.mlpackage", "silero_unifed.mlpackage", "silero_unified"):
+        told = f"there is no {tmp_path / name}; did you mean {tmp_path / 'silero_unified.mlpackage'}?"
+        assert refusal(tmp_path / name) == told
+    assert refusal(tmp_path / "conv.mlpackage") == f"there is no {tmp_path / 'conv.mlpackage'}"
+
+
 def test_what_is_no_package(tmp_path: Path) -> None:
     missing = tmp_path / "missing.mlpackage"
     assert refusal(missing) == f"there is no {missing}"

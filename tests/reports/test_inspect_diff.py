@@ -103,6 +103,11 @@ def test_shared_data_is_counted_once(fixtures: Path, palettize: Palettize) -> No
         inside = inspection.constant_nbytes - stored
         assert 0 <= inside < 100
         assert sum(c.nbytes for c in inspection.constants) > inspection.constant_nbytes
+        shared = {c.label: c.shared_with for c in inspection.listed() if c.shared_with}
+        assert shared == {
+            "decode/base_weight": ("prefill/base_weight",), "prefill/base_weight": ("decode/base_weight",)
+        }  # fmt: skip
+        assert "linear (stored once with decode/base_weight)" in inspection.to_text(200)
     assert inspect_package(source).taken_nbytes == 3 * 64 * 48 * 2
     assert inspect_package(written).taken_nbytes == 0
 
