@@ -37,9 +37,9 @@ class ConstantInfo:
     its data, also where other constants share it; ``own_nbytes``: of that, what no constant listed before it has too;
     ``shared_with``: labels of the first few of the ``sharing`` others that have the same data. ``reason``: why it
     would be left alone by 4-bit k-means with the default settings, "" when it would be palettized; ``snr_db``: of that
-    palette, where it was asked for and is one. ``block``: path of the nested block that declares it, "" for the function's own. ``weight``: whether it is
-    listed as a weight: compressed, large, or read as one by an op. ``matched``: names and patterns, of those asked for,
-    that mean it."""
+    palette, where it was asked for and is one. ``block``: path of the nested block that declares it, "" for the
+    function's own. ``weight``: whether it is listed as a weight: compressed, large, or read as one by an op.
+    ``matched``: names and patterns, of those asked for, that mean it."""
 
     name: str
     function: str
