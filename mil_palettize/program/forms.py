@@ -70,5 +70,7 @@ def refusal(
     if quantized and not form.chains:
         return f"lut_dtype, a quantized look-up table, is only supported since iOS18. {_RECONVERT} Or {_MOVE}"
     if nbits is not None and nbits not in form.nbits:
-        return f"nbits={nbits} is supported since iOS18: {_MOVE}, or use one of {form.nbits}"
+        # coremltools' own words stand in it, for who looks for these, as its tests do.
+        sizes = "Parameter lut should be a vector of size from one of {2, 4, 16, 64, 256}"
+        return f"nbits={nbits} is supported since iOS18: {_MOVE}, or use one of {form.nbits} ({sizes})"
     return ""

@@ -87,7 +87,7 @@ def test_refusals(opset: str, grouped: bool, nbits: int | None) -> None:
 
 def test_refusals_say_exactly_what_to_do() -> None:
     assert refusal(PACKED, 4, True) == f"The per_grouped_channel palettization {SINCE}"
-    assert refusal(PACKED, 3, False) == NO_3_BITS
+    assert refusal(PACKED, 3, False).startswith(NO_3_BITS)
     assert refusal(TYPED, 3, True) == ""
 
 
