@@ -155,6 +155,7 @@ class PreparedFinetuning:
         from mil_palettize.torch.training.finetuned_module import Checkpoints, finetuned
         from mil_palettize.torch.training.schedule import Schedule
         from mil_palettize.torch.training.settings import WeightSettings
+        from mil_palettize.torch.training.task import TrainingTask
         from mil_palettize.torch.training.trained_palette import TrainedPalette
 
         asked, module, held = self.finetuning, self.module, self.given.held
@@ -173,15 +174,16 @@ class PreparedFinetuning:
             asked.epochs, asked.batch, asked.rate, asked.temperature, asked.seed, held, asked.labels,
             tuple(asked.augment), asked.stop_here,
         )  # fmt: skip
+        task = TrainingTask(module, samples, palettes, fixed, biases, schedule)
         if asked.blocks:
-            blocks = reconstructed(module, samples, palettes, fixed, biases, schedule, tell)
+            blocks = reconstructed(task, tell)
             return dict(blocks.expressions), dict(blocks.biases), self._told_of_blocks(blocks)
         checkpoints = None
         if clustered is not None:
             begun = {slot: encoded.expr for slot, (_, encoded) in made.items()}
             key = training_digest(fingerprint(self.model.spec, self.model.store), asked, begun, self.given.arrays)
             checkpoints = Checkpoints(clustered, key)
-        result = finetuned(module, samples, palettes, fixed, biases, schedule, tell, checkpoints)
+        result = finetuned(task, tell, checkpoints)
         return dict(result.expressions), dict(result.biases), self._told(result, len(learned))
 
     def _told(self, result: Any, weights: int) -> str:

@@ -17,9 +17,10 @@ from mil_palettize.torch.evaluator.program import Step
 from mil_palettize.torch.metrics import outputs_noise
 from mil_palettize.torch.training.batches import Batched, floats_of, inputs_of, runner
 from mil_palettize.torch.training.blocks import Block, blocks_of
-from mil_palettize.torch.training.learned_palette import LearnedPalette
-from mil_palettize.torch.training.relative_adam import RelativeAdam, finite
+from mil_palettize.torch.training.free_parts import FreeParts, Stored
+from mil_palettize.torch.training.relative_adam import finite
 from mil_palettize.torch.training.schedule import Schedule, Tell
+from mil_palettize.torch.training.task import TrainingTask
 from mil_palettize.torch.training.trained_palette import TrainedPalette
 
 _LEAST = 1e-12
@@ -38,32 +39,23 @@ class Reconstructed:
     noise: tuple[float, float]
 
 
-def reconstructed(
-    module: MILModule,
-    samples: Sequence[Mapping[str, Any]],
-    palettes: Mapping[str, tuple[TrainedPalette, np.dtype]],
-    fixed: Mapping[str, np.ndarray],
-    biases: Sequence[str],
-    schedule: Schedule,
-    tell: Tell | None = None,
-) -> Reconstructed:
-    """``palettes``: to be fitted, by slot, with the dtypes that they are stored in; ``fixed``: arrays of weights that
-    are palettized and stay so; ``biases``: slots of those that may be fitted. ``samples``: tensors as
-    :meth:`MILModule.run` takes them. ``schedule``: ``epochs`` are those of each block. ``tell``: blocks done, of how
+def reconstructed(task: TrainingTask, tell: Tell | None = None) -> Reconstructed:
+    """``task``: palettes are fitted; ``epochs`` of its schedule are those of each block. ``tell``: blocks done, of how
     many, and what came of them.
 
-    Raises EvaluationError where an error is no number. The module stays as it is.
+    Raises EvaluationError where an error is no number.
     """
+    module, palettes = task.module, task.palettes
     begun = {slot: palette.values for slot, (palette, _) in palettes.items()}
-    begun |= {slot: torch.from_numpy(np.array(array, np.float32)) for slot, array in fixed.items()}
-    run = _Run(module, samples, begun, schedule)
+    begun |= {slot: torch.from_numpy(np.array(array, np.float32)) for slot, array in task.fixed.items()}
+    run = _Run(module, task.samples, begun, task.schedule)
     blocks = blocks_of(module.function, list(palettes))
     made: dict[str, TrainedPalette] = {}
     changed: dict[str, torch.Tensor] = {}
     better = 0
     for number, block in enumerate(blocks):
         own = {slot: palettes[slot][0] for slot in block.weights}
-        found = run.fitted(block, own, [slot for slot in biases if slot in _read(block.steps)])
+        found = run.fitted(block, own, [slot for slot in task.biases if slot in _read(block.steps)])
         if found is not None:
             made, changed, better = {**made, **found.palettes}, {**changed, **found.biases}, better + 1
         run.advance(block, _read(step for later in blocks[number + 1 :] for step in later.steps))
@@ -74,36 +66,6 @@ def reconstructed(
         return Reconstructed({}, {}, 0, len(blocks), noise)
     expressions = {slot: palette.expression(palettes[slot][1]) for slot, palette in made.items()}
     return Reconstructed(expressions, {s: v.numpy() for s, v in changed.items()}, better, len(blocks), noise)
-
-
-@dataclass(frozen=True)
-class _Fitted:
-    palettes: Mapping[str, TrainedPalette]
-    biases: Mapping[str, torch.Tensor]
-
-    @property
-    def values(self) -> dict[str, Any]:
-        return {**{slot: palette.values for slot, palette in self.palettes.items()}, **self.biases}
-
-
-class _Free:
-    """What of a block is fitted."""
-
-    def __init__(self, palettes: Mapping[str, TrainedPalette], biases: Mapping[str, torch.Tensor]) -> None:
-        self._palettes = {slot: LearnedPalette(palette, fixed=True) for slot, palette in palettes.items()}
-        self._biases = {slot: value.clone().requires_grad_(True) for slot, value in biases.items()}
-
-    def optimizer(self, learning_rate: float, steps: int) -> RelativeAdam:
-        parts = [part for palette in self._palettes.values() for part in palette.parts()]
-        return RelativeAdam(parts, self._biases.values(), learning_rate, steps)
-
-    def values(self) -> dict[str, Any]:
-        """With gradients."""
-        return {**{slot: palette.value() for slot, palette in self._palettes.items()}, **self._biases}
-
-    def as_stored(self) -> _Fitted:
-        palettes = {slot: palette.stored() for slot, palette in self._palettes.items()}
-        return _Fitted(palettes, {slot: value.detach().clone() for slot, value in self._biases.items()})
 
 
 class _Run:
@@ -145,10 +107,10 @@ class _Run:
             sides.append([out for numbers in batches for out in run([self._inputs[n] for n in numbers])])
         return outputs_noise(*sides)
 
-    def fitted(self, block: Block, palettes: Mapping[str, TrainedPalette], biases: Sequence[str]) -> _Fitted | None:
+    def fitted(self, block: Block, palettes: Mapping[str, TrainedPalette], biases: Sequence[str]) -> Stored | None:
         """Of the block's weights and biases, which the palettized program then has; None where no epoch makes its error
         on what is held out less."""
-        free = _Free(palettes, {slot: self._float[slot] for slot in biases})
+        free = FreeParts(palettes, {slot: self._float[slot] for slot in biases}, fixed=True)
         error = self._error_of(block)
         if error is None:
             return None

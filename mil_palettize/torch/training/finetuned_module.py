@@ -11,10 +11,9 @@ import numpy as np
 from mil_palettize.encoding.palette_cache import Clustered
 from mil_palettize.errors import PlanError
 from mil_palettize.expressions.weight_expr import WeightExpr
-from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.training.network_training import NetworkTraining, State
-from mil_palettize.torch.training.schedule import Schedule, Tell
-from mil_palettize.torch.training.trained_palette import TrainedPalette
+from mil_palettize.torch.training.schedule import Tell
+from mil_palettize.torch.training.task import TrainingTask
 
 _JUDGED = 256  # samples
 
@@ -31,27 +30,17 @@ class Finetuned:
     best: int
 
 
-def finetuned(
-    module: MILModule,
-    samples: Sequence[Mapping[str, Any]],
-    palettes: Mapping[str, tuple[TrainedPalette, np.dtype]],
-    fixed: Mapping[str, np.ndarray],
-    biases: Sequence[str],
-    schedule: Schedule,
-    tell: Tell | None = None,
-    checkpoints: Checkpoints | None = None,
-) -> Finetuned:
-    """Train ``palettes`` (by slot, with the dtypes that they are stored in) and the ``biases`` in these slots, with
-    arrays ``fixed`` in others. ``samples``: tensors as :meth:`MILModule.run` takes them. ``tell``: steps done, of how
-    many, and what the loss is. ``checkpoints``: where each epoch is kept, and found by a later run, which goes on with
-    the next one. The module stays as it is.
+def finetuned(task: TrainingTask, tell: Tell | None = None, checkpoints: Checkpoints | None = None) -> Finetuned:
+    """Train the palettes and biases of ``task``. ``tell``: steps done, of how many, and what the loss is.
+    ``checkpoints``: where each epoch is kept, and found by a later run, which goes on with the next one.
 
     Raises EvaluationError where a loss is no number, and for a network without outputs of floats; ConfigError for
     labels that the network has no classes for; PlanError where it is to stop here, and no epoch is kept.
     """
-    learned = [number for number in range(len(samples)) if number not in schedule.held]
+    schedule = task.schedule
+    learned = [number for number in range(len(task.samples)) if number not in schedule.held]
     steps = schedule.epochs * -(-len(learned) // schedule.batch)
-    training = NetworkTraining(module, samples, palettes, fixed, biases, schedule, steps)
+    training = NetworkTraining(task, steps)
     judged = (sorted(schedule.held) or learned)[:_JUDGED]
     losses, best = [training.judged(judged)], training.state()
     found = None if checkpoints is None else checkpoints.found(training)

@@ -10,45 +10,34 @@ import torch
 
 from mil_palettize.errors import EvaluationError
 from mil_palettize.expressions.weight_expr import WeightExpr
-from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.training.augmentation import augmented
 from mil_palettize.torch.training.batches import Batched, Tensors, floats_of, inputs_of, runner
-from mil_palettize.torch.training.learned_palette import LearnedPalette
+from mil_palettize.torch.training.free_parts import FreeParts
 from mil_palettize.torch.training.losses import Distance
-from mil_palettize.torch.training.relative_adam import RelativeAdam, finite
-from mil_palettize.torch.training.schedule import Schedule
-from mil_palettize.torch.training.trained_palette import TrainedPalette
+from mil_palettize.torch.training.relative_adam import finite
+from mil_palettize.torch.training.task import TrainingTask
 
 State = dict[str, np.ndarray]
 
 
 class NetworkTraining:
-    """Arguments are those of ``finetuned``; ``steps``: of all epochs."""
+    """``steps``: of all epochs of ``task``."""
 
-    def __init__(
-        self,
-        module: MILModule,
-        samples: Sequence[Mapping[str, Any]],
-        palettes: Mapping[str, tuple[TrainedPalette, np.dtype]],
-        fixed: Mapping[str, np.ndarray],
-        biases: Sequence[str],
-        schedule: Schedule,
-        steps: int,
-    ) -> None:
+    def __init__(self, task: TrainingTask, steps: int) -> None:
+        module, schedule = task.module, task.schedule
         self._function, self._schedule = module.function, schedule
         self._float = floats_of(module)
-        self._fixed = {slot: torch.from_numpy(np.array(array, np.float32)) for slot, array in fixed.items()}
-        self._samples = inputs_of(module, samples)
-        self._palettes = {slot: LearnedPalette(palette, fixed=False) for slot, (palette, _) in palettes.items()}
-        self._dtypes = {slot: dtype for slot, (_, dtype) in palettes.items()}
-        self._biases = {slot: self._float[slot].clone().requires_grad_(True) for slot in biases}
+        self._fixed = {slot: torch.from_numpy(np.array(array, np.float32)) for slot, array in task.fixed.items()}
+        self._samples = inputs_of(module, task.samples)
+        self._dtypes = {slot: dtype for slot, (_, dtype) in task.palettes.items()}
+        palettes = {slot: palette for slot, (palette, _) in task.palettes.items()}
+        self._free = FreeParts(palettes, {slot: self._float[slot] for slot in task.biases}, fixed=False)
         self._teacher = Batched(self._runner({}))
         # Samples that are changed in each step have to give what the float program gives for the changed ones.
-        numbers = sorted(schedule.held) if schedule.augment and schedule.held else range(len(samples))
+        numbers = sorted(schedule.held) if schedule.augment and schedule.held else range(len(self._samples))
         self._wanted = dict(zip(numbers, self._given([self._samples[n] for n in numbers]), strict=True))
         self._distance = Distance.of(list(self._wanted.values()), schedule.temperature)
-        parts = [part for palette in self._palettes.values() for part in palette.parts()]
-        self.optimizer = RelativeAdam(parts, self._biases.values(), schedule.learning_rate, steps)
+        self.optimizer = self._free.optimizer(schedule.learning_rate, steps)
         self._student = Batched(lambda sample: self._runner(self._seen)(sample))
         self._seen: dict[str, torch.Tensor] = {}  # what palettes and biases are in this step
 
@@ -61,7 +50,7 @@ class NetworkTraining:
             wanted = self._given(samples)
         else:
             wanted = [self._wanted[n] for n in numbers]
-        self._seen = {**{slot: palette.value() for slot, palette in self._palettes.items()}, **self._biases}
+        self._seen = self._free.values()
         self.optimizer.zero_grad()
         loss = self._loss(samples, wanted, numbers)
         mean = finite(float(loss.detach()))
@@ -77,7 +66,7 @@ class NetworkTraining:
     @torch.no_grad()
     def judged(self, numbers: Sequence[int]) -> float:
         """The mean loss on samples of these numbers, with palettes as they would be stored."""
-        self._seen = {**{slot: palette.stored().values for slot, palette in self._palettes.items()}, **self._biases}
+        self._seen = self._free.as_stored().values
         total = 0.0
         for start in range(0, len(numbers), self._schedule.batch):
             some = numbers[start : start + self._schedule.batch]
@@ -108,16 +97,16 @@ class NetworkTraining:
 
     def expressions(self) -> dict[str, WeightExpr]:
         """Palettes as they are stored, by slot."""
-        return {slot: palette.stored().expression(self._dtypes[slot]) for slot, palette in self._palettes.items()}
+        stored = self._free.as_stored().palettes
+        return {slot: palette.expression(self._dtypes[slot]) for slot, palette in stored.items()}
 
     def biases(self) -> dict[str, np.ndarray]:
         """float32, by slot."""
-        return {slot: value.detach().numpy().copy() for slot, value in self._biases.items()}
+        return {slot: value.detach().numpy().copy() for slot, value in self._free.biases.items()}
 
     def _trained(self) -> dict[str, torch.Tensor]:
         """By kind and number: slots may be called anything."""
-        parts = [part for palette in self._palettes.values() for part in palette.parts()]
-        named = {"palette": parts, "bias": list(self._biases.values())}
+        named = {"palette": self._free.parts(), "bias": list(self._free.biases.values())}
         return {f"{kind} {number}": value for kind, some in named.items() for number, value in enumerate(some)}
 
     def _runner(self, changed: Mapping[str, torch.Tensor]) -> Any:

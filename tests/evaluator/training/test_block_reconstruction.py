@@ -22,6 +22,7 @@ from mil_palettize.torch.training.block_reconstruction import Reconstructed, rec
 from mil_palettize.torch.training.blocks import blocks_of  # noqa: E402
 from mil_palettize.torch.training.schedule import Schedule  # noqa: E402
 from mil_palettize.torch.training.settings import WeightSettings  # noqa: E402
+from mil_palettize.torch.training.task import TrainingTask  # noqa: E402
 from mil_palettize.torch.training.trained_palette import TrainedPalette  # noqa: E402
 
 SETTINGS = WeightSettings(nbits=1, axis=0, output_axis=0)
@@ -72,7 +73,8 @@ def palettes(module: MILModule) -> dict[str, tuple[TrainedPalette, np.dtype]]:
 
 def fitted(module: MILModule, **options: object) -> Reconstructed:
     biases = [slot for slot in module.function.constants if "bias" in slot]
-    return reconstructed(module, samples(), palettes(module), {}, biases, replace(SCHEDULE, **options))
+    task = TrainingTask(module, samples(), palettes(module), {}, biases, replace(SCHEDULE, **options))
+    return reconstructed(task)
 
 
 def test_a_residual_block_is_one(module: MILModule) -> None:

@@ -1,0 +1,50 @@
+"""Palettes and biases on their way, whatever the loss: what a step changes of them, and what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mil_palettize.torch.training.learned_palette import LearnedPalette
+from mil_palettize.torch.training.relative_adam import RelativeAdam
+from mil_palettize.torch.training.trained_palette import TrainedPalette
+
+
+@dataclass(frozen=True)
+class Stored:
+    """By slot, as they are stored."""
+
+    palettes: Mapping[str, TrainedPalette]
+    biases: Mapping[str, torch.Tensor]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return {**{slot: palette.values for slot, palette in self.palettes.items()}, **self.biases}
+
+
+class FreeParts:
+    """By slot. ``fixed``: whether indices stay; ``biases`` are copied."""
+
+    def __init__(
+        self, palettes: Mapping[str, TrainedPalette], biases: Mapping[str, torch.Tensor], *, fixed: bool
+    ) -> None:
+        self.palettes = {slot: LearnedPalette(palette, fixed=fixed) for slot, palette in palettes.items()}
+        self.biases = {slot: value.clone().requires_grad_(True) for slot, value in biases.items()}
+
+    def parts(self) -> list[torch.Tensor]:
+        """What is trained of the palettes."""
+        return [part for palette in self.palettes.values() for part in palette.parts()]
+
+    def optimizer(self, learning_rate: float, steps: int) -> RelativeAdam:
+        return RelativeAdam(self.parts(), self.biases.values(), learning_rate, steps)
+
+    def values(self) -> dict[str, Any]:
+        """With gradients."""
+        return {**{slot: palette.value() for slot, palette in self.palettes.items()}, **self.biases}
+
+    def as_stored(self) -> Stored:
+        palettes = {slot: palette.stored() for slot, palette in self.palettes.items()}
+        return Stored(palettes, {slot: value.detach().clone() for slot, value in self.biases.items()})
