@@ -22,9 +22,11 @@ def format_count(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def format_some(parts: Sequence[str], most: int = 5) -> str:
-    """The first few, and how many more there are: what a package has thousands of is no sentence."""
-    more = f" and {len(parts) - most} more" if len(parts) > most else ""
+def format_some(parts: Sequence[str], most: int = 5, total: int | None = None) -> str:
+    """The first few, and how many more there are: what a package has thousands of is no sentence. ``total``: of all, of
+    which ``parts`` are the first."""
+    others = (len(parts) if total is None else total) - most
+    more = f" and {others} more" if others > 0 else ""
     return ", ".join(parts[:most]) + more
 
 

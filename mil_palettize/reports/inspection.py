@@ -169,9 +169,7 @@ def constant_rows(inspected: Inspection, sort: Order, every: bool) -> tuple[tupl
 def _constant_row(constant: ConstantInfo, snr: bool) -> tuple[str, ...]:
     readers = ", ".join(dict.fromkeys(op for op, _ in constant.consumers)) or "nothing"
     if constant.shared_with:
-        more = constant.sharing - _MOST_SHARING
-        named = ", ".join(constant.shared_with[:_MOST_SHARING]) + (f" and {more} more" if more > 0 else "")
-        readers += f" (stored once with {named})"
+        readers += f" (stored once with {format_some(constant.shared_with, _MOST_SHARING, constant.sharing)})"
     return (
         printable(constant.label),
         "×".join(map(str, constant.shape)) or "scalar",

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from mil_palettize.program.weight import WeightId
+from mil_palettize.program.weight import ITEMSIZE, WeightId
 
 PALETTIZED = "palettized"
 DECOMPRESSED = "decompressed"
@@ -91,7 +91,7 @@ class WeightReport:
     @property
     def is_float(self) -> bool:
         """Whether it is of a type that palettes hold."""
-        return self.dtype in ("fp16", "fp32")
+        return self.dtype in ITEMSIZE
 
     @property
     def lossless(self) -> bool:

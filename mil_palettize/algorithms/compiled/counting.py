@@ -143,19 +143,17 @@ def sums_of_squares(values, weights, offsets, sums):  # type: ignore[no-untyped-
 
 
 @inlined
-def _cells_of(bits, base, shift, most, cells):  # type: ignore[no-untyped-def]
-    """Fill ``cells`` (int32) with the cell of each float32 pattern, ``most`` for none; see ``count_cells``."""
-    for i in range(len(bits)):
-        bucket = bits[i] >> np.uint32(16)
-        low = bits[i] & np.uint32(0xFFFF)
-        if bucket >= 32768:
-            low = np.uint32(0xFFFF) - low
-        if shift[bucket] == SINGLE:
-            cell = base[bucket]
-            base[bucket] += 1
-        else:
-            cell = base[bucket] + (low >> shift[bucket])
-        cells[i] = min(cell, most)
+def cell_of(pattern, base, shift):  # type: ignore[no-untyped-def]
+    """The cell of a float32 pattern; moves ``base`` where elements have cells of their own. See ``count_cells``."""
+    bucket = pattern >> np.uint32(16)
+    if shift[bucket] == SINGLE:
+        cell = base[bucket]
+        base[bucket] += 1
+        return cell
+    low = pattern & np.uint32(0xFFFF)
+    if bucket >= 32768:
+        low = np.uint32(0xFFFF) - low
+    return base[bucket] + np.int64(low >> shift[bucket])
 
 
 @compiled
@@ -173,7 +171,9 @@ def count_cells(window, base, shift, sums, signal):  # type: ignore[no-untyped-d
     """
     size = len(window)
     cells, gathered, values = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.float32)
-    _cells_of(window.view(np.uint32), base, shift, len(sums), cells)
+    bits = window.view(np.uint32)
+    for i in range(size):
+        cells[i] = min(cell_of(bits[i], base, shift), len(sums))  # the last for those without one
     ends = np.zeros((len(sums) >> NEAR) + 2, np.int64)
     for i in range(size):
         ends[(cells[i] >> NEAR) + 1] += 1

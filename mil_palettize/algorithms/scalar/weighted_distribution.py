@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from mil_palettize.algorithms.compiled.counting import HALF_VALUES, PATTERNS, RUN, SINGLE
+from mil_palettize.algorithms.compiled.counting import HALF_VALUES, PATTERNS, RUN, cell_of
 from mil_palettize.algorithms.compiled.jit import compiled
 from mil_palettize.algorithms.distribution import Distribution, cell_layout, describe, merged
 from mil_palettize.algorithms.scalar.counted_elements import Elements
@@ -159,19 +159,12 @@ def _fill_cells(values, channels, weights, scales, squares, ends, base, shift, m
         for i in range(count):
             single[i] = x[i]
         for i in range(count):
-            bucket = bits[i] >> np.uint32(16)
-            low = bits[i] & np.uint32(0xFFFF)
-            if bucket >= 32768:
-                low = np.uint32(0xFFFF) - low
             if start + i == ends[0]:
                 cell = len(moments) - 2
             elif start + i == ends[1]:
                 cell = len(moments) - 1
-            elif shift[bucket] == SINGLE:
-                cell = base[bucket]
-                base[bucket] += 1
             else:
-                cell = base[bucket] + np.int64(low >> shift[bucket])
+                cell = cell_of(bits[i], base, shift)
             weight = squares[channels[start + i]] if len(channels) else squares[0]
             if len(weights):
                 weight = max(weight * weights[start + i], _LEAST)
