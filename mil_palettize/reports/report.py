@@ -185,10 +185,12 @@ class Report:
         return f"nothing to palettize: {'; '.join([*(why or ['no constant is above the threshold']), *kept])}"
 
     def _next(self) -> str:
-        """The command that tells what palettes did to outputs, where nothing told it yet."""
+        """The command that tells what palettes did to outputs, of all functions, where nothing told it yet."""
         if self.destination is None or self.dry_run or self.check is not None or not self.palettized:
             return ""
-        return f"next: {shlex.join(['mil-palettize', 'compare', self.source, self.destination])}"
+        functions = ["--function", "all"] if len({weight.function for weight in self.weights}) > 1 else []
+        command = shlex.join(["mil-palettize", "compare", self.source, self.destination, *functions])
+        return f"next: {command}  # --inputs X: on samples of yours"
 
 
 def _bias_lines(biases: Sequence[BiasReport]) -> list[str]:
