@@ -48,7 +48,7 @@ def logging_as(options: argparse.Namespace) -> Iterator[None]:
     handler.setFormatter(_JsonLines() if options.log_json else logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     before = _logger.level, _logger.propagate
     _logger.addHandler(handler)
-    _logger.setLevel(logging.INFO)
+    _logger.setLevel(logging.DEBUG)
     _logger.propagate = False
     try:
         yield

@@ -38,7 +38,7 @@ class Model:
         file), in one line.
         """
         package = Package.open(path)
-        _logger.info("reading %s", package.path)
+        _logger.debug("reading %s", package.path)
         if spec is None:
             spec = parse_model(package.model_bytes(), str(package.path))
         model = cls(package, spec, Store(package))
