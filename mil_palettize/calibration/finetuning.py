@@ -34,6 +34,9 @@ class Finetuning:
     ``blocks``: instead, tables, scales and biases of one block after another are fitted to what it gives in the float
     network, and kept where that error falls on samples held out; indices stay. ``epochs`` are those of each block.
     ``stop_here``: no epoch more; the best one that ``resume`` has of the same run is what is written.
+
+    >>> Finetuning("pictures", epochs=10, augment=("flip", "shift")).learning_rate is None  # the usual one
+    True
     """
 
     sample_data: Iterable[Mapping[str, Any]] | Mapping[str, Any] | str | os.PathLike[str] | None = None

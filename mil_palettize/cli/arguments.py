@@ -28,7 +28,7 @@ _EPILOG = """exit codes: 0 done; 1 the packages differ (diff), more than --fail-
 allows, or in nothing that can be compared (compare); 2 wrong options, or wrong text in a config; 3 a package
 or another file cannot be read, or nothing can be written; 4 the request cannot be met (also under --strict), or
 memory is short; 5 verification failed; 70 a bug; 130, 143, 129 stopped by SIGINT, SIGTERM, SIGHUP"""
-_LOGGED = ("palettize", "plan", "finetune", "decompress")
+_UNLOGGED = "completion"
 _PALETTE_OPTIONS = (
     "nbits",
     "mode",
@@ -59,7 +59,7 @@ def build_parser(commands: Mapping[str, Command]) -> CommandLine:
     add_completion(subs, _EPILOG)
     for name, sub in subs.choices.items():
         sub.set_defaults(run=commands[name])
-        if name in _LOGGED:
+        if name != _UNLOGGED:
             add_logs(sub)
         sub.add_argument("--follow-links", action="store_true", help="read what links in a package lead to, anywhere")
     return parser
