@@ -19,7 +19,7 @@ from mil_palettize.text import format_count, printable
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
 from mil_palettize.torch.evaluator.module import PathLike
 from mil_palettize.torch.evaluator.ops.random import drawing
-from mil_palettize.torch.function_inputs import function_told
+from mil_palettize.torch.function_inputs import inputs_for
 from mil_palettize.torch.made_up_inputs import plausible_inputs
 from mil_palettize.torch.pixels import Pixels, check_pictures
 from mil_palettize.torch.samples import Arrays, Samples, read_samples
@@ -51,9 +51,8 @@ def run_package(
     kept, None for all. ``count``: told of each sample."""
     module = open_model(path, function, precision=precision, memory=memory)
     found = []
-    named = module.functions if function is None else []  # which one is run was not said
-    with function_told(module.function_name, named, shared=inputs is not None):
-        samples = _samples(module, inputs, random, seed, pixels)
+    with inputs_for(module, inputs, named=function is not None) as own:
+        samples = _samples(module, own, random, seed, pixels)
         for number, sample in enumerate(samples):
             found.append(_predicted(module, sample, seed + number))
             count("running", number + 1, len(samples))

@@ -18,6 +18,7 @@ from mil_palettize.torch.comparison_options import ALL, Options, Sample
 from mil_palettize.torch.coreml_runtime import CoreMLModel
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
 from mil_palettize.torch.evaluator.module import PathLike
+from mil_palettize.torch.function_inputs import inputs_for
 from mil_palettize.torch.paired_run import paired
 from mil_palettize.torch.samples import Samples
 from mil_palettize.torch.sides import DeviceSide, PackageSide, RecordedSide, Side, TorchSide
@@ -33,13 +34,14 @@ def compare_with_recorded(package: PathLike, reference: PathLike, inputs: Any, o
         what = "per_op" if options.per_op else "greedy"
         raise ConfigError(f"{reference} is of outputs only; leave {what} out")
     module = open_model(package, options.function, precision=options.precision, memory=options.memory)
-    samples, told = samples_for(module, inputs, options)
     arrays = load_arrays(Path(reference))
     if isinstance(arrays, np.ndarray):
         raise EvaluationError(f"{reference} holds one array without a name; save outputs by name with numpy.savez")
-    calls = sum(1 if isinstance(sample, Mapping) else len(sample) for sample in samples)
-    recorded = RecordedSide(os.fspath(reference), arrays, calls, module.features)
-    return _judged(recorded, recorded.names, package, module, samples, told, options)
+    with inputs_for(module, inputs, named=options.function is not None) as own:
+        samples, told = samples_for(module, own, options)
+        calls = sum(1 if isinstance(sample, Mapping) else len(sample) for sample in samples)
+        recorded = RecordedSide(os.fspath(reference), arrays, calls, module.features)
+        return _judged(recorded, recorded.names, package, module, samples, told, options)
 
 
 def compare_with(
@@ -71,10 +73,11 @@ def compare_with(
     features = opened.features
     described = [name for name in features.outputs_described if name != features.label]  # no module gives labels
     names = described if outputs is None else list(outputs)
-    side = TorchSide(module, features, names, arguments)
     options = Options(random=random, seed=seed, function=function, precision=precision, logits=logits, labels=labels)
-    listed, told = samples_for(opened, samples, options)
-    return _judged(side, names, package, opened, listed, told, options)
+    with inputs_for(opened, samples, named=function is not None) as own:
+        side = TorchSide(module, features, names, arguments)
+        listed, told = samples_for(opened, own, options)
+        return _judged(side, names, package, opened, listed, told, options)
 
 
 def _judged(

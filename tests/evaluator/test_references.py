@@ -194,3 +194,18 @@ def test_modules_that_do_not_fit(package: Path, fixtures: Path) -> None:
         compare_with(NET, package, SAMPLES, outputs=["w"])
     with pytest.raises(ConfigError, match="is an image; say with arguments="):
         compare_with(NET, fixtures / "image_classifier_ios15.mlpackage", random=1)
+
+
+def test_the_function_is_told_where_none_was_named(fixtures: Path, tmp_path: Path) -> None:
+    source, inputs = fixtures / "multifunction_ios18.mlpackage", {"x": np.zeros((1, 1, 48), np.float32)}
+    np.savez(tmp_path / "y.npz", y=np.zeros((1, 1, 48), np.float32))
+    told = r"^function 'prefill': .*input 'x' has .* \[1, 8, 48\]; name the function .* \(--function decode\)$"
+    with pytest.raises(EvaluationError, match=told):
+        compare(source, tmp_path / "y.npz", inputs)
+    with pytest.raises(EvaluationError, match=told):
+        compare_with(torch.nn.Identity().eval(), source, inputs)
+    assert compare(source, tmp_path / "y.npz", inputs, function="decode").samples == 1
+    with pytest.raises(EvaluationError, match=r"^(?!function 'prefill')"):
+        compare_with(torch.nn.Identity().eval(), source, inputs, function="prefill")
+    with pytest.raises(EvaluationError, match=r"^function 'prefill': output 'y' is \[1, 1, 48\] in the reference"):
+        compare(source, tmp_path / "y.npz", {"x": np.zeros((1, 8, 48), np.float32)})
