@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.reports.model_comparison import ModelComparison
+from mil_palettize.reports.repeated_call import call_text
 from mil_palettize.torch.array_files import load_arrays
 from mil_palettize.torch.asked_samples import samples_for
 from mil_palettize.torch.comparison_options import ALL, Options, Sample
@@ -69,6 +71,7 @@ def compare_with(
 
     Raises what ``compare`` does, and ConfigError for a module in training mode.
     """
+    call = call_text(compare_with, locals())
     opened = open_model(package, function, precision=precision)
     features = opened.features
     described = [name for name in features.outputs_described if name != features.label]  # no module gives labels
@@ -77,7 +80,7 @@ def compare_with(
     with inputs_for(opened, samples, named=function is not None) as own:
         side = TorchSide(module, features, names, arguments)
         listed, told = samples_for(opened, own, options)
-        return _judged(side, names, package, opened, listed, told, options)
+        return replace(_judged(side, names, package, opened, listed, told, options), call=call)
 
 
 def _judged(
