@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,8 @@ def greedy_figures(
         return None
     if not module.make_state():
         raise ConfigError("a model without states has no memory of its own tokens; greedy needs one with states")
-    token, logits = _token_input(module), _logits_output(module, options.logits)
+    logits = _logits_output(module, options.logits)
+    token = _token_input(module, lambda: _classes(one, samples[0], logits, options.seed))
     others = module.features.inputs.keys() - {token} - module.features.defaults.keys()
     parted: list[int | None] = []
     for sample in samples:
@@ -75,8 +76,20 @@ def _most_probable(logits: np.ndarray) -> int:
     return int(logits.reshape(-1, logits.shape[-1])[-1].argmax())
 
 
-def _token_input(module: Evaluated) -> str:
-    looked_up = sorted(table_sizes(module))
+def _classes(side: Side, sample: Any, logits: str, seed: int) -> int:
+    """How many tokens there are to choose from."""
+    call = sample if isinstance(sample, Mapping) else sample[0]
+    with drawing(seed):
+        return int(side.outputs(call, side.make_state())[logits].shape[-1])
+
+
+def _token_input(module: Evaluated, classes: Callable[[], int]) -> str:
+    """What is looked up in a table; of several, as positions are too, in the one with a row for each of ``classes``."""
+    sizes = table_sizes(module)
+    looked_up = sorted(sizes)
+    if len(looked_up) > 1:
+        count = classes()
+        looked_up = sorted(name for name, rows in sizes.items() if rows == count) or looked_up
     if len(looked_up) != 1:
         told = f"{', '.join(map(repr, looked_up))} are" if looked_up else "none is"
         raise ConfigError(f"greedy needs one input that is looked up in a table, of tokens; {told} in this model")
