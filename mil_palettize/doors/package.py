@@ -182,9 +182,9 @@ def compare(
 
     Args:
         original: a ``.mlpackage`` folder.
-        palettized: another one; or a ``.npz`` file of outputs by name, which something else gave for ``inputs``: of one
-            sample, or of several along an axis in front. That is the original then, and the package ``original`` is
-            what is judged.
+        palettized: another one; or a ``.npz`` file of outputs by name, or a ``.npy`` file of the only one, which
+            something else gave for ``inputs``: of one sample, or of several along an axis in front. That is the
+            original then, and the package ``original`` is what is judged.
         inputs: what ``MLModel.predict`` takes, arrays (or images) by name, or a sequence of that, or a path as the
             command's ``--inputs``. A sample may be a sequence of calls, through which states live; figures are told of
             each call too.

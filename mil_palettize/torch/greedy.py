@@ -9,6 +9,7 @@ import numpy as np
 
 from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.reports.greedy_figures import GreedyFigures
+from mil_palettize.text import format_count
 from mil_palettize.torch.comparison_options import LOGITS, Options, Sample
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.ops.random import drawing
@@ -42,7 +43,7 @@ def greedy_figures(
         if kept < 1:
             raise EvaluationError(
                 f"{count} tokens after a prompt need {count} calls or more, which say what {sorted(others)[0]!r} is in "
-                f"each; there are {len(calls)}"
+                f"each; a sample has {format_count(len(calls), 'call')}"
             )
         following = calls[kept:] if others else [{}] * (count - 1)
         chosen = [list(_tokens(side, calls[:kept], following, token, logits, options.seed)) for side in (one, two)]

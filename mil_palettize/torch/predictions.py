@@ -53,8 +53,9 @@ def run_package(
     found = []
     with inputs_for(module, inputs, named=function is not None) as own:
         samples = _samples(module, own, random, seed, pixels)
-        for number, sample in enumerate(samples):
-            found.append(_predicted(module, sample, seed + number))
+        for number in range(len(samples)):
+            with samples.at(number) as sample:
+                found.append(_predicted(module, sample, seed + number))
             count("running", number + 1, len(samples))
     outputs = {name: [_array(result[name]) for result in found] for name in found[0]}
     return Outcome({name: _joined(name, arrays) for name, arrays in outputs.items()}, len(samples), samples.notes)

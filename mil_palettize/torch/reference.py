@@ -27,7 +27,7 @@ from mil_palettize.torch.sides import DeviceSide, PackageSide, RecordedSide, Sid
 
 
 def compare_with_recorded(package: PathLike, reference: PathLike, inputs: Any, options: Options) -> ModelComparison:
-    """``mil_palettize.compare`` with a ``.npz`` file of outputs."""
+    """``mil_palettize.compare`` with a ``.npz`` file of outputs, or a ``.npy`` file of the only one."""
     if inputs is None:
         raise ConfigError(f"{reference} holds outputs: give the inputs that they are of (--inputs)")
     if options.function == ALL:
@@ -36,9 +36,15 @@ def compare_with_recorded(package: PathLike, reference: PathLike, inputs: Any, o
         what = "per_op" if options.per_op else "greedy"
         raise ConfigError(f"{reference} is of outputs only; leave {what} out")
     module = open_model(package, options.function, precision=options.precision, memory=options.memory)
-    arrays = load_arrays(Path(reference))
+    arrays = load_arrays(Path(reference), "save outputs by name with numpy.savez")
     if isinstance(arrays, np.ndarray):
-        raise EvaluationError(f"{reference} holds one array without a name; save outputs by name with numpy.savez")
+        outputs = list(module.features.outputs_described)
+        if len(outputs) != 1:
+            raise EvaluationError(
+                f"{reference} holds one array without a name, and the model gives {', '.join(map(repr, outputs))}; "
+                "save outputs by name with numpy.savez"
+            )
+        arrays = {outputs[0]: arrays}
     with inputs_for(module, inputs, named=options.function is not None) as own:
         samples, told = samples_for(module, own, options)
         calls = sum(1 if isinstance(sample, Mapping) else len(sample) for sample in samples)
