@@ -19,7 +19,7 @@ from mil_palettize.program.model import Model
 from mil_palettize.program.store import StoredWeight
 from mil_palettize.program.weight import WeightId
 from mil_palettize.request.importance import Importance
-from mil_palettize.request.near_names import near_names
+from mil_palettize.request.near_names import near_or_some_names
 from mil_palettize.request.normalised import Requests
 from mil_palettize.request.palette_request import palette_request
 from mil_palettize.text import format_some
@@ -125,7 +125,8 @@ def _allowed(choices: Sequence[Choice], limits: Limits) -> tuple[list[Choice], l
     for name in limits.keep:
         if name not in met:
             names = {s.weight.name for one in choices for s in one.sites}
-            raise PlanError(f"keep[{name!r}] matches no weight that could get a palette{near_names(name, names)}")
+            others = near_or_some_names(name, names)
+            raise PlanError(f"keep[{name!r}] matches no weight that could get a palette{others}")
     return found, notes
 
 

@@ -144,6 +144,8 @@ def test_weights_that_are_kept(source: Path) -> None:
     assert found["stem_weight"] is None
     assert found["head_weight"] in (6, 8, None)
     assert found["hidden_weight"] in (6, 8, None)
+    with pytest.raises(PlanError, match=r"keep\['nothere'\] matches no .*; names are like 'depthwise_weight', '"):
+        plan_mixed_bits(source, BITS, limits=Limits(keep={"nothere": 4}))
     with pytest.raises(PlanError, match=r"keep\['steam_weight'\] matches no weight .*stem_weight"):
         plan_mixed_bits(source, BITS, limits=Limits(keep={"steam_weight": 4}))
 
