@@ -119,9 +119,10 @@ def _allowed(choices: Sequence[Choice], limits: Limits) -> tuple[list[Choice], l
     found, notes = [], []
     for number, one in enumerate(choices):
         notes += _carried(one, entries)
-        least, own = limits.least(entries, [s.weight for s in one.sites], number == 0, number == len(choices) - 1)
+        end = number in (0, len(choices) - 1)
+        kept, own = limits.least(entries, [s.weight for s in one.sites], end)
         met |= own
-        found.append(replace(one, candidates=tuple(c for c in one.candidates if _keeps(c, least))))
+        found.append(one.kept((c for c in one.candidates if _keeps(c, kept.nbits)), kept.why_dense))
     for name in limits.keep:
         if name not in met:
             names = {s.weight.name for one in choices for s in one.sites}

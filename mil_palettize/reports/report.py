@@ -100,7 +100,7 @@ class Report:
         blocks = [
             "\n".join([self._totals(), *wrapped_lines(snr_lines(self.palettized, labels), width)]),
             weight_table(changed, labels, width, dense=self.action == DECOMPRESSED, every=every),
-            _titled("left alone", grouped_lines(folded_reasons(self.skipped, labels), width)),
+            _titled("left alone", grouped_lines(folded_reasons((w.reason, labels[w.id]) for w in self.skipped), width)),
             _titled("moved to a later opset", _moved_lines(self.moved, width)),
             _titled("biases corrected", _bias_lines(self.biases)),
             "" if self.check is None else self.check.outputs_text(width),

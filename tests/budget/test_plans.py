@@ -296,7 +296,7 @@ def test_what_no_palette_is_possible_of(source: Path, tmp_path: Path) -> None:
     recipe = plan_mixed_bits(done, size)
     assert recipe.chosen == ()
     assert recipe.nbytes == size
-    assert any("left alone: already compressed (constexpr_lut_to_dense)" in note for note in recipe.notes)
+    assert "left alone: already compressed (constexpr_lut_to_dense)" in recipe.to_text(200)
     assert recipe.told(size)[0] == "planned: nothing, as no weight can get a palette"
     assert "error told beforehand 0 (none)" in recipe.to_text()
     assert ">none</span>" in recipe.to_html()
