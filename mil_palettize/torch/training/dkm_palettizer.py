@@ -72,7 +72,8 @@ class DKMPalettizer:
         return self._model
 
     def step(self) -> None:
-        """After each step of the optimizer: weights begin when it was called ``milestone`` times.
+        """After each step of the optimizer, or each epoch: weights with a milestone begin in the call after as many, as
+        in coremltools.
 
         Raises PlanError before ``prepare``; AlgorithmError where a weight has become NaN or infinite.
         """
@@ -81,7 +82,7 @@ class DKMPalettizer:
         self._steps += 1
         for prepared in _prepared(self._model):
             prepared.palettized.check(prepared.original)
-            if not prepared.palettized.begun and self._steps >= prepared.palettized.settings.milestone:
+            if not prepared.palettized.begun and self._steps > prepared.palettized.settings.milestone:
                 prepared.palettized.begin(prepared.original)
 
     def finalize(self, model: nn.Module | None = None, inplace: bool = False) -> nn.Module:

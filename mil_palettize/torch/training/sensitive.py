@@ -55,8 +55,8 @@ class SKMPalettizer:
 
     def compute_sensitivity(
         self,
-        dataloader: Iterable[Any],
-        loss_fn: LossFunction,
+        dataloader: Iterable[Any] | None,
+        loss_fn: LossFunction | None,
         sensitivity_path: str | None = None,
         num_sensitivity_workers: int = 1,
         fsdp_auto_wrap_policy: Any = None,
@@ -66,8 +66,11 @@ class SKMPalettizer:
 
         The model is run as it is, in its own mode; it stays as it is. One process does it: the last two arguments are
         coremltools', and other values than the defaults are logged. Raises EvaluationError for a loss that is no finite
-        number, ConfigError for a dataloader without items, PackageError, before that, where no file can be written.
+        number, ConfigError for a dataloader without items and for None, PackageError, before that, where no file can be
+        written.
         """
+        if dataloader is None or loss_fn is None:
+            raise ConfigError("give dataloader and loss_fn, or sensitivity_path")
         if sensitivity_path is not None:
             check_place(sensitivity_path)
         if num_sensitivity_workers != 1 or fsdp_auto_wrap_policy is not None:
@@ -105,21 +108,24 @@ class SKMPalettizer:
     ) -> nn.Module:
         """The model (a copy without ``inplace``) with palettes for weights, which ``ct.convert`` writes as such.
 
-        Sensitivities come from ``sensitivity_path`` (of :meth:`compute_sensitivity`, ours or coremltools'), or else are
-        computed. Raises as that, as ``PostTrainingPalettizer.compress``, and PackageError for a file that is none.
+        Sensitivities come from ``sensitivity_path`` (of :meth:`compute_sensitivity`, ours or coremltools'), or else of
+        that method, which in a subclass may give None for a weight whose elements count alike. Raises as that, as
+        ``PostTrainingPalettizer.compress``, and PackageError for a file that is none.
         """
         if sensitivity_path is not None:
             sensitivities = _loaded(sensitivity_path)
-        elif dataloader is None or loss_fn is None:
-            raise ConfigError("give dataloader and loss_fn, or sensitivity_path")
         else:
-            workers = num_sensitivity_workers
-            sensitivities = self.compute_sensitivity(dataloader, loss_fn, None, workers, fsdp_auto_wrap_policy)
+            sensitivities = self.compute_sensitivity(
+                dataloader, loss_fn, None, num_sensitivity_workers, fsdp_auto_wrap_policy=fsdp_auto_wrap_policy
+            )
+        alike = {name for name, found in sensitivities.items() if found is None}
         model = self._model if inplace else copied(self._model)
         chosen = chosen_weights(model, self._config)
         gains = fuse_norms(model) if self._fuse_batch_norm else {}
         importances = {
-            one.place.full_name: self._importance(one, sensitivities, gains.get(one.place.owner)) for one in chosen
+            one.place.full_name: self._importance(one, sensitivities, gains.get(one.place.owner))
+            for one in chosen
+            if one.place.full_name not in alike
         }
         self._report = compress(model, chosen, importances, num_kmeans_workers)
         return model
