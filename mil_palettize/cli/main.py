@@ -119,7 +119,7 @@ def _finetune(options: argparse.Namespace) -> int:
         seed=options.seed,
         image_mean=mean,
         image_scale=scale,
-        augment=tuple(options.augment.split(",")) if options.augment else (),
+        augment=() if options.augment is None else tuple(options.augment.split(",")),
         blocks=options.blocks,
         stop_here=options.stop_here,
     )

@@ -71,7 +71,7 @@ class PreparedFinetuning:
         from mil_palettize.torch.pixels import check_pictures, pixels_of
 
         if len(model.stages) > 1 or len(model.stages[0].program.functions) > 1:
-            raise PlanError("finetuning is for models of one function; leave it out")
+            raise PlanError("finetuning is for models of one function; calibrate this one (palettize --calibrate)")
         module: Any = evaluated(model, None)
         if finetuning.blocks and module.function.states:
             raise PlanError("finetuning blocks are for models without states; leave blocks out to train it as a whole")

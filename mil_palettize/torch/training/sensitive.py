@@ -14,7 +14,7 @@ import torch
 from coremltools.optimize.torch.palettization import SKMPalettizerConfig as AnyConfig
 from torch import nn
 
-from mil_palettize.errors import ConfigError, EvaluationError, PackageError
+from mil_palettize.errors import ConfigError, EvaluationError, PackageError, PlanError
 from mil_palettize.package.whole_files import check_place, replacing_file
 from mil_palettize.torch.training.batch_norms import fuse_norms
 from mil_palettize.torch.training.compression import ChosenWeight, chosen_weights, compress
@@ -66,23 +66,31 @@ class SKMPalettizer:
 
         The model is run as it is, in its own mode; it stays as it is. One process does it: the last two arguments are
         coremltools', and other values than the defaults are logged. Raises EvaluationError for a loss that is no finite
-        number, ConfigError for a dataloader without items and for None, PackageError, before that, where no file can be
-        written.
+        number or has no gradient, ConfigError for a dataloader without items and for what is none, PlanError where all
+        parameters are frozen, PackageError, before that, where no file can be written.
         """
         if dataloader is None or loss_fn is None:
             raise ConfigError("give dataloader and loss_fn, or sensitivity_path")
+        if not isinstance(dataloader, Iterable):
+            raise ConfigError(f"dataloader is {type(dataloader).__name__}; give a list, or any iterable, of items")
+        if not callable(loss_fn):
+            raise ConfigError(f"loss_fn is {type(loss_fn).__name__}; give a function of the model and an item")
         if sensitivity_path is not None:
             check_place(sensitivity_path)
         if num_sensitivity_workers != 1 or fsdp_auto_wrap_policy is not None:
             logger.warning("sensitivities are computed by one process, without FSDP")
         model = copied(self._model)
         parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        if not parameters:
+            raise PlanError("all parameters are frozen, and sensitivities need gradients; make weights trainable")
         sums = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in parameters.items()}
         count = 0
         for item in islice(dataloader, self._config.calibration_nsamples):
             loss = loss_fn(model, item)
             if not (isinstance(loss, torch.Tensor) and loss.numel() == 1 and math.isfinite(float(loss.detach()))):
                 raise EvaluationError(f"the loss of item {count} is no finite number")
+            if not loss.requires_grad:
+                raise EvaluationError(f"the loss of item {count} has no gradient; compute it by the model")
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             for total, gradient in zip(sums.values(), found, strict=True):
                 if gradient is not None:
