@@ -33,7 +33,8 @@ class Finetuning:
 
     ``blocks``: instead, tables, scales and biases of one block after another are fitted to what it gives in the float
     network, and kept where that error falls on samples held out; indices stay. ``epochs`` are those of each block.
-    ``stop_here``: no epoch more; the best one that ``resume`` has of the same run is what is written.
+    ``stop_here``: no epoch and no block more; the best epoch, or the blocks, that ``resume`` has of the same run are
+    written.
 
     >>> Finetuning("pictures", epochs=10, augment=("flip", "shift")).learning_rate is None  # the usual one
     True
@@ -68,7 +69,7 @@ class Finetuning:
         object.__setattr__(self, "augment", _augmentations(self.augment))
         if self.labels is not None:
             object.__setattr__(self, "labels", _classes(self.labels))
-        for name in ("labels", "augment", "stop_here"):
+        for name in ("labels", "augment"):
             if self.blocks and getattr(self, name):
                 raise ConfigError(f"finetuning {name} has no effect where blocks are fitted; leave it out")
         if self.sample_data is not None:
