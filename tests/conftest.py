@@ -10,8 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-# Tests run side by side: numpy, which reads this when it is loaded, would have a thread for each core in each of them.
+# Tests run side by side: numpy and torch, which read these when they are loaded, would have a thread for each core in
+# each of them.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from coremltools.converters import _converters_entry

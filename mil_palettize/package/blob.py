@@ -68,10 +68,10 @@ class BlobReader:
     """
 
     size: int  # of the file, in bytes
+    _fd = -1
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self._fd = -1
         self._records: dict[int, BlobRecord] = {}  # those that were checked already, by metadata offset
         try:
             # Opening a named pipe would wait for a writer.
@@ -220,6 +220,10 @@ class BlobReader:
                     "it was opened; something else is writing to it"
                 )
             done += count
+
+    def __del__(self) -> None:
+        """Modules that are run keep their package open for as long as they are held."""
+        self.close()
 
     def __enter__(self) -> BlobReader:
         return self

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from made_palettes import make_one
 from sklearn.cluster import KMeans
+from slow_cases import slow_where
 
 from mil_palettize.algorithms.making import ArraySource, NonFiniteError, Palette
 from mil_palettize.errors import AlgorithmError
@@ -113,7 +114,7 @@ def test_scales_of_a_few_vectors_are_near_the_best(weighted: bool) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("axis", "scale_axis", "group_size"), [(0, 0, None), (1, 0, None), (0, 0, 8), (0, 1, None)])
-@pytest.mark.parametrize("lut_dtype", [None, "int8", "uint8"])
+@pytest.mark.parametrize("lut_dtype", slow_where(lambda dtype: dtype == "uint8", [None, "int8", "uint8"]))
 def test_scales(dtype: type, axis: int, scale_axis: int, group_size: int | None, lut_dtype: str | None) -> None:
     """The error told is that of what is decoded, entries are the nearest, and scales are worth their bytes."""
     array = weight((16, 48), dtype)

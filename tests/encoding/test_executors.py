@@ -18,6 +18,7 @@ import pytest
 from form_packages import ALL, WRITTEN, Form
 from handmade import contents
 from sent_functions import carried_out, elsewhere, killed, killed_once, of_nothing, of_the_extremes
+from slow_cases import scaled_vectors, slow_where
 
 from mil_palettize import AlgorithmError, OpPalettizerConfig, OptimizationConfig, PlanError, palettize_package
 from mil_palettize.encoding.encoder import Task
@@ -136,7 +137,7 @@ def test_same_bytes_on_every_executor(
     assert said() == []
 
 
-@pytest.mark.parametrize("name", [name for name in FORMS if name not in FEW])
+@pytest.mark.parametrize("name", slow_where(scaled_vectors, [name for name in FORMS if name not in FEW]))
 def test_same_bytes_of_every_form(
     name: str, pools: dict[str, Executor], alone: Callable[..., Any], said: Callable[[], list[str]], tmp_path: Path
 ) -> None:
@@ -308,7 +309,8 @@ def test_killed_worker_of_a_pool(
             assert "BrokenProcessPool" in said()[-1]
 
 
-@pytest.mark.parametrize("fatal", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("fatal", [False, True])
 def test_killed_worker_of_dask(
     fatal: bool, dask_client: Any, alone: Callable[..., Any], said: Callable[[], list[str]], tmp_path: Path
 ) -> None:

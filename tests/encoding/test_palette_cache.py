@@ -16,6 +16,7 @@ import pytest
 from form_packages import ALL, WRITTEN, Form
 from handmade import contents
 from kept_palettes import PLAIN, PLAN, WEIGHT, WEIGHTS, Counts, files, key, palette, same
+from slow_cases import scaled_vectors, slow_where
 
 from mil_palettize import (
     ConfigError,
@@ -40,7 +41,7 @@ def told(report: Report) -> dict[str, Any]:
 # Taken from the folder
 
 
-@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("name", slow_where(scaled_vectors, WRITTEN))
 def test_second_run_makes_nothing_anew(name: str, counts: Counts, tmp_path: Path) -> None:
     form, kept = WRITTEN[name], tmp_path / "kept"
     reports = [form.palettize(tmp_path / "plain.mlpackage", workers=1)]

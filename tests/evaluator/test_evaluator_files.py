@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from mil_palettize import EvaluationError, PackageError  # noqa: E402
+from mil_palettize import (  # noqa: E402
+    EvaluationError,
+    OpPalettizerConfig,
+    OptimizationConfig,
+    PackageError,
+    compare,
+    palettize_package,
+)
 from mil_palettize.cli.main import main  # noqa: E402
 from mil_palettize.cli.output import write_report  # noqa: E402
 from mil_palettize.torch import comparison, open_model, predictions  # noqa: E402
@@ -33,6 +41,23 @@ def exit_code(*arguments: Any) -> int:
         return main([str(argument) for argument in arguments])
     except SystemExit as exit_:
         return int(exit_.code or 0)
+
+
+# Files that are held open
+
+
+def test_models_that_are_let_go_hold_no_files(model: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small.mlpackage"
+    config = OptimizationConfig(global_config=OpPalettizerConfig(nbits=4))
+
+    def once() -> int:
+        palettize_package(model, small, config, overwrite=True, check=True)
+        compare(model, small)
+        open_model(small)
+        gc.collect()
+        return len(list(Path("/dev/fd").iterdir()))
+
+    assert once() == once() == once()
 
 
 # Files of inputs

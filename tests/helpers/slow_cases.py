@@ -8,6 +8,12 @@ from typing import Any
 import pytest
 
 
+def scaled_vectors(form: str) -> bool:
+    """Forms (``form_packages``) that take as long as twenty others: a claim about all forms is tried on one of them by
+    default, ``vectors, scaled``, and on all of them by tests of their own."""
+    return "vectors" in form and "scaled" in form and form != "vectors, scaled"
+
+
 def slow_where(slow: Callable[..., bool], cases: Iterable[Any]) -> list[Any]:
     """Parameters for ``parametrize``: a case for which ``slow`` holds is a slow test. Tuples are several parameters."""
     found = []

@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import resource
-import select
 import shutil
 import signal
 import sys
@@ -21,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from tools.attack.cases import Case, Outcome, Play
@@ -83,7 +83,7 @@ class Pool:
 
     def _listen(self, until: float) -> list[Case]:
         """Take what children say; gives the cases of those that ended before their time."""
-        ready, _, _ = select.select([child.pipe for child in self._children], [], [], 1.0)
+        ready = wait([child.pipe for child in self._children], 1.0)
         left: list[Case] = []
         for child in list(self._children):
             if child.pipe in ready:
