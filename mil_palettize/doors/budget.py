@@ -77,7 +77,7 @@ def plan_mixed_bits(
             ops that it knows, and is done of packages of up to 100 MB; the notes say what came of it, or why nothing
             was measured. False: by what is predicted. For ``min_snr_db`` and ``max_drop`` plans are always measured.
         workers: threads, None for all processors; the plan does not depend on them.
-        progress: True for a bar, or a function of :class:`ProgressEvent`.
+        progress: True for a bar, or a function of :class:`ProgressEvent`; also of the palettes of plans that are run.
 
     Returns:
         The recipe: a palette for each weight, with bytes and errors; its ``config`` is coremltools'.

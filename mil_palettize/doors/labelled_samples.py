@@ -70,12 +70,14 @@ def labelled_samples(
         check_samples_exist(given)
     check_labels_exist(labels)
     from mil_palettize.torch.evaluator.model_pipeline import open_model
+    from mil_palettize.torch.function_inputs import inputs_of
     from mil_palettize.torch.labels import labels_for
     from mil_palettize.torch.pixels import check_pictures, pixels_of
     from mil_palettize.torch.samples import Samples, read_samples
 
     module = open_model(source)
     pixels = pixels_of(calibration.image_mean, calibration.image_scale)
+    given = inputs_of(module.function_name, module.functions, given)
     if isinstance(given, str | os.PathLike):
         read = read_samples(given, module, sequences=True, pixels=pixels)
     else:

@@ -27,6 +27,11 @@ class ProgressEvent:
     while palettes are verified and models are compared, ``name`` says which, and ``runs_done`` are palettes or samples.
     While a plan is measured ``name`` says what is tried, and what the one before measured, ``runs_done`` are trials, or
     sizes of a bisection; between these are the events of making what is tried.
+
+    >>> config, events = OptimizationConfig(global_config=OpPalettizerConfig(nbits=4)), []
+    >>> _ = palettize_package("fixtures/conv_fp16_ios18.mlpackage", "small.mlpackage", config, progress=events.append)
+    >>> [event.weights_done for event in events], events[-1].name
+    ([0, 1, 2, 3, 4, 5], 'main/head_weight')
     """
 
     name: str
