@@ -91,11 +91,12 @@ def _chosen(one: Evaluated, picked: int, reason: str) -> Chosen:
 
 def _within(one: Evaluated) -> str:
     """Why a weight that has palettes gets none: what the best of them would have saved."""
-    dense, *palettes = one.choice.candidates
-    error, best = min(zip(one.errors[1:], palettes, strict=True), key=lambda pair: (pair[0], pair[1].stored_nbytes))
-    saved = dense.stored_nbytes - best.stored_nbytes
+    smaller = [pair for pair in zip(one.errors, one.choice.candidates, strict=True) if pair[1].nbytes < 0]
+    if not smaller:
+        return "no palette of it makes the package smaller, its op included"
+    error, best = min(smaller, key=lambda pair: (pair[0], pair[1].nbytes))
     lost = f"{Point(0, error).told} told beforehand" if error > 0 else "no error"
-    return f"the budget holds it as it is; {best}, its best palette, would save {saved:,} bytes, with {lost}"
+    return f"the budget holds it as it is; {best}, its best palette, would save {-best.nbytes:,} bytes, with {lost}"
 
 
 def _notes(chosen: Iterable[Chosen], device: str) -> list[str]:

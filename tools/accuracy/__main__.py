@@ -44,6 +44,7 @@ def main() -> None:
         "10x2000+mix, blocks-10x500",
     )
     parser.add_argument("--mixed", action="store_true", help="beside each, mixed bits within the same bytes")
+    parser.add_argument("--vectors", action="store_true", help="mixed bits: pairs of channels too, for the GPU")
     parser.add_argument("--rounds", type=int, default=15, help="of tables and indices in turn, at most")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, default=10_000, help="of the test")

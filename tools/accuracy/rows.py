@@ -129,13 +129,19 @@ def _measured(
             samples = {name: given for name, given in keywords.items() if name == "calibration"}
             # Mixed bits themselves: they stand beside the row of uniform ones, whichever are better.
             config = plan_mixed_bits(
-                network.source, wanted, limits=Limits(weight_threshold=options.weight_threshold), target="iOS18",
+                network.source, wanted, limits=_limits(options), target="iOS18",
                 measure=False, workers=1, **samples,
             )  # fmt: skip
         palettize_package(network.source, out, config, target="iOS18", overwrite=True, workers=1, **keywords)
         seconds.append(time.process_time() - started)
         found.append(network.measured(out))
     return Row(name, network.figures[0], nbits, told, found, weight_nbytes(out), min(seconds))
+
+
+def _limits(options: argparse.Namespace) -> Limits:
+    """Pairs of channels with scales are known to run on the GPU only."""
+    device = "gpu" if options.vectors else "any"
+    return Limits(weight_threshold=options.weight_threshold, vectors=options.vectors, device=device)
 
 
 def _groups(size: int | None) -> dict[str, Any]:
