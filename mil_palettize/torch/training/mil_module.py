@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch.nn.utils import parametrize
 
-from mil_palettize.errors import PlanError
+from mil_palettize.errors import EvaluationError, PlanError
 from mil_palettize.expressions.weight_expr import WeightExpr
 from mil_palettize.program.opsets.move import parse_target
 from mil_palettize.program.weight import Weight, WeightId
@@ -46,6 +46,13 @@ class MILModule(EvaluatedModule):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.palettes: dict[str, TrainedPalette] = {}
+
+    def forward(self, *unnamed: Any, **inputs: Any) -> dict[str, Any]:
+        """Run on tensors, by the names of the inputs; states begin with zeros. Raises EvaluationError."""
+        if unnamed:
+            given = ", ".join(f"{name}=…" for name in self.features.inputs)
+            raise EvaluationError(f"inputs of a package have names; call module({given})")
+        return super().forward(**inputs)
 
     def save_package(self, destination: PathLike, *, target: object = None, overwrite: bool = False) -> None:
         """Write the package that was opened, with the palettes that palettizers made and with the other parameters

@@ -50,6 +50,7 @@ class PalettizedWeight(nn.Module):
             self.scale.copy_(torch.from_numpy(np.asarray(scaled.scale, np.float32)))
         self.begun.fill_(True)
 
+    @torch.compiler.disable
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         if not (self.enabled and bool(self.begun)):
             return weight
@@ -59,7 +60,6 @@ class PalettizedWeight(nn.Module):
         made = self._soft(value / self.scale) * self.scale
         return (made if self.mask is None else made * self.mask).to(weight.dtype)
 
-    @torch.compiler.disable
     def _soft(self, weight: torch.Tensor) -> torch.Tensor:
         with torch.autocast(weight.device.type, enabled=False):
             counts = None if self.mask is None else self.layout.points(self.mask.float())

@@ -20,6 +20,8 @@ _LUT_DTYPES = {
     "f16": None,
     "i8": "int8",
     "u8": "uint8",
+    "int8": "int8",
+    "uint8": "uint8",
     torch.int8: "int8",
     torch.uint8: "uint8",
 }

@@ -49,7 +49,7 @@ OPTIONS = [
     {"n_bits": 2, "cluster_dim": 2},
     {"n_bits": 2, "enable_per_channel_scale": True},
     {"n_bits": 3, "lut_dtype": "i8"},
-    {"n_bits": 3, "lut_dtype": "u8"},
+    {"n_bits": 3, "lut_dtype": "uint8"},
 ]
 
 

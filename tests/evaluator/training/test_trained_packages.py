@@ -14,7 +14,7 @@ from packages import constants, differences  # noqa: E402
 from torch import nn  # noqa: E402
 
 from mil_palettize import decompress_package  # noqa: E402
-from mil_palettize.errors import ConfigError, PackageError, PlanError  # noqa: E402
+from mil_palettize.errors import ConfigError, EvaluationError, PackageError, PlanError  # noqa: E402
 from mil_palettize.torch import (  # noqa: E402
     CalibratedPalettizer,
     DKMPalettizer,
@@ -157,6 +157,11 @@ def test_in_its_own_place(fixtures: Path, tmp_path: Path) -> None:
 
 
 # What cannot be
+
+
+def test_inputs_without_names(fixtures: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"inputs of a package have names; call module\(image=…\)"):
+        MILModule.from_package(fixtures / CONV)(torch.zeros(1, 16, 12, 12))
 
 
 def test_a_model_that_is_not_finalized(fixtures: Path, tmp_path: Path) -> None:
