@@ -72,7 +72,7 @@ def _step(kind: Any, argument: Any, flags: int) -> _Step:
     if word in ("MAX_REPEAT", "MIN_REPEAT"):
         least, most, inner = argument
         if least == 0 and most == _parser.MAXREPEAT and len(inner) == 1 and str(inner[0][0]) in _CHARACTERS:
-            return _any_number(_characters(*inner[0], flags))
+            return _any_number(_characters(inner[0][0], inner[0][1], flags))
         return _repeat(_sequence(inner, flags), int(least), int(most))
     if word in ("ASSERT", "ASSERT_NOT"):
         direction, inner = argument
