@@ -26,6 +26,7 @@ from mil_palettize.program.site_values import dense
 from mil_palettize.reports.counting import Count, counting
 from mil_palettize.request.importance import WeightsImportance
 
+Samples = Sequence[Mapping[str, Any]]
 PathLike = str | os.PathLike[str]
 _LEAST = 1e-12
 _FACTS = "weights.json"  # a name that no array has
@@ -37,7 +38,7 @@ _IMPORTANCE_ADVICE = "give what mil-palettize sensitivity wrote, or arrays by na
 @memory_told()
 def fisher_importance(
     source: PathLike,
-    samples: Sequence[Mapping[str, Any]] | PathLike | int = 64,
+    samples: Samples | Mapping[str, Samples] | PathLike | int = 64,
     *,
     labels: Sequence[int] | None = None,
     loss: Callable[[Mapping[str, Any], int], Any] | None = None,
@@ -52,7 +53,8 @@ def fisher_importance(
 
     Args:
         source: a ``.mlpackage`` folder, which is only read.
-        samples: as ``MLModel.predict`` takes them, where they lie (see ``Calibration``), or how many are made up.
+        samples: as ``MLModel.predict`` takes them, by function or where they lie (see ``Calibration``), or how many are
+            made up.
         labels: the right class of each, else labels are drawn from the network's own answers.
         loss: instead, a function of the outputs of a sample (tensors by name) and its number, to a tensor of one
             element.
@@ -115,16 +117,16 @@ def fisher_importance(
     return WeightsImportance((key, _damped(array, damping)) for key, array in _summed(found, values).items())
 
 
-def _samples(
-    given: Sequence[Mapping[str, Any]] | PathLike | int, module: Any, seed: int, pixels: Any
-) -> Sequence[Mapping[str, Any]]:
+def _samples(given: Samples | Mapping[str, Samples] | PathLike | int, module: Any, seed: int, pixels: Any) -> Samples:
     """For one function. Raises EvaluationError where their first is of another."""
     from mil_palettize.torch.calibration.made_up_samples import natural_samples
+    from mil_palettize.torch.function_inputs import inputs_of
     from mil_palettize.torch.samples import read_samples
 
     if isinstance(given, int):
         return natural_samples(module, given, seed)
-    read = read_samples(given, module, pixels=pixels) if isinstance(given, str | os.PathLike) else given
+    own = inputs_of(module.function_name, module.functions, given)
+    read = read_samples(own, module, pixels=pixels) if isinstance(own, str | os.PathLike) else own
     for sample in read[:1]:
         check_call(module, sample)
     return read

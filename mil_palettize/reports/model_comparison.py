@@ -29,8 +29,9 @@ class ModelComparison(ComparedModels):
     """
 
     def to_html(self, command: str = "") -> str:
-        """A page that needs nothing else, to be saved as UTF-8. ``command``: that makes it again, which it shows."""
-        return page(self, command)
+        """A page that needs nothing else, to be saved as UTF-8. ``command``: that makes it again, which it shows, else
+        the call of Python."""
+        return page(self, command or self.call)
 
     def _repr_html_(self) -> str:
         """In a notebook."""

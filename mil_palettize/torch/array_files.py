@@ -10,17 +10,18 @@ from mil_palettize.errors import EvaluationError
 from mil_palettize.package.array_files import read_members, unreadable
 
 Arrays = dict[str, np.ndarray]
-_ADVICE = "save arrays by input names with numpy.savez, or give a .npy file, a folder of images, or FILE.py:NAME"
+_SAMPLES = "save arrays by input names with numpy.savez, or give a .npy file, a folder of images, or FILE.py:NAME"
 _WHAT = "a .npz or .npy file of plain arrays"
 
 
-def load_arrays(path: Path) -> Arrays | np.ndarray:
+def load_arrays(path: Path, advice: str = _SAMPLES) -> Arrays | np.ndarray:
     """The arrays of a ``.npz`` file by name, or the one of a ``.npy`` file; each holds at least one element.
+    ``advice``: what to give instead of a file that is no such.
 
     Raises PackageError for a file that cannot be read or is another thing, EvaluationError for one whose arrays are
     empty.
     """
-    found = read_members(path, _WHAT, _ADVICE)
+    found = read_members(path, _WHAT, advice)
     if isinstance(found, np.ndarray):
         return _filled(path, "", found)
     arrays = {name: array for name, array in found.items() if isinstance(array, np.ndarray)}

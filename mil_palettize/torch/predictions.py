@@ -19,7 +19,7 @@ from mil_palettize.text import format_count, printable
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
 from mil_palettize.torch.evaluator.module import PathLike
 from mil_palettize.torch.evaluator.ops.random import drawing
-from mil_palettize.torch.function_inputs import function_told
+from mil_palettize.torch.function_inputs import inputs_for
 from mil_palettize.torch.made_up_inputs import plausible_inputs
 from mil_palettize.torch.pixels import Pixels, check_pictures
 from mil_palettize.torch.samples import Arrays, Samples, read_samples
@@ -51,11 +51,11 @@ def run_package(
     kept, None for all. ``count``: told of each sample."""
     module = open_model(path, function, precision=precision, memory=memory)
     found = []
-    named = module.functions if function is None else []  # which one is run was not said
-    with function_told(module.function_name, named, shared=inputs is not None):
-        samples = _samples(module, inputs, random, seed, pixels)
-        for number, sample in enumerate(samples):
-            found.append(_predicted(module, sample, seed + number))
+    with inputs_for(module, inputs, named=function is not None) as own:
+        samples = _samples(module, own, random, seed, pixels)
+        for number in range(len(samples)):
+            with samples.at(number) as sample:
+                found.append(_predicted(module, sample, seed + number))
             count("running", number + 1, len(samples))
     outputs = {name: [_array(result[name]) for result in found] for name in found[0]}
     return Outcome({name: _joined(name, arrays) for name, arrays in outputs.items()}, len(samples), samples.notes)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -16,9 +17,9 @@ from mil_palettize.program.described_sizes import shape_refusal
 from mil_palettize.torch.array_files import Arrays, load_arrays
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.module import PathLike
-from mil_palettize.torch.features import CHANNELS
+from mil_palettize.torch.features import CHANNELS, GRAYSCALES
 from mil_palettize.torch.function_inputs import inputs_of
-from mil_palettize.torch.image_folder import is_list, is_picture, pictures
+from mil_palettize.torch.image_folder import holds_pictures, pictures
 from mil_palettize.torch.json_lines import SUFFIXES, json_lines
 from mil_palettize.torch.made_up_inputs import default_shape
 from mil_palettize.torch.pixels import Pixels, refuse_pixels
@@ -49,6 +50,17 @@ class Samples(Sequence[Arrays]):
     def __getitem__(self, index: int | slice) -> Arrays | Sequence[Arrays]:
         return self.arrays[index]
 
+    @contextmanager
+    def at(self, number: int) -> Iterator[Any]:
+        """One sample. EvaluationErrors meanwhile say which it is, but for the first: what is wrong with that is wrong
+        with all, mostly."""
+        try:
+            yield self[number]
+        except EvaluationError as error:
+            if not number:
+                raise
+            raise EvaluationError(f"{self.names[number] if self.names else f'sample {number}'}: {error}") from error
+
 
 def read_samples(
     source: PathLike, module: Evaluated, *, sequences: bool = False, pixels: Pixels | None = None
@@ -69,7 +81,7 @@ def read_samples(
     check_samples_exist(source)
     source = inputs_of(module.function_name, module.functions, source)
     path = Path(source)
-    if path.is_dir() or is_picture(path) or is_list(path):
+    if holds_pictures(path):
         return Samples(*pictures(path, module, pixels))
     refuse_pixels(source, pixels)
     if is_defined(os.fspath(source)):
@@ -123,8 +135,7 @@ def _split(module: Evaluated, name: str, array: np.ndarray) -> np.ndarray | list
     kind = module.features.inputs[name].type
     which = kind.WhichOneof("Type")
     if which == "imageType":
-        rank = 3 if array.ndim > 2 and array.shape[-1] in CHANNELS else 2
-        return list(array) if array.ndim == rank + 1 else array
+        return _pictures(name, array, gray=kind.imageType.colorSpace in GRAYSCALES)
     if which != "multiArrayType":
         return array
     usual = default_shape(kind.multiArrayType)
@@ -135,6 +146,22 @@ def _split(module: Evaluated, name: str, array: np.ndarray) -> np.ndarray | list
         if _takes(kind.multiArrayType, single):
             return [array[i : i + 1] for i in range(len(array))]
     return array
+
+
+def _pictures(name: str, array: np.ndarray, *, gray: bool) -> np.ndarray | list[np.ndarray]:
+    """A list where the array is of several pictures, with their channels last, or of several times what a program
+    takes: one of four axes, the second of channels."""
+    if array.ndim > 2 and array.shape[-1] in CHANNELS:
+        return list(array) if array.ndim == 4 else array
+    if array.ndim > 3 and array.shape[-3] in CHANNELS:
+        several = array.ndim == 5 or (array.ndim == 4 and len(array) > 1)
+        return [one.reshape(1, *array.shape[-3:]) for one in array] if several else array
+    if array.ndim == 3 and not gray and array.shape[0] in CHANNELS[1:]:
+        raise EvaluationError(
+            f"input {name!r} of shape {list(array.shape)} may be one picture, channels first, or {len(array)} gray "
+            "ones; give (height, width, channels), with an axis in front for several"
+        )
+    return list(array) if array.ndim == 3 else array
 
 
 def _takes(kind: Any, shape: tuple[int, ...]) -> bool:
