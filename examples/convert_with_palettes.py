@@ -1,9 +1,14 @@
 """Palettes inside ``ct.convert``, and the package judged by the torch model that it was converted from.
 
-python examples/convert_with_palettes.py
+python examples/convert_with_palettes.py [OUT.mlpackage]
+
+OUT.mlpackage is out/converted.mlpackage where none is given; what is there is replaced.
 """
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
 
 import coremltools as ct
 import torch
@@ -19,7 +24,8 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.Flatten(), nn.Linear(32 * 64, 10))
 
 
-def main() -> None:
+def main(destination: str = "out/converted.mlpackage") -> None:
+    Path(destination).parent.mkdir(parents=True, exist_ok=True)
     model = network().eval()
     traced = torch.jit.trace(model, torch.zeros(1, 3, 12, 12))
     config = OptimizationConfig(global_config=OpPalettizerConfig(nbits=4, group_size=16))
@@ -30,10 +36,10 @@ def main() -> None:
         pass_pipeline=pass_pipeline(config),
         skip_model_load=True,
     )
-    mlmodel.save("converted.mlpackage")
+    mlmodel.save(destination)
     samples = [{"x": torch.randn(1, 3, 12, 12).numpy()} for _ in range(8)]
-    print(compare_with(model, "converted.mlpackage", samples).to_text())
+    print(compare_with(model, destination, samples).to_text())
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

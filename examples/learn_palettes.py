@@ -1,9 +1,14 @@
 """Palettes of 2 bits that are trained together with a torch model, then converted as they are.
 
-python examples/learn_palettes.py
+python examples/learn_palettes.py [OUT.mlpackage]
+
+OUT.mlpackage is out/learned.mlpackage where none is given; what is there is replaced.
 """
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
 
 import coremltools as ct
 import torch
@@ -39,7 +44,8 @@ def train(model: nn.Module, palettizer: palettization.DKMPalettizer | None = Non
             palettizer.step()
 
 
-def main() -> None:
+def main(destination: str = "out/learned.mlpackage") -> None:
+    Path(destination).parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 64), nn.ReLU(), nn.Linear(64, 8))
     train(model)
@@ -58,8 +64,8 @@ def main() -> None:
         minimum_deployment_target=ct.target.iOS18,
         skip_model_load=True,
     )
-    mlmodel.save("learned.mlpackage")  # the tables that were learned are in it
+    mlmodel.save(destination)  # the tables that were learned are in it
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -1,6 +1,8 @@
 """Makes a package smaller, and tells what that did to its outputs.
 
 python examples/palettize_and_compare.py [IN.mlpackage [OUT.mlpackage]]
+
+OUT.mlpackage is out/small.mlpackage where none is given; what is there is replaced.
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ from mil_palettize import OpPalettizerConfig, OptimizationConfig, compare, palet
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def main(source: str = str(ROOT / "fixtures/conv_fp16_ios18.mlpackage"), destination: str = "small.mlpackage") -> None:
+def main(
+    source: str = str(ROOT / "fixtures/conv_fp16_ios18.mlpackage"), destination: str = "out/small.mlpackage"
+) -> None:
+    Path(destination).parent.mkdir(parents=True, exist_ok=True)
     config = OptimizationConfig(
         global_config=OpPalettizerConfig(nbits=4),
         op_type_configs={"conv_transpose": OpPalettizerConfig(nbits=6)},

@@ -44,7 +44,7 @@ def test_palettize_and_compare(capsys: Shown) -> None:
     out = shown("palettize_and_compare.py", capsys)
     assert re.search(r"^lost most: \w+_weight, \d", out, re.M)
     assert "too bad" not in out
-    assert kinds("small.mlpackage")["constexpr_lut_to_dense"] == 5
+    assert kinds("out/small.mlpackage")["constexpr_lut_to_dense"] == 5
 
 
 def test_calibrate_on_samples(capsys: Shown) -> None:
@@ -63,14 +63,14 @@ def test_fit_a_size(capsys: Shown) -> None:
 
 def test_convert_with_palettes(capsys: Shown) -> None:
     assert "SNR dB" in shown("convert_with_palettes.py", capsys)
-    assert kinds("converted.mlpackage")["constexpr_lut_to_dense"] == 2
+    assert kinds("out/converted.mlpackage")["constexpr_lut_to_dense"] == 2
 
 
 def test_learn_palettes(capsys: Shown) -> None:
     out = shown("learn_palettes.py", capsys)
     found = {name: float(value) for name, value in re.findall(r"^(.*): ([\d.]+)%", out, re.M)}
     assert found["2 bits"] > 90
-    assert kinds("learned.mlpackage")["constexpr_lut_to_dense"] == 3
+    assert kinds("out/learned.mlpackage")["constexpr_lut_to_dense"] == 3
 
 
 def test_first_model(capsys: Shown) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import memory_told
+from mil_palettize.package.given_files import check_path
 from mil_palettize.package.replacement import check_destination, recover, replacing
 from mil_palettize.program.model import Model
 from mil_palettize.reports.progress import ProgressEvent, make_progress
@@ -59,6 +60,7 @@ def decompress_package(
     (True, True)
     """
     started = time.perf_counter()
+    check_path("destination", destination)
     with Workers(workers) as pool:
         recovered = recover(Path(destination))
         with Model.open(source) as model:

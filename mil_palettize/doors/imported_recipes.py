@@ -18,6 +18,7 @@ from mil_palettize.budget.weighing import weighed
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ConfigError, PackageError, memory_told
 from mil_palettize.package.checkpoints import Tensors, needs_torch, read_checkpoint
+from mil_palettize.package.given_files import check_path
 from mil_palettize.program.model import Model
 from mil_palettize.program.opsets.move import parse_target
 from mil_palettize.program.sites import Site
@@ -65,6 +66,8 @@ def import_recipe(
     Traceback (most recent call last):
     mil_palettize.errors.PackageError: ...
     """
+    check_path("recipe", recipe)
+    check_path("checkpoint", checkpoint)
     asked = read_recipe(os.fspath(recipe), name)
     tensors = _tensors(Path(checkpoint))
     goal = None if target is None else parse_target(target)

@@ -20,6 +20,7 @@ from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ConfigError, memory_told
 from mil_palettize.package.given_files import (
     check_labels_exist,
+    check_path,
     check_reference_exists,
     check_samples_exist,
     is_reference,
@@ -125,6 +126,8 @@ def palettize_package(
         target = parse_target(target)  # what is wrong with the request itself comes before what is wrong with places
     if destination is None and not dry_run:
         raise ConfigError("destination is missing; only a dry run goes without one")
+    if destination is not None:
+        check_path("destination", destination)
     if calibration is not None and isinstance(calibration.sample_data, str | os.PathLike):
         check_samples_exist(calibration.sample_data)
     with Workers(workers, executor) as pool:
@@ -227,6 +230,7 @@ def compare(
     call = call_text(compare, locals())
     # Before torch is imported, which takes seconds.
     Package.open(original)
+    check_path("palettized", palettized)
     if is_reference(palettized):
         check_reference_exists(palettized)
     else:

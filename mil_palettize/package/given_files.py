@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mil_palettize.errors import PackageError
+from mil_palettize.errors import ConfigError, PackageError
 from mil_palettize.text import python_name
+
+
+def check_path(name: str, value: object) -> None:
+    """Raise ConfigError where ``value``, given as ``name``, is no path."""
+    if not isinstance(value, str | os.PathLike):
+        raise ConfigError(f"{name} is {value!r}; give a path, as text or pathlib.Path")
 
 
 def check_samples_exist(source: str | os.PathLike[str]) -> None:

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from mil_palettize.errors import EvaluationError, PlanError
 from mil_palettize.expressions.weight_expr import WeightExpr
+from mil_palettize.package.given_files import check_path
 from mil_palettize.program.opsets.move import parse_target
 from mil_palettize.program.weight import Weight, WeightId
 from mil_palettize.rewriting.changed_biases import changeable
@@ -60,10 +61,11 @@ class MILModule(EvaluatedModule):
         written is decoded again, by the evaluator, before it takes its place.
 
         ``destination`` may be the package itself with ``overwrite``. ``target``: opset to move up to (``"iOS18"`` or a
-        ``coremltools.target``). Raises ConfigError for a wrong one, PackageError where nothing can be written,
+        ``coremltools.target``). Raises ConfigError where either is wrong, PackageError where nothing can be written,
         PlanError for weights that are prepared and not finalized, that were changed after they were palettized, or that
         the package cannot hold, VerifyError where something else was written; nothing is written then.
         """
+        check_path("destination", destination)
         opset = None if target is None else parse_target(target)
         changes = Changes(dict(self._new_palettes()), dict(self._new_values()))
         source, goal = self.package.path, Path(destination)
