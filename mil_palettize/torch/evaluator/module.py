@@ -24,6 +24,7 @@ from mil_palettize.program.survey import Survey, survey
 from mil_palettize.program.weight import WeightId
 from mil_palettize.torch.evaluator.constant_store import ConstantStore, LazyValues
 from mil_palettize.torch.evaluator.execution import Execution, Listener
+from mil_palettize.torch.evaluator.gru_loops import mark_gru_loops
 from mil_palettize.torch.evaluator.memory import claim, one_line
 from mil_palettize.torch.evaluator.ops.registry import to_tensor
 from mil_palettize.torch.evaluator.ops.states import State, zero_state
@@ -100,6 +101,7 @@ class MILModule(nn.Module):
             raise ConfigError(f"precision is {precision!r}; use one of {list(PRECISIONS)}")
         name, message = function_of(model, stage, function)
         compiled = compile_function(name, message, model.store)
+        mark_gru_loops(compiled)
         return cls(model, stage, compiled, features_of(stage.model, name, compiled.types), precision, memory).eval()
 
     boxes: None = None  # which only a pipeline's suppression gives

@@ -47,7 +47,8 @@ class Reading(NamedTuple):
 @dataclass
 class Step:
     """One op. ``fixed``: parameters that are known; ``half``: of each output, whether it is declared float16;
-    ``unneeded``: slots that nothing reads any more after it."""
+    ``unneeded``: slots that nothing reads any more after it; ``shortcut``: from all values by slot and the op's
+    arguments to its results without its blocks' ops one by one, or None where it does not hold for these."""
 
     info: OpInfo
     call: Callable[..., Any]
@@ -57,6 +58,7 @@ class Step:
     half: tuple[bool, ...]
     blocks: tuple[Block, ...] = ()
     unneeded: tuple[str, ...] = ()
+    shortcut: Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[Any, ...] | None] | None = None
 
     def slots_read(self) -> Iterator[str]:
         for reading in self.readings:
