@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from mil_palettize import ConfigError, OpPalettizerConfig, OptimizationConfig, compare, palettize_package  # noqa: E402
 from mil_palettize.cli.main import main  # noqa: E402
-from mil_palettize.torch.evaluator import constants  # noqa: E402
+from mil_palettize.torch.evaluator import constant_store, constants  # noqa: E402
 from mil_palettize.torch.evaluator.model_pipeline import open_model  # noqa: E402
 from mil_palettize.torch.made_up_inputs import plausible_inputs  # noqa: E402
 
@@ -94,3 +94,32 @@ def test_tables_are_looked_up_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     for i, j, k in np.ndindex(6, 4, 5):
         wanted[i, 2 * j : 2 * j + 2, k] = lut[i // 2, j // 2, 0, indices[i, j, k]]
     assert np.array_equal(whole, wanted)
+
+
+def test_a_check_of_palettes_keeps_no_more_than_asked_for(
+    fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, config = fixtures / "conv_fp16_ios18.mlpackage", OptimizationConfig(OpPalettizerConfig(nbits=3))
+    limits: list[int] = []
+    original = constant_store.ConstantStore.__init__
+
+    def seen(store: Any, constants: Any, limit: int) -> None:
+        limits.append(limit)
+        original(store, constants, limit)
+
+    monkeypatch.setattr(constant_store.ConstantStore, "__init__", seen)
+    checks = []
+    for number, memory in enumerate((None, 1000)):
+        report = palettize_package(source, tmp_path / f"{number}.mlpackage", config, check=True, memory=memory)
+        assert report.check is not None
+        checks.append(report.check.outputs)
+    assert checks[0] == checks[1]
+    assert limits == [500, 500]
+    command = ["palettize", str(source), str(tmp_path / "out.mlpackage"), "--nbits", "3", "--memory", "1kB"]
+    assert main([*command, "--check"]) == 0
+    assert limits == [500] * 4
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "--memory goes with --calibrate and samples, which are run with it, or --check" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="memory is 1, and limits what check keeps; ask for check"):
+        palettize_package(source, None, config, dry_run=True, memory=1)

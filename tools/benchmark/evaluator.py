@@ -1,8 +1,8 @@
 """Measures MILModule against the torch model it was converted from.
 
 ``python -m tools.benchmark.evaluator [--runs N] [--profile]``: both models in turn, medians of processor time, which
-other work on the machine hardly changes, with one thread and with as many as torch takes by default. ``--profile``: also the
-ops that take most time, of each model.
+other work on the machine hardly changes, with one thread and with as many as torch takes by default.
+``--profile``: also the ops that take most time, of each model.
 """
 
 from __future__ import annotations
