@@ -16,6 +16,7 @@ from mil_palettize.errors import EvaluationError
 from mil_palettize.reports.counting import Count, untold
 from mil_palettize.reports.tables import format_table
 from mil_palettize.text import format_count, printable
+from mil_palettize.torch.evaluator.constant_store import EVERYTHING
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
 from mil_palettize.torch.evaluator.module import PathLike
 from mil_palettize.torch.evaluator.ops.random import drawing
@@ -49,7 +50,8 @@ def run_package(
     """Run a package on ``inputs`` (:func:`read_samples`), else on ``random`` made up samples. Probabilities of a
     classifier come in the order of its classes. ``memory``: bytes of constants that are
     kept, None for all. ``count``: told of each sample."""
-    module = open_model(path, function, precision=precision, memory=memory)
+    limit = EVERYTHING if memory is None else memory
+    module = open_model(path, function, precision=precision, memory=limit)
     found = []
     named = module.functions if function is None else []  # which one is run was not said
     with function_told(module.function_name, named, shared=inputs is not None):

@@ -32,7 +32,7 @@ def compare_with_recorded(package: PathLike, reference: PathLike, inputs: Any, o
     if options.per_op or options.greedy:
         what = "per_op" if options.per_op else "greedy"
         raise ConfigError(f"{reference} is of outputs only; leave {what} out")
-    module = open_model(package, options.function, precision=options.precision, memory=options.memory)
+    module = open_model(package, options.function, precision=options.precision, memory=options.memory_of_one)
     samples, told = samples_for(module, inputs, options)
     arrays = load_arrays(Path(reference))
     if isinstance(arrays, np.ndarray):
@@ -67,12 +67,12 @@ def compare_with(
 
     Raises what ``compare`` does, and ConfigError for a module in training mode.
     """
-    opened = open_model(package, function, precision=precision)
+    options = Options(random=random, seed=seed, function=function, precision=precision, logits=logits, labels=labels)
+    opened = open_model(package, function, precision=precision, memory=options.memory_of_one)
     features = opened.features
     described = [name for name in features.outputs_described if name != features.label]  # no module gives labels
     names = described if outputs is None else list(outputs)
     side = TorchSide(module, features, names, arguments)
-    options = Options(random=random, seed=seed, function=function, precision=precision, logits=logits, labels=labels)
     listed, told = samples_for(opened, samples, options)
     return _judged(side, names, package, opened, listed, told, options)
 

@@ -84,6 +84,14 @@ def test_gradients_are_those_of_the_loop(kernel_calls, monkeypatch):
         torch.testing.assert_close(gradient, found[1][name], rtol=1e-5, atol=1e-6)
 
 
+def test_numbers_in_the_place_of_weights(kernel_calls):
+    layer, x = torch.nn.GRU(1, 1), floats(STEPS, BATCH, 1)
+    found = converted(layer, x)(x0=torch.tensor(x))
+    for one, two in zip(found.values(), layer(torch.tensor(x)), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+    assert not kernel_calls
+
+
 def test_any_number_of_steps(kernel_calls):
     torch.manual_seed(0)
     layer = Layer()

@@ -14,6 +14,7 @@ import torch
 
 from mil_palettize.errors import EvaluationError, PalettizeError
 from mil_palettize.text import format_count, shorten
+from mil_palettize.torch.evaluator.constant_store import LazyValues
 from mil_palettize.torch.evaluator.memory import one_line
 from mil_palettize.torch.evaluator.program import Block, Function, OpInfo, Step
 
@@ -66,7 +67,10 @@ class Execution:
         """What an op's function gets, by parameter."""
         values = self.values
         arguments = dict(step.fixed)
-        for name, slots, many, convert in step.readings:
+        for name, slots, many, convert, narrow in step.readings:
+            if narrow and isinstance(values, LazyValues):
+                arguments[name] = values.as_kept(slots[0])
+                continue
             value = [values[slot] for slot in slots] if many else values[slots[0]]
             try:
                 arguments[name] = value if convert is None else convert(value)

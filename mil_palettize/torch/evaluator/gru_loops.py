@@ -19,6 +19,7 @@ from mil_palettize.torch.evaluator.program import Block, Function, Step
 _FLOATS, _INTEGERS = frozenset({"fp16", "fp32"}), frozenset({"int16", "uint16", "int32"})
 _MOST_STEPS = (1 << 15) - 1  # that a number of int16 counts
 _GATES = ("r", "z", "n")  # reset, update, new, as torch has them
+_PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 Term = Any  # what a slot holds: (type of the op, operands and settings by name), (_KNOWN, slot or number), a variable
 _KNOWN = "known"
 _NUMBER, _STATES = ("variable", 0), ("variable", 1)
@@ -68,9 +69,10 @@ def mark_gru_loops(function: Function) -> None:
 
 
 def _gru_loop(step: Step, function: Function) -> GruLoop | None:
-    condition, body = step.blocks
-    if len(body.inputs) != 2 or len(body.outputs) != 2 or len(condition.outputs) != 1:
+    variables = [slot for reading in step.readings for slot in reading.slots]
+    if [(len(block.inputs), len(block.outputs)) for block in step.blocks] != [(2, 1), (2, 2)] or len(variables) != 2:
         return None
+    condition, body = step.blocks
     of_condition, of_body = _Terms(condition, function), _Terms(body, function)
     found = (of_condition.of(condition.outputs[0]), *(of_body.of(slot) for slot in body.outputs))
     known: dict[str, Any] = {}
@@ -91,7 +93,9 @@ class _Terms:
 
     def _known(self, slot: str) -> Term:
         constant = self._function.constants.get(slot)
-        return (_KNOWN, slot if constant is None or prod(constant.shape) != 1 else constant.decode().item())
+        if constant is None or prod(constant.shape) != 1:
+            return _KNOWN, slot
+        return _KNOWN, constant.decode().item()
 
     def _made(self, step: Step) -> Term:
         operands: dict[str, Any] = {
@@ -118,6 +122,7 @@ def _matches(term: Term, pattern: Term, known: dict[str, Any]) -> bool:
     """Whether they are the same but for holes, whose slots or numbers go into ``known``."""
     if isinstance(pattern, _Hole):
         held = isinstance(term, tuple) and term[0] == _KNOWN
+        held = held and (isinstance(term[1], str) or pattern.name == "steps")
         return held and known.setdefault(pattern.name, term[1]) == term[1]
     if isinstance(pattern, tuple) and isinstance(term, tuple):
         return len(term) == len(pattern) and all(_matches(t, p, known) for t, p in zip(term, pattern, strict=True))
@@ -128,21 +133,18 @@ class GruLoop:
     """``known``: the slots of the input and of weights and biases of each gate; of the number of steps, or that."""
 
     def __init__(self, known: Mapping[str, Any]) -> None:
-        self._known = known
+        self._steps, self._input = known["steps"], known["x"]
+        self._parts = {part: [known[f"{gate}.{part}"] for gate in _GATES] for part in _PARTS}
 
     def __call__(self, values: Mapping[str, Any], arguments: Mapping[str, Any]) -> tuple[Any, ...] | None:
         """The loop's variables after it, from all values by slot and the arguments of the loop; None where these are
         not those of a GRU, or are better run step by step."""
         number, states = arguments["loop_vars"]
-        steps = self._known["steps"]
-        steps = int(steps if isinstance(steps, int) else values[steps])
-        x = values[self._known["x"]]
-        parts = {
-            part: [values[self._known[f"{gate}.{part}"]] for gate in _GATES]
-            for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        }
+        x, steps = values[self._input], values[self._steps] if isinstance(self._steps, str) else self._steps
+        parts = {part: [values[slot] for slot in slots] for part, slots in self._parts.items()}
         try:
-            if not (_counts(number, steps) and _fits(x, states, steps, parts)):
+            steps = _steps(number, steps)
+            if not _fits(x, states, steps, parts):
                 return None
             hidden, _ = fused_recurrent.torch_gru(x[:steps], states[0], [torch.cat(part) for part in parts.values()])
         except RuntimeError:  # inside torch.vmap, which has no rule for the kernel
@@ -150,18 +152,28 @@ class GruLoop:
         return number + steps, torch.cat((states[:1], hidden, states[steps + 1 :]))
 
 
-def _counts(number: torch.Tensor, steps: int) -> bool:
-    return number.numel() == 1 and not number.any() and fused_recurrent.FEWEST_STEPS <= steps <= _MOST_STEPS
+def _steps(number: Any, end: Any) -> int:
+    """How many, from the number of the first; 0 where it is not the first of all, or another thing."""
+    if not isinstance(number, torch.Tensor) or number.numel() != 1 or number.any():
+        return 0
+    if isinstance(end, torch.Tensor):
+        return int(end) if end.numel() == 1 and not end.is_floating_point() else 0
+    return end if isinstance(end, int) else 0
 
 
-def _fits(x: torch.Tensor, states: torch.Tensor, steps: int, parts: Mapping[str, Sequence[torch.Tensor]]) -> bool:
-    if x.ndim != 3 or states.ndim != 3 or len(x) < steps or len(states) <= steps or x.dtype != states.dtype:
+def _fits(x: Any, states: Any, steps: int, parts: Mapping[str, Sequence[Any]]) -> bool:
+    if not fused_recurrent.FEWEST_STEPS <= steps <= _MOST_STEPS or not _is_sequence(x) or not _is_sequence(states):
         return False
     batch, columns = states.shape[1:]
     shapes = {"weight_ih": (columns, x.shape[2]), "weight_hh": (columns, columns)}
     alike = all(
-        value.shape == shapes.get(part, (columns,)) and value.dtype == x.dtype
+        isinstance(value, torch.Tensor) and value.shape == shapes.get(part, (columns,)) and value.dtype == x.dtype
         for part, of_gates in parts.items()
         for value in of_gates
     )
-    return alike and x.shape[1] == batch and not bool(states[1 : steps + 1].any())
+    enough = x.shape[1] == batch and x.dtype == states.dtype and len(x) >= steps < len(states)
+    return alike and enough and not bool(states[1 : steps + 1].any())
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim == 3

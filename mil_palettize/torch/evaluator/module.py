@@ -78,7 +78,8 @@ class MILModule(nn.Module):
         cls, path: PathLike, function: str | None = None, *, precision: str = "fp32", memory: int | None = None
     ) -> MILModule:
         """Open a package. ``function``: of a model with several, else the default one. ``memory``: bytes of constants
-        that are kept once they are decoded, for models that are only run; None for all.
+        that are kept once they are decoded, as they are stored (``EVERYTHING``: all), for models that are only run;
+        None for all, in float32, as parameters and buffers of the module.
 
         Raises PackageError for a package that cannot be read, ConfigError for a function it has not, and
         UnsupportedOpError naming all ops that are not known.
@@ -128,7 +129,11 @@ class MILModule(nn.Module):
         """By slot, all that is known before the first op runs. Raises EvaluationError."""
         given = self.checked(inputs)
         known = {**given, **(state if state is not None else self.make_state())}
-        return {**self.constants(), **known} if self._store is None else LazyValues(known, self._store)
+        if self._store is None:
+            return {**self.constants(), **known}
+        with self._claiming():
+            self._store.claim()
+        return LazyValues(known, self._store)
 
     def predict(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
         """Run on arrays (images: also PIL images), as ``MLModel.predict``: arrays come back, labels as they are."""
@@ -269,12 +274,18 @@ class MILModule(nn.Module):
         """All constants, once."""
         constants = self.function.constants.items()
         waiting = {slot: c for slot, c in constants if slot not in self._slots and slot not in self._plain}
-        try:
+        with self._claiming():
             claim([sum(prod(constant.shape) for constant in waiting.values())])
-        except MemoryError as error:
-            raise EvaluationError(f"the constants of {self.package.path} are too large: {one_line(error)}") from error
         for slot, constant in waiting.items():
             self._put(slot, constant)
+
+    @contextmanager
+    def _claiming(self) -> Iterator[None]:
+        """Of memory for constants."""
+        try:
+            yield
+        except MemoryError as error:
+            raise EvaluationError(f"the constants of {self.package.path} are too large: {one_line(error)}") from error
 
     def _put(self, slot: str, constant: Constant) -> None:
         value = to_tensor(constant.decode())
