@@ -16,6 +16,7 @@ from mil_palettize.errors import EvaluationError
 from mil_palettize.reports.counting import Count, untold
 from mil_palettize.reports.tables import format_table
 from mil_palettize.text import format_count, printable
+from mil_palettize.torch.ahead import Ahead, in_turn
 from mil_palettize.torch.evaluator.constant_store import EVERYTHING
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
 from mil_palettize.torch.evaluator.module import PathLike
@@ -56,8 +57,10 @@ def run_package(
     named = module.functions if function is None else []  # which one is run was not said
     with function_told(module.function_name, named, shared=inputs is not None):
         samples = _samples(module, inputs, random, seed, pixels)
-        for number, sample in enumerate(samples):
-            found.append(_predicted(module, sample, seed + number))
+        ahead = Ahead(module)
+        for number, sample in enumerate(in_turn(samples, [ahead])):
+            with drawing(seed + number):  # ops that draw random numbers draw the same in every run
+                found.append(module.features.outputs(ahead.results(sample)))
             count("running", number + 1, len(samples))
     outputs = {name: [_array(result[name]) for result in found] for name in found[0]}
     return Outcome({name: _joined(name, arrays) for name, arrays in outputs.items()}, len(samples), samples.notes)
@@ -68,11 +71,6 @@ def _samples(module: Evaluated, inputs: PathLike | None, random: int, seed: int,
     if inputs is not None:
         return read_samples(inputs, module, pixels=pixels)
     return Samples(plausible_inputs(module, random, seed))
-
-
-def _predicted(module: Evaluated, sample: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    with drawing(seed):  # ops that draw random numbers draw the same in every run
-        return module.predict(sample)
 
 
 def outputs_text(outcome: Outcome, inputs: str | None, seed: int, width: int) -> str:

@@ -128,7 +128,10 @@ class MILModule(nn.Module):
     def values_of(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
         """By slot, all that is known before the first op runs. Raises EvaluationError."""
         given = self.checked(inputs)
-        known = {**given, **(state if state is not None else self.make_state())}
+        return self.with_constants({**given, **(state if state is not None else self.make_state())})
+
+    def with_constants(self, known: Mapping[str, Any]) -> dict[str, Any]:
+        """``known`` and the constants, by slot. Raises EvaluationError where memory lacks."""
         if self._store is None:
             return {**self.constants(), **known}
         with self._claiming():
