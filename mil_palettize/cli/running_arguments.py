@@ -36,7 +36,9 @@ def add_run(commands: argparse._SubParsersAction[Parser], epilog: str) -> None:
 def add_compare(commands: argparse._SubParsersAction[Parser], epilog: str) -> None:
     sub = commands.add_parser("compare", help="what a palette did to a model's outputs", epilog=epilog)
     sub.add_argument("first", type=path, metavar="ORIGINAL.mlpackage")
-    sub.add_argument("second", type=path, metavar="PALETTIZED.mlpackage", help="or a .npz of outputs to come near")
+    sub.add_argument(
+        "second", type=path, metavar="PALETTIZED.mlpackage", help="or a .npz or .npy of outputs to come near"
+    )
     which = _add_inputs(sub, 8, "NAME, or all, of a model with several [the default one; a gate: all]")
     which.add_argument("--sequence", type=path, metavar="X", help="samples that are calls of sequences")
     sub.add_argument("--steps", type=count, metavar="N", help="only the first N calls of each sequence [all]")

@@ -61,8 +61,10 @@ def calls_of(calibration: Calibration, module: Any, notes: list[str]) -> Calls:
 
 def given_calls(given: object, module: Any, notes: list[str], pixels: Any = None) -> Calls:
     """Of ``sample_data`` that is there; ``pixels``: of its pictures. Raises as :func:`calls_of`."""
+    from mil_palettize.torch.function_inputs import inputs_of
     from mil_palettize.torch.samples import Samples, read_samples
 
+    given = inputs_of(module.function_name, module.functions, given)
     if isinstance(given, str | os.PathLike):
         read = read_samples(given, module, sequences=True, pixels=pixels)
         notes += read.notes
@@ -123,9 +125,9 @@ class Refusals:
 
     def add(self, function: str, error: EvaluationError) -> None:
         """Raise EvaluationError for samples that are this function's by their name, and where all refuse them."""
-        from mil_palettize.torch.function_inputs import own_file
+        from mil_palettize.torch.function_inputs import has_own
 
-        if own_file(self.data, function) is not None:
+        if has_own(self.data, function):
             raise EvaluationError(f"function {function!r}: {error}") from error
         self.found[function] = error
         if len(self.found) < len(self.functions):

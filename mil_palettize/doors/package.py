@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +32,7 @@ from mil_palettize.program.opsets.move import parse_target
 from mil_palettize.reports.counting import Count, counting
 from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.progress import ProgressEvent
+from mil_palettize.reports.repeated_call import call_text
 from mil_palettize.reports.report import Report
 from mil_palettize.request.normalised import Requests, normalise
 
@@ -188,9 +190,9 @@ def compare(
 
     Args:
         original: a ``.mlpackage`` folder.
-        palettized: another one; or a ``.npz`` file of outputs by name, which something else gave for ``inputs``: of one
-            sample, or of several along an axis in front. That is the original then, and the package ``original`` is
-            what is judged.
+        palettized: another one; or a ``.npz`` file of outputs by name, or a ``.npy`` file of the only one, which
+            something else gave for ``inputs``: of one sample, or of several along an axis in front. That is the
+            original then, and the package ``original`` is what is judged.
         inputs: what ``MLModel.predict`` takes, arrays (or images) by name, or a sequence of that, or a path as the
             command's ``--inputs``. A sample may be a sequence of calls, through which states live; figures are told of
             each call too.
@@ -230,6 +232,7 @@ def compare(
     >>> compare(same, same, random=1).snr_db
     inf
     """
+    call = call_text(compare, locals())
     # Before torch is imported, which takes seconds.
     Package.open(original)
     if is_reference(palettized):
@@ -261,4 +264,4 @@ def compare(
             memory=memory,
             count=count,
         )
-        return compare_models(original, palettized, inputs, options)
+        return replace(compare_models(original, palettized, inputs, options), call=call)

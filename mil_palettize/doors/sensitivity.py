@@ -23,8 +23,10 @@ from mil_palettize.package.mlpackage import Package
 from mil_palettize.package.whole_files import replacing_file
 from mil_palettize.program.model import Model
 from mil_palettize.program.site_values import dense
+from mil_palettize.reports.counting import Count, counting
 from mil_palettize.request.importance import WeightsImportance
 
+Samples = Sequence[Mapping[str, Any]]
 PathLike = str | os.PathLike[str]
 _LEAST = 1e-12
 _FACTS = "weights.json"  # a name that no array has
@@ -36,7 +38,7 @@ _IMPORTANCE_ADVICE = "give what mil-palettize sensitivity wrote, or arrays by na
 @memory_told()
 def fisher_importance(
     source: PathLike,
-    samples: Sequence[Mapping[str, Any]] | PathLike | int = 64,
+    samples: Samples | Mapping[str, Samples] | PathLike | int = 64,
     *,
     labels: Sequence[int] | None = None,
     loss: Callable[[Mapping[str, Any], int], Any] | None = None,
@@ -45,12 +47,14 @@ def fisher_importance(
     seed: int = 0,
     image_mean: Numbers | None = None,
     image_scale: Numbers | None = None,
+    progress: bool | Count = False,
 ) -> dict[str, np.ndarray]:
     """Fisher information of a package's weights, as ``importance`` of ``palettize_package`` takes it.
 
     Args:
         source: a ``.mlpackage`` folder, which is only read.
-        samples: as ``MLModel.predict`` takes them, where they lie (see ``Calibration``), or how many are made up.
+        samples: as ``MLModel.predict`` takes them, by function or where they lie (see ``Calibration``), or how many are
+            made up.
         labels: the right class of each, else labels are drawn from the network's own answers.
         loss: instead, a function of the outputs of a sample (tensors by name) and its number, to a tensor of one
             element.
@@ -61,6 +65,7 @@ def fisher_importance(
         seed: of made-up samples and of drawn labels.
         image_mean: of pictures, as of ``Calibration``.
         image_scale: as above.
+        progress: as of ``compare``; what is counted are samples, of each function.
 
     Returns:
         float32 arrays of the weights' shapes, by ``function/name``.
@@ -104,22 +109,24 @@ def fisher_importance(
             refusals.add(name, error)
             continue
         ids, weights = module.weight_ids, module.weights
-        for slot, array in fisher(module, given, labels=labels, loss=loss, seed=seed).items():
+        with counting(progress) as count:
+            information = fisher(module, given, labels=labels, loss=loss, seed=seed, count=count)
+        for slot, array in information.items():
             found[ids[slot].key] = array
             values[ids[slot].key] = hashlib.sha256(weights[slot].detach().numpy().tobytes()).digest()
     return WeightsImportance((key, _damped(array, damping)) for key, array in _summed(found, values).items())
 
 
-def _samples(
-    given: Sequence[Mapping[str, Any]] | PathLike | int, module: Any, seed: int, pixels: Any
-) -> Sequence[Mapping[str, Any]]:
+def _samples(given: Samples | Mapping[str, Samples] | PathLike | int, module: Any, seed: int, pixels: Any) -> Samples:
     """For one function. Raises EvaluationError where their first is of another."""
     from mil_palettize.torch.calibration.made_up_samples import natural_samples
+    from mil_palettize.torch.function_inputs import inputs_of
     from mil_palettize.torch.samples import read_samples
 
     if isinstance(given, int):
         return natural_samples(module, given, seed)
-    read = read_samples(given, module, pixels=pixels) if isinstance(given, str | os.PathLike) else given
+    own = inputs_of(module.function_name, module.functions, given)
+    read = read_samples(own, module, pixels=pixels) if isinstance(own, str | os.PathLike) else own
     for sample in read[:1]:
         check_call(module, sample)
     return read

@@ -22,13 +22,15 @@ def check_samples_exist(source: str | os.PathLike[str]) -> None:
 
 def is_reference(path: str | os.PathLike[str]) -> bool:
     """Whether what is compared with is a file of outputs, and no package: by its name."""
-    return Path(path).suffix.lower() == ".npz"
+    return Path(path).suffix.lower() in (".npz", ".npy")
 
 
 def check_reference_exists(path: str | os.PathLike[str]) -> None:
     """Raise PackageError where there is no such file of outputs."""
     if not Path(path).is_file():
-        raise PackageError(f"cannot read {path}: there is no such file; give a .npz file of outputs, or a package")
+        raise PackageError(
+            f"cannot read {path}: there is no such file; give a .npz or .npy file of outputs, or a package"
+        )
 
 
 def check_labels_exist(path: object) -> None:

@@ -23,19 +23,25 @@ def counterparts(
 ) -> dict[WeightId, WeightId]:
     """Weights of ``one`` with those of ``two`` that are the same by what they are called; else by the ops that read
     them; else by what they are called without what coremltools adds to names; else by their values. No guess is made
-    between several. ``values_one``, ``values_two``: of a weight, flat, None where they are not known.
+    between several, and where values are others than names promise, they go first: a conversion numbers ops, so that
+    those of other layers may be called alike. ``values_one``, ``values_two``: of a weight, flat, None where they are
+    not known.
 
     Both are of functions that correspond, which may be called otherwise.
     """
-    found: dict[WeightId, WeightId] = {}
-    for key in (_place, _readers, _plain_name):
-        left, others = _left(one, found, two)
-        mine, theirs = (_unique(weights, key) for weights in (left, others))
-        found |= {mine[value].id: theirs[value].id for value in mine.keys() & theirs.keys()}
+    found: dict[WeightId, WeightId] = _pairs(one, two, _place)
+    doubtful: dict[WeightId, WeightId] = {}
+    for key in (_readers, _plain_name):
+        for mine, theirs in _pairs(*_left(one, found, two), key).items():
+            known = doubtful if _differ(mine, theirs, values_one, values_two) else found
+            known.setdefault(mine, theirs)
     left, others = _left(one, found, two)
     for shape in {weight.shape for weight in left} & {weight.shape for weight in others}:
         mine_alike, theirs_alike = ([w.id for w in weights if w.shape == shape] for weights in (left, others))
         found |= _alike(mine_alike, theirs_alike, values_one, values_two)
+    for mine, theirs in doubtful.items():
+        if mine not in found and theirs not in found.values():
+            found[mine] = theirs
     return found
 
 
@@ -51,6 +57,17 @@ def _left(
     """Of both, those that are not among the ``found`` pairs."""
     taken = set(found.values())
     return [weight for weight in one if weight.id not in found], [weight for weight in two if weight.id not in taken]
+
+
+def _pairs(one: Sequence[Weight], two: Sequence[Weight], key: Callable[[Weight], Hashable]) -> dict[WeightId, WeightId]:
+    mine, theirs = (_unique(weights, key) for weights in (one, two))
+    return {weight.id: theirs[value].id for value, weight in mine.items() if value in theirs}
+
+
+def _differ(mine: WeightId, theirs: WeightId, values_one: Values, values_two: Values) -> bool:
+    """Whether both have values, and these are not alike."""
+    rows, columns = _directions([mine], values_one), _directions([theirs], values_two)
+    return bool(rows and columns) and float(rows[mine] @ columns[theirs]) < _ALIKE
 
 
 def _unique(weights: Iterable[Weight], key: Callable[[Weight], Hashable]) -> dict[Hashable, Weight]:

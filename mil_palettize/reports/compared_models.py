@@ -24,7 +24,8 @@ MADE_UP = "The inputs are made up: figures of real ones differ, most of all for 
 class ComparedModels:
     """Two models on the same inputs. ``inputs``: where these came from, in words. ``bytes_before``: 0 where the
     original is no package. ``ops``, ``attributions``: empty unless asked for. ``unmatched``: ops of either that the
-    other has not. ``pictures``, ``detections``: for the page."""
+    other has not. ``pictures``, ``detections``: for the page. ``call``: of Python, that makes it again, "" where
+    none is known."""
 
     original: str
     palettized: str
@@ -44,6 +45,7 @@ class ComparedModels:
     precision: str = "fp32"
     runtime: str = "torch"
     notes: list[str] = field(default_factory=list)
+    call: str = ""
 
     @property
     def snr_db(self) -> float:

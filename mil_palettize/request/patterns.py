@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from mil_palettize.errors import ConfigError
-from mil_palettize.program.bare_names import bare_name, module_of
+from mil_palettize.program.bare_names import bare_name, before_export, module_of
 
 if sys.version_info >= (3, 11):
     from re import _parser  # type: ignore[attr-defined]
@@ -100,5 +100,7 @@ def plain_name(name: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _forms(name: str) -> tuple[str, ...]:
-    """What a glob may mean a constant by: its name, that without what coremltools added, its module."""
-    return tuple(dict.fromkeys(plain_name(form) for form in (name, bare_name(name), module_of(name)) if form))
+    """What a glob may mean a constant by: its name, that without what coremltools added, its module; these also without
+    what torch.export puts before them."""
+    forms = [plain_name(form) for form in (name, bare_name(name), module_of(name)) if form]
+    return tuple(dict.fromkeys([*forms, *map(before_export, forms)]))

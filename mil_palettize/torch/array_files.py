@@ -16,17 +16,18 @@ Arrays = dict[str, np.ndarray]
 AnyArray: TypeAlias = np.ndarray | StoredArray
 Array = TypeVar("Array", bound=AnyArray)
 LARGE = 1 << 26  # bytes of an array of samples that is left in its file
-_ADVICE = "save arrays by input names with numpy.savez, or give a .npy file, a folder of images, or FILE.py:NAME"
+_SAMPLES = "save arrays by input names with numpy.savez, or give a .npy file, a folder of images, or FILE.py:NAME"
 _WHAT = "a .npz or .npy file of plain arrays"
 
 
-def load_arrays(path: Path) -> Arrays | np.ndarray:
+def load_arrays(path: Path, advice: str = _SAMPLES) -> Arrays | np.ndarray:
     """The arrays of a ``.npz`` file by name, or the one of a ``.npy`` file; each holds at least one element.
+    ``advice``: what to give instead of a file that is no such.
 
     Raises PackageError for a file that cannot be read or is another thing, EvaluationError for one whose arrays are
     empty.
     """
-    found = read_members(path, _WHAT, _ADVICE)
+    found = read_members(path, _WHAT, advice)
     if isinstance(found, np.ndarray):
         return _filled(path, "", found)
     return {name: _filled(path, f" of {name!r}", array) for name, array in _only_arrays(path, found).items()}
@@ -34,7 +35,7 @@ def load_arrays(path: Path) -> Arrays | np.ndarray:
 
 def open_arrays(path: Path) -> dict[str, AnyArray] | AnyArray:
     """As :func:`load_arrays`, but arrays of :data:`LARGE` bytes and more are left in the file."""
-    found = open_members(path, LARGE, _WHAT, _ADVICE)
+    found = open_members(path, LARGE, _WHAT, _SAMPLES)
     if not isinstance(found, dict):
         return _filled(path, "", found)
     return {name: _filled(path, f" of {name!r}", array) for name, array in _only_arrays(path, found).items()}

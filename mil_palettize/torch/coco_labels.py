@@ -147,7 +147,7 @@ def _images(source: Path, images: Sequence[Entry], samples: Samples) -> tuple[li
     """The one of each sample, and what is to be said."""
     if not samples.names:
         if len(images) != len(samples):
-            told = f"{format_count(len(images), 'image')}, and there are {format_count(len(samples), 'sample')}"
+            told = f"{format_count(len(images), 'image')} for {format_count(len(samples), 'sample')}"
             raise EvaluationError(f"{source} has {told}; give one for each, in their order")
         return list(images), []
     named = {str(image.get("file_name")): image for image in images}

@@ -17,7 +17,7 @@ from mil_palettize.torch.comparison_options import ALL, Options, Sample
 from mil_palettize.torch.coreml_runtime import CoreMLModel
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
 from mil_palettize.torch.evaluator.module import PathLike
-from mil_palettize.torch.function_inputs import function_told, inputs_of
+from mil_palettize.torch.function_inputs import inputs_for
 from mil_palettize.torch.greedy import greedy_figures
 from mil_palettize.torch.paired_run import paired
 from mil_palettize.torch.reference import compare_with_recorded
@@ -32,13 +32,14 @@ def compare_models(original: PathLike, palettized: PathLike, inputs: Inputs, opt
     if is_reference(palettized):
         return compare_with_recorded(original, palettized, inputs, options)
     if options.function != ALL:
-        return _compared(original, palettized, inputs, options)
+        return _compared(original, palettized, inputs, options, named=options.function is not None)
     functions = _shared_functions(original, palettized, options.precision)
     if len(functions) < 2:
-        return _compared(original, palettized, inputs, replace(options, function=None))
+        return _compared(original, palettized, inputs, replace(options, function=None), named=False)
     if options.greedy:
         raise ConfigError(f"greedy is of one function of {', '.join(functions)}; name it")
-    return joined({name: _of_function(name, functions, original, palettized, inputs, options) for name in functions})
+    every = {name: replace(options, function=name) for name in functions}
+    return joined({name: _compared(original, palettized, inputs, one, named=False) for name, one in every.items()})
 
 
 def _shared_functions(original: PathLike, palettized: PathLike, precision: str) -> list[str]:
@@ -51,24 +52,17 @@ def _shared_functions(original: PathLike, palettized: PathLike, precision: str) 
     return one
 
 
-def _of_function(
-    name: str, functions: Sequence[str], original: PathLike, palettized: PathLike, inputs: Inputs, options: Options
+def _compared(
+    original: PathLike, palettized: PathLike, inputs: Inputs, options: Options, *, named: bool
 ) -> ModelComparison:
-    own = inputs_of(name, functions, inputs)
-    with function_told(name, functions, shared=inputs is not None and own is inputs):
-        return _compared(original, palettized, own, replace(options, function=name))
-
-
-def _compared(original: PathLike, palettized: PathLike, inputs: Inputs, options: Options) -> ModelComparison:
-    """Of one function."""
+    """Of one function. ``named``: whether somebody asked for that one."""
     paths = [os.fspath(path) for path in (original, palettized)]
     modules = [
         open_model(path, options.function, precision=options.precision, memory=options.memory_of_each) for path in paths
     ]
     _check_alike(paths, modules)
-    named = modules[0].functions if options.function is None else []  # which one is run was not said
-    with function_told(modules[0].function_name, named, shared=inputs is not None):
-        samples, told = samples_for(modules[0], inputs, options)
+    with inputs_for(modules[0], inputs, named=named) as own:
+        samples, told = samples_for(modules[0], own, options)
         sides = [_side(path, module, options) for path, module in zip(paths, modules, strict=True)]
         run = paired(sides[0], sides[1], samples, options, modules[0])
         greedy = greedy_figures(sides[0], sides[1], modules[0], samples, options)

@@ -9,22 +9,32 @@ from pathlib import Path
 from typing import Any
 
 from mil_palettize.errors import EvaluationError
+from mil_palettize.program.given_samples import is_by_function
 from mil_palettize.text import format_some
+from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 
 
 def inputs_of(function: str, functions: Sequence[str], inputs: Any) -> Any:
-    """What of ``inputs`` is for one of ``functions``: theirs by name, of a mapping; its own file, of a folder with
-    files ``NAME.npz`` of functions; anything else is for all of them. Raises EvaluationError for a folder that has
-    files of other functions only."""
+    """What of ``inputs`` is for one of ``functions``: theirs by name, of a mapping of samples by function; its own
+    file, of a folder with files ``NAME.npz`` of functions; anything else is for all of them. Raises EvaluationError for
+    samples of other functions only, and for names that no function has."""
     if isinstance(inputs, str | os.PathLike):
         files = {name: file for name in functions if (file := own_file(inputs, name))}
         if files and function not in files:
             there = format_some([file.name for file in files.values()])
             raise EvaluationError(f"{os.fspath(inputs)} has {there}, but no {function}.npz")
         return files.get(function, inputs)
-    if isinstance(inputs, Mapping) and inputs.keys() == set(functions):
-        return inputs[function]
-    return inputs
+    if not is_by_function(inputs):
+        return inputs
+    unknown = [name for name in inputs if name not in functions]
+    if unknown:
+        known = f"it has {format_some(list(map(repr, functions)))}" if functions else "a pipeline has none"
+        raise EvaluationError(f"there are samples of {unknown[0]!r}, which is no function of the model; {known}")
+    if function not in inputs:
+        given = format_some(list(map(repr, inputs)))
+        raise EvaluationError(f"there are samples of {given}, but none of function {function!r}")
+    own = inputs[function]
+    return [own] if isinstance(own, Mapping) else own
 
 
 def own_file(inputs: Any, function: str) -> Path | None:
@@ -33,15 +43,21 @@ def own_file(inputs: Any, function: str) -> Path | None:
     return file if file is not None and file.is_file() else None
 
 
+def has_own(inputs: Any, function: str) -> bool:
+    """Whether ``inputs`` are of a function by its name."""
+    return own_file(inputs, function) is not None or (is_by_function(inputs) and function in inputs)
+
+
 @contextmanager
-def function_told(function: str, functions: Sequence[str], *, shared: bool) -> Iterator[None]:
-    """Have EvaluationErrors say of which of several ``functions`` they are. ``shared``: the inputs were given, and not
-    for this function by its name."""
+def inputs_for(module: Evaluated, inputs: Any, *, named: bool) -> Iterator[Any]:
+    """What of ``inputs`` is for the function that ``module`` is. Meanwhile EvaluationErrors say of which one of several
+    they are, unless it was ``named``, and how to ask for another where that was not said of the inputs."""
+    others = [f"--function {name}" for name in module.functions if name != module.function_name]
     try:
-        yield
+        yield inputs_of(module.function_name, module.functions, inputs)
     except EvaluationError as error:
-        others = [f"--function {name}" for name in functions if name != function]
-        if not others:
+        if named or not others:
             raise
+        shared = inputs is not None and not has_own(inputs, module.function_name)
         advice = f"; name the function that the inputs are for ({format_some(others)})" if shared else ""
-        raise EvaluationError(f"function {function!r}: {error}{advice}") from error
+        raise EvaluationError(f"function {module.function_name!r}: {error}{advice}") from error

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.reports.greedy_figures import GreedyFigures
+from mil_palettize.text import format_count
 from mil_palettize.torch.comparison_options import LOGITS, Options, Sample
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.ops.random import drawing
@@ -32,7 +33,8 @@ def greedy_figures(
         return None
     if not module.make_state():
         raise ConfigError("a model without states has no memory of its own tokens; greedy needs one with states")
-    token, logits = _token_input(module), _logits_output(module, options.logits)
+    logits = _logits_output(module, options.logits)
+    token = _token_input(module, lambda: _classes(one, samples[0], logits, options.seed))
     others = module.features.inputs.keys() - {token} - module.features.defaults.keys()
     parted: list[int | None] = []
     for sample in samples:
@@ -41,7 +43,7 @@ def greedy_figures(
         if kept < 1:
             raise EvaluationError(
                 f"{count} tokens after a prompt need {count} calls or more, which say what {sorted(others)[0]!r} is in "
-                f"each; there are {len(calls)}"
+                f"each; a sample has {format_count(len(calls), 'call')}"
             )
         following = calls[kept:] if others else [{}] * (count - 1)
         chosen = [list(_tokens(side, calls[:kept], following, token, logits, options.seed)) for side in (one, two)]
@@ -75,8 +77,20 @@ def _most_probable(logits: np.ndarray) -> int:
     return int(logits.reshape(-1, logits.shape[-1])[-1].argmax())
 
 
-def _token_input(module: Evaluated) -> str:
-    looked_up = sorted(table_sizes(module))
+def _classes(side: Side, sample: Any, logits: str, seed: int) -> int:
+    """How many tokens there are to choose from."""
+    call = sample if isinstance(sample, Mapping) else sample[0]
+    with drawing(seed):
+        return int(side.outputs(call, side.make_state())[logits].shape[-1])
+
+
+def _token_input(module: Evaluated, classes: Callable[[], int]) -> str:
+    """What is looked up in a table; of several, as positions are too, in the one with a row for each of ``classes``."""
+    sizes = table_sizes(module)
+    looked_up = sorted(sizes)
+    if len(looked_up) > 1:
+        count = classes()
+        looked_up = sorted(name for name, rows in sizes.items() if rows == count) or looked_up
     if len(looked_up) != 1:
         told = f"{', '.join(map(repr, looked_up))} are" if looked_up else "none is"
         raise ConfigError(f"greedy needs one input that is looked up in a table, of tokens; {told} in this model")

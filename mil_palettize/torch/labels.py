@@ -17,6 +17,7 @@ from mil_palettize.text import format_count
 from mil_palettize.torch.array_files import load_arrays
 from mil_palettize.torch.samples import Samples
 
+_ADVICE = "give a .csv file of labels, or a .npy file of class numbers"
 _HEADERS = (
     "file", "filename", "image", "picture", "path", "name", "id", "label", "labels", "class", "classes", "target"
 )  # fmt: skip
@@ -63,7 +64,7 @@ def class_number(label: Any, classes: Sequence[Any], output: str) -> int:
 
 
 def _array(path: Path) -> list[Any]:
-    found = load_arrays(path)
+    found = load_arrays(path, _ADVICE)
     arrays = [found] if isinstance(found, np.ndarray) else list(found.values())
     if len(arrays) != 1 or arrays[0].dtype.kind not in "iuU" or not arrays[0].ndim:
         raise PackageError(f"{path} is no list of labels; give one array of whole numbers or of text, or a .csv file")
@@ -90,7 +91,7 @@ def _rows(path: Path) -> list[list[str]]:
 
 def _counted(whose: str, labels: list[Any], samples: Samples) -> list[Any]:
     if len(labels) != len(samples):
-        counts = f"{format_count(len(labels), 'label')}, and there are {format_count(len(samples), 'sample')}"
+        counts = f"{format_count(len(labels), 'label')} for {format_count(len(samples), 'sample')}"
         raise EvaluationError(f"{whose} has {counts}; give one for each, in their order")
     return labels
 

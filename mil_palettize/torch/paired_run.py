@@ -78,7 +78,10 @@ class PairedRun:
                 told = f"a sequence has {len(sample)} calls, and labels for {len(label)}"
                 raise EvaluationError(f"{told}; give one for each")
         for step in range(len(sample)):
-            self._call(sample[: step + 1], states, None if label is None else label[step], step)
+            try:
+                self._call(sample[: step + 1], states, None if label is None else label[step], step)
+            except EvaluationError as error:
+                raise EvaluationError(f"call {step}: {error}") from error
 
     def _call(self, calls: Sequence[Sample], states: Sequence[Any], label: Any, step: int | None) -> None:
         """The last of ``calls``."""
@@ -145,6 +148,9 @@ class PairedRun:
             return ""
         listener = FirstNonFinite()
         calls, seed = self._not_finite
+        given = sorted({name for call in calls for name, value in call.items() if not _is_finite(value)})
+        if given:
+            return f"as input {given[0]!r} is not"
         state = original.make_state()
         for number, call in enumerate(calls, start=seed - len(calls) + 1):
             context = original.module.listening(listener) if number == seed else nullcontext()
@@ -203,6 +209,11 @@ class PairedRun:
         return [OpComparison(name, kind, sums.distance()) for name, (kind, sums) in self._ops.items()]
 
 
+def _is_finite(value: Any) -> bool:
+    array = np.asarray(value)
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
 def paired(one: Side, two: Side, samples: Samples, options: Options, module: Evaluated) -> PairedRun:
     """Both run on all samples, with their labels where these are given. ``module``: what the original is, or what is
     compared with it. Raises EvaluationError."""
@@ -223,7 +234,8 @@ def paired(one: Side, two: Side, samples: Samples, options: Options, module: Eva
     )
     models = [side.ahead for side in (one, two) if isinstance(side, PackageSide) and not options.per_op]
     for number, sample in enumerate(in_turn(samples, models)):
-        run.add(sample, None if labels is None else labels.of_samples[number])
+        with samples.naming(number):
+            run.add(sample, None if labels is None else labels.of_samples[number])
         options.count("comparing", number + 1, len(samples))
     run.check_classes(labelled=labels is not None)
     run.remarks += [*(() if labels is None else labels.notes), *(() if boxes is None else boxes.notes)]

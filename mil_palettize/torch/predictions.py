@@ -21,7 +21,7 @@ from mil_palettize.torch.evaluator.constant_store import EVERYTHING
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
 from mil_palettize.torch.evaluator.module import PathLike
 from mil_palettize.torch.evaluator.ops.random import drawing
-from mil_palettize.torch.function_inputs import function_told
+from mil_palettize.torch.function_inputs import inputs_for
 from mil_palettize.torch.made_up_inputs import plausible_inputs
 from mil_palettize.torch.pixels import Pixels, check_pictures
 from mil_palettize.torch.samples import Arrays, Samples, read_samples
@@ -54,12 +54,13 @@ def run_package(
     limit = EVERYTHING if memory is None else memory
     module = open_model(path, function, precision=precision, memory=limit)
     found = []
-    named = module.functions if function is None else []  # which one is run was not said
-    with function_told(module.function_name, named, shared=inputs is not None):
-        samples = _samples(module, inputs, random, seed, pixels)
-        ahead = Ahead(module)
+    with inputs_for(module, inputs, named=function is not None) as own:
+        samples, ahead = _samples(module, own, random, seed, pixels), Ahead(module)
         for number, sample in enumerate(in_turn(samples, [ahead])):
-            with drawing(seed + number):  # ops that draw random numbers draw the same in every run
+            with (
+                samples.naming(number),
+                drawing(seed + number),
+            ):  # ops that draw random numbers draw the same every time
                 found.append(module.features.outputs(ahead.results(sample)))
             count("running", number + 1, len(samples))
     outputs = {name: [_array(result[name]) for result in found] for name in found[0]}

@@ -14,7 +14,7 @@ from mil_palettize.package.stored_arrays import StoredArray
 from mil_palettize.program.described_sizes import shape_refusal
 from mil_palettize.torch.array_files import AnyArray, Arrays
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
-from mil_palettize.torch.features import CHANNELS
+from mil_palettize.torch.features import CHANNELS, GRAYSCALES
 from mil_palettize.torch.made_up_inputs import default_shape
 
 
@@ -33,17 +33,17 @@ def samples_in(path: Path, module: Evaluated, arrays: Mapping[str, AnyArray]) ->
 
 @dataclass(frozen=True)
 class _Rows:
-    """Of ``array``; ``keeps_axis``: as arrays with an axis of 1 in the place of that of samples."""
+    """Of ``array``, each of ``shape``; None: as they are."""
 
     array: AnyArray
-    keeps_axis: bool = False
+    shape: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.array)
 
     def row(self, number: int) -> np.ndarray:
         found = np.asarray(self.array[number])
-        return found[None] if self.keeps_axis else found
+        return found if self.shape is None else found.reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,7 @@ def _rows(module: Evaluated, name: str, array: AnyArray) -> _Rows | None:
     kind = module.features.inputs[name].type
     which = kind.WhichOneof("Type")
     if which == "imageType":
-        rank = 3 if array.ndim > 2 and array.shape[-1] in CHANNELS else 2
-        return _Rows(array) if array.ndim == rank + 1 else None
+        return _pictures(name, array, gray=kind.imageType.colorSpace in GRAYSCALES)
     if which != "multiArrayType":
         return None
     usual = default_shape(kind.multiArrayType)
@@ -93,8 +92,24 @@ def _rows(module: Evaluated, name: str, array: AnyArray) -> _Rows | None:
     if array.ndim == len(usual) > 0 and usual[0] == 1 and not _takes(kind.multiArrayType, array.shape):
         single = (1, *array.shape[1:])
         if _takes(kind.multiArrayType, single):
-            return _Rows(array, keeps_axis=True)
+            return _Rows(array, single)
     return None
+
+
+def _pictures(name: str, array: AnyArray, *, gray: bool) -> _Rows | None:
+    """Rows where the array is of several pictures, with their channels last, or of several times what a program takes:
+    one of four axes, the second of channels."""
+    if array.ndim > 2 and array.shape[-1] in CHANNELS:
+        return _Rows(array) if array.ndim == 4 else None
+    if array.ndim > 3 and array.shape[-3] in CHANNELS:
+        several = array.ndim == 5 or (array.ndim == 4 and len(array) > 1)
+        return _Rows(array, (1, *array.shape[-3:])) if several else None
+    if array.ndim == 3 and not gray and array.shape[0] in CHANNELS[1:]:
+        raise EvaluationError(
+            f"input {name!r} of shape {list(array.shape)} may be one picture, channels first, or {len(array)} gray "
+            "ones; give (height, width, channels), with an axis in front for several"
+        )
+    return _Rows(array) if array.ndim == 3 else None
 
 
 def _takes(kind: Any, shape: tuple[int, ...]) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -14,7 +15,7 @@ from mil_palettize.torch.array_files import AnyArray, Arrays, open_arrays
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.module import PathLike
 from mil_palettize.torch.function_inputs import inputs_of
-from mil_palettize.torch.image_folder import is_list, is_picture, pictures
+from mil_palettize.torch.image_folder import holds_pictures, pictures
 from mil_palettize.torch.json_lines import SUFFIXES, json_lines
 from mil_palettize.torch.pixels import Pixels, refuse_pixels
 from mil_palettize.torch.python_files import defined, is_defined, told
@@ -45,6 +46,17 @@ class Samples(Sequence[Arrays]):
     def __getitem__(self, index: int | slice) -> Arrays | Sequence[Arrays]:
         return self.arrays[index]
 
+    @contextmanager
+    def naming(self, number: int) -> Iterator[None]:
+        """EvaluationErrors meanwhile say which sample it is, but for the first: what is wrong with that is wrong with
+        all, mostly."""
+        try:
+            yield
+        except EvaluationError as error:
+            if not number:
+                raise
+            raise EvaluationError(f"{self.names[number] if self.names else f'sample {number}'}: {error}") from error
+
 
 def read_samples(
     source: PathLike, module: Evaluated, *, sequences: bool = False, pixels: Pixels | None = None
@@ -65,7 +77,7 @@ def read_samples(
     check_samples_exist(source)
     source = inputs_of(module.function_name, module.functions, source)
     path = Path(source)
-    if path.is_dir() or is_picture(path) or is_list(path):
+    if holds_pictures(path):
         return Samples(*pictures(path, module, pixels))
     refuse_pixels(source, pixels)
     if is_defined(os.fspath(source)):

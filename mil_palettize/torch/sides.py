@@ -173,6 +173,8 @@ def as_model_gives(name: str, value: Any, like: Any) -> Any:
     """An array from elsewhere as the model gives this output: with its axes of 1 in front, as the probabilities of its
     classes in their order, or as a label. Raises EvaluationError for another shape."""
     array = np.asarray(value)
+    if isinstance(like, dict | np.ndarray) and array.dtype.kind not in "fiub":
+        raise EvaluationError(f"output {name!r} is of dtype {array.dtype} in the reference; give numbers")
     if isinstance(like, dict) and array.size == len(like):
         return dict(zip(like, array.reshape(-1).tolist(), strict=True))
     if isinstance(like, np.ndarray) and _without_ones(array.shape) == _without_ones(like.shape):

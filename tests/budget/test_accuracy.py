@@ -90,7 +90,7 @@ def test_accuracy_falls_by_no_more(
         (None, {}, ConfigError, "give them to calibrate on"),
         (Calibration(), {}, ConfigError, "give them to calibrate on"),
         ("samples", {"labels": None}, ConfigError, "goes with the right classes"),
-        ("samples", {"labels": [1, 2]}, EvaluationError, "2 labels, and there are 60 samples"),
+        ("samples", {"labels": [1, 2]}, EvaluationError, "2 labels for 60 samples"),
         ("samples", {"labels": "nowhere.csv"}, PackageError, "there is no such file"),
         ("samples", {"logits": ["other"]}, EvaluationError, "no output 'other' for logits"),
         ("few", {"labels": [1, 2, 3]}, EvaluationError, "none of 3 samples is held out"),

@@ -12,6 +12,7 @@ pytest.importorskip("torch")
 from mil_palettize import (
     Budget,
     Calibration,
+    ConfigError,
     EvaluationError,
     OpPalettizerConfig,
     OptimizationConfig,
@@ -138,3 +139,44 @@ def test_what_is_said_of_samples_is_said_once(source: Path, tmp_path: Path) -> N
     report = palettize_package(source, tmp_path / "o.mlpackage", recipe, calibration=few)
     assert any("calibrated on 8 samples only" in note for note in report.notes)
     assert len(set(report.notes)) == len(report.notes)
+
+
+def test_samples_by_function(source: Path, tmp_path: Path) -> None:
+    """A mapping says what a folder of files says, and may lack functions, but not have others."""
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    for name in SHAPES:
+        saved_of(name, folder / f"{name}.npz")
+    given = {name: samples_of(name) for name in SHAPES}
+    for name, data in (("a", folder), ("b", given)):
+        palettize_package(source, tmp_path / f"{name}.mlpackage", CONFIG, calibration=Calibration(data))
+    written = [tmp_path / f"{name}.mlpackage/Data/com.apple.CoreML/weights/weight.bin" for name in "ab"]
+    assert written[0].read_bytes() == written[1].read_bytes()
+    some = palettize_package(
+        source, tmp_path / "c.mlpackage", CONFIG, calibration=Calibration({"decode": given["decode"]})
+    )
+    assert sampled(some)["prefill/adapter_weight"] == 0
+    assert any("samples of 'decode', but none of function 'prefill'" in note for note in some.notes)
+    assert fisher_importance(source, {"decode": given["decode"][:2]}).keys() == {
+        "decode/base_weight",
+        "decode/adapter_weight",
+    }
+    misspelt = Calibration({"decode": given["decode"], "prefil": given["prefill"]})
+    message = r"there are samples of 'prefil', which is no function of the model; it has 'decode', 'prefill'$"
+    with pytest.raises(EvaluationError, match=message):
+        palettize_package(source, tmp_path / "d.mlpackage", CONFIG, calibration=misspelt)
+    swapped = {"decode": given["prefill"], "prefill": given["prefill"]}
+    with pytest.raises(EvaluationError, match=r"^function 'decode': input 'x' has shape \[1, 8, 48\]"):
+        palettize_package(source, tmp_path / "d.mlpackage", CONFIG, calibration=Calibration(swapped))
+    with pytest.raises(ConfigError, match="sample_data of 'prefill' is empty"):
+        Calibration({"decode": given["decode"], "prefill": []})
+
+
+def test_the_function_of_a_comparison_gets_its_samples(source: Path) -> None:
+    given = {name: samples_of(name, 2) for name in SHAPES}
+    assert compare(source, source, given, function="decode").samples == 2
+    assert compare(source, source, given).samples == 2
+    with pytest.raises(EvaluationError, match=r"^there are samples of 'prefill', but none of function 'decode'$"):
+        compare(source, source, {"prefill": given["prefill"]}, function="decode")
+    with pytest.raises(EvaluationError, match=r"^function 'decode': there are samples of 'prefill', but none of"):
+        compare(source, source, {"prefill": given["prefill"]}, function="all")

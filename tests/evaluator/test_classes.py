@@ -290,7 +290,7 @@ def test_labels_of_pictures(heading: str, classifier: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("content", "kind", "told"),
     [
-        ("a\n", EvaluationError, "has 1 label, and there are 2 samples; give one for each"),
+        ("a\n", EvaluationError, "has 1 label for 2 samples; give one for each"),
         ("no such class\n0\n", EvaluationError, "the label 'no such class' is no class of output '.*'; there are "),
         ("a.png,x,y\n", PackageError, "it has the row 'a.png,x,y'; each row must be a label, or a picture and"),
         ("\n", PackageError, "it is empty; each row must be"),

@@ -170,7 +170,7 @@ def test_labels_that_do_not_fit(tmp_path: Path, fixtures: Path) -> None:
             r"it must be \[left, top",
         ),
         ({"images": {}}, PackageError, "it has no list of 'images'"),
-        ({"images": good["images"][:1]}, EvaluationError, "has 1 image, and there are 2 samples"),
+        ({"images": good["images"][:1]}, EvaluationError, "has 1 image for 2 samples"),
         ({"annotations": []}, EvaluationError, "has no box in any of 2 samples"),
     ]
     for changes, kind, told in wrong:

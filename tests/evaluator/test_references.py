@@ -135,7 +135,7 @@ def test_references_that_do_not_fit(arrays: dict[str, Any], told: str, package: 
 
 
 def test_wrong_requests(package: Path, tmp_path: Path) -> None:
-    with pytest.raises(PackageError, match=r"r\.npz: there is no such file; give a \.npz file of outputs"):
+    with pytest.raises(PackageError, match=r"r\.npz: there is no such file; give a \.npz or \.npy file of outputs"):
         compare(package, tmp_path / "r.npz", SAMPLES)
     np.savez(tmp_path / "r.npz", **torch_outputs())
     with pytest.raises(ConfigError, match="give the inputs that they are of"):
@@ -194,3 +194,36 @@ def test_modules_that_do_not_fit(package: Path, fixtures: Path) -> None:
         compare_with(NET, package, SAMPLES, outputs=["w"])
     with pytest.raises(ConfigError, match="is an image; say with arguments="):
         compare_with(NET, fixtures / "image_classifier_ios15.mlpackage", random=1)
+
+
+def test_the_function_is_told_where_none_was_named(fixtures: Path, tmp_path: Path) -> None:
+    source, inputs = fixtures / "multifunction_ios18.mlpackage", {"x": np.zeros((1, 1, 48), np.float32)}
+    np.savez(tmp_path / "y.npz", y=np.zeros((1, 1, 48), np.float32))
+    told = r"^function 'prefill': .*input 'x' has .* \[1, 8, 48\]; name the function .* \(--function decode\)$"
+    with pytest.raises(EvaluationError, match=told):
+        compare(source, tmp_path / "y.npz", inputs)
+    with pytest.raises(EvaluationError, match=told):
+        compare_with(torch.nn.Identity().eval(), source, inputs)
+    assert compare(source, tmp_path / "y.npz", inputs, function="decode").samples == 1
+    with pytest.raises(EvaluationError, match=r"^(?!function 'prefill')"):
+        compare_with(torch.nn.Identity().eval(), source, inputs, function="prefill")
+    with pytest.raises(EvaluationError, match=r"^function 'prefill': output 'y' is \[1, 1, 48\] in the reference"):
+        compare(source, tmp_path / "y.npz", {"x": np.zeros((1, 8, 48), np.float32)})
+
+
+def test_a_single_array_is_the_only_output(package: Path, fixtures: Path, tmp_path: Path) -> None:
+    conv, x = fixtures / "conv_fp16_ios16.mlpackage", {"image": RNG.standard_normal((1, 16, 12, 12))}
+    truth = open_model(conv).predict(x)["scores"]
+    noise = truth + 0.1 * RNG.standard_normal(truth.shape)
+    np.save(tmp_path / "y.npy", noise)
+    assert compare(conv, tmp_path / "y.npy", x).snr_db == pytest.approx(snr(noise, truth))
+    np.save(tmp_path / "z.npy", torch_outputs()["y"])
+    with pytest.raises(EvaluationError, match="holds one array without a name, and the model gives 'y', 'z'; save"):
+        compare(package, tmp_path / "z.npy", SAMPLES)
+    for wrong in (noise.astype(np.complex64), noise.astype(str)):
+        np.save(tmp_path / "y.npy", wrong)
+        with pytest.raises(EvaluationError, match=r"output 'scores' is of dtype .* in the reference; give numbers"):
+            compare(conv, tmp_path / "y.npy", x)
+    (tmp_path / "y.npy").write_text("1, 2")
+    with pytest.raises(PackageError, match=r"is text, and is no \.npz file; save outputs by name with numpy\.savez$"):
+        compare(conv, tmp_path / "y.npy", x)

@@ -77,6 +77,18 @@ def test_values_tell_what_neither_name_nor_reader_does() -> None:
     assert names([weight("a")], [weight("q")], {"a": np.zeros((8, 4)), "q": np.zeros((8, 4))}) == {}
 
 
+def test_names_that_values_contradict_come_last() -> None:
+    """Numbers of ops are shifted by a layer: what is called input_1 reads another weight."""
+    arrays = {name: RNG.standard_normal((8, 4)) for name in ("a", "b", "lost")}
+    moved = {"x": arrays["b"] + 0.1, "y": arrays["a"] - 0.1, "z": RNG.standard_normal((8, 4))}
+    one = [weight("a", "input_1"), weight("b", "input_2"), weight("lost", "input_9")]
+    two = [weight("x", "input_1"), weight("y", "input_3"), weight("z", "input_9")]
+    assert names(one, two, arrays | moved) == {"a": "y", "b": "x", "lost": "z"}
+    assert names(one, two) == {"a": "x", "lost": "z"}
+    plain = {"b_palettized": arrays["lost"], "c": arrays["b"]}
+    assert names([weight("b"), weight("q", "r")], [weight("b_palettized"), weight("c")], arrays | plain) == {"b": "c"}
+
+
 def test_samples_are_spread() -> None:
     array = np.arange(1_000_000.0)
     found = sampled(array.reshape(1000, 1000))
@@ -133,6 +145,31 @@ def test_every_weight_is_found_again(maker: str, converted: tuple[Any, Path], tm
     assert f"(now {found.weights[0].renamed})" in found.to_text(300)
     compared = compare(path, tmp_path / "small.mlpackage", random=1)
     assert sorted(w.snr_db for w in compared.weights) == pytest.approx(sorted(wanted), abs=1e-3)
+
+
+def test_layers_whose_ops_are_numbered_otherwise(tmp_path: Path) -> None:
+    """The same convolutions inside another module: coremltools calls what reads the second now as the first was."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    layers = torch.nn.Conv1d(8, 16, 3), torch.nn.ReLU(), torch.nn.Conv1d(16, 16, 3), torch.nn.Conv1d(16, 16, 3)
+    net = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(416, 8)).eval()
+
+    class Around(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.other = net
+
+        def forward(self, x: Any) -> Any:
+            return self.other(x)
+
+    for name, module in (("one", net), ("two", Around().eval())):
+        ct.convert(
+            torch.jit.trace(module, torch.zeros(1, 8, 32)), inputs=[ct.TensorType("x", shape=(1, 8, 32))],
+            outputs=[ct.TensorType("y")], minimum_deployment_target=ct.target.iOS18, skip_model_load=True,
+        ).save(str(tmp_path / f"{name}.mlpackage"))  # fmt: skip
+    found = compare(tmp_path / "one.mlpackage", tmp_path / "two.mlpackage", random=1).weights
+    assert len(found) == 4
+    assert all(weight.snr_db == math.inf for weight in found)
 
 
 def decoded(path: Path) -> list[np.ndarray]:

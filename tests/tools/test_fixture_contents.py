@@ -268,3 +268,22 @@ def test_extras() -> None:
     assert [metadata.author, metadata.license, metadata.versionString] == ["A. Author", "CC0-1.0", "1.2.3"]
     assert metadata.userDefined["com.example.key"] == "value"
     assert "ünïcode" in metadata.shortDescription
+
+
+def test_language_model() -> None:
+    shapes = {f"layers_{i}_{n}_proj_weight": (72, 32) for i in range(2) for n in ("gate", "up")}
+    shapes |= {f"layers_{i}_down_proj_weight": (32, 72) for i in range(2)} | {"embed_tokens_weight": (72, 32)}
+    assert large("language_model_ios18") == {name: ("float16", shape) for name, shape in shapes.items()}
+    assert readers("language_model_ios18", "embed_tokens_weight") == [("gather", "x"), ("linear", "weight")]
+    each = [("read_state", "input"), ("write_state", "input"), ("read_state", "input")]
+    assert [readers("language_model_ios18", state) for state in ("keys", "values")] == [each * 2] * 2
+    assert dense("language_model_ios18", "layers_1_k_proj_weight").shape == (16, 32)
+
+
+def test_segmentation() -> None:
+    shapes = {"down_1_weight": (32, 24, 3, 3), "up_0_weight": (32, 24, 2, 2), "mixed_weight": (48, 48, 1, 1),
+              "up_1_weight": (48, 12, 2, 2)}  # fmt: skip
+    assert large("segmentation_ios16") == {name: ("float16", shape) for name, shape in shapes.items()}
+    assert dense("segmentation_ios16", "down_0_weight").size == 648
+    (mask,) = read_spec(fixture("segmentation_ios16")).description.output
+    assert (mask.name, mask.type.multiArrayType.dataType) == ("mask", mask.type.multiArrayType.INT32)
