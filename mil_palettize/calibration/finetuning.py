@@ -14,7 +14,7 @@ import numpy as np
 from mil_palettize.calibration.request import Calibration, Numbers
 from mil_palettize.errors import ConfigError
 
-AUGMENTATIONS = ("flip", "shift")
+AUGMENTATIONS = ("flip", "shift", "mix")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Finetuning:
     through. ``batch``: samples of a step. ``learning_rate``: of Adam, relative to the root of the mean square of each
     weight, at its highest, for palettes of 1 bit (half of it with each bit more, for each element of a vector); None
     for 0.03, of blocks, where indices stay, 0.02 for all. ``seed``: of the samples' order. ``augment``: how pictures
-    (inputs of four axes) are changed at random in each step: "flip", left to right; "shift", by up to an eighth.
+    (inputs of four axes) are changed at random in each step: "flip", left to right; "shift", by up to an eighth;
+    "mix", each with up to half of another one laid over it.
     ``image_mean``, ``image_scale``: as of ``Calibration``, of ``sample_data``.
 
     ``blocks``: instead, tables, scales and biases of one block after another are fitted to what it gives in the float

@@ -114,7 +114,7 @@ def _add_finetune(commands: argparse._SubParsersAction[Parser]) -> None:
     how.add_argument("--epochs", type=epochs, default=3, metavar="N", help="times to go through the samples [3]")
     how.add_argument("--batch", type=count, default=32, metavar="N", help="samples of a step [32]")
     how.add_argument("--learning-rate", type=float, metavar="X", help="of 1 bit; half with each more [0.03]")
-    how.add_argument("--augment", metavar="KINDS", help="change pictures at random in each step: flip,shift")
+    how.add_argument("--augment", metavar="KINDS", help="change pictures at random in each step: flip,shift,mix")
     how.add_argument(
         "--blocks", action="store_true",
         help="fit tables, scales and biases block by block instead, indices as they are: minutes, no labels",

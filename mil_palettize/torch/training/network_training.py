@@ -43,9 +43,9 @@ class NetworkTraining:
     def step(self, numbers: Sequence[int], random: np.random.Generator) -> float:
         """Samples of these numbers; ``random``: what they are changed by. The mean loss before it.
         Raises EvaluationError for one that is no number, or that no gradient comes of."""
-        samples = [self._samples[n] for n in numbers]
+        samples: Sequence[Tensors] = [self._samples[n] for n in numbers]
         if self._schedule.augment:
-            samples = [augmented(sample, self._schedule.augment, random) for sample in samples]
+            samples = augmented(samples, self._schedule.augment, random)
             wanted = self._given(samples)
         else:
             wanted = [self._wanted[n] for n in numbers]
