@@ -198,9 +198,13 @@ def calibration_of(options: argparse.Namespace) -> Calibration | None:
 
     what = options.calibrate
     given = {name: value for name in _CALIBRATION_OPTIONS if (value := getattr(options, name)) is not None}
-    if given and what in (None, WEIGHTS):
-        flag = next(iter(given)).replace("_", "-")
-        raise ConfigError(f"--{flag} goes with --calibrate and samples, which are run with it")
+    if what in (None, WEIGHTS):
+        if getattr(options, "check", False):
+            given.pop("memory", None)
+        if given:
+            flag = next(iter(given)).replace("_", "-")
+            other = ", or --check" if flag == "memory" else ""
+            raise ConfigError(f"--{flag} goes with --calibrate and samples, which are run with it{other}")
     if what is None:
         return None
     if isinstance(what, int):

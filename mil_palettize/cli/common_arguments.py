@@ -38,7 +38,8 @@ def add_calibrate(how: argparse._ArgumentGroup | Parser) -> None:
     )  # fmt: skip
     how.add_argument(
         "--memory", type=nbytes, metavar="SIZE",
-        help="of values while samples are run, such as 2GB; the rest goes to disk [a quarter of what is free]",
+        help="of values while samples are run, such as 2GB, the rest goes to disk [a quarter of what is free]; with "
+        "--check also of decoded weights that are kept [all]",
     )  # fmt: skip
     how.add_argument("--device", choices=("cpu", "cuda", "mps"), help="what samples are run on with torch [cpu]")
     add_pixels(how)

@@ -93,6 +93,7 @@ def _written_how(options: argparse.Namespace) -> dict[str, Any]:
         "strict": options.strict,
         "verify": options.verify,
         "check": options.check,
+        "memory": options.memory if options.check else None,
         "overwrite": options.overwrite,
         "workers": options.workers,
         "resume": options.resume,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,6 +62,7 @@ def palettize_package(
     strict: bool = False,
     verify: bool = False,
     check: bool = False,
+    memory: int | None = None,
     overwrite: bool = False,
     workers: int | None = None,
     executor: Executor | None = None,
@@ -90,6 +92,8 @@ def palettize_package(
         check: run both packages on the samples that calibration held out, else on inputs made up from the description,
             and put what became of the outputs into the report (needs torch); where the package moves to a later opset,
             also that move without palettes, which may change nothing.
+        memory: bytes of decoded weights that ``check`` keeps, as of :func:`compare`; of calibration ``Calibration`` has
+            its own.
         overwrite: replace what is at ``destination``.
         workers: threads, None for all processors. The result does not depend on them.
         executor: any ``concurrent.futures.Executor`` instead, to which weights go by reference: its processes read the
@@ -124,6 +128,10 @@ def palettize_package(
     finetuning = check_finetuning(calibration, finetuning, resume)
     if target is not None:
         target = parse_target(target)  # what is wrong with the request itself comes before what is wrong with places
+    if memory is not None and not check:
+        raise ConfigError(
+            f"memory is {memory}, and limits what check keeps; ask for check, or give Calibration(memory=…)"
+        )
     if destination is None and not dry_run:
         raise ConfigError("destination is missing; only a dry run goes without one")
     if destination is not None:
@@ -141,7 +149,7 @@ def palettize_package(
             select=select,
             strict=strict,
             verify=verify,
-            check=compare if check else None,
+            check=partial(compare, memory=memory) if check else None,
             overwrite=overwrite,
             dry_run=dry_run,
             progress=progress,

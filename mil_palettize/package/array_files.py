@@ -1,4 +1,4 @@
-"""``.npz`` and ``.npy`` files of arrays that people give: read whole, and damaged ones told in one line."""
+"""``.npz`` and ``.npy`` files of arrays that people give: read, and damaged ones told in one line."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from mil_palettize.errors import PackageError
 from mil_palettize.package.links import refuse_pointer
+from mil_palettize.package.stored_arrays import StoredArray, stored_file, stored_member
 
 _SINGLE, _ARCHIVE = b"\x93NUMPY", b"PK"
 _MOST_PACKED = 1100  # no more bytes come of one that is deflated
@@ -39,6 +42,35 @@ def read_members(path: Path, what: str, advice: str) -> np.ndarray | dict[str, n
     Raises PackageError for a file that cannot be read, where ``what`` it must be ends the line, and for one that is
     another thing, where ``advice`` does.
     """
+    with _sound(path, what, advice):
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        with found as archive:
+            return {name: archive[name] for name in archive.files}
+
+
+def open_members(
+    path: Path, least: int, what: str, advice: str
+) -> np.ndarray | StoredArray | dict[str, np.ndarray | bytes | StoredArray]:
+    """As :func:`read_members`, but arrays that take ``least`` bytes and more are left in the file."""
+    with _sound(path, what, advice):
+        if not zipfile.is_zipfile(path):
+            stored = stored_file(path) if path.stat().st_size >= least else None
+            return np.load(path, allow_pickle=False) if stored is None else stored
+        with np.load(path, allow_pickle=False) as archive:
+            large = {info.filename: info for info in archive.zip.infolist() if info.file_size >= least}
+            return {name: _opened(path, archive, name, large.get(f"{name}.npy")) for name in archive.files}
+
+
+def _opened(path: Path, archive: Any, name: str, large: zipfile.ZipInfo | None) -> np.ndarray | bytes | StoredArray:
+    stored = None if large is None else stored_member(path, archive.zip, large)
+    return archive[name] if stored is None else stored
+
+
+@contextmanager
+def _sound(path: Path, what: str, advice: str) -> Iterator[None]:
+    """Where a file of arrays is read, whose sizes are looked at before."""
     refuse_pointer(path)
     try:
         with path.open("rb") as file:
@@ -49,11 +81,7 @@ def read_members(path: Path, what: str, advice: str) -> np.ndarray | dict[str, n
         raise PackageError(f"{path} {_kind(start)}, and is no .npz file; {advice}")
     try:
         _check_sizes(path, packed=start.startswith(_ARCHIVE))
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return found
-        with found as archive:
-            return {name: archive[name] for name in archive.files}
+        yield
     except _UNREADABLE as error:
         raise unreadable(path, error, what) from error
 

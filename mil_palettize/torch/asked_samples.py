@@ -19,7 +19,7 @@ def samples_for(module: Evaluated, inputs: Any, options: Options) -> tuple[Sampl
     """``inputs`` of ``mil_palettize.compare``, and where they came from, in words: those of :func:`read_samples` or
     :func:`read_sequences`, what was given, or made up ones. Raises what these do."""
     samples, source = _found(module, inputs, options)
-    if samples.names:  # pictures, single calls, which may be more than memory holds
+    if not isinstance(samples.arrays, list):  # single calls, read one by one, which may be more than memory holds
         cut(samples[:1], options.steps)
         return samples, source
     listed = cut(samples, options.steps)

@@ -8,6 +8,7 @@ from typing import Any
 
 from mil_palettize.errors import ConfigError
 from mil_palettize.reports.counting import Count, untold
+from mil_palettize.torch.evaluator.constant_store import EVERYTHING
 from mil_palettize.torch.pixels import Pixels
 
 ALL = "all"  # of ``function``: every one the model has
@@ -53,9 +54,16 @@ class Options:
             raise ConfigError(f"greedy is {self.greedy}; give a number of tokens, 0 for none")
 
     @property
+    def memory_of_one(self) -> int | None:
+        """As :func:`open_model` takes it, of a package that is alone."""
+        if self.attributed:  # by other weights in the place of the module's
+            return None
+        return EVERYTHING if self.memory is None else self.memory
+
+    @property
     def memory_of_each(self) -> int | None:
         """Of the two models."""
-        return None if self.memory is None else self.memory // 2
+        return None if self.memory_of_one is None else self.memory_of_one // 2
 
     @property
     def told_precision(self) -> str:

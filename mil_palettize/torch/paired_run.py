@@ -16,6 +16,7 @@ from mil_palettize.errors import EvaluationError
 from mil_palettize.reports.compared_parts import OpComparison, OutputComparison
 from mil_palettize.reports.detection_figures import DetectionFigures
 from mil_palettize.reports.pictures import Detections, OutputPicture
+from mil_palettize.torch.ahead import in_turn
 from mil_palettize.torch.box_matching import BoxCounts, BoxOutputs, side_by_side
 from mil_palettize.torch.coco_labels import CocoLabels, coco_labels, is_coco
 from mil_palettize.torch.comparison_options import LOGITS, Options
@@ -231,8 +232,9 @@ def paired(one: Side, two: Side, samples: Samples, options: Options, module: Eva
         pictures=PictureKeeper(module.features, module.boxes),
         known_boxes=boxes,
     )
-    for number in range(len(samples)):
-        with samples.at(number) as sample:
+    models = [side.ahead for side in (one, two) if isinstance(side, PackageSide) and not options.per_op]
+    for number, sample in enumerate(in_turn(samples, models)):
+        with samples.naming(number):
             run.add(sample, None if labels is None else labels.of_samples[number])
         options.count("comparing", number + 1, len(samples))
     run.check_classes(labelled=labels is not None)

@@ -16,6 +16,8 @@ from mil_palettize.errors import EvaluationError
 from mil_palettize.reports.counting import Count, untold
 from mil_palettize.reports.tables import format_table
 from mil_palettize.text import format_count, printable
+from mil_palettize.torch.ahead import Ahead, in_turn
+from mil_palettize.torch.evaluator.constant_store import EVERYTHING
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated, open_model
 from mil_palettize.torch.evaluator.module import PathLike
 from mil_palettize.torch.evaluator.ops.random import drawing
@@ -49,13 +51,17 @@ def run_package(
     """Run a package on ``inputs`` (:func:`read_samples`), else on ``random`` made up samples. Probabilities of a
     classifier come in the order of its classes. ``memory``: bytes of constants that are
     kept, None for all. ``count``: told of each sample."""
-    module = open_model(path, function, precision=precision, memory=memory)
+    limit = EVERYTHING if memory is None else memory
+    module = open_model(path, function, precision=precision, memory=limit)
     found = []
     with inputs_for(module, inputs, named=function is not None) as own:
-        samples = _samples(module, own, random, seed, pixels)
-        for number in range(len(samples)):
-            with samples.at(number) as sample:
-                found.append(_predicted(module, sample, seed + number))
+        samples, ahead = _samples(module, own, random, seed, pixels), Ahead(module)
+        for number, sample in enumerate(in_turn(samples, [ahead])):
+            with (
+                samples.naming(number),
+                drawing(seed + number),
+            ):  # ops that draw random numbers draw the same every time
+                found.append(module.features.outputs(ahead.results(sample)))
             count("running", number + 1, len(samples))
     outputs = {name: [_array(result[name]) for result in found] for name in found[0]}
     return Outcome({name: _joined(name, arrays) for name, arrays in outputs.items()}, len(samples), samples.notes)
@@ -66,11 +72,6 @@ def _samples(module: Evaluated, inputs: PathLike | None, random: int, seed: int,
     if inputs is not None:
         return read_samples(inputs, module, pixels=pixels)
     return Samples(plausible_inputs(module, random, seed))
-
-
-def _predicted(module: Evaluated, sample: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    with drawing(seed):  # ops that draw random numbers draw the same in every run
-        return module.predict(sample)
 
 
 def outputs_text(outcome: Outcome, inputs: str | None, seed: int, width: int) -> str:

@@ -35,7 +35,7 @@ def compare_with_recorded(package: PathLike, reference: PathLike, inputs: Any, o
     if options.per_op or options.greedy:
         what = "per_op" if options.per_op else "greedy"
         raise ConfigError(f"{reference} is of outputs only; leave {what} out")
-    module = open_model(package, options.function, precision=options.precision, memory=options.memory)
+    module = open_model(package, options.function, precision=options.precision, memory=options.memory_of_one)
     arrays = load_arrays(Path(reference), "save outputs by name with numpy.savez")
     if isinstance(arrays, np.ndarray):
         outputs = list(module.features.outputs_described)
@@ -86,11 +86,11 @@ def compare_with(
     True
     """
     call = call_text(compare_with, locals())
-    opened = open_model(package, function, precision=precision)
+    options = Options(random=random, seed=seed, function=function, precision=precision, logits=logits, labels=labels)
+    opened = open_model(package, function, precision=precision, memory=options.memory_of_one)
     features = opened.features
     described = [name for name in features.outputs_described if name != features.label]  # no module gives labels
     names = described if outputs is None else list(outputs)
-    options = Options(random=random, seed=seed, function=function, precision=precision, logits=logits, labels=labels)
     with inputs_for(opened, samples, named=function is not None) as own:
         side = TorchSide(module, features, names, arguments)
         listed, told = samples_for(opened, own, options)

@@ -9,21 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
-
 from mil_palettize.errors import EvaluationError
 from mil_palettize.package.given_files import check_samples_exist
-from mil_palettize.program.described_sizes import shape_refusal
-from mil_palettize.torch.array_files import Arrays, load_arrays
+from mil_palettize.torch.array_files import AnyArray, Arrays, open_arrays
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.module import PathLike
-from mil_palettize.torch.features import CHANNELS, GRAYSCALES
 from mil_palettize.torch.function_inputs import inputs_of
 from mil_palettize.torch.image_folder import holds_pictures, pictures
 from mil_palettize.torch.json_lines import SUFFIXES, json_lines
-from mil_palettize.torch.made_up_inputs import default_shape
 from mil_palettize.torch.pixels import Pixels, refuse_pixels
 from mil_palettize.torch.python_files import defined, is_defined, told
+from mil_palettize.torch.sample_rows import samples_in
 from mil_palettize.torch.sound_file import is_sound, windows
 
 _SEQUENCE = "a sequence of calls, which is for calibration and compare; give the calls"
@@ -51,11 +47,11 @@ class Samples(Sequence[Arrays]):
         return self.arrays[index]
 
     @contextmanager
-    def at(self, number: int) -> Iterator[Any]:
-        """One sample. EvaluationErrors meanwhile say which it is, but for the first: what is wrong with that is wrong
-        with all, mostly."""
+    def naming(self, number: int) -> Iterator[None]:
+        """EvaluationErrors meanwhile say which sample it is, but for the first: what is wrong with that is wrong with
+        all, mostly."""
         try:
-            yield self[number]
+            yield
         except EvaluationError as error:
             if not number:
                 raise
@@ -101,8 +97,9 @@ def _lines(path: Path, module: Evaluated, sequences: bool) -> list[Any]:
     return found
 
 
-def arrays_of(path: Path, module: Evaluated) -> Arrays:
-    """By input, as the file has them. Raises EvaluationError where these are not the model's inputs."""
+def arrays_of(path: Path, module: Evaluated) -> dict[str, AnyArray]:
+    """By input, as the file has them, large ones left there. Raises EvaluationError where these are not the model's
+    inputs."""
     arrays = _loaded(path, module)
     module.features.check_names(arrays)
     lacking = sorted(module.features.inputs.keys() - arrays.keys() - module.features.defaults.keys())
@@ -112,62 +109,6 @@ def arrays_of(path: Path, module: Evaluated) -> Arrays:
             f"{module.features.inputs_text()}"
         )
     return arrays
-
-
-def samples_in(path: Path, module: Evaluated, arrays: Arrays) -> list[Arrays]:
-    """The samples that ``arrays`` of :func:`arrays_of` hold."""
-    return _apart(path, {name: _split(module, name, array) for name, array in arrays.items()})
-
-
-def _apart(path: Path, split: Mapping[str, np.ndarray | Sequence[np.ndarray]]) -> list[Arrays]:
-    """Inputs that are lists of samples, one by one; those that are not are the same for all."""
-    counts = {name: len(value) for name, value in split.items() if isinstance(value, list)}
-    if not counts:
-        return [{name: np.asarray(value) for name, value in split.items()}]
-    if len(set(counts.values())) > 1 or min(counts.values()) < 1:
-        raise EvaluationError(f"{path} has other numbers of samples for other inputs: {counts}")
-    number = next(iter(counts.values()))
-    return [{n: np.asarray(v[i] if n in counts else v) for n, v in split.items()} for i in range(number)]
-
-
-def _split(module: Evaluated, name: str, array: np.ndarray) -> np.ndarray | list[np.ndarray]:
-    """A list where the array is of several samples."""
-    kind = module.features.inputs[name].type
-    which = kind.WhichOneof("Type")
-    if which == "imageType":
-        return _pictures(name, array, gray=kind.imageType.colorSpace in GRAYSCALES)
-    if which != "multiArrayType":
-        return array
-    usual = default_shape(kind.multiArrayType)
-    if array.ndim == len(usual) + 1:
-        return list(array)
-    if array.ndim == len(usual) > 0 and usual[0] == 1 and not _takes(kind.multiArrayType, array.shape):
-        single = (1, *array.shape[1:])
-        if _takes(kind.multiArrayType, single):
-            return [array[i : i + 1] for i in range(len(array))]
-    return array
-
-
-def _pictures(name: str, array: np.ndarray, *, gray: bool) -> np.ndarray | list[np.ndarray]:
-    """A list where the array is of several pictures, with their channels last, or of several times what a program
-    takes: one of four axes, the second of channels."""
-    if array.ndim > 2 and array.shape[-1] in CHANNELS:
-        return list(array) if array.ndim == 4 else array
-    if array.ndim > 3 and array.shape[-3] in CHANNELS:
-        several = array.ndim == 5 or (array.ndim == 4 and len(array) > 1)
-        return [one.reshape(1, *array.shape[-3:]) for one in array] if several else array
-    if array.ndim == 3 and not gray and array.shape[0] in CHANNELS[1:]:
-        raise EvaluationError(
-            f"input {name!r} of shape {list(array.shape)} may be one picture, channels first, or {len(array)} gray "
-            "ones; give (height, width, channels), with an axis in front for several"
-        )
-    return list(array) if array.ndim == 3 else array
-
-
-def _takes(kind: Any, shape: tuple[int, ...]) -> bool:
-    if kind.WhichOneof("ShapeFlexibility") is None:
-        return shape == default_shape(kind)
-    return not shape_refusal(shape, kind)
 
 
 def _only_input(what: object, module: Evaluated) -> str:
@@ -213,6 +154,6 @@ def _named(sample: Any, what: str, module: Evaluated) -> Arrays:
     return dict(named)
 
 
-def _loaded(path: Path, module: Evaluated) -> Arrays:
-    found = load_arrays(path)
-    return {_only_input(path, module): found} if isinstance(found, np.ndarray) else found
+def _loaded(path: Path, module: Evaluated) -> dict[str, AnyArray]:
+    found = open_arrays(path)
+    return found if isinstance(found, dict) else {_only_input(path, module): found}

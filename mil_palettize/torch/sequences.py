@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.text import format_count
+from mil_palettize.torch.array_files import AnyArray
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.made_up_inputs import default_shape
 from mil_palettize.torch.pixels import Pixels, refuse_pixels
 from mil_palettize.torch.python_files import is_defined
-from mil_palettize.torch.samples import Samples, arrays_of, read_samples, samples_in
+from mil_palettize.torch.sample_rows import samples_in
+from mil_palettize.torch.samples import Samples, arrays_of, read_samples
 
 
 def read_sequences(source: str | os.PathLike[str], module: Evaluated, pixels: Pixels | None = None) -> Samples:
@@ -61,13 +61,13 @@ def told(samples: Sequence[Any]) -> str:
     )
 
 
-def _axes_more(module: Evaluated, name: str, array: np.ndarray) -> int:
+def _axes_more(module: Evaluated, name: str, array: AnyArray) -> int:
     """Than the model takes; 0 for what is no array."""
     kind = module.features.inputs[name].type
     return array.ndim - len(default_shape(kind.multiArrayType)) if kind.WhichOneof("Type") == "multiArrayType" else 0
 
 
-def _count(path: Path, several: Mapping[str, np.ndarray]) -> int:
+def _count(path: Path, several: Mapping[str, AnyArray]) -> int:
     sizes = {name: array.shape[:2] for name, array in several.items()}
     if len(set(sizes.values())) > 1:
         shapes = ", ".join(f"{name!r} {calls} in each of {count}" for name, (count, calls) in sizes.items())
@@ -76,6 +76,6 @@ def _count(path: Path, several: Mapping[str, np.ndarray]) -> int:
 
 
 def _sequence(
-    path: Path, module: Evaluated, arrays: Mapping[str, np.ndarray], several: Mapping[str, np.ndarray], number: int
+    path: Path, module: Evaluated, arrays: Mapping[str, AnyArray], several: Mapping[str, AnyArray], number: int
 ) -> list[Any]:
-    return samples_in(path, module, {**arrays, **{name: array[number] for name, array in several.items()}})
+    return list(samples_in(path, module, {**arrays, **{name: array[number] for name, array in several.items()}}))

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mil_palettize.errors import ConfigError, EvaluationError
+from mil_palettize.torch.ahead import Ahead
 from mil_palettize.torch.coreml_runtime import CoreMLModel
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.ops.states import State
@@ -37,6 +38,7 @@ class PackageSide:
     def __init__(self, name: str, module: Evaluated, only: Sequence[str] | None = None) -> None:
         self.name = name
         self.module = module
+        self.ahead = Ahead(module)
         self._only = only
 
     def make_state(self) -> dict[str, State]:
@@ -45,7 +47,7 @@ class PackageSide:
     def outputs(self, sample: Sample, state: Any) -> dict[str, Any]:
         """What the model predicts, and its images also before they are rounded to bytes: there a difference may
         vanish."""
-        results, features = self.module.results(sample, state), self.module.features
+        results, features = self.ahead.results(sample, state), self.module.features
         predicted = features.outputs(results)
         if self._only is not None:
             return {name: predicted[name] for name in self._only}

@@ -11,10 +11,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from evaluator import mb, opened  # noqa: E402
+
 from mil_palettize import ConfigError, OpPalettizerConfig, OptimizationConfig, compare, palettize_package  # noqa: E402
 from mil_palettize.cli.main import main  # noqa: E402
-from mil_palettize.torch.evaluator import constants  # noqa: E402
+from mil_palettize.torch.evaluator import constant_store, constants  # noqa: E402
 from mil_palettize.torch.evaluator.model_pipeline import open_model  # noqa: E402
+from mil_palettize.torch.evaluator.module import MILModule  # noqa: E402
 from mil_palettize.torch.made_up_inputs import plausible_inputs  # noqa: E402
 
 
@@ -94,3 +97,70 @@ def test_tables_are_looked_up_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     for i, j, k in np.ndindex(6, 4, 5):
         wanted[i, 2 * j : 2 * j + 2, k] = lut[i // 2, j // 2, 0, indices[i, j, k]]
     assert np.array_equal(whole, wanted)
+
+
+def test_a_check_of_palettes_keeps_no_more_than_asked_for(
+    fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, config = fixtures / "conv_fp16_ios18.mlpackage", OptimizationConfig(OpPalettizerConfig(nbits=3))
+    limits: list[int] = []
+    original = constant_store.ConstantStore.__init__
+
+    def seen(store: Any, constants: Any, limit: int) -> None:
+        if limit < constant_store.EVERYTHING // 2:
+            limits.append(limit)
+        original(store, constants, limit)
+
+    monkeypatch.setattr(constant_store.ConstantStore, "__init__", seen)
+    checks = []
+    for number, memory in enumerate((None, 1000)):
+        report = palettize_package(source, tmp_path / f"{number}.mlpackage", config, check=True, memory=memory)
+        assert report.check is not None
+        checks.append(report.check.outputs)
+    assert checks[0] == checks[1]
+    assert limits == [500, 500]
+    command = ["palettize", str(source), str(tmp_path / "out.mlpackage"), "--nbits", "3", "--memory", "1kB"]
+    assert main([*command, "--check"]) == 0
+    assert limits == [500] * 4
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "--memory goes with --calibrate and samples, which are run with it, or --check" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="memory is 1, and limits what check keeps; ask for check"):
+        palettize_package(source, None, config, dry_run=True, memory=1)
+
+
+@pytest.mark.parametrize("kind", ["linear", "gather", "batched gather", "add"])
+@pytest.mark.parametrize("memory", [0, constant_store.EVERYTHING])
+def test_large_constants_of_float16_are_kept_as_that(kind: str, memory: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((700, 300)).astype(np.float16)
+    given = rng.standard_normal((3, 300)).astype(np.float32)
+    chosen, wide = np.array([5, -1, 299], np.int32), table.astype(np.float64)
+    bias = rng.standard_normal(700).astype(np.float32)
+
+    def build(x: Any, y: Any) -> Any:
+        if kind == "linear":
+            return mb.linear(x=mb.cast(x=x, dtype="fp16"), weight=table, bias=bias.astype(np.float16))
+        if kind == "gather":
+            return mb.gather(x=table, indices=y, axis=0)
+        if kind == "batched gather":
+            return mb.gather(
+                x=table, indices=mb.tile(x=mb.expand_dims(x=y, axes=[0]), reps=[700, 1]), axis=1, batch_dims=1
+            )
+        return mb.add(x=table, y=mb.reduce_sum(x=mb.cast(x=x, dtype="fp16")))
+
+    whole = opened(build, [((3, 300), np.float32), ((3,), np.int32)], tmp_path)
+    module = open_model(whole.package.path, memory=memory)
+    inputs = {"x0": given, "x1": chosen}
+    (found,) = module.predict(inputs).values()
+    wanted = {
+        "linear": lambda: given.astype(np.float64) @ wide.T + bias.astype(np.float16),
+        "gather": lambda: wide[chosen],
+        "batched gather": lambda: wide[:, chosen],
+        "add": lambda: wide + given.astype(np.float64).sum(),
+    }[kind]()
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-4)
+    assert isinstance(module, MILModule)
+    assert module._store is not None
+    kept = [value for value in module._store._kept.values() if value.numel() > 1 << 16]
+    assert [value.dtype for value in kept] == ([torch.float16] if memory else [])

@@ -1,7 +1,8 @@
 """Measures MILModule against the torch model it was converted from.
 
-``python -m tools.benchmark.evaluator [--runs N] [--profile]``: both models in turn, medians, with one thread and with
-as many as torch takes by default. ``--profile``: also the ops that take most time, of each model.
+``python -m tools.benchmark.evaluator [--runs N] [--profile]``: both models in turn, medians of processor time, which
+other work on the machine hardly changes, with one thread and with as many as torch takes by default.
+``--profile``: also the ops that take most time, of each model.
 """
 
 from __future__ import annotations
@@ -73,9 +74,27 @@ class Layer(nn.Module):
         return x.reshape(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
 
 
+class Recurrent(nn.Module):
+    """What a recurrent layer gives of a sequence, without its last state."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.layer(x)[0]
+        return found
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "ResNet-20, batch 32": (resnet20, (32, 3, 32, 32)),
     "transformer, 12 layers, batch 4": (lambda: nn.Sequential(*(Layer(256, 8) for _ in range(12))), (4, 128, 256)),
+    "LSTM 128 to 256, 100 steps": (lambda: Recurrent(nn.LSTM(128, 256)), (100, 1, 128)),
+    "GRU 128 to 256, 100 steps": (lambda: Recurrent(nn.GRU(128, 256)), (100, 1, 128)),
+    "2 GRU layers both ways, 100 steps of 8": (
+        lambda: Recurrent(nn.GRU(64, 64, 2, bidirectional=True, batch_first=True)),
+        (8, 100, 64),
+    ),
 }
 
 
@@ -93,9 +112,9 @@ def converted(module: nn.Module, x: torch.Tensor) -> MILModule:
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     call()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def measured(ours: Callable[[], Any], theirs: Callable[[], Any], runs: int) -> tuple[float, float, float]:

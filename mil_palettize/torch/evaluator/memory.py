@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from math import prod
 from pathlib import Path
 
@@ -16,6 +18,7 @@ SHARE = 0.5  # of the memory that is free, for one tensor (for all constants tog
 _ALWAYS = 1 << 26  # bytes nobody is asked for: finding out what is free takes longer than an op
 _UNKNOWN = 1 << 33  # taken to be free where the system does not tell
 _MEMINFO = Path("/proc/meminfo")
+_copies: ContextVar[int] = ContextVar("copies", default=1)
 
 
 def claim(shape: Iterable[int], dtype: torch.dtype = torch.float32) -> None:
@@ -26,13 +29,24 @@ def claim(shape: Iterable[int], dtype: torch.dtype = torch.float32) -> None:
 
 def claim_bytes(nbytes: int) -> None:
     """As :func:`claim`."""
-    if nbytes <= _ALWAYS:
+    if nbytes * _copies.get() <= _ALWAYS:
         return
+    nbytes *= _copies.get()
     free = free_bytes()
     if nbytes > SHARE * free:
         raise MemoryError(
             f"{format_bytes(nbytes)} are asked for, more than {SHARE:.0%} of the {format_bytes(free)} of memory free"
         )
+
+
+@contextmanager
+def copies(count: int) -> Iterator[None]:
+    """What is claimed in the block is made so many times: a program is mapped over samples."""
+    token = _copies.set(count)
+    try:
+        yield
+    finally:
+        _copies.reset(token)
 
 
 def claim_broadcast(*tensors: torch.Tensor) -> None:

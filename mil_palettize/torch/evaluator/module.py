@@ -24,6 +24,7 @@ from mil_palettize.program.survey import Survey, survey
 from mil_palettize.program.weight import WeightId
 from mil_palettize.torch.evaluator.constant_store import ConstantStore, LazyValues
 from mil_palettize.torch.evaluator.execution import Execution, Listener
+from mil_palettize.torch.evaluator.gru_loops import mark_gru_loops
 from mil_palettize.torch.evaluator.memory import claim, one_line
 from mil_palettize.torch.evaluator.ops.registry import to_tensor
 from mil_palettize.torch.evaluator.ops.states import State, zero_state
@@ -77,7 +78,8 @@ class MILModule(nn.Module):
         cls, path: PathLike, function: str | None = None, *, precision: str = "fp32", memory: int | None = None
     ) -> MILModule:
         """Open a package. ``function``: of a model with several, else the default one. ``memory``: bytes of constants
-        that are kept once they are decoded, for models that are only run; None for all.
+        that are kept once they are decoded, as they are stored (``EVERYTHING``: all), for models that are only run;
+        None for all, in float32, as parameters and buffers of the module.
 
         Raises PackageError for a package that cannot be read, ConfigError for a function it has not, and
         UnsupportedOpError naming all ops that are not known.
@@ -100,6 +102,7 @@ class MILModule(nn.Module):
             raise ConfigError(f"precision is {precision!r}; use one of {list(PRECISIONS)}")
         name, message = function_of(model, stage, function)
         compiled = compile_function(name, message, model.store)
+        mark_gru_loops(compiled)
         return cls(model, stage, compiled, features_of(stage.model, name, compiled.types), precision, memory).eval()
 
     boxes: None = None  # which only a pipeline's suppression gives
@@ -125,8 +128,15 @@ class MILModule(nn.Module):
     def values_of(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
         """By slot, all that is known before the first op runs. Raises EvaluationError."""
         given = self.checked(inputs)
-        known = {**given, **(state if state is not None else self.make_state())}
-        return {**self.constants(), **known} if self._store is None else LazyValues(known, self._store)
+        return self.with_constants({**given, **(state if state is not None else self.make_state())})
+
+    def with_constants(self, known: Mapping[str, Any]) -> dict[str, Any]:
+        """``known`` and the constants, by slot. Raises EvaluationError where memory lacks."""
+        if self._store is None:
+            return {**self.constants(), **known}
+        with self._claiming():
+            self._store.claim()
+        return LazyValues(known, self._store)
 
     def predict(self, inputs: Mapping[str, Any], state: Mapping[str, State] | None = None) -> dict[str, Any]:
         """Run on arrays (images: also PIL images), as ``MLModel.predict``: arrays come back, labels as they are."""
@@ -267,12 +277,18 @@ class MILModule(nn.Module):
         """All constants, once."""
         constants = self.function.constants.items()
         waiting = {slot: c for slot, c in constants if slot not in self._slots and slot not in self._plain}
-        try:
+        with self._claiming():
             claim([sum(prod(constant.shape) for constant in waiting.values())])
-        except MemoryError as error:
-            raise EvaluationError(f"the constants of {self.package.path} are too large: {one_line(error)}") from error
         for slot, constant in waiting.items():
             self._put(slot, constant)
+
+    @contextmanager
+    def _claiming(self) -> Iterator[None]:
+        """Of memory for constants."""
+        try:
+            yield
+        except MemoryError as error:
+            raise EvaluationError(f"the constants of {self.package.path} are too large: {one_line(error)}") from error
 
     def _put(self, slot: str, constant: Constant) -> None:
         value = to_tensor(constant.decode())

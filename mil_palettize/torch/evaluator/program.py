@@ -9,6 +9,7 @@ from collections import ChainMap, Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,18 +37,20 @@ class OpInfo:
 
 class Reading(NamedTuple):
     """A parameter that is read when the op runs. ``convert``: to a Python value, None for tensors as they are;
-    ``many``: a list of slots."""
+    ``many``: a list of slots; ``narrow``: taken as it is stored."""
 
     name: str
     slots: tuple[str, ...]
     many: bool
     convert: Callable[[Any], Any] | None
+    narrow: bool
 
 
 @dataclass
 class Step:
     """One op. ``fixed``: parameters that are known; ``half``: of each output, whether it is declared float16;
-    ``unneeded``: slots that nothing reads any more after it."""
+    ``unneeded``: slots that nothing reads any more after it; ``shortcut``: from all values by slot and the op's
+    arguments to its results without its blocks' ops one by one, or None where it does not hold for these."""
 
     info: OpInfo
     call: Callable[..., Any]
@@ -57,6 +60,7 @@ class Step:
     half: tuple[bool, ...]
     blocks: tuple[Block, ...] = ()
     unneeded: tuple[str, ...] = ()
+    shortcut: Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[Any, ...] | None] | None = None
 
     def slots_read(self) -> Iterator[str]:
         for reading in self.readings:
@@ -84,11 +88,12 @@ class Block:
 @dataclass(frozen=True)
 class Constant:
     """A constant that some op reads as a tensor. ``name``: of the value, "" for one that is bound in place; ``block``:
-    path of the block that declares it; ``shape``: as declared."""
+    path of the block that declares it; ``shape``: as declared; ``nbytes``: what it takes dense."""
 
     name: str
     block: str
     shape: tuple[int, ...]
+    nbytes: int
     decode: Callable[[], np.ndarray]
 
 
@@ -257,7 +262,8 @@ class _Compiler:
             return
         for slot in slots:
             self._need(slot)
-        readings.append(Reading(parameter, slots, kind == "Tensors" or len(slots) > 1, PLAIN.get(kind)))
+        many = kind == "Tensors" or len(slots) > 1
+        readings.append(Reading(parameter, slots, many, PLAIN.get(kind), kind == "Weight" and not many))
 
     def _decoded(self, slot: str) -> np.ndarray:
         """Of a parameter: small, and often read by many ops."""
@@ -269,12 +275,13 @@ class _Compiler:
     def _need(self, slot: str) -> None:
         """Have a constant in the slot when the function runs."""
         shape = static_shape(self.types[slot]) or ()
+        nbytes = prod(shape) * (2 if is_half(self.types[slot]) else 4)
         if slot in self.constant_ops:
             op, output, scope, block = self.constant_ops[slot]
             decode = partial(constant_array, op, scope, self.store, output)
-            self.done.constants[slot] = Constant(op.outputs[output].name, block, shape, decode)
+            self.done.constants[slot] = Constant(op.outputs[output].name, block, shape, nbytes, decode)
         elif slot in self.decoded:
-            self.done.constants[slot] = Constant("", "", shape, partial(self.decoded.__getitem__, slot))
+            self.done.constants[slot] = Constant("", "", shape, nbytes, partial(self.decoded.__getitem__, slot))
 
 
 def _plain(kind: str, array: np.ndarray, owner: str) -> Any:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
 from mil_palettize.torch.evaluator.execution import Execution
+from mil_palettize.torch.evaluator.mapping import Tensors, are_alike, mapped
 from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.evaluator.program import Function, Step
-
-Tensors: TypeAlias = Mapping[str, torch.Tensor]
 
 
 class Batched:
@@ -24,26 +23,12 @@ class Batched:
 
     def __call__(self, samples: Sequence[Tensors]) -> list[Tensors]:
         """What each sample gives. Raises what ``run`` does."""
-        if self._maps and len(samples) > 1 and _are_alike(samples):
+        if self._maps and len(samples) > 1 and are_alike(samples):
             try:
-                return self._mapped(samples)
+                return mapped(self._run, samples)
             except Exception:  # of an op that cannot be mapped; what is wrong with a sample is seen again below
                 self._maps = False
         return [self._run(sample) for sample in samples]
-
-    def _mapped(self, samples: Sequence[Tensors]) -> list[Tensors]:
-        stacked = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
-        found = {name: out.unbind() for name, out in torch.vmap(self._run)(stacked).items()}
-        return [{name: outs[number] for name, outs in found.items()} for number in range(len(samples))]
-
-
-def _are_alike(samples: Sequence[Tensors]) -> bool:
-    kinds = [{name: _kind(value) for name, value in sample.items()} for sample in samples]
-    return None not in kinds[0].values() and all(kind == kinds[0] for kind in kinds[1:])
-
-
-def _kind(value: object) -> tuple[torch.Size, torch.dtype] | None:
-    return (value.shape, value.dtype) if isinstance(value, torch.Tensor) else None
 
 
 def runner(

@@ -10,8 +10,9 @@ import torch
 
 from mil_palettize.errors import EvaluationError
 from mil_palettize.expressions.weight_expr import WeightExpr
+from mil_palettize.torch.evaluator.mapping import Tensors
 from mil_palettize.torch.training.augmentation import augmented
-from mil_palettize.torch.training.batches import Batched, Tensors, floats_of, inputs_of, runner
+from mil_palettize.torch.training.batches import Batched, floats_of, inputs_of, runner
 from mil_palettize.torch.training.free_parts import FreeParts, State
 from mil_palettize.torch.training.losses import Distance
 from mil_palettize.torch.training.relative_adam import finite

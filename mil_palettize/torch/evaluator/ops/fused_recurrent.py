@@ -46,7 +46,11 @@ def gru(
 ) -> tuple[Tensor, Tensor]:
     """Hidden states of all steps and the last one, as the op ``gru`` gives them with ``reset_after``, sigmoid and
     tanh."""
-    parameters = _parameters(weight_ih, weight_hh, bias, input_bias, _GRU_ORDER)
+    return torch_gru(x, h, _parameters(weight_ih, weight_hh, bias, input_bias, _GRU_ORDER))
+
+
+def torch_gru(x: Tensor, h: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """As :func:`gru`. ``parameters``: in torch's order, weights of inputs and states, then their biases, if any."""
     hidden, last = torch.gru(x, h[None], parameters, len(parameters) > 2, 1, 0.0, False, False, False)
     return hidden, last[0]
 

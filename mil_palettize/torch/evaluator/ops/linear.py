@@ -6,15 +6,27 @@ import torch
 from torch.nn import functional as F
 
 from mil_palettize.torch.evaluator.memory import broadcast_sizes, claim
-from mil_palettize.torch.evaluator.ops.registry import Flag, Tensor, Tensors, Text, op
+from mil_palettize.torch.evaluator.ops.registry import Flag, Tensor, Tensors, Text, Weight, op
+
+_WIDENED_AT_ONCE = 1 << 18  # elements
 
 
 @op("linear")
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """The result is of the type of ``x``, whatever that of ``weight``."""
+    if weight.dtype == torch.float16:
+        return _widened(x, weight, bias)
     dtype = torch.promote_types(x.dtype, weight.dtype)
     claim((*x.shape[:-1], weight.shape[0]), dtype)
     return F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)).to(x.dtype)
+
+
+def _widened(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """By rows of the weight, as many as stay in a processor's cache until they are used."""
+    claim((*x.shape[:-1], weight.shape[0]))
+    rows = max(1, _WIDENED_AT_ONCE // max(1, weight.shape[1]))
+    products = torch.cat([F.linear(x.float(), part.float()) for part in weight.split(rows)], dim=-1)
+    return (products if bias is None else products + bias).to(x.dtype)
 
 
 @op("matmul")

@@ -1,9 +1,9 @@
 """Ops by name, and how their parameters are bound: the annotation of a parameter says what the function gets.
 
 ``Tensor``, ``Tensors`` (several bindings), or a Python value, of a constant as well as of a tensor that is computed:
-``Ints``, ``Int``, ``Flag``, ``Number``, ``Text``. ``Any``: whatever is there (lists, states). ``Blocks``: the op's
-nested blocks as functions. Optional parameters have defaults, those of the op's documentation (coremltools
-``mil/ops/defs``).
+``Ints``, ``Int``, ``Flag``, ``Number``, ``Text``. ``Weight``: a tensor that may also be of float16, as large constants
+are kept, which the op widens piece by piece. ``Any``: whatever is there (lists, states). ``Blocks``: the op's nested
+blocks as functions. Optional parameters have defaults, those of the op's documentation (coremltools ``mil/ops/defs``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 Tensor = torch.Tensor
+Weight = torch.Tensor
 Tensors = Sequence[torch.Tensor]
 Ints = Sequence[int]
 Int = int
@@ -65,7 +66,7 @@ def op(*names: str) -> Callable[[Function], Function]:
             )
             for name, parameter in inspect.signature(function).parameters.items()
         }
-        unknown = {parameter.kind for parameter in parameters.values()} - {*PLAIN, "Tensor", "Tensors", "Any", "Blocks"}
+        unknown = {parameter.kind for parameter in parameters.values()} - KINDS
         assert not unknown, f"{function.__name__}: {unknown}"
         for name in names:
             assert name not in OPS, name
@@ -102,3 +103,4 @@ PLAIN: dict[str, Callable[[Any], Any]] = {
     "Number": lambda value: _flat(value)[0],
     "Text": _text,
 }
+KINDS = frozenset({*PLAIN, "Tensor", "Weight", "Tensors", "Any", "Blocks"})

@@ -9,7 +9,7 @@ import torch
 
 from mil_palettize.torch.evaluator.memory import claim
 from mil_palettize.torch.evaluator.ops.elementwise_binary import real_div
-from mil_palettize.torch.evaluator.ops.registry import Flag, Int, Tensor, Text, op
+from mil_palettize.torch.evaluator.ops.registry import Flag, Int, Tensor, Text, Weight, op
 
 
 def _counted(indices: Tensor, size: int, validate: bool) -> Tensor:
@@ -31,14 +31,16 @@ def _rows(indices: Tensor, sizes: Sequence[int], validate: bool) -> Tensor:
 
 
 @op("gather")
-def gather(x: Tensor, indices: Tensor, axis: Int = 0, batch_dims: Int = 0, validate_indices: Flag = False) -> Tensor:
+def gather(x: Weight, indices: Tensor, axis: Int = 0, batch_dims: Int = 0, validate_indices: Flag = False) -> Tensor:
     axis %= x.ndim
     index = _counted(indices, x.shape[axis], validate_indices)
     before, after = x.shape[:axis], x.shape[axis + 1 :]
     shape = (*before, *indices.shape[batch_dims:], *after)
     claim(shape, x.dtype)
     if not batch_dims:
-        return x.index_select(axis, index.reshape(-1)).reshape(shape)
+        found = x.index_select(axis, index.reshape(-1)).reshape(shape)
+        return found.float() if found.dtype == torch.float16 else found  # of a table that is stored so
+    x = x.float() if x.dtype == torch.float16 else x
     batch, middle, tail = prod(before[:batch_dims]), prod(before[batch_dims:]), prod(after)
     count = prod(indices.shape[batch_dims:])
     index = index.reshape(batch, 1, count, 1).expand(batch, middle, count, tail)
