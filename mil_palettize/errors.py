@@ -11,7 +11,14 @@ from typing import Any
 
 
 class PalettizeError(ValueError):
-    """Base of every error this library raises on purpose. ``str(error)`` is one line."""
+    """Base of every error this library raises on purpose. ``str(error)`` is one line.
+
+    >>> try:
+    ...     inspect_package("nowhere.mlpackage")
+    ... except PalettizeError as error:
+    ...     print(type(error).__name__)
+    PackageError
+    """
 
     def __init__(self, message: str) -> None:
         # Names in it come from packages, and may hold anything.
@@ -29,43 +36,98 @@ def _restored(kind: type[PalettizeError], arguments: tuple[Any, ...], state: dic
 
 
 class ConfigError(PalettizeError):
-    """The request itself is wrong: an option, a config object, a YAML file."""
+    """The request itself is wrong: an option, a config object, a YAML file.
+
+    >>> Budget(nbytes=0)
+    Traceback (most recent call last):
+    mil_palettize.errors.ConfigError: a budget of 0 is none; give a number above 0
+    """
 
 
 class UnsupportedModeError(ConfigError, NotImplementedError):
-    """A mode that does not exist with the other options; coremltools raises NotImplementedError for it."""
+    """A mode that does not exist with the other options; coremltools raises NotImplementedError for it.
+
+    >>> config = OptimizationConfig(global_config=OpPalettizerConfig(mode="uniform", nbits=4, cluster_dim=2))
+    >>> palettize_package("fixtures/conv_fp16_ios18.mlpackage", "small.mlpackage", config)
+    Traceback (most recent call last):
+    mil_palettize.errors.UnsupportedModeError: ...
+    """
 
 
 class ModelTypeError(PalettizeError, TypeError):
-    """What was given is no model that has weights to palettize; coremltools raises TypeError for it."""
+    """What was given is no model that has weights to palettize; coremltools raises TypeError for it.
+
+    >>> palettize_weights("in.mlpackage", OptimizationConfig())
+    Traceback (most recent call last):
+    mil_palettize.errors.ModelTypeError: mlmodel must be a coremltools MLModel, got str
+    """
 
 
 class PackageError(PalettizeError):
-    """A package, or another file that is given, cannot be read, or something cannot be written."""
+    """A package, or another file that is given, cannot be read, or something cannot be written.
+
+    >>> inspect_package("nowhere.mlpackage")
+    Traceback (most recent call last):
+    mil_palettize.errors.PackageError: there is no .../nowhere.mlpackage
+    """
 
 
 class BlobError(PackageError):
-    """A weight file is damaged, or a program points outside it."""
+    """A weight file is damaged, or a program points outside it.
+
+    >>> import os, shutil
+    >>> damaged = shutil.copytree("fixtures/conv_fp16_ios18.mlpackage", "damaged.mlpackage")
+    >>> os.truncate(f"{damaged}/Data/com.apple.CoreML/weights/weight.bin", 1000)
+    >>> inspect_package(damaged)
+    Traceback (most recent call last):
+    mil_palettize.errors.BlobError: ...past the end of the file (1000 bytes); ...
+    """
 
 
 class PlanError(PalettizeError):
-    """The request cannot be met by this model: target, opset, op names, or a skip under ``strict``."""
+    """The request cannot be met by this model: target, opset, op names, or a skip under ``strict``.
+
+    >>> config = OptimizationConfig(global_config=OpPalettizerConfig(nbits=4))
+    >>> palettize_package("fixtures/conv_fp16_ios18.mlpackage", "small.mlpackage", config, target="iOS16")
+    Traceback (most recent call last):
+    mil_palettize.errors.PlanError: ... packages are never moved down to iOS16: leave the target out or use iOS18
+    """
 
 
 class AlgorithmError(PalettizeError):
-    """A palette could not be made of a weight's values (non-finite values, a wrong ``lut_function``)."""
+    """A palette could not be made of a weight's values (non-finite values, a wrong ``lut_function``).
+
+    >>> options = OpPalettizerConfig(mode="custom", lut_function=lambda weight: (1, 2, 3))
+    >>> config = OptimizationConfig(global_config=options)
+    >>> palettize_package("fixtures/conv_fp16_ios18.mlpackage", "small.mlpackage", config)
+    Traceback (most recent call last):
+    mil_palettize.errors.AlgorithmError: weight 'main/stem_weight': lut_function returned a tuple of length 3; ...
+    """
 
 
 class VerifyError(PalettizeError):
-    """The written package does not decode to what the report says."""
+    """The written package does not decode to what the report says.
+
+    >>> issubclass(VerifyError, PalettizeError)  # a bug, or a bad disk: no example makes one
+    True
+    """
 
 
 class UnsupportedOpError(PalettizeError):
-    """A model has ops that the evaluator does not know."""
+    """A model has ops that the evaluator does not know.
+
+    >>> compare("fixtures/future_op_ios17.mlpackage", "fixtures/future_op_ios17.mlpackage")
+    Traceback (most recent call last):
+    mil_palettize.errors.UnsupportedOpError: ...ops that this evaluator does not know: future_op (1x); ...
+    """
 
 
 class OutOfMemoryError(PalettizeError, MemoryError):
-    """There is not the memory that a model, or what was asked for, takes."""
+    """There is not the memory that a model, or what was asked for, takes.
+
+    >>> issubclass(OutOfMemoryError, MemoryError)
+    True
+    """
 
 
 @contextmanager
@@ -81,4 +143,10 @@ def memory_told() -> Iterator[None]:
 
 
 class EvaluationError(PalettizeError):
-    """A model cannot be run on the inputs it was given."""
+    """A model cannot be run on the inputs it was given.
+
+    >>> same = "fixtures/conv_fp16_ios18.mlpackage"
+    >>> compare(same, same, {"picture": [1.0]})
+    Traceback (most recent call last):
+    mil_palettize.errors.EvaluationError: ...the model has no input 'picture'; it takes 'image' [1, 16, 12, 12]
+    """

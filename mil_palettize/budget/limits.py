@@ -26,6 +26,9 @@ class Budget:
     ``max_drop``: as few as keep accuracy, a share of samples, from falling by more, as it is measured.
 
     Raises ConfigError unless it is one number above 0; ``max_drop`` may be 0, and is below 1.
+
+    >>> Budget(bits_per_weight=3.2).measured, Budget(min_snr_db=25).measured
+    (False, True)
     """
 
     nbytes: int | None = None
@@ -62,6 +65,11 @@ class Limits:
     many elements are left alone.
 
     Raises ConfigError for values that are none of these.
+
+    >>> limits = Limits(keep={"head_weight": None}, device="ane")
+    >>> recipe = plan_mixed_bits("fixtures/conv_fp16_ios18.mlpackage", 28000, limits=limits, measure=False)
+    >>> recipe.config.op_name_configs["head_weight"] is None
+    True
     """
 
     keep: Mapping[str, int | None] = field(default_factory=dict)

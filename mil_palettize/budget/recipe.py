@@ -74,6 +74,10 @@ class Recipe:
     ``notes``: what a person should know. ``trials``: plans that were written and measured, in the order of
     trying, () where none was. ``weight_ranks``: of samples, what of each measure is told of weights alone and cheaply:
     the rank correlation over the weights with the noise at the outputs that a palette in one of them made.
+
+    >>> recipe = plan_mixed_bits("fixtures/conv_fp16_ios18.mlpackage", Budget(bits_per_weight=5), measure=False)
+    >>> recipe.nbytes < recipe.bytes_before, "config_type: OpPalettizerConfig" in recipe.to_yaml()
+    (True, True)
     """
 
     source: str

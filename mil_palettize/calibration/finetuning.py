@@ -26,13 +26,17 @@ class Finetuning:
     one output of classes also the divergence of its answers at ``temperature``, and with ``labels``, one class for each
     sample, their cross entropy. ``epochs``: times that the samples which are not held out are gone
     through. ``batch``: samples of a step. ``learning_rate``: of Adam, relative to the root of the mean square of each
-    weight, at its highest; None for 0.03, of blocks 0.02. ``seed``: of the samples' order. ``augment``: how pictures
+    weight, at its highest, for palettes of 1 bit (half of it with each bit more, for each element of a vector); None
+    for 0.03, of blocks, where indices stay, 0.02 for all. ``seed``: of the samples' order. ``augment``: how pictures
     (inputs of four axes) are changed at random in each step: "flip", left to right; "shift", by up to an eighth.
     ``image_mean``, ``image_scale``: as of ``Calibration``, of ``sample_data``.
 
     ``blocks``: instead, tables, scales and biases of one block after another are fitted to what it gives in the float
     network, and kept where that error falls on samples held out; indices stay. ``epochs`` are those of each block.
     ``stop_here``: no epoch more; the best one that ``resume`` has of the same run is what is written.
+
+    >>> Finetuning("pictures", epochs=10, augment=("flip", "shift")).learning_rate is None  # the usual one
+    True
     """
 
     sample_data: Iterable[Mapping[str, Any]] | Mapping[str, Any] | str | os.PathLike[str] | None = None

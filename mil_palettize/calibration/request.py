@@ -46,6 +46,11 @@ class Calibration:
     bytes on one and the same only. ``bias``: correct the mean of what palettized ops give in biases that they have,
     where that makes the outputs on samples held out better; on transformers it is dangerous. ``image_mean``,
     ``image_scale``: of pictures for a model that takes an array, as of ``mil_palettize.compare``.
+
+    >>> import numpy as np
+    >>> samples = ({"image": np.full((1, 16, 12, 12), level, np.float32)} for level in range(40))
+    >>> len(Calibration(samples).sample_data)
+    40
     """
 
     sample_data: Given | Mapping[str, Given] | str | os.PathLike[str] | None = None

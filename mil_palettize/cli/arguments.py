@@ -28,7 +28,7 @@ _EPILOG = """exit codes: 0 done; 1 the packages differ (diff), more than --fail-
 allows, or in nothing that can be compared (compare); 2 wrong options, or wrong text in a config; 3 a package
 or another file cannot be read, or nothing can be written; 4 the request cannot be met (also under --strict), or
 memory is short; 5 verification failed; 70 a bug; 130, 143, 129 stopped by SIGINT, SIGTERM, SIGHUP"""
-_LOGGED = ("palettize", "plan", "finetune", "decompress")
+_UNLOGGED = "completion"
 _PALETTE_OPTIONS = (
     "nbits",
     "mode",
@@ -59,7 +59,7 @@ def build_parser(commands: Mapping[str, Command]) -> CommandLine:
     add_completion(subs, _EPILOG)
     for name, sub in subs.choices.items():
         sub.set_defaults(run=commands[name])
-        if name in _LOGGED:
+        if name != _UNLOGGED:
             add_logs(sub)
         sub.add_argument("--follow-links", action="store_true", help="read what links in a package lead to, anywhere")
     return parser
@@ -113,7 +113,7 @@ def _add_finetune(commands: argparse._SubParsersAction[Parser]) -> None:
     how.add_argument("--labels", type=path, metavar="Y.npy", help="right classes too [the float package's answers]")
     how.add_argument("--epochs", type=epochs, default=3, metavar="N", help="times to go through the samples [3]")
     how.add_argument("--batch", type=count, default=32, metavar="N", help="samples of a step [32]")
-    how.add_argument("--learning-rate", type=float, metavar="X", help="relative to weights [0.03, of blocks 0.02]")
+    how.add_argument("--learning-rate", type=float, metavar="X", help="of 1 bit; half with each more [0.03]")
     how.add_argument("--augment", metavar="KINDS", help="change pictures at random in each step: flip,shift")
     how.add_argument(
         "--blocks", action="store_true",

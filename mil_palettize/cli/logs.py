@@ -34,7 +34,7 @@ class _JsonLines(logging.Formatter):
 
 def add_logs(sub: Parser) -> None:
     group = sub.add_argument_group("logs, on standard error")
-    group.add_argument("-v", "--verbose", action="store_true", help="tell of each weight when it is done")
+    group.add_argument("-v", "--verbose", action="store_true", help="tell of each piece of work when it is done")
     group.add_argument("--log-json", action="store_true", help="the same as JSON, an object for each line")
 
 
@@ -48,7 +48,7 @@ def logging_as(options: argparse.Namespace) -> Iterator[None]:
     handler.setFormatter(_JsonLines() if options.log_json else logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     before = _logger.level, _logger.propagate
     _logger.addHandler(handler)
-    _logger.setLevel(logging.INFO)
+    _logger.setLevel(logging.DEBUG)
     _logger.propagate = False
     try:
         yield
@@ -58,7 +58,7 @@ def logging_as(options: argparse.Namespace) -> Iterator[None]:
 
 
 def asks_for_logs(options: argparse.Namespace) -> bool:
-    """Not all commands have such options."""
+    """``completion`` has no such options."""
     return bool(getattr(options, "verbose", False) or getattr(options, "log_json", False))
 
 
@@ -69,3 +69,8 @@ def logged(event: ProgressEvent) -> None:
     else:
         told = f"{event.name or 'begun'}: {event.weights_done} of {event.weights_total} weights"
     _logger.info("%s", told, extra={"progress": dataclasses.asdict(event)})
+
+
+def logged_count(what: str, done: int, total: int) -> None:
+    """Log what ``compare``, and other work of one kind, tells of itself."""
+    _logger.info("%s: %d of %d", what, done, total, extra={"progress": {"name": what, "done": done, "total": total}})

@@ -51,7 +51,9 @@ def inspect(options: argparse.Namespace) -> int:
     if options.html is not None:
         output.check_report_path(options.html, [options.package], option="--html")
     door = load("doors.inspection")
-    found = door.inspect_package(options.package, match=options.match, snr=options.sort == "snr")
+    found = door.inspect_package(
+        options.package, match=options.match, snr=options.sort == "snr", progress=output.count(options)
+    )
     how = {"sort": options.sort, "every": options.all}
     if options.html is not None:
         output.write_report(options.html, load("reports.page.inspection_page").inspection_page(found, **how))
@@ -61,7 +63,7 @@ def inspect(options: argparse.Namespace) -> int:
 
 def diff(options: argparse.Namespace) -> int:
     """1 where they differ."""
-    difference = load("doors.inspection").diff_packages(options.first, options.second)
+    difference = load("doors.inspection").diff_packages(options.first, options.second, progress=output.count(options))
     output.show(difference.to_json() + "\n" if options.json else difference.to_text(output.width()))
     return 0 if difference.identical else EXIT_DIFFERENT
 

@@ -160,6 +160,7 @@ def _sensitivity(options: argparse.Namespace) -> int:
         seed=options.seed,
         image_mean=options.image_mean,
         image_scale=options.image_scale,
+        progress=output.count(options),
     )
     door.write_importance(options.out, found, options.package)
     of = _sensitivity_source(options)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mil_palettize.cli.colours import coloured, has_colours
-from mil_palettize.cli.logs import asks_for_logs, logged
+from mil_palettize.cli.logs import asks_for_logs, logged, logged_count
 from mil_palettize.errors import ConfigError, PackageError
 from mil_palettize.package.whole_files import replacing_file
 from mil_palettize.text import python_name
 
 if TYPE_CHECKING:
+    from mil_palettize.reports.counting import Count
     from mil_palettize.reports.progress import ProgressEvent
 
 STANDARD_STREAM = "-"
@@ -50,6 +51,11 @@ def progress(options: argparse.Namespace) -> bool | Callable[[ProgressEvent], ob
     if asks_for_logs(options):
         return logged
     return None if options.quiet or options.json else True
+
+
+def count(options: argparse.Namespace) -> bool | Count:
+    """The same of work that is only counted."""
+    return logged_count if asks_for_logs(options) else not options.json
 
 
 def show(text: str) -> None:

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
         output.check_report_path(options.out, [options.package], {"--inputs": options.inputs}, "--out")
     check_given([options.package], options.inputs)
     predictions = load("torch.predictions")
-    with counting(not options.json) as count:
+    with counting(output.count(options)) as count:
         outcome = predictions.run_package(
             options.package,
             options.inputs,
@@ -70,7 +70,7 @@ def compare(options: argparse.Namespace) -> int:
     if reference:
         check_reference_exists(options.second)
     door = load("torch.comparison")
-    with counting(not options.json) as count:
+    with counting(output.count(options)) as count:
         how = door.Options(
             random=options.random,
             seed=options.seed,

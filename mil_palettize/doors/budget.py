@@ -76,7 +76,7 @@ def plan_mixed_bits(
             ops that it knows, and is done of packages of up to 100 MB; the notes say what came of it, or why nothing
             was measured. False: by what is predicted. For ``min_snr_db`` and ``max_drop`` plans are always measured.
         workers: threads, None for all processors; the plan does not depend on them.
-        progress: True for a bar, or a function of :class:`ProgressEvent`.
+        progress: True for a bar, or a function of :class:`ProgressEvent`; also of the palettes of plans that are run.
 
     Returns:
         The recipe: a palette for each weight, with bytes and errors; its ``config`` is coremltools'.
@@ -111,7 +111,9 @@ def plan_mixed_bits(
             found = weighed(Source(source, goal), limits, wanted, pool, shown.calibrate, costs, counted)
     finally:
         shown.close()
-    run = measured_with(source, goal, calibration, labelled=labelled, importance=importance, workers=workers)
+    run = measured_with(
+        source, goal, calibration, labelled=labelled, importance=importance, workers=workers, progress=progress
+    )
     if wanted.measured:
         recipe = smallest_reaching(found, partial(_reaches, wanted), limits, run)
         return recipe if labelled is None else replace(recipe, notes=(*recipe.notes, labelled.note))

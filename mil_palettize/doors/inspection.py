@@ -17,6 +17,7 @@ from mil_palettize.program.forms import FIRST_WITH_PALETTES, FORMS
 from mil_palettize.program.model import Model
 from mil_palettize.program.sites import Site
 from mil_palettize.program.weight import WeightId
+from mil_palettize.reports.counting import Count, counting
 from mil_palettize.reports.decibels import decibels
 from mil_palettize.reports.inspection import Inspection, inspection
 from mil_palettize.reports.package_diff import Difference, difference
@@ -32,7 +33,9 @@ PathLike = str | os.PathLike[str]
 
 
 @memory_told()
-def inspect_package(path: PathLike, *, match: Sequence[str] = (), snr: bool = False) -> Inspection:
+def inspect_package(
+    path: PathLike, *, match: Sequence[str] = (), snr: bool = False, progress: bool | Count = False
+) -> Inspection:
     """Look at the package at ``path`` without changing it.
 
     Args:
@@ -41,6 +44,7 @@ def inspect_package(path: PathLike, *, match: Sequence[str] = (), snr: bool = Fa
             the text then lists only what these mean.
         snr: make a 4-bit palette of every weight, one table each, and tell its signal to noise in decibels. Takes
             about a second for ten million elements.
+        progress: as of ``compare``; what is counted are these palettes.
 
     Returns:
         What the model takes and gives, and every constant. ``print`` shows it as text; ``to_json`` has everything.
@@ -61,18 +65,19 @@ def inspect_package(path: PathLike, *, match: Sequence[str] = (), snr: bool = Fa
     for entry in match:
         if is_pattern(entry):
             check_pattern(entry, "match")
-    with Model.open(path) as model:
+    with Model.open(path) as model, counting(progress) as count:
         matched = _matched(model, match) if match else {}
-        return inspection(os.fspath(path), model, matched=matched, match=match, snr=_snr(model) if snr else None)
+        return inspection(os.fspath(path), model, matched=matched, match=match, snr=_snr(model, count) if snr else None)
 
 
 @memory_told()
-def diff_packages(first: PathLike, second: PathLike) -> Difference:
+def diff_packages(first: PathLike, second: PathLike, *, progress: bool | Count = False) -> Difference:
     """Compare what two packages hold.
 
     Args:
         first: a ``.mlpackage`` folder.
         second: another one.
+        progress: as of ``compare``; what is counted are ops.
 
     Returns:
         Ops, weights (with their signal to noise), bytes and metadata that differ; ``identical`` where nothing does.
@@ -83,8 +88,8 @@ def diff_packages(first: PathLike, second: PathLike) -> Difference:
     >>> diff_packages("fixtures/conv_fp16_ios18.mlpackage", "fixtures/conv_fp16_ios18.mlpackage").identical
     True
     """
-    with Model.open(first) as a, Model.open(second) as b:
-        return difference(os.fspath(first), a, os.fspath(second), b)
+    with Model.open(first) as a, Model.open(second) as b, counting(progress) as count:
+        return difference(os.fspath(first), a, os.fspath(second), b, count)
 
 
 def _matched(model: Model, match: Sequence[str]) -> dict[WeightId, list[str]]:
@@ -107,7 +112,7 @@ def _matched(model: Model, match: Sequence[str]) -> dict[WeightId, list[str]]:
     return found
 
 
-def _snr(model: Model) -> dict[WeightId, float]:
+def _snr(model: Model, count: Count) -> dict[WeightId, float]:
     """Of the palettes that the default settings would give, in decibels."""
     sites = model.survey().sites
     decisions = default_decisions([site.weight for site in sites])
@@ -117,7 +122,8 @@ def _snr(model: Model) -> dict[WeightId, float]:
         tasks = (
             (site.weight.nbytes, partial(_encoded, _task(model, site, decision), pool)) for site, decision in planned
         )
-        for (site, _), result in zip(planned, pool.ordered(tasks), strict=True):
+        for number, ((site, _), result) in enumerate(zip(planned, pool.ordered(tasks), strict=True)):
+            count("palettes", number + 1, len(planned))
             if not isinstance(result, Declined):
                 found[site.weight.id] = decibels(result.signal, result.sse)
     return found

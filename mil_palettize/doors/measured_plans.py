@@ -19,6 +19,7 @@ from mil_palettize.calibration.request import Calibration
 from mil_palettize.doors.labelled_samples import Labelled
 from mil_palettize.doors.package import palettize_package
 from mil_palettize.errors import EvaluationError
+from mil_palettize.reports.progress import ProgressEvent
 
 _TRIALS = 9  # sizes
 _NEAR = 1.02  # sizes that lie no farther apart are as good as one
@@ -99,10 +100,12 @@ def measured_with(
     labelled: Labelled | None = None,
     importance: Mapping[str, Any] | None = None,
     workers: int | None = None,
+    progress: bool | Callable[[ProgressEvent], object] | None = None,
 ) -> Measure:
     """Palettizes by a recipe into a temporary package, with palettes kept between, and compares: on the samples that
     ``calibration`` held out, else on inputs made up from the description. ``labelled``: those whose right classes are
-    known, for accuracy; ``importance``: as ``palettize_package`` takes it."""
+    known, for accuracy; ``importance``: as ``palettize_package`` takes it, and
+    ``progress``."""
     kept = tempfile.TemporaryDirectory(prefix="mil_palettize_plans_")
 
     def measure(recipe: Recipe) -> Trial:
@@ -110,7 +113,7 @@ def measured_with(
             out = Path(folder, "planned.mlpackage")
             report = palettize_package(
                 source, out, recipe, target=target, calibration=calibration or Calibration(method="weights"),
-                importance=importance, check=labelled is None, resume=kept.name, workers=workers,
+                importance=importance, check=labelled is None, resume=kept.name, workers=workers, progress=progress,
             )  # fmt: skip
             if labelled is not None:
                 snr_db, drop = labelled.measured(source, out)

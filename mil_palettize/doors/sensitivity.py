@@ -23,6 +23,7 @@ from mil_palettize.package.mlpackage import Package
 from mil_palettize.package.whole_files import replacing_file
 from mil_palettize.program.model import Model
 from mil_palettize.program.site_values import dense
+from mil_palettize.reports.counting import Count, counting
 from mil_palettize.request.importance import WeightsImportance
 
 Samples = Sequence[Mapping[str, Any]]
@@ -46,6 +47,7 @@ def fisher_importance(
     seed: int = 0,
     image_mean: Numbers | None = None,
     image_scale: Numbers | None = None,
+    progress: bool | Count = False,
 ) -> dict[str, np.ndarray]:
     """Fisher information of a package's weights, as ``importance`` of ``palettize_package`` takes it.
 
@@ -63,6 +65,7 @@ def fisher_importance(
         seed: of made-up samples and of drawn labels.
         image_mean: of pictures, as of ``Calibration``.
         image_scale: as above.
+        progress: as of ``compare``; what is counted are samples, of each function.
 
     Returns:
         float32 arrays of the weights' shapes, by ``function/name``.
@@ -106,7 +109,9 @@ def fisher_importance(
             refusals.add(name, error)
             continue
         ids, weights = module.weight_ids, module.weights
-        for slot, array in fisher(module, given, labels=labels, loss=loss, seed=seed).items():
+        with counting(progress) as count:
+            information = fisher(module, given, labels=labels, loss=loss, seed=seed, count=count)
+        for slot, array in information.items():
             found[ids[slot].key] = array
             values[ids[slot].key] = hashlib.sha256(weights[slot].detach().numpy().tobytes()).digest()
     return WeightsImportance((key, _damped(array, damping)) for key, array in _summed(found, values).items())

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mil_palettize.algorithms.specification import PaletteSpecification
 
+CONVOLUTIONS = ("conv", "conv_transpose", "conv_quantized")
+
 
 @dataclass(frozen=True)
 class PaletteFacts:
@@ -28,8 +30,9 @@ class PaletteFacts:
 @dataclass(frozen=True)
 class OpFacts:
     """``dtype``: MIL's name of what it gives; ``strides``, ``dilations``: of convolutions and pools, () elsewhere;
-    ``groups`` and ``channels``: of the result, of convolutions; ``table_rows``: of a constant table that is looked
-    up, 0 for none."""
+    ``groups`` and ``channels``: of the result, of convolutions; ``kernel``: sizes of a convolution's constant kernel,
+    in depth, height and width as far as it has them, () elsewhere; ``palettized``: whether that is a palette;
+    ``table_rows``: of a constant table that is looked up, 0 for none."""
 
     op_type: str
     dtype: str
@@ -37,6 +40,8 @@ class OpFacts:
     dilations: tuple[int, ...] = ()
     groups: int = 1
     channels: int = 0
+    kernel: tuple[int, ...] = ()
+    palettized: bool = False
     table_rows: int = 0
 
 

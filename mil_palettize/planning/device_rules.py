@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from mil_palettize.planning.device_facts import Facts, ModelFacts, OpFacts, PaletteFacts, StateFacts, asked_palette
+from mil_palettize.planning.device_facts import (
+    CONVOLUTIONS,
+    Facts,
+    ModelFacts,
+    OpFacts,
+    PaletteFacts,
+    StateFacts,
+    asked_palette,
+)
 
 ENGINES = ("iphone-ane", "mac-ane")
 _ALL = (*ENGINES, "gpu", "cpu")
@@ -22,15 +30,17 @@ Certainty = Literal["documented", "measured by others", "hypothesis"]
 
 _FORGE = "Anemll/anemll-forge, docs/history/VECTOR_LUT_README.md (M6, macOS 27)"
 _FORGE_NOTES = "Anemll/anemll-forge, docs/history (M6, M5 Max, macOS 27)"
+_AUTHORING = "apple/coreai-models, skills/model-authoring, neural_engine_rules.md (of Core AI)"
+_ANE_GUIDE = "sbryngelson/ane-guide (M1, by compiling; arXiv 2606.22283)"
 _OPT = "coremltools' guide, Performance, OPT-1.3B table"
 _GUIDE = "https://apple.github.io/coremltools/docs-guides/source/"
 _ISSUES = "https://github.com/apple/coremltools/issues/"
 _MOST_VALUES = 256
 _LONGEST_VECTOR = 16
 _MOST_STRIDE = 2
+_WIDEST, _HIGHEST = 13, 29  # kernels
 _STATE_MULTIPLE = 32
 _LARGE_TABLE = 16384  # rows; the sources say "large"
-_CONVOLUTIONS = ("conv", "conv_transpose", "conv_quantized")
 _RECURRENT = ("lstm", "gru", "rnn")
 _FROM_DECLARED = (
     "cast",
@@ -72,6 +82,19 @@ def _op(condition: Callable[[OpFacts], bool]) -> Callable[[Facts], bool]:
 
 def _model(condition: Callable[[ModelFacts], bool]) -> Callable[[Facts], bool]:
     return _of(ModelFacts, condition)
+
+
+def _is_smooth(number: int) -> bool:
+    """Whether it has no other prime factors than 2 and 3."""
+    for prime in (2, 3):
+        while number > 1 and number % prime == 0:
+            number //= prime
+    return number <= 1
+
+
+def _is_large(kernel: tuple[int, ...]) -> bool:
+    """The width is the last of its sizes."""
+    return bool(kernel) and (kernel[-1] > _WIDEST or max(kernel[:-1], default=1) > _HIGHEST)
 
 
 RULES: tuple[DeviceRule, ...] = (
@@ -155,23 +178,41 @@ RULES: tuple[DeviceRule, ...] = (
         "loops ran on the CPU only", _ISSUES + "2208", "measured by others",
     ),
     DeviceRule(
-        "stride", ENGINES, _op(lambda o: o.op_type in _CONVOLUTIONS and max(o.strides, default=1) > _MOST_STRIDE),
-        "falls back", f"strides above {_MOST_STRIDE} leave the Neural Engine",
-        "apple/coreai-models, rules for the Neural Engine (of Core AI)", "documented",
+        "stride", ENGINES, _op(lambda o: o.palettized and max(o.strides, default=1) > _MOST_STRIDE), "falls back",
+        f"of convolutions whose kernel is a palette the Neural Engine takes few strides above {_MOST_STRIDE}",
+        _AUTHORING, "documented",
+    ),
+    DeviceRule(
+        "odd-stride", ENGINES,
+        _op(lambda o: o.op_type in CONVOLUTIONS and not all(map(_is_smooth, o.strides))), "slower",
+        "strides with other prime factors than 2 and 3 are done in steps", f"{_AUTHORING}; {_ANE_GUIDE}, chapter 17",
+        "documented",
+    ),
+    DeviceRule(
+        "large-kernel", ENGINES, _op(lambda o: _is_large(o.kernel)), "falls back",
+        f"kernels wider than {_WIDEST} or higher than {_HIGHEST} do not compile for the Neural Engine",
+        f"{_ANE_GUIDE}, chapter 17; https://github.com/hollance/neural-engine/issues/1", "measured by others",
+    ),
+    DeviceRule(
+        "3d-convolution", ENGINES, _op(lambda o: len(o.kernel) > 2), "falls back",
+        "convolutions over three axes do not compile for the Neural Engine",
+        f"{_ANE_GUIDE}, chapter 8", "measured by others",
     ),
     DeviceRule(
         "dilation", ENGINES, _op(lambda o: max(o.dilations, default=1) > 1), "slower",
-        "dilated convolutions take a slower path", _FORGE, "measured by others",
+        "dilated convolutions take a slower path", f"{_FORGE}; {_AUTHORING}", "measured by others",
     ),
     DeviceRule(
         "large-gather", ENGINES, _op(lambda o: o.table_rows > _LARGE_TABLE), "falls back",
-        "look-ups in large tables do not run on the Neural Engine",
-        "hollance/neural-engine, docs/unsupported-layers.md", "hypothesis",
+        "look-ups in large tables run on the CPU",
+        "compute plan of a Whisper decoder (51,865 rows), "
+        "https://huggingface.co/mickekringai/kb-whisper-coreml/blob/main/base/TextDecoder.mlcomputeplan.json; "
+        + _ISSUES + "1103", "measured by others",
     ),
     DeviceRule(
         "depthwise", ENGINES, _op(lambda o: o.op_type == "conv" and 1 < o.groups == o.channels), "no gain",
         "depthwise convolutions are not limited by reading weights: palettes make them smaller, not faster",
-        _FORGE_NOTES, "hypothesis",
+        f"{_AUTHORING}: what computing limits gains no time; of depthwise ones that is supposed", "hypothesis",
     ),
     DeviceRule(
         "state-size", ENGINES,

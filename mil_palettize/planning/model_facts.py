@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mil_palettize.planning.device_facts import Facts, ModelFacts, OpFacts, PaletteFacts, StateFacts
+from mil_palettize.planning.device_facts import CONVOLUTIONS, Facts, ModelFacts, OpFacts, PaletteFacts, StateFacts
 from mil_palettize.program.block_paths import specializations
 from mil_palettize.program.described_sizes import has_range
 from mil_palettize.program.expression_reader import parameter_type
@@ -15,7 +15,7 @@ from mil_palettize.program.look_ups import LOOK_UPS
 from mil_palettize.program.messages import MIL
 from mil_palettize.program.model import Model
 from mil_palettize.program.op_names import op_name
-from mil_palettize.program.scopes import ScopedOp, build_scope, constant_params, is_constant_op
+from mil_palettize.program.scopes import Node, ScopedOp, build_scope, constant_params, is_constant_op
 from mil_palettize.program.sites import Site
 from mil_palettize.program.stages import Stage
 from mil_palettize.program.values import scalar, static_shape, type_name
@@ -114,6 +114,7 @@ def _op(scoped: ScopedOp) -> OpFacts:
     given = op.outputs[0].type if op.outputs else MIL.ValueType()
     shape = static_shape(given) or ()
     groups = params.get("groups")
+    kernel = _kernel(scoped)
     return OpFacts(
         op_type=op.type,
         dtype=type_name(given.tensorType.dataType) if given.WhichOneof("type") == "tensorType" else "",
@@ -121,12 +122,28 @@ def _op(scoped: ScopedOp) -> OpFacts:
         dilations=_whole(params.get("dilations")),
         groups=int(groups.reshape(-1)[0]) if groups is not None and groups.size else 1,
         channels=shape[1] if len(shape) > 1 else 0,
+        kernel=() if kernel is None else (kernel.shape or ())[2:],
+        palettized=kernel is not None and _is_palette(kernel),
         table_rows=_table_rows(scoped),
     )
 
 
 def _whole(array: np.ndarray | None) -> tuple[int, ...]:
     return () if array is None else tuple(int(number) for number in array.reshape(-1))
+
+
+def _kernel(scoped: ScopedOp) -> Node | None:
+    """Of a convolution, where it is a constant."""
+    if scoped.op.type not in CONVOLUTIONS:
+        return None
+    found = (read.node for read in scoped.reads if read.input_name == "weight" and read.node is not None)
+    return next((node for node in found if node.constant), None)
+
+
+def _is_palette(node: Node) -> bool:
+    """Also a scaled one."""
+    table = node.sources.get("data", node)
+    return table.op is not None and table.op.type in _TABLES
 
 
 def _table_rows(scoped: ScopedOp) -> int:

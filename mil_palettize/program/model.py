@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from mil_palettize.program.opsets.move import Change, Opset, apply_move, opset_o
 from mil_palettize.program.stages import Stage, other_stages, parse_model, pipeline_models, stages
 from mil_palettize.program.store import Store
 from mil_palettize.program.survey import Survey, survey
+
+_logger = logging.getLogger("mil_palettize")
 
 
 @dataclass
@@ -35,6 +38,7 @@ class Model:
         file), in one line.
         """
         package = Package.open(path)
+        _logger.debug("reading %s", package.path)
         if spec is None:
             spec = parse_model(package.model_bytes(), str(package.path))
         model = cls(package, spec, Store(package))

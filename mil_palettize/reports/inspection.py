@@ -24,6 +24,7 @@ from mil_palettize.reports.tables import format_table, wrapped_lines
 from mil_palettize.text import columns, format_bytes, format_count, format_some, printable, shorten
 
 _FEATURES = ("", "name", "dtype", "shape", "values", "in an .npz file")
+_DENSE = ("const", "inline")
 _MOST_TYPES = 12
 _MOST_SHARING = 2  # that are named in text
 _MOST_NAMED = 16  # in JSON
@@ -192,7 +193,19 @@ def rest_lines(inspected: Inspection, listed: int) -> list[str]:
     return [
         *others,
         f"{taken} would be palettized by default, {format_bytes(inspected.taken_nbytes)}",
+        *_compressed_lines(inspected),
         *inspected.notes,
+    ]
+
+
+def _compressed_lines(inspected: Inspection) -> list[str]:
+    """What to do about weights that are compressed already, where there are any."""
+    compressed = sum(constant.form not in _DENSE for constant in inspected.constants)
+    if not compressed:
+        return []
+    return [
+        f"{compressed} compressed already: palettize takes palettes with --redo only, sparse and quantized weights "
+        "with --joint (from iOS18); palettes of the package that they were made from are better"
     ]
 
 
@@ -269,7 +282,7 @@ def _constant(site: Site, reason: str, matched: tuple[str, ...], snr_db: float |
         consumers=[(c.op_type, c.input_name) for c in weight.consumers],
         reason=reason,
         block=weight.block,
-        weight=acts or weight.size > ASSUMED_THRESHOLD or weight.form not in ("const", "inline"),
+        weight=acts or weight.size > ASSUMED_THRESHOLD or weight.form not in _DENSE,
         snr_db=snr_db,
         matched=matched,
     )

@@ -20,7 +20,13 @@ _WORST = 10  # ops and weights that are listed
 
 @dataclass
 class ModelComparison(ComparedModels):
-    """What ``mil_palettize.compare`` gives."""
+    """What ``mil_palettize.compare`` gives.
+
+    >>> same = "fixtures/conv_fp16_ios18.mlpackage"
+    >>> comparison = compare(same, same, random=1)
+    >>> [output.name for output in comparison.outputs], comparison.failures(30)
+    (['scores'], [])
+    """
 
     def to_html(self, command: str = "") -> str:
         """A page that needs nothing else, to be saved as UTF-8. ``command``: that makes it again, which it shows, else

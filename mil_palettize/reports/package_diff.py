@@ -24,6 +24,7 @@ from mil_palettize.program.sites import Site
 from mil_palettize.program.stages import Stage
 from mil_palettize.program.values import MIL
 from mil_palettize.program.weight import WeightId
+from mil_palettize.reports.counting import Count
 from mil_palettize.reports.decibels import decibels
 from mil_palettize.reports.tables import format_table
 from mil_palettize.text import format_bytes, printable
@@ -114,15 +115,16 @@ def _snr_words(snr_db: float | None) -> str:
     return f"{snr_db:.1f}" if math.isfinite(snr_db) else "equal"
 
 
-def difference(first: str, a: Model, second: str, b: Model) -> Difference:
-    """What differs between the packages at ``first`` and ``second``, of which ``a`` and ``b`` are the models."""
+def difference(first: str, a: Model, second: str, b: Model, count: Count) -> Difference:
+    """What differs between the packages at ``first`` and ``second``, of which ``a`` and ``b`` are the models; ``count``
+    is told of each op."""
     found = Difference(first, second, a.package.nbytes(), b.package.nbytes())
     found.metadata = [*_metadata(a, b), *_files(a, b)]
-    _compare_ops(a, b, found)
+    _compare_ops(a, b, found, count)
     return found
 
 
-def _compare_ops(a: Model, b: Model, difference: Difference) -> None:
+def _compare_ops(a: Model, b: Model, difference: Difference, count: Count) -> None:
     ops_a, ops_b = dict(_ops(a)), dict(_ops(b))
     sites_a, sites_b = _sites(a), _sites(b)
     renamed = _renamed(a, b, ops_a, ops_b)
@@ -133,7 +135,9 @@ def _compare_ops(a: Model, b: Model, difference: Difference) -> None:
     for weight, other in renamed.items():
         first_names[weight.function][other.name] = weight.name
     ops_b = {key: _with_names(op, first_names[key[0].function]) for key, op in ops_b.items()}
-    for key in dict.fromkeys([*ops_a, *ops_b]):
+    keys = dict.fromkeys([*ops_a, *ops_b])
+    for number, key in enumerate(keys):
+        count("ops", number + 1, len(keys))
         one, two = ops_a.get(key), ops_b.get(key)
         if one is None or two is None:
             op, where = (one, "first") if two is None else (two, "second")

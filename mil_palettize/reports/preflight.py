@@ -26,7 +26,12 @@ _WORDS = {
 @dataclass(frozen=True)
 class Preflight:
     """``device``: as it was asked for. ``needs``: the releases that hold the model's opset. ``nbytes``: of all files;
-    ``weight_nbytes``: of the largest weight file."""
+    ``weight_nbytes``: of the largest weight file.
+
+    >>> found = preflight_package("fixtures/conv_fp16_ios18.mlpackage", "mac-ane")
+    >>> found.fails, found.needs[:2]
+    (False, ('iOS18', 'macOS15'))
+    """
 
     path: str
     device: str

@@ -24,6 +24,11 @@ class ProgressEvent:
     samples are run through ops to calibrate, ``name`` is that of the op, ``runs_done`` of ``runs_total`` are its runs
     and those of the ops before it, one for each sample, and no weight is done; later both are 0. After the last weight,
     while palettes are verified and models are compared, ``name`` says which, and ``runs_done`` are palettes or samples.
+
+    >>> config, events = OptimizationConfig(global_config=OpPalettizerConfig(nbits=4)), []
+    >>> _ = palettize_package("fixtures/conv_fp16_ios18.mlpackage", "small.mlpackage", config, progress=events.append)
+    >>> [event.weights_done for event in events], events[-1].name
+    ([0, 1, 2, 3, 4, 5], 'main/head_weight')
     """
 
     name: str

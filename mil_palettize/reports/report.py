@@ -32,6 +32,7 @@ from mil_palettize.reports.weight_rows import (
 from mil_palettize.text import format_bytes, format_count, printable
 
 COUNT_UNKNOWN = "a weight file's record count is wrong: records that nothing points at were dropped uncounted"
+_MOST_REASONS = 2  # that are told where nothing is palettized
 _MUCH = 0.1  # of a package: when small weights are so much of it, it is told how to take them too
 
 
@@ -169,18 +170,27 @@ class Report:
                 "--weight-threshold 0 (weight_threshold=0) takes them too"
             )
         if self.action == PALETTIZED and not changed:
-            lines.append(f"Nothing {'would be' if self.dry_run else 'was'} palettized.")
+            lines.append(self._idle())
         if self.action == DECOMPRESSED and not self.weights:
             lines.append("Nothing is compressed in it: the new package holds what the old one does.")
         if self.dropped_records:
             lines.append(f"{format_count(self.dropped_records, 'record')} that nothing pointed at dropped")
         return "\n".join(lines)
 
+    def _idle(self) -> str:
+        """Of a run that palettizes nothing: why, in one line."""
+        told = Counter(reason for reason, _ in folded_reasons(self.skipped, self.labels()))
+        why = [f"{reason} ({format_count(count, 'constant')})" for reason, count in told.most_common(_MOST_REASONS)]
+        kept = [] if self.dry_run else ["the new package has the same weights"]
+        return f"nothing to palettize: {'; '.join([*(why or ['no constant is above the threshold']), *kept])}"
+
     def _next(self) -> str:
-        """The command that tells what palettes did to outputs, where nothing told it yet."""
+        """The command that tells what palettes did to outputs, of all functions, where nothing told it yet."""
         if self.destination is None or self.dry_run or self.check is not None or not self.palettized:
             return ""
-        return f"next: {shlex.join(['mil-palettize', 'compare', self.source, self.destination])}"
+        functions = ["--function", "all"] if len({weight.function for weight in self.weights}) > 1 else []
+        command = shlex.join(["mil-palettize", "compare", self.source, self.destination, *functions])
+        return f"next: {command}  # --inputs X: on samples of yours"
 
 
 def _bias_lines(biases: Sequence[BiasReport]) -> list[str]:

@@ -43,6 +43,11 @@ class WeightReport:
     ``calibration``: how it was chosen by the op's output, None without one.
     ``notes``: what was done otherwise than asked, or decided between requests. ``block``: path of the nested block that
     declares it, "" for the function's own.
+
+    >>> config = OptimizationConfig(op_name_configs={"head_weight": OpPalettizerConfig(nbits=6)})
+    >>> report = palettize_package("fixtures/conv_fp16_ios18.mlpackage", "small.mlpackage", config)
+    >>> [(weight.name, weight.nbits, weight.snr_db > 25) for weight in report.palettized]
+    [('head_weight', 6, True)]
     """
 
     name: str

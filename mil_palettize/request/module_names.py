@@ -3,7 +3,8 @@
 Packages hold no such names, but constants keep them: the weight of ``layers.0.fc`` is called
 ``layers_0_fc_weight_to_fp16``. An entry that no constant, op or output is called by means the constants whose names
 begin with it, part by part; where none does, those that have it in the middle of their names, as below a module that
-the conversion put around the network. It is no guess: where it may mean several things, all are told.
+the conversion put around the network. It is no guess: where it may mean several things, all are told. What torch.export
+puts before names may be left out.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from mil_palettize.errors import PlanError
-from mil_palettize.program.bare_names import bare_name, module_of
+from mil_palettize.program.bare_names import bare_name, before_export, is_exported, module_of
 from mil_palettize.program.weight import Weight
 from mil_palettize.request.near_names import near_pattern
 from mil_palettize.request.normalised import Requests
@@ -77,6 +78,12 @@ def _meant(entry: str, names: Names, where: str) -> frozenset[str]:
     if not name:
         return frozenset()
     of = {k: bare for k, bare in names.constants.items() if not function or function in _called(k.rpartition("/")[0])}
+    exported = {key: before_export(bare) for key, bare in of.items()} if is_exported(of.values()) else {}
+    return _among(exported, name, entry, where) or _among(of, name, entry, where)
+
+
+def _among(of: Mapping[str, str], name: str, entry: str, where: str) -> frozenset[str]:
+    """Keys of those of ``of``, constants by key, that the module ``name`` has."""
     parameter = frozenset(key for key, bare in of.items() if bare == name)
     if parameter:
         return parameter

@@ -8,23 +8,16 @@ as names of constants tell them (``program/bare_names.py``), whatever stands bet
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
 
 from mil_palettize.errors import ConfigError
-from mil_palettize.program.bare_names import bare_name, module_of
-
-if sys.version_info >= (3, 11):
-    from re import _parser  # type: ignore[attr-defined]
-else:
-    import sre_parse as _parser
+from mil_palettize.program.bare_names import bare_name, before_export, module_of
+from mil_palettize.request.name_expression import NameExpression
 
 PATTERN = "re:"
 _ANY = "*"
-_MOST_REPEATS = 6
-_REPEATS = ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
+_MOST_STARS = 6
 
 
 def is_pattern(entry: str) -> bool:
@@ -33,44 +26,16 @@ def is_pattern(entry: str) -> bool:
 
 
 def check_pattern(entry: str, where: str) -> None:
-    """Raise ConfigError for a ``re:`` name that is no regular expression, and for a pattern that may take a time
-    without end: that repeats what repeats, repeats many things, or refers back to a group."""
+    """Raise ConfigError for a ``re:`` name that is no regular expression, or refers back to a group, and for a glob of
+    too many parts."""
     if not entry.startswith(PATTERN):
-        if len(re.findall(r"\*+", entry)) > _MOST_REPEATS:
-            raise ConfigError(f"{where}[{entry!r}] has more than {_MOST_REPEATS} of *; use fewer")
+        if len(re.findall(r"\*+", entry)) > _MOST_STARS:
+            raise ConfigError(f"{where}[{entry!r}] has more than {_MOST_STARS} of *; use fewer")
         return
     try:
         pattern_of(entry)
-        depths = list(_repeats(_parser.parse(entry.removeprefix(PATTERN)), 0))
     except (re.error, OverflowError, RecursionError) as error:
         raise ConfigError(f"{where}[{entry!r}] is no regular expression: {error}") from error
-    if len(depths) > _MOST_REPEATS or max(depths, default=0) > 1:
-        raise ConfigError(
-            f"{where}[{entry!r}] may take a time without end: use at most {_MOST_REPEATS} of *, + and {{}}, none "
-            "within another, and no references back"
-        )
-
-
-def _repeats(parsed: Any, depth: int) -> Iterator[int]:
-    """Of every repeat, in how many it stands, itself counted; a reference back counts as one too deep."""
-    for kind, argument in parsed:
-        if str(kind).startswith("GROUPREF"):
-            yield 2
-        deeper = depth
-        if str(kind) in _REPEATS and argument[1] > 1:
-            deeper += 1
-            yield deeper
-        for part in _parts(argument):
-            yield from _repeats(part, deeper)
-
-
-def _parts(argument: Any) -> Iterator[Any]:
-    """Patterns within the argument of a node."""
-    if isinstance(argument, _parser.SubPattern):
-        yield argument
-    elif isinstance(argument, tuple | list):
-        for one in argument:
-            yield from _parts(one)
 
 
 def matches(entry: str, names: Iterable[str]) -> bool:
@@ -82,10 +47,10 @@ def matches(entry: str, names: Iterable[str]) -> bool:
 
 
 @lru_cache
-def pattern_of(entry: str) -> re.Pattern[str]:
+def pattern_of(entry: str) -> re.Pattern[str] | NameExpression:
     """Of a pattern; that of a glob is for names with ``_`` between their parts."""
     if entry.startswith(PATTERN):
-        return re.compile(entry.removeprefix(PATTERN))
+        return NameExpression(entry.removeprefix(PATTERN))
     first, *middle, last = (re.escape(plain_name(part)) for part in re.split(r"\*+", entry))
     # What a lookahead found is not tried again: each part is taken where it comes first, in time that grows with a
     # name's length and not with a power of it (as the standard library's fnmatch has it).
@@ -100,5 +65,7 @@ def plain_name(name: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _forms(name: str) -> tuple[str, ...]:
-    """What a glob may mean a constant by: its name, that without what coremltools added, its module."""
-    return tuple(dict.fromkeys(plain_name(form) for form in (name, bare_name(name), module_of(name)) if form))
+    """What a glob may mean a constant by: its name, that without what coremltools added, its module; these also without
+    what torch.export puts before them."""
+    forms = [plain_name(form) for form in (name, bare_name(name), module_of(name)) if form]
+    return tuple(dict.fromkeys([*forms, *map(before_export, forms)]))

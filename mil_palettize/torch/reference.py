@@ -76,6 +76,14 @@ def compare_with(
     probabilities, in the order of its classes. The other arguments are those of ``compare``.
 
     Raises what ``compare`` does, and ConfigError for a module in training mode.
+
+    >>> import coremltools as ct, torch
+    >>> model = torch.nn.Linear(4, 2).eval()
+    >>> traced = torch.jit.trace(model, torch.zeros(1, 4))
+    >>> x = ct.TensorType("x", (1, 4))
+    >>> ct.convert(traced, inputs=[x], skip_model_load=True).save("converted.mlpackage")
+    >>> compare_with(model, "converted.mlpackage").snr_db > 40  # fp16 in the package
+    True
     """
     call = call_text(compare_with, locals())
     opened = open_model(package, function, precision=precision)

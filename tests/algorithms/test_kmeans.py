@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_palettes import make_one
 from numba import njit
+from partitions import SAMPLES, WEIGHTS, brute_force, costs, nearest_error
 from slow_cases import slow_where
 
 from mil_palettize.algorithms.compiled import monge, solver
-from mil_palettize.algorithms.distribution import Distribution, describe
-from mil_palettize.algorithms.making import ArraySource, NonFiniteError, Palette
+from mil_palettize.algorithms.distribution import describe
+from mil_palettize.algorithms.making import ArraySource, NonFiniteError
 from mil_palettize.algorithms.scalar import kmeans
-from mil_palettize.errors import AlgorithmError
 
 ALLOWED = (1, 2, 3, 4, 6, 8)
 
@@ -33,43 +32,6 @@ def entered(inlined: Any) -> Any:
     return call
 
 
-def costs(values: np.ndarray, weights: np.ndarray, dtype: type, candidates: np.ndarray | None = None) -> np.ndarray:
-    """Of every cluster ``values[j:i]``, at [j, i]: with a center of ``dtype``, or among ``candidates``."""
-    n = len(values)
-    cost = np.full((n + 1, n + 1), np.inf)
-    for j in range(n):
-        d, w = values[j:] - values[j], weights[j:]  # moments about the cluster's own first value
-        s0, s1, s2 = np.cumsum(w), np.cumsum(w * d), np.cumsum(w * d * d)
-        if candidates is None and n <= 80:  # without cancellation
-            c = (values[j] + s1 / s0).astype(dtype).astype(float)
-            cost[j, j + 1 :] = np.tril(w[None] * (values[None, j:] - c[:, None]) ** 2).sum(axis=1)
-        elif candidates is None:
-            c = (values[j] + s1 / s0).astype(dtype).astype(float) - values[j]
-            cost[j, j + 1 :] = s2 - 2 * c * s1 + c * c * s0
-        else:
-            squares = weights[j:, None] * (values[j:, None] - candidates[None]) ** 2
-            cost[j, j + 1 :] = np.cumsum(squares, axis=0).min(axis=1)
-    return cost
-
-
-def brute_force(
-    values: np.ndarray, weights: np.ndarray, most: int, dtype: type = np.float32, candidates: np.ndarray | None = None
-) -> np.ndarray:
-    """Smallest squared error of 0 .. ``most`` clusters by the plain dynamic program over all partitions: O(k n**2)."""
-    cost = costs(values, weights, dtype, candidates)
-    best = np.full(len(values) + 1, np.inf)
-    best[0] = 0.0
-    errors = [np.inf]
-    for _ in range(most):
-        best = (best[:, None] + cost).min(axis=0)
-        errors.append(best[-1])
-    return np.array(errors)
-
-
-def nearest_error(values: np.ndarray, weights: np.ndarray, entries: np.ndarray) -> float:
-    return float((weights * ((values[:, None] - entries[None]) ** 2).min(axis=1)).sum())
-
-
 def optimal_centers(values: np.ndarray, weights: np.ndarray, half: bool, k: int) -> np.ndarray:
     centers = np.empty((1, k))
     solver.optimal_centers_of_groups(values, weights, np.array([0, len(values)]), half, 0, centers, np.empty(1))
@@ -79,34 +41,6 @@ def optimal_centers(values: np.ndarray, weights: np.ndarray, half: bool, k: int)
 def sorted_error(values: np.ndarray, weights: np.ndarray, entries: np.ndarray) -> float:
     nearest = np.searchsorted((entries[1:] + entries[:-1]) / 2, values)
     return float((weights * (values - entries[nearest]) ** 2).sum())
-
-
-def symmetric(rng: np.random.Generator, n: int) -> np.ndarray:
-    half = rng.standard_normal(n // 2 + 1)
-    return np.concatenate([half, -half])
-
-
-def clumps(rng: np.random.Generator, n: int) -> np.ndarray:
-    return rng.integers(0, 12, n) * 1000.0 + rng.integers(0, 6, n)
-
-
-SAMPLES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
-    "normal": lambda rng, n: rng.standard_normal(n),
-    "integer grid": lambda rng, n: rng.integers(-40, 40, n).astype(float),
-    "constant gaps": lambda rng, n: np.arange(n) * 0.1,
-    "symmetric": symmetric,
-    "geometric": lambda rng, n: np.concatenate([-(2.0 ** np.arange(n // 2)), 2.0 ** np.arange(n // 2)]),
-    "offset": lambda rng, n: 100 + rng.uniform(-0.01, 0.01, n),
-    "heavy tails": lambda rng, n: rng.standard_cauchy(n) ** 3,
-    "clumps": clumps,
-    "half lattice": lambda rng, n: rng.standard_normal(n).astype(np.float16).astype(float),
-}
-WEIGHTS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
-    "one": lambda rng, n: np.ones(n),
-    "counts": lambda rng, n: rng.integers(1, 5, n).astype(float),
-    "floats": lambda rng, n: rng.random(n) + 1e-3,
-    "wide": lambda rng, n: 10 ** rng.uniform(-3, 3, n),
-}
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
@@ -315,40 +249,6 @@ def test_one_outlier_does_not_blur_the_rest() -> None:
         assert nearest_error(values, kept, centers) <= nearest_error(rest, kept[1:], alone) * (1 + 1e-9)
 
 
-def coremltools_error(array: np.ndarray, nbits: int, axis: int = 0, group_size: int = 0) -> float:
-    passes = pytest.importorskip("coremltools.optimize.coreml._quantization_passes")
-    params = passes.palettize_weights.grouped_channelwise_compress(array, "KMEANS", nbits, axis, group_size)
-    decoded = passes.palettize_weights.decompress(params)
-    return float(np.sum((array.astype(float) - decoded.astype(float)) ** 2))
-
-
-def palette(array: np.ndarray, nbits: int, axis: int | None = None, group_size: int | None = None) -> Palette:
-    source = ArraySource("w", array)
-    return make_one(source, mode="kmeans", nbits=nbits, axis=axis, group_size=group_size)
-
-
-@pytest.mark.parametrize("nbits", ALLOWED)
-@pytest.mark.parametrize("kind", ["normal", "lattice", "offset", "outliers"])
-def test_not_worse_than_coremltools_exact_path(kind: str, nbits: int) -> None:
-    rng = np.random.default_rng(nbits)
-    array = rng.standard_normal((100, 128)) * 0.02
-    if kind == "lattice":
-        array = np.round(array * 2000) / 2000
-    elif kind == "offset":
-        array = 100 + array * 10
-    elif kind == "outliers":
-        array[rng.random(array.shape) < 0.001] *= 1000
-    half = array.astype(np.float16)
-    assert palette(half, nbits).sse <= coremltools_error(half, nbits) * (1 + 1e-9)
-
-
-@pytest.mark.parametrize(("dtype", "axis", "group_size"), [(np.float16, 0, 8), (np.float32, 1, 4), (np.float32, 0, 0)])
-def test_not_worse_than_coremltools_sklearn_path(dtype: type, axis: int, group_size: int) -> None:
-    array = np.random.default_rng(1).standard_normal((16, 40)).astype(dtype)
-    ours = palette(array, 4, axis if group_size else None, group_size or None)
-    assert ours.sse <= coremltools_error(array, 4, axis, group_size) * (1 + 1e-9)
-
-
 @pytest.mark.parametrize("kind", ["normal", "heavy tails", "outliers", "offset"])
 def test_cells_of_large_float32_are_within_1e_6(kind: str) -> None:
     rng = np.random.default_rng(11)
@@ -385,51 +285,3 @@ def test_repeated_values_are_counted_whatever_the_size() -> None:
     array[7] = np.nan
     with pytest.raises(NonFiniteError, match="1 NaN and 0 infinite"):
         describe(ArraySource("w", array))
-
-
-@pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("kind", SAMPLES)
-def test_errors_by_brute_force(kind: str, half: bool) -> None:
-    """Of one distribution, for every number of bits: the least error of tables that the weight's type can store."""
-    rng = np.random.default_rng(7)
-    dtype = np.dtype(np.float16 if half else np.float32)
-    drawn = SAMPLES[kind](rng, 40)
-    values = np.unique(drawn[np.abs(drawn) < 60_000].astype(dtype).astype(float))
-    weights = rng.uniform(0.5, 4.0, len(values))
-    candidates = every_half(values[0], values[-1]) if half else None
-    least = brute_force(values, weights, 16, dtype.type, candidates)
-    found = kmeans.errors(Distribution("w", values, weights, dtype, len(values), 1.0), (1, 2, 3, 4))
-    allowance = 1e-12 * least[1] + 1e-13 * float(weights @ values**2)  # of rounding in sums
-    for nbits, error in zip((1, 2, 3, 4), found, strict=True):
-        assert abs(error - least[min(1 << nbits, len(values))]) <= allowance
-
-
-def every_half(low: float, high: float) -> np.ndarray:
-    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(float)
-    halves = np.concatenate([-halves[:0:-1], halves])
-    return halves[(halves >= low) & (halves <= high)]
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
-@pytest.mark.parametrize("kind", ["normal", "offset", "outliers"])
-def test_errors_are_those_of_palettes(kind: str, dtype: type) -> None:
-    array = np.random.default_rng(12).standard_normal((60, 500))
-    if kind == "offset":
-        array = 100 + array
-    elif kind == "outliers":
-        array[0, :5] *= 1000
-    array = array.astype(dtype)
-    found = kmeans.errors(describe(ArraySource("w", array)), ALLOWED)
-    assert found == pytest.approx([palette(array, nbits).sse for nbits in ALLOWED], rel=1e-11)
-    assert list(found) == sorted(found, reverse=True)
-
-
-def test_errors_are_0_where_all_values_fit() -> None:
-    array = np.array([-1.0, 0.5, 0.5, 3.0], np.float16)
-    assert kmeans.errors(describe(ArraySource("w", array)), (1, 2, 8))[1:] == (0.0, 0.0)
-
-
-def test_errors_of_other_dtypes_are_refused() -> None:
-    whole = Distribution("w", np.arange(3.0), np.ones(3), np.dtype(np.int8), 3, 5.0)
-    with pytest.raises(AlgorithmError, match="weight 'w' is int8; give one of float16 or float32"):
-        kmeans.errors(whole, (1,))

@@ -56,7 +56,7 @@ def test_log(run: Run) -> None:
     assert code == 0
     assert "5 constants palettized" in out
     assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in lines)
-    assert lines[-1].endswith(": 5 of 5 weights")
+    assert [line.partition(": ")[2] for line in lines if line.endswith(" weights")][-1] == "5 of 5 weights"
     assert run(*PALETTIZE, "--overwrite")[2] == ""  # the log is as it was
 
 
@@ -65,8 +65,42 @@ def test_log_as_json(run: Run) -> None:
     assert code == 0
     assert json.loads(out)["destination"] == "o.mlpackage"
     told = [json.loads(line) for line in err.splitlines()]
-    assert [one["progress"]["weights_done"] for one in told] == [0, 1, 2, 3, 4, 5]
-    assert all(one["level"] == "info" and datetime.fromisoformat(one["time"]).tzinfo for one in told)
+    assert told[0]["message"].endswith(IN)
+    assert [one["progress"]["weights_done"] for one in told if "progress" in one] == [0, 1, 2, 3, 4, 5]
+    assert {one["level"] for one in told} == {"info", "debug"}
+    assert all(datetime.fromisoformat(one["time"]).tzinfo for one in told)
+
+
+CONFIG = "config_type: OpPalettizerConfig\nglobal_config: {nbits: 4}\n"
+RUN = ("--random", "2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "counted"),
+    [
+        (("inspect", IN, "--sort", "snr"), ("palettes", 5)),
+        (("diff", IN, IN), ("ops", 51)),
+        (("preflight", IN), None),
+        (("expand", IN, "--config", "c.yaml"), None),
+        (("run", IN, *RUN), ("running", 2)),
+        (("compare", IN, IN, *RUN), ("comparing", 2)),
+        (("sensitivity", IN, "--calibrate", "2", "--out", "s.npz"), ("samples", 2)),
+    ],
+    ids=lambda given: given[0] if given else "",
+)
+def test_every_command_logs(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], counted: tuple[str, int] | None
+) -> None:
+    if arguments[0] in ("run", "compare", "sensitivity"):
+        pytest.importorskip("torch")
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    code, out, err = run(*arguments, "--log-json")
+    told = [json.loads(line) for line in err.splitlines()]
+    assert code == 0
+    assert told[0]["message"].startswith("reading ")
+    last = [{"name": counted[0], "done": counted[1], "total": counted[1]}] if counted else []
+    assert [one["progress"] for one in told if "progress" in one][-1:] == last
+    assert run(*arguments)[1:] == (out, "")  # without it, nothing else
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])

@@ -47,7 +47,7 @@ def test_shapes_strides_and_groups() -> None:
         x=(1, 32, 8, 8),
     )
     assert found == {
-        "c": OpFacts("conv", "fp16", strides=(2, 1), dilations=(1, 4), groups=32, channels=32),
+        "c": OpFacts("conv", "fp16", strides=(2, 1), dilations=(1, 4), groups=32, channels=32, kernel=(3, 3)),
         "r": OpFacts("relu", "fp16", channels=32),
     }
 

@@ -43,7 +43,14 @@ FACTS = [
     (PaletteFacts(4, cluster_dim=2, across=True), {"vectors-across"}),
     (PaletteFacts(4, cluster_dim=2, group_size=16), {"vectors-in-groups", "groups"}),
     (OpFacts("conv", "fp16", (2, 2), (1, 1)), set()),
-    (OpFacts("conv", "fp16", (4, 4), (1, 1)), {"stride"}),
+    (OpFacts("conv", "fp16", (4, 12), (1, 1), kernel=(29, 13)), set()),
+    (OpFacts("conv", "fp16", (5, 1), (1, 1)), {"odd-stride"}),
+    (OpFacts("conv", "fp16", (2, 3), (1, 1), palettized=True), {"stride"}),
+    (OpFacts("conv", "fp16", (2, 2), (1, 1), palettized=True), set()),
+    (OpFacts("max_pool", "fp16", (5, 5)), set()),
+    (OpFacts("conv", "fp16", kernel=(14,)), {"large-kernel"}),
+    (OpFacts("conv", "fp16", kernel=(30, 3)), {"large-kernel"}),
+    (OpFacts("conv", "fp16", kernel=(3, 3, 3)), {"3d-convolution"}),
     (OpFacts("conv", "fp16", (1, 1), (2, 2)), {"dilation"}),
     (OpFacts("conv", "fp16", (1, 1), (1, 1), groups=32, channels=32), {"depthwise"}),
     (OpFacts("conv", "fp16", (1, 1), (1, 1), groups=2, channels=32), set()),
@@ -113,6 +120,17 @@ def test_palettes_of_ios16(fixtures: Path, palettize: Palettize) -> None:
     written, report = palettize(fixtures / "conv_fp16_ios16.mlpackage", nbits=6)
     found = {f.rule.name: f.names for f in preflight_package(written, "mac-ane").findings.found}
     assert set(found["6-bits"]) == {f"main/{w.name}" for w in report.palettized} == set(found["scalar-table"])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"target": "iOS18", "enable_per_channel_scale": True}], ids=["plain", "scaled"]
+)
+def test_strides_of_palettes(options: dict[str, object], fixtures: Path, palettize: Palettize) -> None:
+    """A kernel of stride 4 is taken as it is, and not as a palette."""
+    source = fixtures / "image_classifier_ios15.mlpackage"
+    written, _ = palettize(source, nbits=4, weight_threshold=0, **options)
+    named = [{f.rule.name for f in preflight_package(path, "ane").findings.found} for path in (source, written)]
+    assert ["stride" in names for names in named] == [False, True]
 
 
 def test_ops_of_a_package(fixtures: Path) -> None:

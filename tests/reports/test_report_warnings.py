@@ -13,7 +13,7 @@ from mil_messages import block, const, function, op, write_package
 from mil_palettize import Calibration, OpPalettizerConfig, OptimizationConfig, PlanError, Report, palettize_package
 from mil_palettize.cli.main import main
 
-NOTHING = "Nothing was palettized."
+NOTHING = "nothing to palettize: no constant is above the threshold"
 
 
 def config(**options: Any) -> OptimizationConfig:
@@ -51,10 +51,11 @@ def test_a_palette_worse_than_zeros(tmp_path: Path) -> None:
 
 def test_a_run_that_palettized_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = package(tmp_path, np.zeros((64, 64), np.float16))
-    assert NOTHING in palettized(source, weight_threshold=5000).to_text().splitlines()
+    same = f"{NOTHING}; the new package has the same weights"
+    assert same in palettized(source, weight_threshold=5000).to_text().splitlines()
     assert NOTHING not in palettized(source).to_text()
     dry = palettize_package(source, None, config(weight_threshold=5000), dry_run=True)
-    assert "Nothing would be palettized." in dry.to_text().splitlines()
+    assert NOTHING in dry.to_text().splitlines()
     small = tmp_path / "small.mlpackage"
     with pytest.raises(PlanError, match="strict: nothing is palettized: no constant is above the threshold"):
         palettize_package(source, small, config(weight_threshold=5000), strict=True)
@@ -63,6 +64,18 @@ def test_a_run_that_palettized_nothing(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(arguments) == 4
     assert "nothing is palettized" in capsys.readouterr().err
     palettize_package(source, small, config(), strict=True)
+
+
+def test_a_package_that_is_palettized_already(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 0, with a line that says why nothing was done; ``inspect`` tells it beforehand."""
+    weight = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float16)
+    source, once, twice = package(tmp_path, weight), tmp_path / "once.mlpackage", str(tmp_path / "twice.mlpackage")
+    palettize_package(source, once, config())
+    assert main(["palettize", str(once), twice, "--nbits", "4"]) == 0
+    why = "already compressed (constexpr_lut_to_dense); redo (--redo) palettizes it again (1 constant)"
+    assert f"nothing to palettize: {why}; the new package has the same weights" in capsys.readouterr().out.splitlines()
+    assert main(["inspect", str(once)]) == 0
+    assert "\n1 compressed already: palettize takes palettes with --redo only" in capsys.readouterr().out
 
 
 def test_strict_where_the_values_rule_it_out(tmp_path: Path) -> None:

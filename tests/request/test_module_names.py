@@ -108,3 +108,35 @@ def test_names_of_outputs() -> None:
         plan = planned(made, config)
         assert [d.specification.nbits for d in plan.decisions if d.specification] == [6]
         assert plan.notes == []
+
+
+EXPORTED = program(
+    *(
+        part
+        for name in ("p_head_weight_to_fp16", "p_layers_0_head_weight", "p_layers_0_attn_q_proj_weight_to_fp16")
+        for part in (
+            const(name, shape=(64, 48)),
+            op("linear", f"reads_{name}", {"x": "x", "weight": name}, shape=(1, 64)),
+        )
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("entry", "count"),
+    [("head", 1), ("layers.0", 2), ("q_proj", 1), ("layers.*.q_proj", 1), ("p_layers_0", 2), ("layers.0.attn*", 1)],
+)
+def test_names_that_torch_export_gave(entry: str, count: int) -> None:
+    """With its ``p_`` for parameters, which people do not write: ``head`` is not the one of a layer."""
+    config = OptimizationConfig(OpPalettizerConfig(nbits=4), op_name_configs={entry: OpPalettizerConfig(nbits=6)})
+    found = [d.specification for d in planned(EXPORTED, config).decisions]
+    assert [one.nbits for one in found if one].count(6) == count
+
+
+def test_a_module_called_p() -> None:
+    """Of a network that was traced."""
+    made = program(
+        const("p_weight", shape=(64, 48)), op("linear", "y", {"x": "x", "weight": "p_weight"}, shape=(1, 64))
+    )
+    config = OptimizationConfig(op_name_configs={"p": OpPalettizerConfig(nbits=6)})
+    assert [d.specification.nbits for d in planned(made, config).decisions if d.specification] == [6]

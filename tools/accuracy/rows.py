@@ -70,14 +70,16 @@ def keywords_of(network: Network, kind: str, seed: int, rounds: int) -> dict[str
 
 
 def finetuning_of(network: Network, kind: str, seed: int) -> Finetuning:
-    """``kind``: ``10x2000``, ten epochs of so many samples, with labels where there are some; ``10x2000+augment``:
-    with pictures changed at random; ``blocks-10x500``: block by block."""
+    """``kind``: ``10x2000``, ten epochs of so many samples, with labels where there are some; ``10x2000/16``: 16 of
+    them to a step, in place of 64; ``10x2000+augment``: with pictures changed at random; ``blocks-10x500``: block by
+    block."""
     blocks, augment = kind.startswith(_BLOCKS), kind.endswith(_AUGMENT)
-    epochs, count = map(int, kind.removeprefix(_BLOCKS).removesuffix(_AUGMENT).split("x"))
+    asked, _, batch = kind.removeprefix(_BLOCKS).removesuffix(_AUGMENT).partition("/")
+    epochs, count = map(int, asked.split("x"))
     samples = network.samples(count, seed)
     labels = network.labels(count, seed) if isinstance(network, Labelled) and not blocks else None
     kinds = ("flip", "shift") if augment else ()
-    return Finetuning(samples, epochs, labels, batch=64, seed=seed, augment=kinds, blocks=blocks)
+    return Finetuning(samples, epochs, labels, batch=int(batch or 64), seed=seed, augment=kinds, blocks=blocks)
 
 
 def rows(name: str, network: Network, options: argparse.Namespace, out: Path) -> Iterator[Row]:

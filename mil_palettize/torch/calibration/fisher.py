@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from mil_palettize.errors import ConfigError, EvaluationError
+from mil_palettize.reports.counting import Count, untold
 from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.evaluator.program import OpInfo
 from mil_palettize.torch.python_files import told
@@ -25,6 +26,7 @@ def fisher(
     labels: Sequence[int] | None = None,
     loss: Loss | None = None,
     seed: int = 0,
+    count: Count = untold,
 ) -> dict[str, np.ndarray]:
     """The mean over the samples of the squared gradient of each element, float64 of the weight's shape, by the name of
     the constant; zeros where nothing depends on it.
@@ -33,7 +35,7 @@ def fisher(
     the network's own answer where it has one output of classes, a row of numbers (arXiv 1412.1193), and for any other
     network the product of its outputs with random signs, of which the mean square is that of all outputs together.
 
-    A classifier's answer is that of its probabilities.
+    A classifier's answer is that of its probabilities. ``count``: told of each sample.
 
     Raises ConfigError for labels that are no classes of the network, EvaluationError for labels of another number and
     for a loss that is no finite number, or depends on no weight in any sample.
@@ -44,6 +46,7 @@ def fisher(
     sums = {name: torch.zeros(weight.shape, dtype=torch.float64) for name, weight in weights.items()}
     random, depends = torch.Generator().manual_seed(seed), False
     for number, sample in enumerate(samples):
+        count("samples", number, len(samples))
         with torch.enable_grad():
             floats = _floats(module, sample)
             if loss is not None:
@@ -58,6 +61,7 @@ def fisher(
         for total, gradient in zip(sums.values(), found, strict=True):
             if gradient is not None:
                 total += gradient.double().square()
+    count("samples", len(samples), len(samples))
     if loss is not None and not depends:
         raise EvaluationError(
             "the loss depends on no weight in any sample; compute it from the outputs as the tensors they are"

@@ -35,6 +35,9 @@ class Pipeline:
 
     ``modules``: its ML Programs, by the labels that their functions have in reports. ``weights``: of all of them, by
     ``label/name``.
+
+    >>> list(open_model("fixtures/pipeline_ios17.mlpackage").modules)
+    ['0', '1']
     """
 
     def __init__(self, model: Model, precision: str, memory: int | None = None) -> None:
@@ -182,7 +185,13 @@ def open_model(
     path: PathLike, function: str | None = None, *, precision: str = "fp32", memory: int | None = None
 ) -> Evaluated:
     """A package's ML Program, or its pipeline. ``memory``: as of :meth:`MILModule.from_package`, whose errors are
-    raised."""
+    raised.
+
+    >>> import numpy as np
+    >>> outputs = open_model("fixtures/conv_fp16_ios18.mlpackage").predict({"image": np.zeros((1, 16, 12, 12))})
+    >>> outputs["scores"].shape
+    (1, 10)
+    """
     model = Model.open(path)
     try:
         return evaluated(model, function, precision=precision, memory=memory)

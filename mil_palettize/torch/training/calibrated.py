@@ -42,6 +42,14 @@ class CalibratedPalettizer:
 
     ``config``: a ``PostTrainingPalettizerConfig``, ours or coremltools'; None for its defaults. ``fuse_batch_norm``: as
     of ``PostTrainingPalettizer``.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 8))
+    >>> config = PostTrainingPalettizerConfig.from_dict({"global_config": {"n_bits": 2}})
+    >>> samples = [torch.randn(1, 32) for _ in range(40)]
+    >>> CalibratedPalettizer(model, config).compress(samples)[0].weight.unique().numel()
+    4
     """
 
     def __init__(self, model: nn.Module, config: AnyConfig | None = None, *, fuse_batch_norm: bool = True) -> None:

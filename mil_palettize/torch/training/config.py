@@ -32,7 +32,11 @@ class _OneLine:
 
 
 class DKMPalettizerConfig(_OneLine, theirs.DKMPalettizerConfig):
-    """coremltools' ``DKMPalettizerConfig``, which takes ``nn.ConvTranspose1d`` to ``3d`` as module types too."""
+    """coremltools' ``DKMPalettizerConfig``, which takes ``nn.ConvTranspose1d`` to ``3d`` as module types too.
+
+    >>> DKMPalettizerConfig.from_dict({"global_config": {"n_bits": 3}}).global_config.n_bits
+    3
+    """
 
     @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any]) -> DKMPalettizerConfig:
@@ -48,11 +52,20 @@ class DKMPalettizerConfig(_OneLine, theirs.DKMPalettizerConfig):
 
 
 class PostTrainingPalettizerConfig(_OneLine, theirs.PostTrainingPalettizerConfig):
-    """coremltools' ``PostTrainingPalettizerConfig``."""
+    """coremltools' ``PostTrainingPalettizerConfig``.
+
+    >>> PostTrainingPalettizerConfig.from_dict({"global_config": {"n_bit": 3}})
+    Traceback (most recent call last):
+    mil_palettize.errors.ConfigError: PostTrainingPalettizerConfig: 'n_bit' not known
+    """
 
 
 class SKMPalettizerConfig(_OneLine, theirs.SKMPalettizerConfig):
-    """coremltools' ``SKMPalettizerConfig``."""
+    """coremltools' ``SKMPalettizerConfig``.
+
+    >>> SKMPalettizerConfig.from_dict({"module_name_configs": {"0": {"n_bits": 2}}}).module_name_configs["0"].n_bits
+    2
+    """
 
 
 _MORE_TYPES = {*TRANSPOSED, *(kind.__name__ for kind in TRANSPOSED)}

@@ -30,6 +30,17 @@ class DKMPalettizer:
     ``model``: any module with layers of the supported types. ``config``: a ``DKMPalettizerConfig``, ours or
     coremltools'; None for its defaults. ``fuse_batch_norm``: ``prepare`` fuses batch norms into the convolutions before
     them, and training goes on without; else they stay, and so they do in the package, as ops behind the palettes.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 8))
+    >>> config = DKMPalettizerConfig.from_dict({"global_config": {"n_bits": 2, "weight_threshold": 100}})
+    >>> palettizer = DKMPalettizer(model, config)
+    >>> prepared = palettizer.prepare()
+    >>> prepared(torch.randn(4, 32)).square().mean().backward()  # and optimizer.step(), as often as you train
+    >>> palettizer.step()
+    >>> palettizer.finalize()[0].weight.unique().numel()
+    4
     """
 
     def __init__(

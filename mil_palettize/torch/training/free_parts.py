@@ -39,7 +39,13 @@ class FreeParts:
         return [part for palette in self.palettes.values() for part in palette.parts()]
 
     def optimizer(self, learning_rate: float, steps: int) -> RelativeAdam:
-        return RelativeAdam(self.parts(), self.biases.values(), learning_rate, steps)
+        """``learning_rate``: of palettes of 1 bit. Where indices may change it is half of that with each bit more, as
+        entries are about half as far from each other; biases have that of the palette of fewest bits."""
+        rates = [learning_rate * palette.pace for palette in self.palettes.values()]
+        rated = [(part, rate) for palette, rate in zip(self.palettes.values(), rates, strict=True)
+                 for part in palette.parts()]  # fmt: skip
+        highest = max(rates, default=learning_rate)
+        return RelativeAdam(rated, [(value, highest) for value in self.biases.values()], steps)
 
     def values(self) -> dict[str, Any]:
         """With gradients."""

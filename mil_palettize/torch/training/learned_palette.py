@@ -26,6 +26,12 @@ class LearnedPalette:
         points = torch.stack([table[row] for table, row in zip(self.tables.detach(), palette.indices, strict=True)])
         self.masters = None if fixed else points.requires_grad_(True)
 
+    @property
+    def pace(self) -> float:
+        """How far a step may go, beside that of a palette of 1 bit."""
+        settings = self._palette.settings
+        return 1.0 if self.masters is None else min(1.0, 2.0 ** (1 - settings.nbits / settings.cluster_dim))
+
     def parts(self) -> Iterator[torch.Tensor]:
         """All that is trained."""
         yield from (part for part in (self.masters, self.tables, self.scale) if part is not None)

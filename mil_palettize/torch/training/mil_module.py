@@ -36,6 +36,11 @@ class MILModule(EvaluatedModule):
     module: a config knows a weight by the name of its constant (``module_name_configs``), and by the torch layer that
     does what its op does (``module_type_configs``: ``nn.Conv2d``). ``features``: inputs and outputs as described.
     ``palettes``: those that a palettizer made, by the name of the parameter.
+
+    >>> module = MILModule.from_package("fixtures/conv_fp16_ios18.mlpackage")
+    >>> sum(parameter.numel() for parameter in module.parameters()) > 10000
+    True
+    >>> module.save_package("same.mlpackage")
     """
 
     def __init__(self, *arguments: Any) -> None:

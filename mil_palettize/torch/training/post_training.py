@@ -18,6 +18,12 @@ class PostTrainingPalettizer:
 
     ``config``: a ``PostTrainingPalettizerConfig``, ours or coremltools'; None for its defaults. ``fuse_batch_norm``:
     batch norms are fused into the convolutions before them first; else they stay, also in the package.
+
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 8))
+    >>> config = PostTrainingPalettizerConfig.from_dict({"global_config": {"n_bits": 2}})
+    >>> PostTrainingPalettizer(model, config).compress()[0].weight.unique().numel()
+    4
     """
 
     def __init__(self, model: nn.Module, config: AnyConfig | None = None, *, fuse_batch_norm: bool = True) -> None:

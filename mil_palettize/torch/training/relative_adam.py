@@ -10,21 +10,22 @@ import torch
 
 from mil_palettize.errors import EvaluationError
 
+Rated = tuple[torch.Tensor, float]  # and its learning rate
 _WARM = 0.1  # of all steps, while the learning rate rises
 _LEAST, _LEAST_OF_BIASES = 1e-8, 1e-2  # of sizes that learning rates are relative to
 
 
 class RelativeAdam:
-    """``highest``: the learning rate, relative to the root of a tensor's mean square as it is at the start; it rises,
-    and falls along a cosine to nothing in the last of ``steps``. ``done``: of these."""
+    """Learning rates, of weights and of ``biases`` each its own, are relative to the root of a tensor's mean square as
+    it is at the start; they rise to these, and fall along a cosine to nothing in the last of ``steps``. ``done``: of
+    these."""
 
-    def __init__(
-        self, weights: Iterable[torch.Tensor], biases: Iterable[torch.Tensor], highest: float, steps: int
-    ) -> None:
+    def __init__(self, weights: Iterable[Rated], biases: Iterable[Rated], steps: int) -> None:
         self.done, self._steps = 0, steps
         groups = [
-            *({"params": [value], "highest": highest * _size(value, _LEAST)} for value in weights),
-            *({"params": [value], "highest": highest * _size(value, _LEAST_OF_BIASES)} for value in biases),
+            {"params": [value], "highest": rate * _size(value, least)}
+            for rated, least in ((weights, _LEAST), (biases, _LEAST_OF_BIASES))
+            for value, rate in rated
         ]
         self._optimizer = torch.optim.Adam(groups)
 

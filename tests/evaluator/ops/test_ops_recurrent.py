@@ -292,3 +292,19 @@ def test_what_torch_kernels_do_not_have_goes_step_by_step(kind, options, monkeyp
     )
     assert not calls
     assert all(torch.equal(one, two) for one, two in zip(fused, plain, strict=True))
+
+
+@pytest.mark.parametrize("steps", [1, 9])
+@pytest.mark.parametrize(("op", "states"), [("lstm", ("initial_h", "initial_c")), ("gru", ("initial_h",))])
+def test_weights_of_other_columns_are_refused(op, states, steps):
+    """torch's kernels do not look: they read whatever lies behind the input."""
+    gates = 4 if op == "lstm" else 3
+    given = {name: torch.zeros(1, 8) for name in states}
+    weights = {"weight_ih": torch.zeros(gates * 8, 20), "weight_hh": torch.zeros(gates * 8, 8)}
+    if op == "gru":
+        given["reset_after"] = True
+    with pytest.raises(ValueError, match="weight_ih takes 20 columns, x has 16"):
+        OPS[op].function(x=torch.zeros(steps, 1, 16), **given, **weights)
+    for name in states:
+        with pytest.raises(ValueError, match=r"an initial state has the shape \[1, 6\], \[1, 8\] is taken"):
+            OPS[op].function(x=torch.zeros(steps, 1, 20), **{**given, name: torch.zeros(1, 6)}, **weights)

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 
 from evaluator import Module, against_torch, evaluated, inferred, mb, same  # noqa: E402
 
+from mil_palettize.errors import EvaluationError  # noqa: E402
 from mil_palettize.torch.evaluator.ops import OPS  # noqa: E402
 
 
@@ -178,6 +179,14 @@ def test_tile(shape, reps):
 
     same(evaluated(build, floats(*shape)), inferred(build, floats(*shape)))
     same(evaluated(build, integers(*shape)), inferred(build, integers(*shape)))
+
+
+@pytest.mark.parametrize("reps", [[2, 0], [-1, 1], [2]])
+def test_tile_takes_no_less_than_one_of_each_axis(reps):
+    with pytest.raises(
+        EvaluationError, match=r"op '.*' \(tile\) cannot be run: .*reps is .*; it has to be 2 numbers from 1"
+    ):
+        evaluated(lambda x, r: mb.tile(x=x, reps=r), np.ones((2, 3), np.float32), np.array(reps, np.int32))
 
 
 def test_tile_with_reps_that_are_computed():

@@ -15,6 +15,17 @@ _LSTM_ORDER = (0, 1, 3, 2)  # torch has the cell gate before the output gate
 _GRU_ORDER = (0, 2, 1)  # and the update gate before the one of new values
 
 
+def check_columns(x: Tensor, states: Sequence[Tensor], directions: Sequence[Direction]) -> None:
+    """Raise ValueError where weights take other inputs or states: torch's kernels would read past their ends."""
+    for weight_ih, weight_hh, _ in directions:
+        if weight_ih.shape[-1] != x.shape[-1]:
+            raise ValueError(f"weight_ih takes {weight_ih.shape[-1]} columns, x has {x.shape[-1]}")
+        for state in states:
+            if state.shape[-1] != weight_hh.shape[-1] * len(directions) or state.shape[:-1] != x.shape[1:-1]:
+                wanted = [*x.shape[1:-1], weight_hh.shape[-1] * len(directions)]
+                raise ValueError(f"an initial state has the shape {list(state.shape)}, {wanted} is taken")
+
+
 def lstm(x: Tensor, h: Tensor, c: Tensor, directions: Sequence[Direction]) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states of all steps, (steps, batch, columns), and the last states: of one direction as the op ``lstm``
     gives them, of two side by side, the second one backwards in time and told in the order of the input. Sigmoid and

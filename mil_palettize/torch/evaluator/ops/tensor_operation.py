@@ -97,6 +97,9 @@ def range_1d(end: Number, start: Number, step: Number) -> Tensor:
 
 @op("tile")
 def tile(x: Tensor, reps: Ints) -> Tensor:
+    """Repeats are 1 or more: coremltools converts ``expand(…, -1)`` of a length that is not fixed to less."""
+    if len(reps) != x.dim() or min(reps, default=1) < 1:
+        raise ValueError(f"reps is {list(reps)}; it has to be {x.dim()} numbers from 1 up")
     claim((*x.shape, *reps), x.dtype)
     return x.tile(tuple(reps))
 
