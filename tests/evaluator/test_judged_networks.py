@@ -104,6 +104,18 @@ def test_tokens_that_a_language_model_chooses(
     assert any(step is not None for step in wanted)
 
 
+def test_tokens_of_another_vocabulary(
+    language_models: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(
+        tmp_path / "x.npz", ids=IDS[0, :3, None, None] * 0 + TOKENS, position=np.arange(3, dtype=np.int32)[:, None]
+    )
+    assert main(["compare", *map(str, language_models), "--sequence", str(tmp_path / "x.npz")]) == 4
+    error = capsys.readouterr().err
+    assert "call 0: " in error
+    assert f"op 'embedded' (gather) cannot be run: IndexError: index {TOKENS} is beyond [-{TOKENS}, {TOKENS})" in error
+
+
 def test_masks_of_a_segmentation_network(fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = pytest.importorskip("PIL.Image")
     pair = palettized(fixtures / "segmentation_ios16.mlpackage", tmp_path, 2)
