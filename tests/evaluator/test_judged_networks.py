@@ -134,6 +134,9 @@ def test_masks_of_a_segmentation_network(fixtures: Path, tmp_path: Path, capsys:
     gate = [*pair, "--inputs", tmp_path / "images", "--min-iou"]
     told([*gate, f"{100 * wanted - 1:.3f}%"], capsys)
     told([*gate, f"{100 * wanted + 1:.3f}%"], capsys, code=1)
+    assert output["snr_db"] < 60  # of numbers of classes
+    told([*pair, "--inputs", tmp_path / "images", "--fail-below", "60dB"], capsys, code=1)
+    told([*gate, f"{100 * wanted - 1:.3f}%", "--fail-below", "60dB"], capsys)
 
 
 def masks_in_numpy(package: Path, picture: np.ndarray) -> np.ndarray:
