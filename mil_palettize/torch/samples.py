@@ -66,7 +66,8 @@ def read_samples(
     source: PathLike, module: Evaluated, *, sequences: bool = False, pixels: Pixels | None = None
 ) -> Samples:
     """Samples for ``module.predict``, at least one. ``sequences``: a function may also give lists of them, calls of a
-    model with states one after another. ``pixels``: what becomes of pictures where a model takes an array.
+    model with states one after another, and arrays may have an axis for sequences before that for samples. ``pixels``:
+    what becomes of pictures where a model takes an array.
 
     ``source``: a ``.npz`` file that has an array for each input, of one sample, of several along an axis more in front,
     or along the first axis where the model's own is 1; a ``.npy`` file of the same for a model with one input; a
@@ -90,7 +91,7 @@ def read_samples(
         return Samples(_lines(path, module, sequences))
     if is_sound(path):
         return Samples(*windows(path, module, _only_input(path, module)))
-    return Samples(samples_in(path, module, arrays_of(path, module)))
+    return Samples(_held(path, module, arrays_of(path, module), sequences))
 
 
 def _lines(path: Path, module: Evaluated, sequences: bool) -> list[Any]:
@@ -114,9 +115,35 @@ def arrays_of(path: Path, module: Evaluated) -> Arrays:
     return arrays
 
 
-def samples_in(path: Path, module: Evaluated, arrays: Arrays) -> list[Arrays]:
-    """The samples that ``arrays`` of :func:`arrays_of` hold."""
+def _held(path: Path, module: Evaluated, arrays: Arrays, sequences: bool) -> list[Any]:
+    """The samples that ``arrays`` hold, lists of calls where some have an axis more."""
+    several = {name: array for name, array in arrays.items() if _axes_more(module, name, array) == 2}
+    if several and not sequences:
+        raise EvaluationError(f"{path} has {_SEQUENCE}")
+    if not several:
+        return _calls(path, module, arrays)
+    return [
+        _calls(path, module, {**arrays, **{name: array[number] for name, array in several.items()}})
+        for number in range(_count(path, several))
+    ]
+
+
+def _calls(path: Path, module: Evaluated, arrays: Arrays) -> list[Arrays]:
     return _apart(path, {name: _split(module, name, array) for name, array in arrays.items()})
+
+
+def _axes_more(module: Evaluated, name: str, array: np.ndarray) -> int:
+    """Than the model takes; 0 for what is no array."""
+    kind = module.features.inputs[name].type
+    return array.ndim - len(default_shape(kind.multiArrayType)) if kind.WhichOneof("Type") == "multiArrayType" else 0
+
+
+def _count(path: Path, several: Mapping[str, np.ndarray]) -> int:
+    sizes = {name: array.shape[:2] for name, array in several.items()}
+    if len(set(sizes.values())) > 1:
+        shapes = ", ".join(f"{name!r} {calls} in each of {count}" for name, (count, calls) in sizes.items())
+        raise EvaluationError(f"{path} has other numbers of calls for other inputs: {shapes}")
+    return int(next(iter(sizes.values()))[0])
 
 
 def _apart(path: Path, split: Mapping[str, np.ndarray | Sequence[np.ndarray]]) -> list[Arrays]:

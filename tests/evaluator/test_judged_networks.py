@@ -15,7 +15,7 @@ from sklearn.metrics import jaccard_score, top_k_accuracy_score
 
 torch = pytest.importorskip("torch")
 
-from mil_palettize import OpPalettizerConfig, OptimizationConfig, palettize_package  # noqa: E402
+from mil_palettize import Calibration, OpPalettizerConfig, OptimizationConfig, palettize_package  # noqa: E402
 from mil_palettize.cli.main import main  # noqa: E402
 from mil_palettize.torch import open_model  # noqa: E402
 
@@ -102,6 +102,21 @@ def test_tokens_that_a_language_model_chooses(
     found = told([*language_models, "--sequence", prompts, "--greedy", count], capsys)["greedy"]
     assert found["parted"] == [None if step is None else step + 1 for step in wanted]
     assert any(step is not None for step in wanted)
+
+
+def test_calibration_on_sequences(
+    language_models: tuple[Path, Path], prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file of several is what lists of calls are, in which states live on."""
+    config, position = OptimizationConfig(OpPalettizerConfig(nbits=2)), np.arange(CALLS, dtype=np.int32)
+    calls = [[{"ids": i.reshape(1, 1), "position": p[None]} for i, p in zip(ids, position, strict=True)] for ids in IDS]
+    written = []
+    for name, given in (("a.mlpackage", str(prompts)), ("b.mlpackage", calls)):
+        palettize_package(language_models[0], tmp_path / name, config, calibration=Calibration(given))
+        written.append((tmp_path / name / "Data/com.apple.CoreML/weights/weight.bin").read_bytes())
+    assert written[0] == written[1]
+    assert main(["run", str(language_models[0]), "--inputs", str(prompts)]) == 4
+    assert "has a sequence of calls, which is for calibration and compare; give the calls" in capsys.readouterr().err
 
 
 def test_tokens_of_another_vocabulary(
