@@ -87,9 +87,9 @@ def main(out: Path, folder: Path) -> None:
     plain = PostTrainingPalettizer(model, config).compress()
     told("1 bit, without data", saved(plain, folder / "plain.mlpackage"), test_x, test_y)
 
-    # The same palettes, but learned; the last layer begins after an epoch.
+    # The same palettes, but learned; the last layer begins with the last step of an epoch.
     options = {"n_bits": 1, "weight_threshold": 0}
-    late = {"n_bits": 1, "weight_threshold": 0, "milestone": len(x) // BATCH}
+    late = {"n_bits": 1, "weight_threshold": 0, "milestone": len(x) // BATCH - 1}
     palettizer = DKMPalettizer(
         model, DKMPalettizerConfig.from_dict({"global_config": options, "module_name_configs": {"9": late}})
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mil_palettize.algorithms.specification import PaletteSpecification
 from mil_palettize.budget.added_size import AddedSizes
 from mil_palettize.planning.plan import Decision
-from mil_palettize.planning.sizes import palette_nbytes
+from mil_palettize.planning.sizes import not_smaller, palette_nbytes
 from mil_palettize.planning.specifier import specify
 from mil_palettize.program.forms import FORMS, refusal
 from mil_palettize.program.sites import Site
@@ -39,15 +39,22 @@ class Candidate:
 @dataclass(frozen=True, eq=False)
 class Choice:
     """Constants that get the same palette: they are stored once, or a config cannot tell them apart. ``names``: entries
-    of ``op_name_configs`` that mean them; ``candidates``: the first leaves them alone."""
+    of ``op_name_configs`` that mean them; ``candidates``: the first leaves them alone; ``why_dense``: why there is no
+    other, "" where there is."""
 
     names: tuple[str, ...]
     sites: tuple[Site, ...]
     candidates: tuple[Candidate, ...]
+    why_dense: str = ""
 
     @property
     def weight(self) -> Weight:
         return self.sites[0].weight
+
+    def kept(self, candidates: Iterable[Candidate], why: str) -> Choice:
+        """With those of its candidates. ``why``: the others are ruled out."""
+        left = tuple(candidates)
+        return replace(self, candidates=left, why_dense=self.why_dense or (why if len(left) == 1 else ""))
 
 
 def choices_of(prepared: Prepared, grid: Sequence[Mapping[str, Any]]) -> list[Choice]:
@@ -62,11 +69,15 @@ def choices_of(prepared: Prepared, grid: Sequence[Mapping[str, Any]]) -> list[Ch
     found = []
     for sites in _together(decisions):
         candidates = [Candidate(None, None, None, 0, sum(weight.nbytes for weight in _stored(sites)))]
+        refused = []
         for options in grid:
             candidate = _candidate([decisions[site] for site in sites], sites, options, sizes)
-            if candidate is not None:
+            if isinstance(candidate, Candidate):
                 candidates.append(candidate)
-        found.append(Choice(_names(sites, called), tuple(sites), tuple(candidates)))
+            else:
+                refused.append(candidate)
+        why = refused[0] if refused and len(candidates) == 1 else ""
+        found.append(Choice(_names(sites, called), tuple(sites), tuple(candidates), why))
     return found
 
 
@@ -105,34 +116,37 @@ def _stored(sites: Sequence[Site]) -> list[Weight]:
 
 def _candidate(
     decisions: Sequence[Decision], sites: Sequence[Site], options: Mapping[str, Any], sizes: AddedSizes
-) -> Candidate | None:
-    """None where one of the constants cannot have it as asked, or would not be smaller."""
+) -> Candidate | str:
+    """Why there is none where one of the constants cannot have it as asked, or would not be smaller."""
     found: set[tuple[PaletteRequest, PaletteSpecification]] = set()
     for decision in decisions:
         specified = _specified(decision.weight, options)
-        if specified is None:
-            return None
+        if isinstance(specified, str):
+            return specified
         found.add(specified)
     (request, specification), *others = found
-    if others:  # axes of their own
-        return None
+    if others:
+        return "it is stored once, and the ops that read it want groups along other axes"
     assert request.nbits is not None
     stored = sum(palette_nbytes(weight, specification, request.nbits) for weight in _stored(sites))
     own = {**options, "channel_axis": specification.axis} if specification.axis is not None else dict(options)
     return Candidate(own, request, specification, sizes.added(sites, specification), stored)
 
 
-def _specified(weight: Weight, options: Mapping[str, Any]) -> tuple[PaletteRequest, PaletteSpecification] | None:
+def _specified(weight: Weight, options: Mapping[str, Any]) -> tuple[PaletteRequest, PaletteSpecification] | str:
+    """Why it cannot be, where that is so."""
     request, form = palette_request({**options, "mode": "kmeans"}), FORMS[weight.opset]
     assert form is not None
     assert request.nbits is not None
     grouped = request.grouped or request.scale == "fold"
     scaled = request.scale == "op"
-    if refusal(form, request.nbits, grouped, request.cluster_dim > 1, scaled=scaled):
-        return None
+    refused = refusal(form, request.nbits, grouped, request.cluster_dim > 1, scaled=scaled)
+    if refused:
+        return refused
     specified = specify(weight, request, form)
     if specified.specification is None or specified.unmet:
-        return None
-    if palette_nbytes(weight, specified.specification, request.nbits) >= weight.nbytes:
-        return None
+        return specified.unmet
+    after = palette_nbytes(weight, specified.specification, request.nbits)
+    if after >= weight.nbytes:
+        return not_smaller(after, weight.nbytes)
     return request, specified.specification

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -42,7 +42,7 @@ def evaluated(
     positive, of its shape. What is measured is a part of the weight (``part_of``). Palettes of more bits in the same
     groups lose no more. A weight that holds NaN or infinities can only be left alone."""
     if not np.isfinite(weight).all():
-        return Evaluated(replace(choice, candidates=choice.candidates[:1]), (0.0,))
+        return Evaluated(choice.kept(choice.candidates[:1], "it holds NaN or infinities"), (0.0,))
     read = reading(choice.weight)
     axis, kernel = _axis(choice, read), 0 if read is None else read.kernel
     part = np.ascontiguousarray(part_of(weight, axis, kernel))
@@ -60,8 +60,8 @@ def evaluated(
         derived = _derived(choice.candidates, errors, candidate) if cut else None
         errors.append(_error(part, candidate, counts, importance) if derived is None else derived)
     finite = [i for i, error in enumerate(errors) if np.isfinite(error)]
-    candidates = tuple(choice.candidates[i] for i in finite)
-    return Evaluated(replace(choice, candidates=candidates), _never_worse(candidates, [errors[i] for i in finite]))
+    kept = choice.kept((choice.candidates[i] for i in finite), "sums of its values are infinite")
+    return Evaluated(kept, _never_worse(kept.candidates, [errors[i] for i in finite]))
 
 
 def structured_cost(part: np.ndarray, axis: int, read: Reading | None) -> np.ndarray:

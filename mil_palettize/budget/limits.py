@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from mil_palettize.request.module_names import in_model, names_of
 from mil_palettize.request.normalised import Requests
 from mil_palettize.request.palette_request import DEFAULT_WEIGHT_THRESHOLD
 from mil_palettize.request.patterns import check_pattern, is_pattern
+from mil_palettize.text import format_count
 
 GROUP_SIZES = (32, 16, 8, 4, 1)
 
@@ -54,6 +56,21 @@ class Budget:
     def measured(self) -> bool:
         """Whether it is of quality, as plans have it when they are run."""
         return self.min_snr_db is not None or self.max_drop is not None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """``nbits``: the least of an element, None for "leave alone"; ``by``: what asked for that."""
+
+    nbits: int | None
+    by: str
+
+    @property
+    def why_dense(self) -> str:
+        """Why there is no palette, where this rules all of them out."""
+        if self.nbits is None:
+            return f"{self.by} asks for it"
+        return f"{self.by} asks for {format_count(self.nbits, 'bit')} or more, and it can have none of so many"
 
 
 @dataclass(frozen=True)
@@ -125,14 +142,13 @@ class Limits:
         readers = {(weight.function, name) for weight in known for name in _readers(weight)}
         return in_model(Requests(None, {}, dict.fromkeys(self.keep, None)), names_of(known, readers), "keep")
 
-    def least(self, entries: Requests, weights: list[Weight], first: bool, last: bool) -> tuple[int | None, set[str]]:
-        """The least bits of an element of ``weights``, which get the same, None where they are left alone; and the
-        ``entries`` that spoke. ``first``, ``last``: in the program."""
+    def least(self, entries: Requests, weights: list[Weight], end: bool) -> tuple[Kept, set[str]]:
+        """What an element of ``weights``, which get the same, is to keep; and the ``entries`` that spoke. ``end``:
+        they are the first or the last in the program."""
         met = {entry for weight in weights for entry in speaking(entries, weight)}
-        wanted = [self.keep[name] for name in met] + ([self.ends] if first or last else [])
-        if any(nbits is None for nbits in wanted):
-            return None, met
-        return max((nbits for nbits in wanted if nbits is not None), default=0), met
+        wanted = [Kept(self.keep[name], f"keep[{name!r}]") for name in sorted(met)]
+        wanted += [Kept(self.ends, "ends")] if end else []
+        return max(wanted, key=lambda kept: math.inf if kept.nbits is None else kept.nbits, default=Kept(0, "")), met
 
 
 def _is_whole(value: object, allowed: Collection[int] | None = None) -> bool:

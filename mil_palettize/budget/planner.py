@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mil_palettize.budget.distortion import Evaluated
 from mil_palettize.budget.knapsack import cheapest
@@ -14,9 +13,9 @@ from mil_palettize.budget.reach import refuse_unreachable, stored_nbytes
 from mil_palettize.budget.recipe import Chosen, Recipe
 from mil_palettize.budget.weighed_choices import Weighed
 from mil_palettize.planning.device_rules import costs as device_costs
-from mil_palettize.text import format_bytes, format_count, format_some
+from mil_palettize.reports.curve import Point
+from mil_palettize.text import format_count
 
-_TOLD = 3  # constants that a note names
 _ROUNDS = 8  # of corrections by the exact size
 
 
@@ -30,11 +29,11 @@ def planned(from_all: Weighed, budget: Budget, device: str) -> Recipe:
         assert solution is not None  # it can be reached
         return recipe_of(from_all, solution.picked, from_all.written_nbytes(solution.picked), solution.gap, device)
     assert budget.nbytes is not None
-    picked, exact, gap = _within(from_all, budget.nbytes)
+    picked, exact, gap = _within_bytes(from_all, budget.nbytes)
     return recipe_of(from_all, picked, exact, gap, device)
 
 
-def _within(from_all: Weighed, nbytes: int) -> tuple[Sequence[int], int, float]:
+def _within_bytes(from_all: Weighed, nbytes: int) -> tuple[Sequence[int], int, float]:
     """What is picked, the exact size and the gap. Sums of bytes taken one by one are corrected by the exact size until
     that is met."""
     most = float(nbytes - from_all.base)
@@ -50,11 +49,17 @@ def _within(from_all: Weighed, nbytes: int) -> tuple[Sequence[int], int, float]:
 
 
 def recipe_of(
-    from_all: Weighed, picked: Sequence[int], nbytes: int, gap: float | None, device: str, uniform: str = ""
-) -> Recipe:
+    from_all: Weighed, picked: Sequence[int], nbytes: int, gap: float | None, device: str, uniform: str = "",
+    reasons: Mapping[int, str] | None = None,
+) -> Recipe:  # fmt: skip
     """With the candidate of each weight that is ``picked``, in a package of ``nbytes``. ``gap``, ``uniform``: as the
-    recipe has them."""
-    chosen = tuple(_chosen(one, i) for one, i in zip(from_all.choices, picked, strict=True))
+    recipe has them; ``reasons``: by number, why weights that could get a palette are left alone, where it is not for
+    the sum of errors."""
+    told = reasons or {}
+    chosen = tuple(
+        _chosen(one, i, told.get(number, f"it can have no {uniform}" if uniform else ""))
+        for number, (one, i) in enumerate(zip(from_all.choices, picked, strict=True))
+    )
     target = from_all.source.target
     return Recipe(
         source=os.fspath(from_all.source.path),
@@ -65,32 +70,32 @@ def recipe_of(
         smallest=from_all.smallest,
         gap=gap,
         curve=from_all.curve,
-        notes=(*from_all.notes, *_left(from_all), *_notes(chosen, device)),
+        notes=(*from_all.notes, *_notes(chosen, device)),
+        left=from_all.left,
         uniform=uniform,
         weight_ranks=from_all.weight_ranks,
     )
 
 
-def _left(from_all: Weighed) -> list[str]:
-    """Of constants that there is no choice for."""
-    found: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    for key, reason, nbytes in from_all.left:
-        found[reason].append((key, nbytes))
-    told = []
-    for reason, of in found.items():
-        size = format_bytes(sum(nbytes for _, nbytes in of))
-        which = format_some([key for key, _ in of], _TOLD)
-        told.append(f"{format_count(len(of), 'constant')} of {size} left alone: {reason}: {which}")
-    return told
-
-
-def _chosen(one: Evaluated, picked: int) -> Chosen:
+def _chosen(one: Evaluated, picked: int, reason: str) -> Chosen:
+    """``reason``: why it is left alone, if it is, "" for the sum of errors."""
     choice, candidate = one.choice, one.choice.candidates[picked]
     before = choice.candidates[0].stored_nbytes
     weight = choice.weight
+    why = "" if candidate.options is not None else choice.why_dense or reason or _within(one)
     return Chosen(
-        choice.names, weight.shape, weight.dtype, candidate.options, before, candidate.stored_nbytes, one.errors[picked]
-    )
+        choice.names, weight.shape, weight.dtype, candidate.options, before, candidate.stored_nbytes,
+        one.errors[picked], why,
+    )  # fmt: skip
+
+
+def _within(one: Evaluated) -> str:
+    """Why a weight that has palettes gets none: what the best of them would have saved."""
+    dense, *palettes = one.choice.candidates
+    error, best = min(zip(one.errors[1:], palettes, strict=True), key=lambda pair: (pair[0], pair[1].stored_nbytes))
+    saved = dense.stored_nbytes - best.stored_nbytes
+    lost = f"{Point(0, error).told} told beforehand" if error > 0 else "no error"
+    return f"the budget holds it as it is; {best}, its best palette, would save {saved:,} bytes, with {lost}"
 
 
 def _notes(chosen: Iterable[Chosen], device: str) -> list[str]:

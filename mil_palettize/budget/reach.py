@@ -10,7 +10,6 @@ from mil_palettize.errors import PlanError
 from mil_palettize.text import format_bytes, format_count, format_some
 
 _HELD_UP = 3  # that an error names
-_NO_PALETTE = "kept, or its form or its values rule such palettes out; groups, vectors and 3 bits need --target iOS18"
 
 
 def refuse_unreachable(from_all: Weighed, budget: Budget) -> None:
@@ -42,12 +41,16 @@ def _held_up(from_all: Weighed) -> str:
     stays = [(key, reason, nbytes) for key, reason, nbytes in from_all.left]
     for one in from_all.choices:
         if len(one.choice.candidates) == 1:
-            stays.append((one.choice.weight.key, _NO_PALETTE, one.choice.weight.nbytes))
+            stays.append((one.choice.weight.key, one.choice.why_dense, one.choice.weight.nbytes))
     stays.sort(key=lambda item: -item[2])
     if not stays:
         return f": every weight at its fewest bits; {_besides(from_all)}"
     total = format_bytes(sum(nbytes for *_, nbytes in stays))
-    told = [f"{key!r} ({format_bytes(nbytes)}: {reason})" for key, reason, nbytes in stays]
+    told = []
+    for why in dict.fromkeys(reason for _, reason, _ in stays):
+        of = [(repr(key), nbytes) for key, reason, nbytes in stays if reason == why]
+        size = format_bytes(sum(nbytes for _, nbytes in of))
+        told.append(f"{format_some([key for key, _ in of], _HELD_UP)} ({size}: {why})")
     return f"; {total} in {format_count(len(stays), 'constant')} get no palette: {format_some(told, _HELD_UP)}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,14 +15,16 @@ from mil_palettize.reports.curve import Point, curve_svg
 from mil_palettize.reports.page.frame import base_name, section
 from mil_palettize.reports.page.notebook import framed
 from mil_palettize.reports.page.table_page import Table, Tile, table_page
-from mil_palettize.reports.tables import format_table
+from mil_palettize.reports.tables import format_table, grouped_lines
+from mil_palettize.reports.weight_rows import folded_reasons
 from mil_palettize.request.normalised import Requests
 from mil_palettize.request.palette_request import palette_request
-from mil_palettize.text import format_bytes, format_count, printable
+from mil_palettize.text import format_bytes, format_count, format_some, printable
 
 if TYPE_CHECKING:
     from mil_palettize.request.config import OptimizationConfig
 
+_TOLD = 3  # constants that a note names
 _COLUMNS = ("weight", "shape", "palette", "before", "after", "error")
 _LEGEND = (
     '<p class="muted">The line: the best plan of each size. Dots: uniform bits, one table for each weight, and what '
@@ -33,7 +36,7 @@ _LEGEND = (
 class Chosen:
     """What a weight gets. ``names``: entries of the config; ``options``: of its entry, None for "leave alone";
     ``bytes_before``, ``bytes_after``: stored, tables and scales included; ``error``: as the notes of
-    the recipe say."""
+    the recipe say; ``reason``: why it is left alone, "" where it is not, or nobody knows."""
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
@@ -42,6 +45,7 @@ class Chosen:
     bytes_before: int
     bytes_after: int
     error: float
+    reason: str = ""
 
     @property
     def palette(self) -> str:
@@ -71,7 +75,8 @@ class Recipe:
     None where it was not chosen so (uniform bits, imported ones); ``uniform``: the granularity that all weights have,
     "" for mixed bits;
     ``smallest``: bytes of the smallest package that was possible. ``curve``: other budgets, and uniform palettes.
-    ``notes``: what a person should know. ``trials``: plans that were written and measured, in the order of
+    ``notes``: what a person should know. ``left``: constants that can have no palette, as ``function/name``, with the
+    reason and their bytes. ``trials``: plans that were written and measured, in the order of
     trying, () where none was. ``weight_ranks``: of samples, what of each measure is told of weights alone and cheaply:
     the rank correlation over the weights with the noise at the outputs that a palette in one of them made.
 
@@ -92,6 +97,7 @@ class Recipe:
     trials: tuple[Trial, ...] = ()
     uniform: str = ""
     weight_ranks: Mapping[str, float | None] = field(default_factory=dict)
+    left: tuple[tuple[str, str, int], ...] = ()
 
     @property
     def bits_per_weight(self) -> float:
@@ -105,6 +111,11 @@ class Recipe:
         return sum(one.error for one in self.chosen)
 
     @property
+    def _dense(self) -> list[Chosen]:
+        """That are left alone, with reasons."""
+        return [one for one in self.chosen if one.options is None and one.reason]
+
+    @property
     def point(self) -> Point:
         """Where it lies on the curve."""
         return Point(self.nbytes, self.error, "chosen")
@@ -116,7 +127,23 @@ class Recipe:
             for one in self.chosen
             for name in one.names
         }
-        return Requests(None, {}, entries, planned=True)
+        reasons = {key: reason for key, reason, _ in self.left}
+        for one in self.chosen:
+            reasons |= dict.fromkeys(one.names if one.reason else (), f"left alone by the plan: {one.reason}")
+        return Requests(None, {}, entries, planned=reasons)
+
+    @property
+    def left_notes(self) -> list[str]:
+        """Of the constants that can have no palette, those with the same reason together."""
+        found: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        for key, reason, nbytes in self.left:
+            found[reason].append((key, nbytes))
+        told = []
+        for reason, of in found.items():
+            size = format_bytes(sum(nbytes for _, nbytes in of))
+            which = format_some([key for key, _ in of], _TOLD)
+            told.append(f"{format_count(len(of), 'constant')} of {size} left alone: {reason}: {which}")
+        return told
 
     @property
     def config(self) -> OptimizationConfig:
@@ -157,6 +184,7 @@ class Recipe:
                 f"{self.error:.3g} ({self.point.told})",
                 *([] if self.target is None else [f"for --target {self.target}"]),
                 *self.notes,
+                *self.left_notes,
             )
         ]
         lines += ["config_type: OpPalettizerConfig", "global_config: null", "op_name_configs:"]
@@ -164,6 +192,7 @@ class Recipe:
             shape = "×".join(map(str, one.shape))
             lines.append(
                 f"  # {shape} {one.dtype}: {one.bytes_before:,} → {one.bytes_after:,} bytes, error {one.error:.3g}"
+                + (f"; {one.reason}" if one.reason else "")
             )
             for name in one.names:
                 options = None if one.options is None else {"mode": "kmeans", **one.options}
@@ -183,7 +212,9 @@ class Recipe:
             f"{self.kind}",
         ]
         measured = [f"measured: {trial}" for trial in self.trials]
-        blocks = ["\n".join(totals), self.table(width), "\n".join(measured), "\n".join(self.notes)]
+        left = grouped_lines(folded_reasons((one.reason, ", ".join(one.names)) for one in self._dense), width)
+        blocks = ["\n".join(totals), self.table(width), "\n".join(["left alone:", *left] if left else [])]
+        blocks += ["\n".join(measured), "\n".join([*self.notes, *self.left_notes])]
         return printable("\n\n".join(block for block in blocks if block)) + "\n"
 
     def to_html(self) -> str:
@@ -197,10 +228,13 @@ class Recipe:
         ]
         figure = f'<figure style="max-width:60rem">{curve_svg(self.curve, self.point)}</figure>'
         curve = section("Size against error", _LEGEND + figure)
+        left = [(", ".join(one.names), one.reason, format_bytes(one.bytes_before)) for one in self._dense]
+        left += [(key, reason, format_bytes(nbytes)) for key, reason, nbytes in self.left]
         tried = [(trial.kind, f"{trial.nbytes:,}", trial.quality) for trial in self.trials]
         tables = [
             Table("Measured", ("plan", "bytes", "at the outputs"), tried, frozenset({1})),
             Table("Weights", _COLUMNS, [one.row() for one in self.chosen], frozenset({3, 4, 5})),
+            Table("Left alone", ("weight", "why", "size"), left, frozenset({2}), folded=True),
         ]
         return table_page(f"{base_name(self.source)}: {format_bytes(self.nbytes)}", tiles, self.notes, tables, [curve])
 

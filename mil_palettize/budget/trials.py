@@ -7,6 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 
+def kind_of(uniform: str) -> str:
+    """Of a plan, in words. ``uniform``: granularity, "" for mixed bits."""
+    return f"uniform {uniform}" if uniform else "mixed bits"
+
+
 @dataclass(frozen=True)
 class Trial:
     """``nbytes``: of the package; ``error``: the sum of its weights' errors, as predicted; ``snr_db``: signal to noise
@@ -30,7 +35,7 @@ class Trial:
     @property
     def kind(self) -> str:
         """Of the plan, in words."""
-        return f"uniform {self.uniform}" if self.uniform else "mixed bits"
+        return kind_of(self.uniform)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.nbytes:,} bytes, {self.quality}"

@@ -19,7 +19,7 @@ from mil_palettize.program.model import Model
 from mil_palettize.program.store import StoredWeight
 from mil_palettize.program.weight import WeightId
 from mil_palettize.request.importance import Importance
-from mil_palettize.request.near_names import near_names
+from mil_palettize.request.near_names import near_or_some_names
 from mil_palettize.request.normalised import Requests
 from mil_palettize.request.palette_request import palette_request
 from mil_palettize.text import format_some
@@ -119,13 +119,15 @@ def _allowed(choices: Sequence[Choice], limits: Limits) -> tuple[list[Choice], l
     found, notes = [], []
     for number, one in enumerate(choices):
         notes += _carried(one, entries)
-        least, own = limits.least(entries, [s.weight for s in one.sites], number == 0, number == len(choices) - 1)
+        end = number in (0, len(choices) - 1)
+        kept, own = limits.least(entries, [s.weight for s in one.sites], end)
         met |= own
-        found.append(replace(one, candidates=tuple(c for c in one.candidates if _keeps(c, least))))
+        found.append(one.kept((c for c in one.candidates if _keeps(c, kept.nbits)), kept.why_dense))
     for name in limits.keep:
         if name not in met:
             names = {s.weight.name for one in choices for s in one.sites}
-            raise PlanError(f"keep[{name!r}] matches no weight that could get a palette{near_names(name, names)}")
+            others = near_or_some_names(name, names)
+            raise PlanError(f"keep[{name!r}] matches no weight that could get a palette{others}")
     return found, notes
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from mil_palettize.calibration.request import Calibration, Numbers
 from mil_palettize.errors import ConfigError
 
-AUGMENTATIONS = ("flip", "shift")
+AUGMENTATIONS = ("flip", "shift", "mix")
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class Finetuning:
     through. ``batch``: samples of a step. ``learning_rate``: of Adam, relative to the root of the mean square of each
     weight, at its highest, for palettes of 1 bit (half of it with each bit more, for each element of a vector); None
     for 0.03, of blocks, where indices stay, 0.02 for all. ``seed``: of the samples' order. ``augment``: how pictures
-    (inputs of four axes) are changed at random in each step: "flip", left to right; "shift", by up to an eighth.
+    (inputs of four axes) are changed at random in each step: "flip", left to right; "shift", by up to an eighth;
+    "mix", each with up to half of another one laid over it.
     ``image_mean``, ``image_scale``: as of ``Calibration``, of ``sample_data``.
 
     ``blocks``: instead, tables, scales and biases of one block after another are fitted to what it gives in the float
     network, and kept where that error falls on samples held out; indices stay. ``epochs`` are those of each block.
-    ``stop_here``: no epoch more; the best one that ``resume`` has of the same run is what is written.
+    ``stop_here``: no epoch and no block more; the best epoch, or the blocks, that ``resume`` has of the same run are
+    written.
 
     >>> Finetuning("pictures", epochs=10, augment=("flip", "shift")).learning_rate is None  # the usual one
     True
@@ -68,7 +70,7 @@ class Finetuning:
         object.__setattr__(self, "augment", _augmentations(self.augment))
         if self.labels is not None:
             object.__setattr__(self, "labels", _classes(self.labels))
-        for name in ("labels", "augment", "stop_here"):
+        for name in ("labels", "augment"):
             if self.blocks and getattr(self, name):
                 raise ConfigError(f"finetuning {name} has no effect where blocks are fitted; leave it out")
         if self.sample_data is not None:

@@ -114,7 +114,7 @@ def _add_finetune(commands: argparse._SubParsersAction[Parser]) -> None:
     how.add_argument("--epochs", type=epochs, default=3, metavar="N", help="times to go through the samples [3]")
     how.add_argument("--batch", type=count, default=32, metavar="N", help="samples of a step [32]")
     how.add_argument("--learning-rate", type=float, metavar="X", help="of 1 bit; half with each more [0.03]")
-    how.add_argument("--augment", metavar="KINDS", help="change pictures at random in each step: flip,shift")
+    how.add_argument("--augment", metavar="KINDS", help="change pictures at random in each step: flip,shift,mix")
     how.add_argument(
         "--blocks", action="store_true",
         help="fit tables, scales and biases block by block instead, indices as they are: minutes, no labels",
@@ -130,10 +130,10 @@ def _add_finetune(commands: argparse._SubParsersAction[Parser]) -> None:
     how.add_argument("--verify", action="store_true", help="decode what was written before it is put in place")
     how.add_argument("--check", action="store_true", help="run both packages, for the report")
     how.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
-    how.add_argument("--resume", type=path, metavar="DIR", help="keep palettes and each epoch there; go on with it")
+    how.add_argument("--resume", type=path, metavar="DIR", help="keep palettes, epochs and blocks there; go on with it")
     how.add_argument(
         "--stop-here", action="store_true",
-        help="train no further: write the package of the best epoch that --resume DIR has of the same command",
+        help="train no further: write the best epoch, or the blocks, that --resume DIR has of the same command",
     )  # fmt: skip
     how.add_argument("--workers", type=int, metavar="N", help="threads of the calibration [all processors]")
     add_shown(sub)

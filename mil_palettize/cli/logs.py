@@ -65,7 +65,7 @@ def asks_for_logs(options: argparse.Namespace) -> bool:
 def logged(event: ProgressEvent) -> None:
     """Log how far a run is."""
     if event.runs_total:
-        told = f"{event.name}: {event.runs_done} of {event.runs_total} runs of ops"
+        told = f"{event.name}: {event.runs_done} of {event.runs_total}"
     else:
         told = f"{event.name or 'begun'}: {event.weights_done} of {event.weights_total} weights"
     _logger.info("%s", told, extra={"progress": dataclasses.asdict(event)})

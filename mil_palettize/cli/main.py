@@ -108,6 +108,8 @@ def _finetune(options: argparse.Namespace) -> int:
         options.calibrate = options.data
     api, finetuning = load("doors.package"), load("calibration.finetuning")
     labels = None if options.labels is None else load("doors.sensitivity").read_labels(options.labels)
+    pictured = _pictured(options)
+    mean, scale = (options.image_mean, options.image_scale) if options.data in pictured else (None, None)
     asked = finetuning.Finetuning(
         options.data,
         options.epochs,
@@ -115,13 +117,13 @@ def _finetune(options: argparse.Namespace) -> int:
         options.batch,
         options.learning_rate,
         seed=options.seed,
-        image_mean=options.image_mean,
-        image_scale=options.image_scale,
-        augment=tuple(options.augment.split(",")) if options.augment else (),
+        image_mean=mean,
+        image_scale=scale,
+        augment=() if options.augment is None else tuple(options.augment.split(",")),
         blocks=options.blocks,
         stop_here=options.stop_here,
     )
-    if not isinstance(samples_given(options.calibrate), str):  # of which the pictures of --data say nothing
+    if options.calibrate not in pictured:
         options.image_mean = options.image_scale = None
     try:
         return _make(
@@ -136,11 +138,22 @@ def _finetune(options: argparse.Namespace) -> int:
         )
     except KeyboardInterrupt as interrupt:
         if not interrupt.args and options.resume is not None:
+            unit, kept = ("block", "those that are done") if options.blocks else ("epoch", "the best one so far")
             interrupt.args = (
-                f"nothing was written; the same command goes on after the last epoch in {options.resume}, and with "
-                "--stop-here writes the best one so far",
+                f"nothing was written; the same command goes on after the last {unit} in {options.resume}, and with "
+                f"--stop-here writes {kept}",
             )
         raise
+
+
+def _pictured(options: argparse.Namespace) -> set[str]:
+    """Those of ``--data`` and ``--calibrate`` that ``--image-mean`` and ``--image-scale`` are of: what holds pictures,
+    or, to be refused, both where neither does."""
+    given = {what for what in (options.data, samples_given(options.calibrate)) if isinstance(what, str)}
+    if options.image_mean is None and options.image_scale is None:
+        return given
+    holds_pictures = load("torch.image_folder").holds_pictures
+    return {what for what in given if holds_pictures(what)} or given
 
 
 def _sensitivity(options: argparse.Namespace) -> int:

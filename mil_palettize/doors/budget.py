@@ -29,6 +29,7 @@ from mil_palettize.doors.measured_plans import (
 from mil_palettize.encoding.workers import Workers
 from mil_palettize.errors import ConfigError, EvaluationError, UnsupportedOpError, memory_told
 from mil_palettize.program.opsets.move import parse_target
+from mil_palettize.reports.counting import Count
 from mil_palettize.reports.progress import ProgressEvent, make_progress
 from mil_palettize.request.importance import checked_importance
 from mil_palettize.text import format_bytes
@@ -109,15 +110,15 @@ def plan_mixed_bits(
             if calibration is not None and calibration.method != "weights":
                 costs = partial(element_costs, calibration=calibration, tell=shown.calibrate)
             found = weighed(Source(source, goal), limits, wanted, pool, shown.calibrate, costs, counted)
+        run = measured_with(
+            source, goal, calibration, labelled=labelled, importance=importance, workers=workers, progress=progress
+        )
+        if wanted.measured:
+            recipe = smallest_reaching(found, partial(_reaches, wanted), limits, run, shown.trial)
+            return recipe if labelled is None else replace(recipe, notes=(*recipe.notes, labelled.note))
+        return _best(found, wanted, limits.device, run if measure else None, shown.trial)
     finally:
         shown.close()
-    run = measured_with(
-        source, goal, calibration, labelled=labelled, importance=importance, workers=workers, progress=progress
-    )
-    if wanted.measured:
-        recipe = smallest_reaching(found, partial(_reaches, wanted), limits, run)
-        return recipe if labelled is None else replace(recipe, notes=(*recipe.notes, labelled.note))
-    return _best(found, wanted, limits.device, run if measure else None)
 
 
 def _reaches(wanted: Budget, trial: Trial) -> bool:
@@ -127,7 +128,7 @@ def _reaches(wanted: Budget, trial: Trial) -> bool:
     return trial.snr_db >= wanted.min_snr_db
 
 
-def _best(found: Weighed, wanted: Budget, device: str, measure: Measure | None) -> Recipe:
+def _best(found: Weighed, wanted: Budget, device: str, measure: Measure | None, tell: Count) -> Recipe:
     """The plan, or uniform bits where these are better."""
     plan, uniform = planned(found, wanted, device), uniform_plans(found, wanted, device)
     if measure is None:
@@ -137,7 +138,7 @@ def _best(found: Weighed, wanted: Budget, device: str, measure: Measure | None) 
     if find_spec("torch") is None:
         return predicted_no_worse(plan, uniform, "that needs torch: pip install 'mil-palettize[torch]'")
     try:
-        return no_worse(plan, uniform, measure)
+        return no_worse(plan, uniform, measure, tell)
     except (EvaluationError, UnsupportedOpError) as error:
         return predicted_no_worse(plan, uniform, str(error))
 

@@ -71,7 +71,7 @@ class PreparedFinetuning:
         from mil_palettize.torch.pixels import check_pictures, pixels_of
 
         if len(model.stages) > 1 or len(model.stages[0].program.functions) > 1:
-            raise PlanError("finetuning is for models of one function; leave it out")
+            raise PlanError("finetuning is for models of one function; calibrate this one (palettize --calibrate)")
         module: Any = evaluated(model, None)
         if finetuning.blocks and module.function.states:
             raise PlanError("finetuning blocks are for models without states; leave blocks out to train it as a whole")
@@ -116,7 +116,7 @@ class PreparedFinetuning:
 
     def carry_out(self, plan: Plan, done: Calibrated, tell: Tell | None, clustered: Clustered | None) -> None:
         """Put trained palettes and biases into ``done``, where what was held out gains by them; notes say what came of
-        it. ``clustered``: where each epoch is kept, and found again by a run that is asked for the same.
+        it. ``clustered``: where each epoch or block is kept, and found again by a run that is asked for the same.
 
         Raises EvaluationError for a loss that is no number, PlanError for biases that their type does not hold.
         """
@@ -153,6 +153,7 @@ class PreparedFinetuning:
         from mil_palettize.torch.calibration.biases import biases_of
         from mil_palettize.torch.training.block_reconstruction import reconstructed
         from mil_palettize.torch.training.finetuned_module import Checkpoints, finetuned
+        from mil_palettize.torch.training.kept_blocks import KeptBlocks
         from mil_palettize.torch.training.schedule import Schedule
         from mil_palettize.torch.training.settings import WeightSettings
         from mil_palettize.torch.training.task import TrainingTask
@@ -175,15 +176,12 @@ class PreparedFinetuning:
             tuple(asked.augment), asked.stop_here,
         )  # fmt: skip
         task = TrainingTask(module, samples, palettes, fixed, biases, schedule)
+        begun = {slot: encoded.expr for slot, (_, encoded) in made.items()}
+        key = training_digest(fingerprint(self.model.spec, self.model.store), asked, begun, self.given.arrays)
         if asked.blocks:
-            blocks = reconstructed(task, tell)
+            blocks = reconstructed(task, tell, None if clustered is None else KeptBlocks(clustered, key))
             return dict(blocks.expressions), dict(blocks.biases), self._told_of_blocks(blocks)
-        checkpoints = None
-        if clustered is not None:
-            begun = {slot: encoded.expr for slot, (_, encoded) in made.items()}
-            key = training_digest(fingerprint(self.model.spec, self.model.store), asked, begun, self.given.arrays)
-            checkpoints = Checkpoints(clustered, key)
-        result = finetuned(task, tell, checkpoints)
+        result = finetuned(task, tell, None if clustered is None else Checkpoints(clustered, key))
         return dict(result.expressions), dict(result.biases), self._told(result, len(learned))
 
     def _told(self, result: Any, weights: int) -> str:

@@ -75,8 +75,8 @@ def import_recipe(
     finally:
         shown.close()
     matches = match_modules(asked, tensors, _digests(found))
-    picked, impossible = _picked(found, matches)
-    plan = recipe_of(found, picked, found.written_nbytes(picked), None, "any")
+    picked, reasons = _picked(found, matches)
+    plan = recipe_of(found, picked, found.written_nbytes(picked), None, "any", reasons=reasons)
     matched = len(asked.nbits) - sum(map(len, matches.unmatched.values()))
     unnamed = len(found.choices) - len(matches.nbits)
     asked_for = f"{format_count(len(asked.nbits), 'module')} of recipe {asked.name!r}"
@@ -85,7 +85,6 @@ def import_recipe(
     notes += matches.notes
     if unnamed:
         notes.append(f"{format_count(unnamed, 'weight')} that it does not name are left alone")
-    notes += impossible
     return replace(plan, notes=(*plan.notes, *notes))
 
 
@@ -111,14 +110,16 @@ def _own(one: Evaluated) -> Sequence[Site]:
     return list({site.weight.storage or site.weight.id: site for site in one.choice.sites}.values())
 
 
-def _picked(found: Weighed, matches: Matches) -> tuple[list[int], list[str]]:
-    """The candidate of each weight, and what is to be told of bits that cannot be had."""
-    picked, told = [], []
+def _picked(found: Weighed, matches: Matches) -> tuple[list[int], dict[int, str]]:
+    """The candidate of each weight, and why others are left alone."""
+    picked, reasons = [], {}
     for number, one in enumerate(found.choices):
         nbits = matches.nbits.get(number)
         at = {c.request.nbits: i for i, c in enumerate(one.choice.candidates) if c.request is not None}
         picked.append(0 if nbits is None else at.get(nbits, 0))
-        if nbits is not None and nbits not in at:
-            why = f"{format_count(nbits, 'bit')} cannot be had there, or would not be smaller"
-            told.append(f"{one.choice.weight.key} is left alone: {why}")
-    return picked, told
+        if nbits is not None:
+            reasons[number] = f"{format_count(nbits, 'bit')} cannot be had there, or would not be smaller"
+        else:
+            asks = number in matches.nbits
+            reasons[number] = "the recipe asks for it" if asks else "the recipe does not name it"
+    return picked, reasons

@@ -11,6 +11,7 @@ from mil_palettize.calibration.request import Calibration
 from mil_palettize.doors.calibration_samples import calls_of
 from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.package.given_files import check_labels_exist, check_samples_exist
+from mil_palettize.reports.counting import Count, untold
 from mil_palettize.text import format_count
 
 PathLike = str | os.PathLike[str]
@@ -31,14 +32,15 @@ class Labelled:
         count = len(self.samples)
         return f"accuracy is that of {format_count(count, 'held out sample')}, of which one is {100 / count:.2g} points"
 
-    def measured(self, source: PathLike, palettized: PathLike) -> tuple[float, float]:
+    def measured(self, source: PathLike, palettized: PathLike, count: Count = untold) -> tuple[float, float]:
         """The signal to noise of the worst output, in decibels, and the share of samples that are right in ``source``
-        less that in ``palettized``: of the output that loses most. Raises EvaluationError where no output is of
-        classes."""
+        less that in ``palettized``: of the output that loses most. ``count``: told of samples. Raises EvaluationError
+        where no output is of classes."""
         from mil_palettize.torch.comparison import compare_models
         from mil_palettize.torch.comparison_options import Options
 
-        found = compare_models(source, palettized, self.samples, Options(labels=self.labels, logits=self.logits))
+        options = Options(labels=self.labels, logits=self.logits, count=count)
+        found = compare_models(source, palettized, self.samples, options)
         right = [o.classes.targets for o in found.outputs if o.classes is not None and o.classes.targets is not None]
         if not right:
             raise EvaluationError(

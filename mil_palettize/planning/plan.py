@@ -125,7 +125,7 @@ def _decide(weight: Weight, resolved: Resolved, form: Form | None, select: str, 
     request = resolved.request
     notes = (resolved.note,) if resolved.note else ()
     if request is None:
-        return Decision(weight, reason=f"left alone by {resolved.by}", notes=notes)
+        return Decision(weight, reason=resolved.reason or f"left alone by {resolved.by}", notes=notes)
     reason = _ineligible(weight, resolved, form, select, joint)
     if reason:
         return Decision(weight, reason=reason, unmet=resolved.level == "constant", ineligible=True, notes=notes)

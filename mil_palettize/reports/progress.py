@@ -13,6 +13,7 @@ from mil_palettize.text import printable, shorten
 
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}B/{total_fmt}B [{elapsed}<{remaining}{postfix}]"
 _CALIBRATING = "calibrating {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
+_TRYING = "{desc} |{bar}| {n_fmt}/{total_fmt} [{elapsed}]"
 _NAME_WIDTH = 24
 _COMPILING = "compiling, once after installing"
 COMPILING_LINE = "mil_palettize: compiling loops, which takes some seconds, once per version and kind of palette\n"
@@ -24,6 +25,8 @@ class ProgressEvent:
     samples are run through ops to calibrate, ``name`` is that of the op, ``runs_done`` of ``runs_total`` are its runs
     and those of the ops before it, one for each sample, and no weight is done; later both are 0. After the last weight,
     while palettes are verified and models are compared, ``name`` says which, and ``runs_done`` are palettes or samples.
+    While a plan is measured ``name`` says what is tried, and what the one before measured, ``runs_done`` are trials, or
+    sizes of a bisection; between these are the events of making what is tried.
 
     >>> config, events = OptimizationConfig(global_config=OpPalettizerConfig(nbits=4)), []
     >>> _ = palettize_package("fixtures/conv_fp16_ios18.mlpackage", "small.mlpackage", config, progress=events.append)
@@ -48,6 +51,8 @@ class Progress(Protocol):
     def advance(self, name: str, weights: int, nbytes: int) -> None: ...
 
     def count(self, what: str, done: int, total: int) -> None: ...
+
+    def trial(self, what: str, done: int, total: int) -> None: ...
 
     def close(self) -> None: ...
 
@@ -78,6 +83,9 @@ class CallbackProgress:
     def count(self, what: str, done: int, total: int) -> None:
         self._tell(replace(self._state, name=what, runs_done=done, runs_total=total))
 
+    def trial(self, what: str, done: int, total: int) -> None:
+        self._tell(ProgressEvent(what, 0, 0, 0, 0, done, total))
+
     def close(self) -> None:
         pass
 
@@ -87,12 +95,14 @@ class BarProgress:
     now and then.
 
     The first palette after installing waits for loops to be compiled: the bar says so, and where there is none, a line.
-    Calibration has a bar of its own before it, over the runs of ops.
+    Calibration has a bar of its own before it, over the runs of ops. Trials of plans have one that stays, above the
+    bars of each.
     """
 
     def __init__(self) -> None:
         self._runs: Any = None
         self._bar: Any = None
+        self._trials: Any = None
         self._counted = CountedBar()
         self._lines = ProgressLines()
         self._told = False
@@ -151,10 +161,24 @@ class BarProgress:
     def count(self, what: str, done: int, total: int) -> None:
         self._counted.count(what, done, total)
 
+    def trial(self, what: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        self._end_runs()
+        if self._trials is None:
+            self._told = True  # bars of the trials tell of compiling
+            self._trials = tqdm(total=total, leave=False, dynamic_ncols=True, disable=None, bar_format=_TRYING)
+        self._trials.set_description_str(what, refresh=False)
+        self._trials.update(done - self._trials.n)
+        self._trials.refresh()
+        self._lines.tell(what, done, total)
+
     def close(self) -> None:
         self._end_listening()
         self._end_runs()
         self._counted.close()
+        if self._trials is not None:
+            self._trials.close()
         if self._bar is not None:  # otherwise nothing was begun
             self._bar.close()
 

@@ -101,7 +101,7 @@ class Report:
         blocks = [
             "\n".join([self._totals(), *wrapped_lines(snr_lines(self.palettized, labels), width)]),
             weight_table(changed, labels, width, dense=self.action == DECOMPRESSED, every=every),
-            _titled("left alone", grouped_lines(folded_reasons(self.skipped, labels), width)),
+            _titled("left alone", grouped_lines(folded_reasons((w.reason, labels[w.id]) for w in self.skipped), width)),
             _titled("moved to a later opset", _moved_lines(self.moved, width)),
             _titled("biases corrected", _bias_lines(self.biases)),
             "" if self.check is None else self.check.outputs_text(width),
@@ -179,7 +179,7 @@ class Report:
 
     def _idle(self) -> str:
         """Of a run that palettizes nothing: why, in one line."""
-        told = Counter(reason for reason, _ in folded_reasons(self.skipped, self.labels()))
+        told = Counter(reason for reason, _ in folded_reasons((weight.reason, "") for weight in self.skipped))
         why = [f"{reason} ({format_count(count, 'constant')})" for reason, count in told.most_common(_MOST_REASONS)]
         kept = [] if self.dry_run else ["the new package has the same weights"]
         return f"nothing to palettize: {'; '.join([*(why or ['no constant is above the threshold']), *kept])}"

@@ -58,13 +58,14 @@ def snr_lines(weights: Iterable[WeightReport], labels: Labels) -> list[str]:
     return [f"SNR of weights: {mean:.1f} dB on average, {worst:.1f} the worst ({name})"]
 
 
-def folded_reasons(weights: Sequence[WeightReport], labels: Labels) -> list[tuple[str, str]]:
+def folded_reasons(reasons: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """(reason, weight) of each; reasons that only differ in numbers are one, which has their range in their place."""
+    pairs = list(reasons)
     alike: dict[str, list[str]] = {}
-    for weight in weights:
-        alike.setdefault(_without_numbers(weight.reason), []).append(weight.reason)
-    told = {plain: _folded(reasons) for plain, reasons in alike.items()}
-    return [(told[_without_numbers(weight.reason)], labels[weight.id]) for weight in weights]
+    for reason, _ in pairs:
+        alike.setdefault(_without_numbers(reason), []).append(reason)
+    told = {plain: _folded(of) for plain, of in alike.items()}
+    return [(told[_without_numbers(reason)], weight) for reason, weight in pairs]
 
 
 def _without_numbers(reason: str) -> str:

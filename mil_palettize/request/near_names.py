@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from mil_palettize.program.bare_names import module_of
@@ -33,6 +33,12 @@ def near_names(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {', '.join(map(repr, found))}?" if found else ""
 
 
+def near_or_some_names(name: str, names: Iterable[str]) -> str:
+    """The same, or a few of ``names`` where none is near."""
+    names = list(names)
+    return near_names(name, names) or _some(sorted({one for one in names if len(one) <= _LONGEST}))
+
+
 def near_pattern(pattern: str, names: Iterable[str]) -> str:
     """The same for a pattern that matches nothing: names that hold a word like the longest one of the pattern's."""
     known = sorted({one for one in islice(names, _MOST_KNOWN) if len(one) <= _LONGEST})
@@ -42,6 +48,10 @@ def near_pattern(pattern: str, names: Iterable[str]) -> str:
         alike = difflib.get_close_matches(word, list(parts), n=_MOST, cutoff=0.6)
         if alike:
             return f"; there are {', '.join(repr(parts[part]) for part in alike)}"
+    return _some(known)
+
+
+def _some(known: Sequence[str]) -> str:
     return f"; names are like {', '.join(map(repr, known[:_MOST]))}" if known else ""
 
 

@@ -38,7 +38,8 @@ class Requests:
     ``joint``: also of what sparse and quantized constants hold. ``importance``: of the elements of constants, by the
     constants' names. ``modules``: entries of ``by_name`` that are names of modules of a certain model, what decides
     first in front, each with the keys (``function/name``) of the constants that are in it. ``planned``: ``by_name`` is
-    of a plan, and nobody wrote it.
+    of a plan, and nobody wrote it: why it leaves entries of ``by_name`` and other constants (``function/name``) alone,
+    in sentences; None where it is not so.
     """
 
     global_request: PaletteRequest | None
@@ -47,7 +48,7 @@ class Requests:
     joint: bool = False
     importance: Mapping[str, Importance] = field(default_factory=dict)
     modules: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    planned: bool = field(default=False, compare=False)
+    planned: Mapping[str, str] | None = field(default=None, compare=False)
 
     @property
     def threshold(self) -> int:
@@ -77,7 +78,11 @@ class Requests:
 
     def source_of(self, entry: str) -> str:
         """What messages call an entry of ``by_name``."""
-        return "the plan" if self.planned else f"op_name_configs[{entry!r}]"
+        return "the plan" if self.planned is not None else f"op_name_configs[{entry!r}]"
+
+    def reason(self, name: str) -> str:
+        """Why a plan leaves alone what is called so, "" where it does not tell, or there is none."""
+        return (self.planned or {}).get(name, "")
 
     def is_written_out(self, entry: str) -> bool:
         """Whether an entry of ``by_name`` is for what is called so, and not for what it matches or contains."""

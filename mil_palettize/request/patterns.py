@@ -8,16 +8,23 @@ as names of constants tell them (``program/bare_names.py``), whatever stands bet
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import Any
 
 from mil_palettize.errors import ConfigError
 from mil_palettize.program.bare_names import bare_name, before_export, module_of
-from mil_palettize.request.name_expression import NameExpression
+
+if sys.version_info >= (3, 11):
+    from re import _parser  # type: ignore[attr-defined]
+else:
+    import sre_parse as _parser
 
 PATTERN = "re:"
 _ANY = "*"
-_MOST_STARS = 6
+_MOST_REPEATS = 6
+_REPEATS = ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
 
 
 def is_pattern(entry: str) -> bool:
@@ -26,16 +33,44 @@ def is_pattern(entry: str) -> bool:
 
 
 def check_pattern(entry: str, where: str) -> None:
-    """Raise ConfigError for a ``re:`` name that is no regular expression, or refers back to a group, and for a glob of
-    too many parts."""
+    """Raise ConfigError for a ``re:`` name that is no regular expression, and for a pattern that may take a time
+    without end: that repeats what repeats, repeats many things, or refers back to a group."""
     if not entry.startswith(PATTERN):
-        if len(re.findall(r"\*+", entry)) > _MOST_STARS:
-            raise ConfigError(f"{where}[{entry!r}] has more than {_MOST_STARS} of *; use fewer")
+        if len(re.findall(r"\*+", entry)) > _MOST_REPEATS:
+            raise ConfigError(f"{where}[{entry!r}] has more than {_MOST_REPEATS} of *; use fewer")
         return
     try:
         pattern_of(entry)
+        depths = list(_repeats(_parser.parse(entry.removeprefix(PATTERN)), 0))
     except (re.error, OverflowError, RecursionError) as error:
         raise ConfigError(f"{where}[{entry!r}] is no regular expression: {error}") from error
+    if len(depths) > _MOST_REPEATS or max(depths, default=0) > 1:
+        raise ConfigError(
+            f"{where}[{entry!r}] may take a time without end: use at most {_MOST_REPEATS} of *, + and {{}}, none "
+            "within another, and no references back"
+        )
+
+
+def _repeats(parsed: Any, depth: int) -> Iterator[int]:
+    """Of every repeat, in how many it stands, itself counted; a reference back counts as one too deep."""
+    for kind, argument in parsed:
+        if str(kind).startswith("GROUPREF"):
+            yield 2
+        deeper = depth
+        if str(kind) in _REPEATS and argument[1] > 1:
+            deeper += 1
+            yield deeper
+        for part in _parts(argument):
+            yield from _repeats(part, deeper)
+
+
+def _parts(argument: Any) -> Iterator[Any]:
+    """Patterns within the argument of a node."""
+    if isinstance(argument, _parser.SubPattern):
+        yield argument
+    elif isinstance(argument, tuple | list):
+        for one in argument:
+            yield from _parts(one)
 
 
 def matches(entry: str, names: Iterable[str]) -> bool:
@@ -47,10 +82,10 @@ def matches(entry: str, names: Iterable[str]) -> bool:
 
 
 @lru_cache
-def pattern_of(entry: str) -> re.Pattern[str] | NameExpression:
+def pattern_of(entry: str) -> re.Pattern[str]:
     """Of a pattern; that of a glob is for names with ``_`` between their parts."""
     if entry.startswith(PATTERN):
-        return NameExpression(entry.removeprefix(PATTERN))
+        return re.compile(entry.removeprefix(PATTERN))
     first, *middle, last = (re.escape(plain_name(part)) for part in re.split(r"\*+", entry))
     # What a lookahead found is not tried again: each part is taken where it comes first, in time that grows with a
     # name's length and not with a power of it (as the standard library's fnmatch has it).

@@ -26,13 +26,14 @@ _ALL_CHANNELS, _ONE_TABLE = 1 << 61, 1 << 62  # as sizes of groups, larger than 
 class Resolved:
     """``level``: what decided ("constant", "name", "type", "global", or "pattern", also of a module). ``keys``:
     entries of ``op_name_configs`` that spoke, whether they decided or not. ``note``: how a disagreement was settled, ""
-    when there was none."""
+    when there was none. ``reason``: of a plan that leaves the weight alone, in a sentence."""
 
     request: PaletteRequest | None
     level: str
     by: str
     keys: frozenset[str] = frozenset()
     note: str = ""
+    reason: str = ""
 
     @property
     def explicit(self) -> bool:
@@ -55,11 +56,13 @@ def resolve(weight: Weight, requests: Requests) -> Resolved:
     keys = frozenset(own).union(*(v.keys for v in voices))
     if own and (requests.is_written_out(own[0]) or all(v.level != "name" for v in voices)):
         level = "constant" if requests.is_written_out(own[0]) else "pattern"
-        return Resolved(requests.by_name[own[0]], level, requests.source_of(own[0]), keys)
+        by = requests.source_of(own[0])
+        return Resolved(requests.by_name[own[0]], level, by, keys, reason=requests.reason(own[0]))
+    reason = requests.reason(weight.key)
     if not voices:
-        return Resolved(requests.global_request, "global", "global_config")
+        return Resolved(requests.global_request, "global", "global_config", reason=reason)
     chosen = min(voices, key=_preference)
-    return Resolved(chosen.request, chosen.level, chosen.by, keys, _settled(voices, chosen))
+    return Resolved(chosen.request, chosen.level, chosen.by, keys, _settled(voices, chosen), reason)
 
 
 def _voice(function: str, consumer: Consumer, requests: Requests) -> _Voice:

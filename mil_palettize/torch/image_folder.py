@@ -43,13 +43,13 @@ _SUFFIXES = frozenset(
 )
 
 
-def is_picture(path: Path) -> bool:
-    """By its name."""
-    return path.suffix.lower() in _SUFFIXES
+def holds_pictures(source: str | os.PathLike[str]) -> bool:
+    """Whether samples are read from it as pictures: a folder, and by its name a picture or a list of their paths."""
+    path = Path(source)
+    return path.is_dir() or path.suffix.lower() in _SUFFIXES or _is_list(path)
 
 
-def is_list(path: Path) -> bool:
-    """Of paths of pictures, by its name."""
+def _is_list(path: Path) -> bool:
     return path.suffix.lower() == ".txt"
 
 
@@ -94,7 +94,7 @@ def _listed(source: Path, suffixes: Collection[str]) -> tuple[dict[str, Path], i
         shown = {name: path for name, path in files.items() if not any(part.startswith(".") for part in name.parts)}
         listed = {name.as_posix(): path for name, path in shown.items() if path.suffix.lower() in suffixes}
         return listed, len(shown) - len(listed)
-    return (_lines(source) if is_list(source) else {source.name: source}), 0
+    return (_lines(source) if _is_list(source) else {source.name: source}), 0
 
 
 def _lines(source: Path) -> dict[str, Path]:

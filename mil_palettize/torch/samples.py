@@ -19,7 +19,7 @@ from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.module import PathLike
 from mil_palettize.torch.features import CHANNELS, GRAYSCALES
 from mil_palettize.torch.function_inputs import inputs_of
-from mil_palettize.torch.image_folder import is_list, is_picture, pictures
+from mil_palettize.torch.image_folder import holds_pictures, pictures
 from mil_palettize.torch.json_lines import SUFFIXES, json_lines
 from mil_palettize.torch.made_up_inputs import default_shape
 from mil_palettize.torch.pixels import Pixels, refuse_pixels
@@ -82,7 +82,7 @@ def read_samples(
     check_samples_exist(source)
     source = inputs_of(module.function_name, module.functions, source)
     path = Path(source)
-    if path.is_dir() or is_picture(path) or is_list(path):
+    if holds_pictures(path):
         return Samples(*pictures(path, module, pixels))
     refuse_pixels(source, pixels)
     if is_defined(os.fspath(source)):

@@ -97,7 +97,10 @@ def test_bits_that_cannot_be_had(tensors: dict[str, np.ndarray], tmp_path: Path)
     source = SOURCE.with_name("conv_fp16_ios16.mlpackage")
     asked = written(tmp_path, {"net.3": 3, "net.0": 4}, tensors)
     recipe = import_recipe(source, *asked)
-    assert any("stem_weight is left alone: 3 bits cannot be had" in note for note in recipe.notes)
+    reasons = {one.names[0]: one.reason for one in recipe.chosen}
+    assert reasons["stem_weight"] == "3 bits cannot be had there, or would not be smaller"
+    assert reasons["head_weight"] == "the recipe does not name it"
+    assert reasons["up_weight"] == ""
     assert chosen(import_recipe(source, *asked, target="iOS18"))["stem_weight"] == 3
 
 

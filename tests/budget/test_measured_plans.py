@@ -105,6 +105,26 @@ def test_uniform_bits_are_given_where_they_are_better(found: Weighed) -> None:
     assert [trial.uniform for trial in same.trials] == ["", *(one.uniform for one in uniform)]
 
 
+def test_trials_are_told(found: Weighed) -> None:
+    """What is tried, its size, what it measured, and how far that is."""
+    told: list[tuple[str, int, int]] = []
+    budget = Budget(nbytes=20_000)
+    plan, uniform = planned(found, budget, "any"), uniform_plans(found, budget, "any")
+    no_worse(plan, uniform, measuring({"": 9.0, "3 bits": 11.0}), lambda *one: told.append(one))
+    mixed = f"mixed bits {plan.nbytes:,} bytes"
+    assert told[:2] == [
+        (f"trying {mixed}", 0, 3),
+        (f"trying uniform 3 bits {uniform[0].nbytes:,} bytes ({mixed}, 9.0 dB)", 1, 3),
+    ]
+    assert told[3:] == [(f"uniform {uniform[1].uniform} {uniform[1].nbytes:,} bytes, 0.0 dB", 3, 3)]
+    told.clear()
+    asked = measuring({"": 11.0})
+    smallest_reaching(found, lambda trial: trial.nbytes > 20_000, Limits(), asked, lambda *one: told.append(one))
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert {total for *_, total in told} == {9}
+    assert [one.startswith("trying") for one, *_ in told] == [True] * (len(told) - 1) + [False]
+
+
 def test_bits_that_turn_out_to_be_uniform(found: Weighed) -> None:
     one_table, grouped = uniform_plans(found, Budget(nbytes=20_000), "any")
     plan = replace(one_table, uniform="")

@@ -144,6 +144,8 @@ def test_weights_that_are_kept(source: Path) -> None:
     assert found["stem_weight"] is None
     assert found["head_weight"] in (6, 8, None)
     assert found["hidden_weight"] in (6, 8, None)
+    with pytest.raises(PlanError, match=r"keep\['nothere'\] matches no .*; names are like 'depthwise_weight', '"):
+        plan_mixed_bits(source, BITS, limits=Limits(keep={"nothere": 4}))
     with pytest.raises(PlanError, match=r"keep\['steam_weight'\] matches no weight .*stem_weight"):
         plan_mixed_bits(source, BITS, limits=Limits(keep={"steam_weight": 4}))
 
@@ -294,7 +296,7 @@ def test_what_no_palette_is_possible_of(source: Path, tmp_path: Path) -> None:
     recipe = plan_mixed_bits(done, size)
     assert recipe.chosen == ()
     assert recipe.nbytes == size
-    assert any("left alone: already compressed (constexpr_lut_to_dense)" in note for note in recipe.notes)
+    assert "left alone: already compressed (constexpr_lut_to_dense)" in recipe.to_text(200)
     assert recipe.told(size)[0] == "planned: nothing, as no weight can get a palette"
     assert "error told beforehand 0 (none)" in recipe.to_text()
     assert ">none</span>" in recipe.to_html()

@@ -24,6 +24,7 @@ from mil_palettize.rewriting.predicted_size import predicted_nbytes
 plan_mixed_bits = partial(plan_measured, measure=False)
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = sorted(path.stem for path in (ROOT / "fixtures").glob("*.mlpackage"))
+ODD = ["shared_ios16", "multifunction_ios18", "embedding_linear_ios16", "quantized_sparse_ios16", "conv_fp32_ios18"]
 THRESHOLD = 64
 
 
@@ -102,6 +103,25 @@ def test_sums_are_near_the_exact_size(fixtures: Path, name: str) -> None:
         picked = [choice.candidates[random.integers(len(choice.candidates))] for choice in choices]
         entries = {n: c.request for choice, c in zip(choices, picked, strict=True) for n in choice.names}
         assert abs(base + sum(c.nbytes for c in picked) - exact(Requests(None, {}, entries))) < 40 + 8 * len(choices)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_of_whatever_may_be_chosen(fixtures: Path, tmp_path: Path, name: str) -> None:
+    """Not only of good plans: of any candidates beside each other, also where weights share data or functions, or stand
+    beside compressed ones."""
+    source, random = fixtures / f"{name}.mlpackage", np.random.default_rng(0)
+    asked = Requests(palette_request({"nbits": 1, "weight_threshold": THRESHOLD}), {}, {})
+    grid = Limits(weight_threshold=THRESHOLD, vectors=True, device="gpu").grid()
+    with Model.open(source) as model:
+        choices = choices_of(prepare(model, asked, target=None, select="weights", strict=False), grid)
+    for number in range(3):
+        picked = [choice.candidates[random.integers(len(choice.candidates))] for choice in choices]
+        entries = {n: c.request for choice, c in zip(choices, picked, strict=True) for n in choice.names}
+        requests = Requests(None, {}, entries)
+        with Model.open(source) as model:
+            predicted = predicted_nbytes(prepare(model, requests, target=None, select="weights", strict=False))
+        palettize_package(source, tmp_path / f"{number}.mlpackage", requests)
+        assert predicted == nbytes(tmp_path / f"{number}.mlpackage")
 
 
 def test_every_kind_of_group_is_tried(fixtures: Path) -> None:

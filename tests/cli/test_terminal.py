@@ -103,6 +103,20 @@ def test_every_command_logs(
     assert run(*arguments)[1:] == (out, "")  # without it, nothing else
 
 
+def test_log_of_trials(run: Run) -> None:
+    pytest.importorskip("torch")
+    code, _, err = run("plan", IN, "--target-size", "24kB", "--group-size", "0", "-v")
+    lines = [line[len("00:00:00 ") :] for line in err.splitlines()]
+    assert code == 0
+    tried = [re.sub(r"[\d,.]+ (bytes|dB)", r"… \1", line) for line in lines if " bytes" in line]
+    assert tried == [
+        "trying mixed bits … bytes: 0 of 2",
+        "trying uniform 4 bits … bytes (mixed bits … bytes, … dB): 1 of 2",
+        "uniform 4 bits … bytes, … dB: 2 of 2",
+    ]  # fmt: skip
+    assert lines.count("begun: 0 of 5 weights") == 2
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
 def test_completion(shell: str) -> None:
     pytest.importorskip("shtab")

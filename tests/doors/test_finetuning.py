@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import coremltools as ct
@@ -12,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from finetuned_packages import CONFIG, float_package, samples  # noqa: E402
 from packages import constants, differences  # noqa: E402
 
 from mil_palettize import (  # noqa: E402
@@ -19,7 +19,6 @@ from mil_palettize import (  # noqa: E402
     Finetuning,
     OpPalettizerConfig,
     OptimizationConfig,
-    ProgressEvent,
     Report,
     compare,
     palettize_package,
@@ -28,29 +27,10 @@ from mil_palettize.cli.main import main  # noqa: E402
 from mil_palettize.doors import palettize_run  # noqa: E402
 from mil_palettize.errors import ConfigError, EvaluationError, PalettizeError, PlanError  # noqa: E402
 
-CONFIG = OptimizationConfig(OpPalettizerConfig(nbits=2, weight_threshold=0))
-
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three convolutions; the loss of what they give is its error by its power."""
-    torch.manual_seed(0)
-    nn = torch.nn
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3))
-    made = ct.convert(
-        torch.jit.trace(model.eval(), torch.zeros(1, 3, 8, 8)),
-        inputs=[ct.TensorType("x", (1, 3, 8, 8))],
-        minimum_deployment_target=ct.target.iOS18,
-        skip_model_load=True,
-    )
-    path = tmp_path_factory.mktemp("finetuned") / "float.mlpackage"
-    made.save(str(path))
-    return path
-
-
-def samples(count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
-    draw = np.random.default_rng(seed)
-    return [{"x": draw.standard_normal((1, 3, 8, 8)).astype(np.float32)} for _ in range(count)]
+    return float_package(tmp_path_factory.mktemp("finetuned"))
 
 
 def finetuned(package: Path, path: Path, finetuning: Finetuning | None, config: OptimizationConfig = CONFIG) -> Report:
@@ -121,53 +101,6 @@ def test_nothing_else_moves(package: Path, tmp_path: Path) -> None:
     assert {name for name in old if old[name] != new[name]} == {name for name in old if name.endswith("weight_to_fp16")}
 
 
-def stopped(package: Path, path: Path, finetuning: Finetuning, folder: Path, step: int) -> list[str]:
-    """What is told of a run that is interrupted at its ``step``th step, 0 for never."""
-    told: list[str] = []
-
-    def watch(event: ProgressEvent) -> None:
-        told.append(event.name)
-        if step and sum(name.startswith("epoch") for name in told) == step:
-            raise KeyboardInterrupt
-
-    palettize_package(
-        package, path, CONFIG, calibration=Calibration(samples(40)), finetuning=finetuning, resume=folder,
-        progress=watch,
-    )  # fmt: skip
-    return [name for name in told if name.startswith("epoch")]
-
-
-def test_an_interrupted_run_goes_on_after_the_last_epoch(package: Path, tmp_path: Path) -> None:
-    """And gives the bytes of a run that was not interrupted; one that is done is not trained again."""
-    asked = Finetuning(epochs=3, batch=16)  # two steps each
-    finetuned(package, tmp_path / "whole.mlpackage", asked)
-    with pytest.raises(KeyboardInterrupt):
-        stopped(package, tmp_path / "out.mlpackage", asked, tmp_path / "kept", 4)
-    assert not (tmp_path / "out.mlpackage").exists()
-    told = stopped(package, tmp_path / "out.mlpackage", asked, tmp_path / "kept", 0)
-    assert told[0].startswith("epoch 2 of 3")
-    assert not differences(tmp_path / "whole.mlpackage", tmp_path / "out.mlpackage")
-    assert stopped(package, tmp_path / "again.mlpackage", asked, tmp_path / "kept", 0) == []
-    assert not differences(tmp_path / "whole.mlpackage", tmp_path / "again.mlpackage")
-    other = Finetuning(epochs=3, batch=16, learning_rate=0.02)
-    assert stopped(package, tmp_path / "other.mlpackage", other, tmp_path / "kept", 0)[0].startswith("epoch 1 of 3")
-
-
-def test_what_an_interrupted_run_came_to_is_written(package: Path, tmp_path: Path) -> None:
-    """That of its best epoch: the package of a run that was stopped before there was another."""
-    asked = Finetuning(epochs=3, batch=16)
-    with pytest.raises(KeyboardInterrupt):
-        stopped(package, tmp_path / "out.mlpackage", asked, tmp_path / "kept", 4)
-    told = stopped(package, tmp_path / "out.mlpackage", replace(asked, stop_here=True), tmp_path / "kept", 0)
-    assert told == []
-    assert stopped(package, tmp_path / "whole.mlpackage", asked, tmp_path / "kept", 0)[0].startswith("epoch 2 of 3")
-    finetuned(package, tmp_path / "before.mlpackage", None)
-    assert differences(tmp_path / "out.mlpackage", tmp_path / "before.mlpackage")
-    other = replace(asked, stop_here=True, seed=1)
-    with pytest.raises(PlanError, match="no epoch of this fine tuning is kept; give the folder"):
-        stopped(package, tmp_path / "other.mlpackage", other, tmp_path / "kept", 0)
-
-
 def test_blocks_instead(package: Path, tmp_path: Path) -> None:
     """Tables and biases alone: the indices are those that they begin with."""
     asked = Finetuning(samples(160, 1), batch=16, blocks=True)
@@ -216,14 +149,30 @@ def test_the_command(package: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (tmp_path / "out.mlpackage").is_dir()
 
 
-def test_pictures_beside_weights_alone(package: Path, tmp_path: Path) -> None:
-    """What becomes of pixels is said of the samples of training, of which a calibration by the weights knows none."""
+@pytest.mark.parametrize("beside", ["weights", "arrays.npz", "pictures to begin with"])
+def test_pictures_beside_other_samples(beside: str, package: Path, tmp_path: Path, capsys) -> None:
+    """What becomes of pixels is said of pictures: training on these gives what it does on the arrays that they are."""
     image = pytest.importorskip("PIL.Image")
-    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)):
-        image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    arguments = ["finetune", str(package), "--out", str(tmp_path / "out.mlpackage"), "--data", str(tmp_path)]
-    scaled = ["--image-mean", "127", "--image-scale", "0.01", "--calibrate", "weights"]
-    assert main([*arguments, *scaled, "--nbits", "2", "--weight-threshold", "0", "--epochs", "1"]) == 0
+    drawn = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3)).astype(np.uint8)
+    (tmp_path / "pictures").mkdir()
+    for number, pixels in enumerate(drawn):
+        image.fromarray(pixels).save(tmp_path / "pictures" / f"{number}.png")
+    arrays = str(tmp_path / "arrays.npz")
+    np.savez(arrays, x=((drawn.transpose(0, 3, 1, 2) - 127.0) * 0.01).astype(np.float32)[:, None])
+    pixels, how = ["--image-mean", "127", "--image-scale", "0.01"], ["--weight-threshold", "0", "--epochs", "1"]
+
+    def made(name: str, data: str, calibrate: str, *pixels: str) -> int:
+        command = ["finetune", str(package), "--out", str(tmp_path / name), "--data", data, "--calibrate", calibrate]
+        return main([*command, "--nbits", "2", *how, *pixels])
+
+    data, calibrate = str(tmp_path / "pictures"), "weights" if beside == "weights" else arrays
+    if beside == "pictures to begin with":
+        data, calibrate = calibrate, data
+    assert made("pictures.mlpackage", data, calibrate, *pixels) == 0
+    assert made("arrays.mlpackage", arrays, "weights" if beside == "weights" else arrays) == 0
+    assert not differences(tmp_path / "pictures.mlpackage", tmp_path / "arrays.mlpackage")
+    assert made("none.mlpackage", arrays, arrays, *pixels) != 0
+    assert "arrays.npz holds no pictures, which image mean and scale are of" in capsys.readouterr().err
 
 
 # What cannot be
@@ -239,7 +188,6 @@ def test_pictures_beside_weights_alone(package: Path, tmp_path: Path) -> None:
         ({"labels": 5}, "finetuning labels is 5; give a list of class numbers, one for each sample"),
         ({"labels": [0.5]}, "finetuning labels is"),
         ({"augment": "mirror"}, "finetuning augment is 'mirror'; give some of"),
-        ({"blocks": True, "stop_here": True}, "finetuning stop_here has no effect where blocks are fitted"),
         ({"blocks": 1}, "finetuning blocks is 1; give True or False"),
         ({"blocks": True, "labels": [1]}, "finetuning labels has no effect where blocks are fitted"),
     ],

@@ -109,6 +109,25 @@ def test_a_line_each_half_minute_where_there_is_no_terminal(
     assert lines == ([] if stream is Terminal else told)
 
 
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_trials_have_a_bar_that_stays(stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
+    output = stream()
+    monkeypatch.setattr(sys, "stderr", output)
+    progress = make_progress(True)
+    progress.calibrate(1, 1, "main/w")
+    progress.trial("trying mixed bits 20,000 bytes", 0, 2)
+    inner = make_progress(True)
+    inner.start(1, 10)
+    compile_something()
+    inner.close()
+    progress.trial("trying uniform 3 bits 19,000 bytes (mixed bits 20,000 bytes, 9.0 dB)", 1, 2)
+    progress.close()
+    shown = output.getvalue()
+    assert shown.count("compiling") == 1
+    if stream is Terminal:
+        assert shown.index("20,000 bytes |") < shown.index("1 weights") < shown.index("9.0 dB) |")
+
+
 def test_every_sample_and_palette_is_counted(fixtures: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     source, small = fixtures / "conv_fp16_ios18.mlpackage", tmp_path / "small.mlpackage"

@@ -94,4 +94,6 @@ def test_trainings_by_their_short_names() -> None:
     whole, changed, blocks = (finetuning_of(Cards(), kind, 2) for kind in ("5x3", "5x3+augment", "blocks-4x2"))
     assert (whole.epochs, len(whole.sample_data), whole.labels, whole.augment) == (5, 3, (2, 3, 4), ())
     assert changed.augment == ("flip", "shift")
+    mixed = finetuning_of(Cards(), "5x3/2+mix", 2)
+    assert (mixed.batch, mixed.labels, mixed.augment) == (2, None, ("flip", "shift", "mix"))
     assert (blocks.blocks, blocks.epochs, len(blocks.sample_data), blocks.labels) == (True, 4, 2, None)

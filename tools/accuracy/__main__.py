@@ -41,7 +41,7 @@ def main() -> None:
         default=[],
         metavar="KIND",
         help="behind each calibration, trained: 10x2000 (epochs, samples), 10x2000/16 (to a step), 10x2000+augment, "
-        "blocks-10x500",
+        "10x2000+mix, blocks-10x500",
     )
     parser.add_argument("--mixed", action="store_true", help="beside each, mixed bits within the same bytes")
     parser.add_argument("--rounds", type=int, default=15, help="of tables and indices in turn, at most")

@@ -28,7 +28,7 @@ MADE_UP = "made-up"
 _MADE_UP_SAMPLES = 128
 _BIAS = "+bias"
 _FISHER = "fisher-"
-_BLOCKS, _AUGMENT = "blocks-", "+augment"
+_BLOCKS, _AUGMENT, _MIX = "blocks-", "+augment", "+mix"
 _WITHOUT_SEED = ("none", "weights", by_coremltools.KIND)
 
 
@@ -71,14 +71,15 @@ def keywords_of(network: Network, kind: str, seed: int, rounds: int) -> dict[str
 
 def finetuning_of(network: Network, kind: str, seed: int) -> Finetuning:
     """``kind``: ``10x2000``, ten epochs of so many samples, with labels where there are some; ``10x2000/16``: 16 of
-    them to a step, in place of 64; ``10x2000+augment``: with pictures changed at random; ``blocks-10x500``: block by
-    block."""
-    blocks, augment = kind.startswith(_BLOCKS), kind.endswith(_AUGMENT)
-    asked, _, batch = kind.removeprefix(_BLOCKS).removesuffix(_AUGMENT).partition("/")
+    them to a step, in place of 64; ``10x2000+augment``: with pictures changed at random; ``10x2000+mix``: also laid
+    over each other, without labels; ``blocks-10x500``: block by block."""
+    blocks, mix = kind.startswith(_BLOCKS), kind.endswith(_MIX)
+    augment = mix or kind.endswith(_AUGMENT)
+    asked, _, batch = kind.removeprefix(_BLOCKS).removesuffix(_MIX).removesuffix(_AUGMENT).partition("/")
     epochs, count = map(int, asked.split("x"))
     samples = network.samples(count, seed)
-    labels = network.labels(count, seed) if isinstance(network, Labelled) and not blocks else None
-    kinds = ("flip", "shift") if augment else ()
+    labels = network.labels(count, seed) if isinstance(network, Labelled) and not (blocks or mix) else None
+    kinds = (*(("flip", "shift") if augment else ()), *(("mix",) if mix else ()))
     return Finetuning(samples, epochs, labels, batch=int(batch or 64), seed=seed, augment=kinds, blocks=blocks)
 
 

@@ -1,25 +1,42 @@
-"""Samples changed at random in ways that leave what they show as it is."""
+"""Samples changed at random, for a network that is asked what it makes of each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from mil_palettize.torch.training.batches import Tensors
+
+_MIX = "mix"
 _SHIFTED = 8  # by up to this part of the height and the width
 
 
-def augmented(
-    sample: Mapping[str, torch.Tensor], kinds: Sequence[str], random: np.random.Generator
-) -> dict[str, torch.Tensor]:
-    """``sample`` with its pictures (floats of four axes, the last two those of the picture) changed by each of
+def augmented(samples: Sequence[Tensors], kinds: Sequence[str], random: np.random.Generator) -> list[Tensors]:
+    """``samples`` with their pictures (floats of four axes, the last two those of the picture) changed by each of
     ``kinds``; all else as it is."""
-    found = dict(sample)
+    found = list(samples)
     for kind in kinds:
-        found = {name: _KINDS[kind](value, random) if is_picture(value) else value for name, value in found.items()}
+        if kind == _MIX:
+            found = _mixed(found, random)
+        else:
+            change = _KINDS[kind]
+            found = [{n: change(x, random) if is_picture(x) else x for n, x in sample.items()} for sample in found]
     return found
+
+
+def _mixed(samples: Sequence[Tensors], random: np.random.Generator) -> list[Tensors]:
+    """Each with up to half of another one, of the same shape, laid over it (mixup, arXiv 1710.09412): what a network
+    gives for such pictures can be learned from it, though nothing is right or wrong (arXiv 2106.05237)."""
+    others, parts = random.permutation(len(samples)), random.random(len(samples)) / 2
+
+    def over(sample: Tensors, other: Tensors, part: float) -> Tensors:
+        same = {n for n, x in sample.items() if is_picture(x) and x.shape == other[n].shape}
+        return {n: x.lerp(other[n], part) if n in same else x for n, x in sample.items()}
+
+    return [over(sample, samples[n], float(part)) for sample, n, part in zip(samples, others, parts, strict=True)]
 
 
 def is_picture(value: Any) -> bool:

@@ -17,9 +17,10 @@ from mil_palettize.torch.evaluator.program import Step
 from mil_palettize.torch.metrics import outputs_noise
 from mil_palettize.torch.training.batches import Batched, floats_of, inputs_of, runner
 from mil_palettize.torch.training.blocks import Block, blocks_of
-from mil_palettize.torch.training.free_parts import FreeParts, Stored
+from mil_palettize.torch.training.free_parts import FreeParts, State
+from mil_palettize.torch.training.kept_blocks import KeptBlocks
 from mil_palettize.torch.training.relative_adam import finite
-from mil_palettize.torch.training.schedule import Schedule, Tell
+from mil_palettize.torch.training.schedule import Schedule, Tell, nothing_kept
 from mil_palettize.torch.training.task import TrainingTask
 from mil_palettize.torch.training.trained_palette import TrainedPalette
 
@@ -39,27 +40,39 @@ class Reconstructed:
     noise: tuple[float, float]
 
 
-def reconstructed(task: TrainingTask, tell: Tell | None = None) -> Reconstructed:
+def reconstructed(task: TrainingTask, tell: Tell | None = None, kept: KeptBlocks | None = None) -> Reconstructed:
     """``task``: palettes are fitted; ``epochs`` of its schedule are those of each block. ``tell``: blocks done, of how
-    many, and what came of them.
+    many, and what came of them. ``kept``: where each block is kept, and found by a later run.
 
-    Raises EvaluationError where an error is no number.
+    Raises EvaluationError where an error is no number, PlanError where it is to stop here, and no block is kept.
     """
     module, palettes = task.module, task.palettes
     begun = {slot: palette.values for slot, (palette, _) in palettes.items()}
     begun |= {slot: torch.from_numpy(np.array(array, np.float32)) for slot, array in task.fixed.items()}
     run = _Run(module, task.samples, begun, task.schedule)
     blocks = blocks_of(module.function, list(palettes))
+    parts = [run.parts(block, {s: palettes[s][0] for s in block.weights}, task.biases) for block in blocks]
+    states = [] if kept is None else kept.found(parts)
+    if task.schedule.stop_here and not states:
+        raise nothing_kept("block")
     made: dict[str, TrainedPalette] = {}
     changed: dict[str, torch.Tensor] = {}
     better = 0
-    for number, block in enumerate(blocks):
-        own = {slot: palettes[slot][0] for slot in block.weights}
-        found = run.fitted(block, own, [slot for slot in task.biases if slot in _read(block.steps)])
-        if found is not None:
+    for number, (block, free) in enumerate(zip(blocks, parts, strict=True)):
+        new = number == len(states)
+        if new and task.schedule.stop_here:
+            break
+        if new:
+            states.append(run.fitted(block, free))
+            if kept is not None:
+                kept.keep(states)
+        if (state := states[number]) is not None:
+            free.restore(state)
+            found = free.as_stored()
+            run.replace(found.values)
             made, changed, better = {**made, **found.palettes}, {**changed, **found.biases}, better + 1
         run.advance(block, _read(step for later in blocks[number + 1 :] for step in later.steps))
-        if tell is not None:
+        if new and tell is not None:
             tell(number + 1, len(blocks), f"{better} blocks got better")
     noise = run.noise(begun), run.noise({**begun, **{s: p.values for s, p in made.items()}, **changed})
     if not noise[1] < noise[0]:
@@ -107,10 +120,18 @@ class _Run:
             sides.append([out for numbers in batches for out in run([self._inputs[n] for n in numbers])])
         return outputs_noise(*sides)
 
-    def fitted(self, block: Block, palettes: Mapping[str, TrainedPalette], biases: Sequence[str]) -> Stored | None:
-        """Of the block's weights and biases, which the palettized program then has; None where no epoch makes its error
-        on what is held out less."""
-        free = FreeParts(palettes, {slot: self._float[slot] for slot in biases}, fixed=True)
+    def parts(self, block: Block, palettes: Mapping[str, TrainedPalette], biases: Iterable[str]) -> FreeParts:
+        """Of a block: its ``palettes``, and those of ``biases`` that it reads."""
+        read = _read(block.steps)
+        return FreeParts(palettes, {slot: self._float[slot] for slot in biases if slot in read}, fixed=True)
+
+    def replace(self, values: Values) -> None:
+        """The palettized program goes on with them."""
+        self._palettized.update(values)
+
+    def fitted(self, block: Block, free: FreeParts) -> State | None:
+        """The state of ``free``, the block's, in which its error on what is held out is least; None where no epoch
+        makes it less."""
         error = self._error_of(block)
         if error is None:
             return None
@@ -118,7 +139,8 @@ class _Run:
         steps = schedule.epochs * -(-len(self._learned) // schedule.batch)
         optimizer = free.optimizer(schedule.learning_rate, steps)
         order = np.random.default_rng(schedule.seed)
-        least, best = self._judge(error, free.as_stored().values), None
+        least = self._judge(error, free.as_stored().values)
+        best: State | None = None
         for _ in range(schedule.epochs):
             for numbers in self._batches(order.permutation(self._learned).tolist()):
                 optimizer.zero_grad()
@@ -128,11 +150,9 @@ class _Run:
                     return None
                 loss.backward()
                 optimizer.step()
-            stored = free.as_stored()
-            found = self._judge(error, stored.values)
+            found = self._judge(error, free.as_stored().values)
             if found < least:
-                least, best = found, stored
-        self._palettized.update({} if best is None else best.values)
+                least, best = found, free.state()
         return best
 
     def _error_of(self, block: Block) -> Callable[[Sequence[int], Values], torch.Tensor] | None:

@@ -16,7 +16,13 @@ from mil_palettize.algorithms.making import ArraySource, make_palette
 from mil_palettize.errors import ConfigError, PlanError
 from mil_palettize.expressions.packed import Packed
 from mil_palettize.torch.training.metadata import is_pruned, register
-from mil_palettize.torch.training.module_weights import ModuleWeight, check_finite, check_keys, module_weights
+from mil_palettize.torch.training.module_weights import (
+    ModuleWeight,
+    check_keys,
+    check_usable,
+    module_weights,
+    tell_ties,
+)
 from mil_palettize.torch.training.settings import WeightSettings, misfit, too_small, weight_settings
 from mil_palettize.torch.training.trained_palette import TrainedPalette, packed_mask
 from mil_palettize.torch.training.weight_report import WeightsReport, weight_row
@@ -41,14 +47,15 @@ class ChosenWeight:
 def chosen_weights(model: nn.Module, config: Any) -> list[ChosenWeight]:
     """Those that ``config`` is for; what cannot have such a palette is left out, which is logged. Tied ones once.
 
-    Raises ConfigError for wrong values and for an entry that no module is meant by, PlanError where no weight is left,
-    AlgorithmError for one with NaN or infinite values.
+    Raises ConfigError for wrong values and for an entry that no module is meant by, PlanError where no weight is left
+    and for one that is no parameter, AlgorithmError for one with NaN or infinite values.
     """
     check_keys(model, config)
-    found: dict[int, ChosenWeight] = {}
+    asked: list[tuple[ModuleWeight, WeightSettings | None]] = []
     for place in module_weights(model):
         entry = config.get_module_config(place.name, place.module)
-        if entry is None or id(place.value) in found:
+        if entry is None:
+            asked.append((place, None))
             continue
         settings = weight_settings(entry, _DEFAULT_NBITS, place.axis, f"weight '{place.full_name}'")
         shape = tuple(place.value.shape)
@@ -56,8 +63,13 @@ def chosen_weights(model: nn.Module, config: Any) -> list[ChosenWeight]:
         if problem:
             logger.warning("weight '%s' is left as it is: %s", place.full_name, problem)
         else:
-            check_finite(place)
-            found[id(place.value)] = ChosenWeight(place, settings)
+            check_usable(place)
+            asked.append((place, settings))
+    tell_ties(asked)
+    found: dict[int, ChosenWeight] = {}
+    for place, chosen in asked:
+        if chosen is not None:
+            found.setdefault(id(place.value), ChosenWeight(place, chosen))
     if not found:
         raise PlanError("no weight is palettized: the config is for none of the model's modules, or fits none")
     return list(found.values())
@@ -70,8 +82,8 @@ def compress(
 
     ``importances``: by the weight's name, of its shape; all elements alike for what is not in it.
     """
-    if workers < 1:
-        raise ConfigError(f"num_kmeans_workers is {workers}, it must be 1 or more")
+    if not isinstance(workers, int) or workers < 1:
+        raise ConfigError(f"num_kmeans_workers is {workers!r}, it must be a whole number, 1 or more")
     chosen = list(chosen)
     with ThreadPoolExecutor(workers) as executor:
         made = list(executor.map(lambda one: _palette(one, importances.get(one.place.full_name)), chosen))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -18,17 +21,21 @@ ModuleSKMPalettizerConfig = theirs.ModuleSKMPalettizerConfig
 
 
 class _OneLine:
-    """``from_dict``, and so ``from_yaml``, raise ConfigError for all that coremltools' own raise."""
+    """``from_dict`` and ``from_yaml`` raise ConfigError for all that coremltools' own raise."""
 
     @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any]) -> Any:
         """As coremltools' own. Raises ConfigError (a ValueError) for keys and values that are not known."""
-        try:
+        with _errors_of(cls.__name__):
+            _check_mappings(config_dict)
             return super().from_dict(config_dict)  # type: ignore[misc]
-        except ConfigError:
-            raise
-        except Exception as error:  # of attrs, of cattrs and of plain asserts
-            raise ConfigError(f"{cls.__name__}: {_told(error)}") from error
+
+    @classmethod
+    def from_yaml(cls, yml: Any) -> Any:
+        """As coremltools' own, of paths of any type. Raises ConfigError for a file that cannot be read or is no YAML,
+        and as :meth:`from_dict`."""
+        with _errors_of(cls.__name__):
+            return super().from_yaml(os.fspath(yml) if isinstance(yml, os.PathLike) else yml)  # type: ignore[misc]
 
 
 class DKMPalettizerConfig(_OneLine, theirs.DKMPalettizerConfig):
@@ -38,10 +45,20 @@ class DKMPalettizerConfig(_OneLine, theirs.DKMPalettizerConfig):
     3
     """
 
+    module_type_configs: Any
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        self.module_type_configs = copy.deepcopy(self.module_type_configs)  # theirs of all that have none are one
+
     @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any]) -> DKMPalettizerConfig:
         """As coremltools' own. Raises ConfigError (a ValueError) for keys and values that are not known."""
-        types = dict(config_dict.get("module_type_configs") or {})
+        given = config_dict.get("module_type_configs") if isinstance(config_dict, Mapping) else None
+        if not isinstance(given, Mapping):  # which theirs tells, where it is not left out
+            found: DKMPalettizerConfig = super().from_dict(config_dict)
+            return found
+        types = dict(given)
         more = {key: types.pop(key) for key in list(types) if key in _MORE_TYPES}
         config: DKMPalettizerConfig = super().from_dict({**config_dict, "module_type_configs": types})
         if more and not types:
@@ -78,6 +95,29 @@ def _module_configs(options: Any) -> Any:
     return options if attrs.has(type(options)) else ModuleDKMPalettizerConfig.from_dict(options)
 
 
+def _check_mappings(config: Any) -> None:
+    if not isinstance(config, Mapping):
+        raise ConfigError(
+            f"a config is a dict, such as {{'global_config': {{'n_bits': 4}}}}, and this is {type(config).__name__}"
+        )
+    for name in ("global_config", "module_type_configs", "module_name_configs"):
+        if not isinstance(config.get(name), Mapping | None):
+            raise ConfigError(f"{name} is {config[name]!r}; give a dict")
+
+
+@contextmanager
+def _errors_of(name: str) -> Iterator[None]:
+    """All that attrs, cattrs, yaml and plain asserts raise, as ConfigError."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{name}: {error.filename} cannot be read: {error.strerror}") from error
+    except Exception as error:
+        raise ConfigError(f"{name}: {_told(error)}") from error
+
+
 def _told(error: BaseException) -> str:
     """The first cause; cattrs wraps what attrs says into groups."""
     inner = getattr(error, "exceptions", None) or [error.__cause__ if error.__cause__ is not None else None]
@@ -86,4 +126,4 @@ def _told(error: BaseException) -> str:
     extra = getattr(error, "extra_fields", None)
     if extra:
         return f"{', '.join(sorted(map(repr, extra)))} not known"
-    return str(error.args[0] if error.args else error)
+    return " ".join(str(error).split())

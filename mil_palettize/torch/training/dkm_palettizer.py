@@ -16,8 +16,15 @@ from mil_palettize.torch.training.batch_norms import fuse_norms
 from mil_palettize.torch.training.config import DKMPalettizerConfig
 from mil_palettize.torch.training.copies import copied
 from mil_palettize.torch.training.metadata import is_pruned, register
-from mil_palettize.torch.training.module_weights import ModuleWeight, check_finite, check_keys, module_weights
+from mil_palettize.torch.training.module_weights import (
+    ModuleWeight,
+    check_keys,
+    check_usable,
+    module_weights,
+    tell_ties,
+)
 from mil_palettize.torch.training.palettized_weight import PalettizedWeight
+from mil_palettize.torch.training.post_training import checked_model
 from mil_palettize.torch.training.settings import WeightSettings, misfit, too_small, weight_settings
 from mil_palettize.torch.training.weight_report import WeightsReport, weight_row
 
@@ -46,14 +53,13 @@ class DKMPalettizer:
     def __init__(
         self, model: nn.Module, config: AnyDKMPalettizerConfig | None = None, *, fuse_batch_norm: bool = True
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise ConfigError(f"model is {type(model).__name__}, it must be a torch.nn.Module")
+        self._model = checked_model(model)
         self._config = DKMPalettizerConfig() if config is None else config
         if not isinstance(self._config, AnyDKMPalettizerConfig):
             raise ConfigError(f"config is {type(config).__name__}, it must be a DKMPalettizerConfig")
-        self._model = model
         self._fuse_batch_norm = fuse_batch_norm
         self._steps: int | None = None
+        self._last_report: WeightsReport | None = None  # of a model that was finalized in place
 
     def prepare(self, inplace: bool = False) -> nn.Module:
         """The model (a copy without ``inplace``) in training mode, its chosen weights parametrized; those without a
@@ -83,7 +89,8 @@ class DKMPalettizer:
         return self._model
 
     def step(self) -> None:
-        """After each step of the optimizer: weights begin when it was called ``milestone`` times.
+        """After each step of the optimizer, or each epoch: weights with a milestone begin in the call after as many, as
+        in coremltools.
 
         Raises PlanError before ``prepare``; AlgorithmError where a weight has become NaN or infinite.
         """
@@ -92,7 +99,7 @@ class DKMPalettizer:
         self._steps += 1
         for prepared in _prepared(self._model):
             prepared.palettized.check(prepared.original)
-            if not prepared.palettized.begun and self._steps >= prepared.palettized.settings.milestone:
+            if not prepared.palettized.begun and self._steps > prepared.palettized.settings.milestone:
                 prepared.palettized.begin(prepared.original)
 
     def finalize(self, model: nn.Module | None = None, inplace: bool = False) -> nn.Module:
@@ -103,13 +110,15 @@ class DKMPalettizer:
         is logged. Raises PlanError before ``prepare`` and for a model that has no prepared weight (any more).
         """
         self._check_prepared("finalize")
-        model = self._model if model is None else model
+        model = self._model if model is None else checked_model(model)
         prepared = list(_prepared(model))
         if not prepared:
             raise PlanError("the model has no prepared weights: it is finalized already, or another one")
         for one in prepared:
             one.palettized.check(one.original)
-        if not inplace:
+        if inplace:
+            self._last_report = self.report()
+        else:
             model = _copy(model)
             prepared = list(_prepared(model))
         for one in prepared:
@@ -123,8 +132,11 @@ class DKMPalettizer:
             one.palettized.enabled = flag
 
     def report(self) -> WeightsReport:
-        """Of each prepared weight: its error and its palette."""
+        """Of each prepared weight that has begun: its error and its palette; of a model that was finalized in place,
+        what they were. Raises PlanError before ``prepare``."""
         self._check_prepared("report")
+        if self._last_report is not None:
+            return self._last_report
         rows = {}
         for one in _prepared(self._model):
             if one.palettized.begun:
@@ -137,9 +149,13 @@ class DKMPalettizer:
         return {"steps": self._steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """After ``prepare``, with the model's own ``load_state_dict``."""
+        """After ``prepare``, with the model's own ``load_state_dict``. Raises ConfigError for what is no
+        :meth:`state_dict`."""
         self._check_prepared("load_state_dict")
-        self._steps = int(state["steps"])
+        steps = state.get("steps") if isinstance(state, dict) else None
+        if not isinstance(steps, int):
+            raise ConfigError("this is no state_dict of a DKMPalettizer; the model's own goes into the model")
+        self._steps = steps
 
     def _check_prepared(self, name: str) -> None:
         if self._steps is None:
@@ -203,10 +219,11 @@ def _chosen(model: nn.Module, config: Any) -> list[tuple[ModuleWeight, WeightSet
     sizes: dict[nn.Module, int] = {}  # a module is palettized where all its weights are large enough
     for weight in weights:
         sizes[weight.module] = min(weight.value.numel(), sizes.get(weight.module, weight.value.numel()))
-    found = []
+    asked: list[tuple[ModuleWeight, WeightSettings | None]] = []
     for weight in weights:
         entry = _entry(config.get_module_config(weight.name, weight.module), sizes[weight.module])
         if entry is None:
+            asked.append((weight, None))
             continue
         nbits = 4 if isinstance(weight.module, nn.Linear) else 2
         settings = weight_settings(entry, nbits, weight.axis, f"weight '{weight.full_name}'")
@@ -215,7 +232,9 @@ def _chosen(model: nn.Module, config: Any) -> list[tuple[ModuleWeight, WeightSet
             logger.warning("weight '%s' is left as it is: %s", weight.full_name, problem)
             continue
         _check(weight, settings)
-        found.append((weight, settings))
+        asked.append((weight, settings))
+    tell_ties(asked)
+    found = [(weight, settings) for weight, settings in asked if settings is not None]
     if not found:
         raise PlanError("no weight is chosen: lower weight_threshold, or give a config that fits the model's modules")
     return found
@@ -229,15 +248,13 @@ def _entry(config: Any, size: int) -> Any:
 
 
 def _check(weight: ModuleWeight, settings: WeightSettings) -> None:
+    check_usable(weight)
     value = weight.value
-    if parametrize.is_parametrized(weight.owner, weight.parameter):
-        raise PlanError(f"weight '{weight.full_name}' is parametrized already; remove that first")
     if not value.requires_grad:
         raise PlanError(
             f"weight '{weight.full_name}' is frozen (requires_grad is False), so no palette of it can be learned; "
             "make it trainable, or leave it out (module_name_configs: None)"
         )
-    check_finite(weight)
     problem = too_small(settings, tuple(value.shape))
     if problem:
         raise PlanError(f"weight '{weight.full_name}': {problem}; change its config, or leave it out with None")

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from mil_palettize.encoding.palette_cache import Clustered
-from mil_palettize.errors import PlanError
 from mil_palettize.expressions.weight_expr import WeightExpr
-from mil_palettize.torch.training.network_training import NetworkTraining, State
-from mil_palettize.torch.training.schedule import Tell
+from mil_palettize.torch.training.free_parts import State
+from mil_palettize.torch.training.network_training import NetworkTraining
+from mil_palettize.torch.training.schedule import Tell, nothing_kept
 from mil_palettize.torch.training.task import TrainingTask
 
 _JUDGED = 256  # samples
@@ -47,10 +47,7 @@ def finetuned(task: TrainingTask, tell: Tell | None = None, checkpoints: Checkpo
     if found is not None:
         losses, best = found
     elif schedule.stop_here:
-        raise PlanError(
-            "no epoch of this fine tuning is kept; give the folder, package, samples and options of the run that was "
-            "stopped"
-        )
+        raise nothing_kept("epoch")
     order = np.random.default_rng(schedule.seed)
     for epoch in range(0 if schedule.stop_here else schedule.epochs):
         mixed = order.permutation(learned)

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from mil_palettize.torch.training.learned_palette import LearnedPalette
 from mil_palettize.torch.training.relative_adam import RelativeAdam
 from mil_palettize.torch.training.trained_palette import TrainedPalette
+
+State = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,26 @@ class FreeParts:
         """With gradients."""
         return {**{slot: palette.value() for slot, palette in self.palettes.items()}, **self.biases}
 
+    def state(self) -> State:
+        """Copies of what is trained."""
+        return {name: value.detach().numpy().copy() for name, value in self._trained().items()}
+
+    def check(self, state: State) -> None:
+        """Raise KeyError, and ValueError, for what is no :meth:`state` of these."""
+        for name, value in self._trained().items():
+            if state[name].shape != tuple(value.shape):
+                raise ValueError(f"{name} has another shape")
+
+    def restore(self, state: State) -> None:
+        """Go back to one of :meth:`state`."""
+        for name, value in self._trained().items():
+            value.data.copy_(torch.from_numpy(np.array(state[name])))
+
     def as_stored(self) -> Stored:
         palettes = {slot: palette.stored() for slot, palette in self.palettes.items()}
         return Stored(palettes, {slot: value.detach().clone() for slot, value in self.biases.items()})
+
+    def _trained(self) -> dict[str, torch.Tensor]:
+        """By kind and number: slots may be called anything."""
+        named = {"palette": self.parts(), "bias": list(self.biases.values())}
+        return {f"{kind} {number}": value for kind, some in named.items() for number, value in enumerate(some)}

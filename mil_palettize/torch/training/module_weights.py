@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
-from mil_palettize.errors import AlgorithmError, ConfigError
+from mil_palettize.errors import AlgorithmError, ConfigError, PlanError
 from mil_palettize.program.roles import is_weight_input
 from mil_palettize.request.near_names import near_names
 from mil_palettize.torch.training.mil_module import MILModule
 
+logger = logging.getLogger("mil_palettize")
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # Layers that do what an op does with a weight of some rank, as configs know them; linear ones have no other rank.
@@ -52,8 +56,22 @@ class ModuleWeight:
         return value
 
 
-def check_finite(weight: ModuleWeight) -> None:
-    """Raise AlgorithmError for NaN and infinity, of which there is no palette."""
+def check_usable(weight: ModuleWeight) -> None:
+    """Raise PlanError for a weight that is computed from others, so that no palette can take its place, and for one
+    without values; AlgorithmError for NaN and infinity, of which there is no palette."""
+    name, value = weight.full_name, weight.value
+    if parametrize.is_parametrized(weight.owner, weight.parameter):
+        raise PlanError(
+            f"weight '{name}' is parametrized already; remove that first (a prepared model: finalize it), or leave it "
+            "out (module_name_configs: None)"
+        )
+    if not isinstance(value, nn.Parameter):
+        raise PlanError(
+            f"weight '{name}' is no parameter, a hook computes it; make it one first (torch.nn.utils.prune.remove, "
+            "remove_weight_norm, or finalize of a pruner), or leave it out (module_name_configs: None)"
+        )
+    if value.is_meta:
+        raise PlanError(f"weight '{name}' has no values (its device is meta); load them first")
     if not bool(torch.isfinite(weight.value).all()):
         raise AlgorithmError(
             f"weight '{weight.full_name}' has NaN or infinite values, which no palette can stand for; repair them, or "
@@ -62,7 +80,10 @@ def check_finite(weight: ModuleWeight) -> None:
 
 
 def module_weights(model: nn.Module) -> Iterator[ModuleWeight]:
-    """All of a model, in the order of its modules; a module that occurs twice once."""
+    """All of a model, in the order of its modules; a module that occurs twice once.
+
+    Raises PlanError for a lazy module that was not run yet, whose weight has no shape.
+    """
     inner = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     for name, module in model.named_modules():
         if isinstance(module, MILModule):
@@ -72,6 +93,8 @@ def module_weights(model: nn.Module) -> Iterator[ModuleWeight]:
         if isinstance(module, nn.MultiheadAttention):
             yield from _of_attention(name, module)
         elif getattr(module, "weight", None) is not None:  # a LayerNorm may have none
+            if is_lazy(module.weight):
+                raise PlanError(f"module '{name}' is lazy and has no weight yet; run the model once first")
             axis = 1 if isinstance(module, TRANSPOSED) else 0
             yield ModuleWeight(name, module, name, module, "weight", axis)
 
@@ -92,16 +115,35 @@ def _of_package(name: str, module: MILModule) -> Iterator[ModuleWeight]:
         yield ModuleWeight(constant, layer, name, module, parameter, reader.channel_axis or 0)
 
 
+def tell_ties(asked: Sequence[tuple[ModuleWeight, object]]) -> None:
+    """Log where other settings (None: no palette) are asked for a weight than for the one that it is tied to."""
+    first: dict[int, tuple[str, object]] = {}
+    for weight, settings in asked:
+        if settings is not None:
+            first.setdefault(id(weight.value), (weight.full_name, settings))
+    for weight, settings in asked:
+        name, own = first.get(id(weight.value), (weight.full_name, settings))
+        if settings != own:
+            logger.warning(
+                "weight '%s' is tied to '%s' and gets its palette, not what is asked for it", weight.full_name, name
+            )
+
+
 def check_keys(model: nn.Module, config: Any) -> None:
     """Raise ConfigError for an entry of ``config`` that no module of ``model`` is meant by."""
     names = [*dict(model.named_modules()), *(weight.name for weight in module_weights(model))]
     for key in config.module_name_configs:
-        if not any(re.fullmatch(key, name) for name in names):
+        try:
+            found = [name for name in names if re.fullmatch(key, name)]
+        except re.error as error:
+            raise ConfigError(f"module_name_configs has {key!r}, which is no regular expression: {error}") from error
+        if not found:
             raise ConfigError(f"module_name_configs has {key!r}, which no module is called{near_names(key, names)}")
-    if config == type(config)():
-        return  # the defaults name all types
+    defaults = type(config)().module_type_configs  # which name all types, whatever the model has
     kinds: set[Any] = {type(module) for module in model.modules()} | {type(one.module) for one in module_weights(model)}
-    for key in config.module_type_configs:
+    for key, entry in config.module_type_configs.items():
+        if key in defaults and entry == defaults[key]:
+            continue
         if key not in kinds and key not in {kind.__name__ for kind in kinds}:
             told = key if isinstance(key, str) else key.__name__
             raise ConfigError(f"module_type_configs has {told}, but the model has no module of this type")

@@ -12,12 +12,10 @@ from mil_palettize.errors import EvaluationError
 from mil_palettize.expressions.weight_expr import WeightExpr
 from mil_palettize.torch.training.augmentation import augmented
 from mil_palettize.torch.training.batches import Batched, Tensors, floats_of, inputs_of, runner
-from mil_palettize.torch.training.free_parts import FreeParts
+from mil_palettize.torch.training.free_parts import FreeParts, State
 from mil_palettize.torch.training.losses import Distance
 from mil_palettize.torch.training.relative_adam import finite
 from mil_palettize.torch.training.task import TrainingTask
-
-State = dict[str, np.ndarray]
 
 
 class NetworkTraining:
@@ -44,9 +42,9 @@ class NetworkTraining:
     def step(self, numbers: Sequence[int], random: np.random.Generator) -> float:
         """Samples of these numbers; ``random``: what they are changed by. The mean loss before it.
         Raises EvaluationError for one that is no number, or that no gradient comes of."""
-        samples = [self._samples[n] for n in numbers]
+        samples: Sequence[Tensors] = [self._samples[n] for n in numbers]
         if self._schedule.augment:
-            samples = [augmented(sample, self._schedule.augment, random) for sample in samples]
+            samples = augmented(samples, self._schedule.augment, random)
             wanted = self._given(samples)
         else:
             wanted = [self._wanted[n] for n in numbers]
@@ -76,12 +74,11 @@ class NetworkTraining:
 
     def state(self) -> State:
         """Copies of what is trained."""
-        return {name: value.detach().numpy().copy() for name, value in self._trained().items()}
+        return self._free.state()
 
     def restore(self, state: State) -> None:
         """Go back to one of :meth:`state`."""
-        for name, value in self._trained().items():
-            value.data.copy_(torch.from_numpy(np.array(state[name])))
+        self._free.restore(state)
 
     def progress(self) -> State:
         """:meth:`state`, and what the optimizer knows of it."""
@@ -89,10 +86,8 @@ class NetworkTraining:
 
     def resume(self, progress: State) -> None:
         """Go on from what :meth:`progress` gave. Raises KeyError, and ValueError, for what is none, before a change."""
-        for name, value in self._trained().items():
-            if progress[name].shape != tuple(value.shape):
-                raise ValueError(f"{name} has another shape")
-        self.restore(progress)
+        self._free.check(progress)
+        self._free.restore(progress)
         self.optimizer.load(progress)
 
     def expressions(self) -> dict[str, WeightExpr]:
@@ -103,11 +98,6 @@ class NetworkTraining:
     def biases(self) -> dict[str, np.ndarray]:
         """float32, by slot."""
         return {slot: value.detach().numpy().copy() for slot, value in self._free.biases.items()}
-
-    def _trained(self) -> dict[str, torch.Tensor]:
-        """By kind and number: slots may be called anything."""
-        named = {"palette": self._free.parts(), "bias": list(self._free.biases.values())}
-        return {f"{kind} {number}": value for kind, some in named.items() for number, value in enumerate(some)}
 
     def _runner(self, changed: Mapping[str, torch.Tensor]) -> Any:
         """Of the whole program, where constants are as they are but for those in ``changed``."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mil_palettize.errors import PlanError
+
 Tell = Callable[[int, int, str], object]
 
 
@@ -21,3 +23,11 @@ class Schedule:
     labels: Sequence[int] | None = None
     augment: tuple[str, ...] = ()
     stop_here: bool = False
+
+
+def nothing_kept(what: str) -> PlanError:
+    """Of a run that is to stop at once, and has no ``what`` to stop with."""
+    return PlanError(
+        f"no {what} of this fine tuning is kept; give the folder, package, samples and options of the run that was "
+        "stopped"
+    )

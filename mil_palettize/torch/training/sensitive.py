@@ -14,7 +14,7 @@ import torch
 from coremltools.optimize.torch.palettization import SKMPalettizerConfig as AnyConfig
 from torch import nn
 
-from mil_palettize.errors import ConfigError, EvaluationError, PackageError
+from mil_palettize.errors import ConfigError, EvaluationError, PackageError, PlanError
 from mil_palettize.package.whole_files import check_place, replacing_file
 from mil_palettize.torch.training.batch_norms import fuse_norms
 from mil_palettize.torch.training.compression import ChosenWeight, chosen_weights, compress
@@ -64,8 +64,8 @@ class SKMPalettizer:
 
     def compute_sensitivity(
         self,
-        dataloader: Iterable[Any],
-        loss_fn: LossFunction,
+        dataloader: Iterable[Any] | None,
+        loss_fn: LossFunction | None,
         sensitivity_path: str | None = None,
         num_sensitivity_workers: int = 1,
         fsdp_auto_wrap_policy: Any = None,
@@ -75,20 +75,31 @@ class SKMPalettizer:
 
         The model is run as it is, in its own mode; it stays as it is. One process does it: the last two arguments are
         coremltools', and other values than the defaults are logged. Raises EvaluationError for a loss that is no finite
-        number, ConfigError for a dataloader without items, PackageError, before that, where no file can be written.
+        number or has no gradient, ConfigError for a dataloader without items and for what is none, PlanError where all
+        parameters are frozen, PackageError, before that, where no file can be written.
         """
+        if dataloader is None or loss_fn is None:
+            raise ConfigError("give dataloader and loss_fn, or sensitivity_path")
+        if not isinstance(dataloader, Iterable):
+            raise ConfigError(f"dataloader is {type(dataloader).__name__}; give a list, or any iterable, of items")
+        if not callable(loss_fn):
+            raise ConfigError(f"loss_fn is {type(loss_fn).__name__}; give a function of the model and an item")
         if sensitivity_path is not None:
             check_place(sensitivity_path)
         if num_sensitivity_workers != 1 or fsdp_auto_wrap_policy is not None:
             logger.warning("sensitivities are computed by one process, without FSDP")
         model = copied(self._model)
         parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        if not parameters:
+            raise PlanError("all parameters are frozen, and sensitivities need gradients; make weights trainable")
         sums = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in parameters.items()}
         count = 0
         for item in islice(dataloader, self._config.calibration_nsamples):
             loss = loss_fn(model, item)
             if not (isinstance(loss, torch.Tensor) and loss.numel() == 1 and math.isfinite(float(loss.detach()))):
                 raise EvaluationError(f"the loss of item {count} is no finite number")
+            if not loss.requires_grad:
+                raise EvaluationError(f"the loss of item {count} has no gradient; compute it by the model")
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             for total, gradient in zip(sums.values(), found, strict=True):
                 if gradient is not None:
@@ -114,21 +125,24 @@ class SKMPalettizer:
     ) -> nn.Module:
         """The model (a copy without ``inplace``) with palettes for weights, which ``ct.convert`` writes as such.
 
-        Sensitivities come from ``sensitivity_path`` (of :meth:`compute_sensitivity`, ours or coremltools'), or else are
-        computed. Raises as that, as ``PostTrainingPalettizer.compress``, and PackageError for a file that is none.
+        Sensitivities come from ``sensitivity_path`` (of :meth:`compute_sensitivity`, ours or coremltools'), or else of
+        that method, which in a subclass may give None for a weight whose elements count alike. Raises as that, as
+        ``PostTrainingPalettizer.compress``, and PackageError for a file that is none.
         """
         if sensitivity_path is not None:
             sensitivities = _loaded(sensitivity_path)
-        elif dataloader is None or loss_fn is None:
-            raise ConfigError("give dataloader and loss_fn, or sensitivity_path")
         else:
-            workers = num_sensitivity_workers
-            sensitivities = self.compute_sensitivity(dataloader, loss_fn, None, workers, fsdp_auto_wrap_policy)
+            sensitivities = self.compute_sensitivity(
+                dataloader, loss_fn, None, num_sensitivity_workers, fsdp_auto_wrap_policy=fsdp_auto_wrap_policy
+            )
+        alike = {name for name, found in sensitivities.items() if found is None}
         model = self._model if inplace else copied(self._model)
         chosen = chosen_weights(model, self._config)
         gains = fuse_norms(model) if self._fuse_batch_norm else {}
         importances = {
-            one.place.full_name: self._importance(one, sensitivities, gains.get(one.place.owner)) for one in chosen
+            one.place.full_name: self._importance(one, sensitivities, gains.get(one.place.owner))
+            for one in chosen
+            if one.place.full_name not in alike
         }
         self._report = compress(model, chosen, importances, num_kmeans_workers)
         return model

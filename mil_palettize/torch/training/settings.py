@@ -43,7 +43,7 @@ class WeightSettings:
     """One weight's palette: as in ``OpPalettizerConfig``, and how it is learned.
 
     ``axis``: of groups and vectors; ``output_axis``: of output channels, and so of scales. ``group_size``: None for one
-    table. ``milestone``: steps before it begins.
+    table. ``milestone``: calls of ``step`` after which one more begins it; 0: it begins at once.
     """
 
     nbits: int

@@ -172,8 +172,8 @@ def test_pictures_are_flipped_and_shifted() -> None:
     sample = {"x": picture, "ids": torch.ones(1, 2, 16, 16, dtype=torch.int64), "row": torch.ones(1, 4)}
     seen = set()
     for seed in range(40):
-        found = augmented(sample, ("flip", "shift"), np.random.default_rng(seed))
-        again = augmented(sample, ("flip", "shift"), np.random.default_rng(seed))
+        (found,) = augmented([sample], ("flip", "shift"), np.random.default_rng(seed))
+        (again,) = augmented([sample], ("flip", "shift"), np.random.default_rng(seed))
         assert torch.equal(found["x"], again["x"])
         assert found["ids"] is sample["ids"]
         assert found["row"] is sample["row"]
@@ -184,3 +184,23 @@ def test_pictures_are_flipped_and_shifted() -> None:
         seen.add((row - 8, column - 8, flipped))
     assert {abs(row) for row, _, _ in seen} == {abs(column) for _, column, _ in seen} == {0, 1, 2}
     assert {flipped for _, _, flipped in seen} == {False, True}
+
+
+def test_pictures_are_laid_over_each_other() -> None:
+    """Each has more than half of its own, and the rest of one other."""
+    samples = [{"x": torch.full((1, 1, 4, 4), 10.0**n), "ids": torch.tensor([[n]])} for n in range(5)]
+    samples.append({"x": torch.full((1, 1, 4, 6), 7.0), "ids": torch.tensor([[5]])})  # of another shape: as it is
+    found = augmented(samples, ("mix",), np.random.default_rng(3))
+    again = augmented(samples, ("mix",), np.random.default_rng(3))
+    assert all(torch.equal(one["x"], two["x"]) for one, two in zip(found, again, strict=True))
+    assert [int(one["ids"]) for one in found] == list(range(6))
+    assert torch.equal(found[5]["x"], samples[5]["x"])
+    changed = 0
+    for number, one in enumerate(found[:5]):
+        value = float(one["x"][0, 0, 0, 0])
+        assert torch.equal(one["x"], torch.full((1, 1, 4, 4), value))
+        parts = [(value - 10.0**number) / (10.0**n - 10.0**number) for n in range(5) if n != number]
+        near = [part for part in parts if -1e-6 <= part <= 0.5]
+        assert near
+        changed += value != 10.0**number
+    assert changed >= 3

@@ -164,6 +164,26 @@ def test_sensitivities_are_sums_of_squared_gradients() -> None:
     torch.testing.assert_close(found["weight"], sum(x.square() for x in data[:4]))
 
 
+def test_sensitivities_of_a_subclass() -> None:
+    """Which has them from elsewhere: of one weight some, of the other none, whose elements then count alike."""
+    model = network()
+    where = torch.rand_like(model.conv.weight)
+
+    class Own(SKMPalettizer):
+        def compute_sensitivity(self, *args, **kwargs):
+            return {"conv.weight": where, "up.weight": None}
+
+    entries = {"global_config": {"n_bits": 2}}
+    found = Own(model, SKMPalettizerConfig.from_dict(entries), damping=0.0, fuse_batch_norm=False).compress()
+    plain = PostTrainingPalettizer(model, config(n_bits=2), fuse_batch_norm=False).compress()
+
+    def error(other):
+        return float(((other.conv.weight - model.conv.weight).detach().square() * where).sum())
+
+    assert torch.equal(found.up.weight, plain.up.weight)
+    assert error(found) < error(plain)
+
+
 # What cannot be
 
 
