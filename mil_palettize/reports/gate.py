@@ -59,11 +59,15 @@ class Gate:
 
     def _too_low(self, outputs: Sequence[OutputComparison], fail_below: float) -> Iterator[str]:
         for output in outputs:
-            only_labels = output.figures is None and self.max_disagreement is not None  # which has its own limit
-            if output.nothing or only_labels or output.snr_db >= fail_below:
+            if output.nothing or self._has_own_limit(output) or output.snr_db >= fail_below:
                 continue
             told = "not finite or another label" if output.snr_db == -math.inf else f"{output.snr_db:.1f} dB"
             yield f"output {output.name!r}: {told}, below {fail_below:g} dB"
+
+    def _has_own_limit(self, output: OutputComparison) -> bool:
+        """Labels, and masks, whose numbers of classes are no amounts: decibels say little of them."""
+        only_labels = output.figures is None and self.max_disagreement is not None
+        return only_labels or (output.mean_iou is not None and self.min_iou is not None)
 
 
 def _below(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -38,8 +39,8 @@ def is_coco(labels: object) -> bool:
 
 @dataclass
 class CocoLabels:
-    """``of_samples``: the image of each sample; ``classes``: the category of each class of the model. ``notes``: on how
-    they were read."""
+    """``of_samples``: the image of each sample; ``classes``: the category of each class of the model, None for one that
+    the labels do not list: what is found of it does not count. ``notes``: on how they were read."""
 
     boxes: BoxOutputs
     of_samples: Sequence[Entry]
@@ -67,7 +68,8 @@ class CocoLabels:
                     told = f"the model has {scores.shape[1]} classes, and the labels {len(self.classes)} categories"
                     raise EvaluationError(f"{told}; give labels with the categories of the model")
                 category = self.classes[int(row.argmax())]
-                listed.append(_entry(len(listed), number, category, place.tolist(), score=float(row.max())))
+                if category is not None:
+                    listed.append(_entry(len(listed), number, category, place.tolist(), score=float(row.max())))
 
     def figures(self) -> DetectionFigures:
         (before, before_50), (after, after_50) = (self._precisions(found) for found in self._found)
@@ -116,6 +118,10 @@ def coco_labels(source: Path, samples: Samples, boxes: BoxOutputs | None, classe
     if not any(annotations.get(image["id"]) for image in images):
         raise EvaluationError(f"{source} has no box in any of {format_count(len(samples), 'sample')}")
     ids = _classes(source, found["categories"], classes)
+    unlisted = sum(one is None for one in ids)
+    if unlisted:
+        told = f"{unlisted} of {len(ids)} classes of the model are not in {source}"
+        notes = [*notes, f"{told}: what is found of these does not count"]
     return CocoLabels(boxes, images, annotations, found["categories"], ids, notes)
 
 
@@ -136,11 +142,38 @@ def _read(source: Path) -> dict[str, list[dict[str, Any]]]:
             lacking = [key for key in keys if not isinstance(entry, dict) or key not in entry]
             if lacking:
                 raise PackageError(f"cannot read {source}: number {number} of {part!r} has no {lacking[0]!r}")
-    for annotation in found["annotations"]:
-        box = annotation["bbox"]
-        if not (isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)):
-            raise PackageError(f"cannot read {source}: a box is {str(box)[:40]}; it must be [left, top, width, height]")
+    told = _wrong(found)
+    if told:
+        raise PackageError(f"cannot read {source}: {told}")
     return dict(found)
+
+
+def _wrong(found: Mapping[str, Sequence[Entry]]) -> str:
+    """What is wrong with the values of a file whose parts are all there, "" where nothing is."""
+    for part, keys in _NEEDED.items():
+        names = [key for key in keys if key.endswith("id")]
+        for wrong in (entry[name] for entry in found[part] for name in names if type(entry[name]) is not int):
+            return f"an id of {part!r} is {str(wrong)[:40]!r}; it must be a whole number"
+    for part in ("images", "categories"):
+        ids = [entry["id"] for entry in found[part]]
+        if len(set(ids)) < len(ids):
+            twice = next(one for one in ids if ids.count(one) > 1)
+            return f"several of {part!r} have the id {twice}; give each its own"
+    for image in found["images"]:
+        if not all(_is_number(image[side]) and image[side] > 0 for side in ("width", "height")):
+            size = f"{str(image['width'])[:20]}×{str(image['height'])[:20]}"
+            return f"an image is of {size} (width × height); both must be above 0"
+    for annotation in found["annotations"]:
+        box, crowd = annotation["bbox"], annotation.get("iscrowd", 0)
+        if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)) and min(box[2:]) >= 0):
+            return f"a box is {str(box)[:40]}; it must be [left, top, width, height]"
+        if crowd not in (0, 1):
+            return f"iscrowd of a box is {str(crowd)[:40]}; it must be 0 or 1"
+    return ""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _images(source: Path, images: Sequence[Entry], samples: Samples) -> tuple[list[Entry], list[str]]:
@@ -166,6 +199,8 @@ def _classes(source: Path, categories: Sequence[Entry], classes: Sequence[str]) 
     named = {str(category.get("name")): category["id"] for category in categories}
     if classes and all(name in named for name in classes):
         return [named[name] for name in classes]
+    if classes and named.keys() <= set(classes):
+        return [named.get(name) for name in classes]
     if classes and len(ids) != len(classes):
         unknown = next((name for name in classes if name not in named), classes[0])
         told = f"{format_count(len(ids), 'category').replace('categorys', 'categories')}, and the model {len(classes)}"

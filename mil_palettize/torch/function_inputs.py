@@ -23,6 +23,11 @@ def inputs_of(function: str, functions: Sequence[str], inputs: Any) -> Any:
         if files and function not in files:
             there = format_some([file.name for file in files.values()])
             raise EvaluationError(f"{os.fspath(inputs)} has {there}, but no {function}.npz")
+        others = [] if files else _other_files(inputs)
+        if others:
+            own = f"call files as the model's functions: {format_some([f'{name}.npz' for name in functions])}"
+            advice = own if functions else "give one file"
+            raise EvaluationError(f"{os.fspath(inputs)} has {format_some(others)}, and no pictures; {advice}")
         return files.get(function, inputs)
     if not is_by_function(inputs):
         return inputs
@@ -35,6 +40,13 @@ def inputs_of(function: str, functions: Sequence[str], inputs: Any) -> Any:
         raise EvaluationError(f"there are samples of {given}, but none of function {function!r}")
     own = inputs[function]
     return [own] if isinstance(own, Mapping) else own
+
+
+def _other_files(inputs: str | os.PathLike[str]) -> list[str]:
+    """Names of the ``.npz`` files of a folder that has nothing else."""
+    folder = Path(inputs)
+    names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+    return names if all(name.endswith(".npz") for name in names) else []
 
 
 def own_file(inputs: Any, function: str) -> Path | None:

@@ -17,9 +17,26 @@ from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.features import CHANNELS, GRAYSCALES
 from mil_palettize.torch.made_up_inputs import default_shape
 
+SEQUENCE = "a sequence of calls, which is for calibration and compare; give the calls"
 
-def samples_in(path: Path, module: Evaluated, arrays: Mapping[str, AnyArray]) -> Sequence[Arrays]:
-    """The samples that ``arrays`` hold, by input of ``module``: a list, but where they lie in the file."""
+
+def samples_in(
+    path: Path, module: Evaluated, arrays: Mapping[str, AnyArray], *, sequences: bool = False
+) -> Sequence[Any]:
+    """The samples that ``arrays`` hold, by input of ``module``: a list, but where they lie in the file. Where some have
+    an axis more than several samples have, lists of calls, which have to be asked for."""
+    several = {name: array for name, array in arrays.items() if _axes_more(module, name, array) == 2}
+    if several and not sequences:
+        raise EvaluationError(f"{path} has {SEQUENCE}")
+    if not several:
+        return _calls(path, module, arrays)
+    return [
+        list(_calls(path, module, {**arrays, **{name: array[number] for name, array in several.items()}}))
+        for number in range(_count(path, several))
+    ]
+
+
+def _calls(path: Path, module: Evaluated, arrays: Mapping[str, AnyArray]) -> Sequence[Arrays]:
     rows = {name: found for name, array in arrays.items() if (found := _rows(module, name, array)) is not None}
     same = {name: _whole(array) for name, array in arrays.items() if name not in rows}
     if not rows:
@@ -29,6 +46,20 @@ def samples_in(path: Path, module: Evaluated, arrays: Mapping[str, AnyArray]) ->
         raise EvaluationError(f"{path} has other numbers of samples for other inputs: {counts}")
     samples = _Samples(path, rows, same, range(next(iter(counts.values()))))
     return samples if any(isinstance(own.array, StoredArray) for own in rows.values()) else list(samples)
+
+
+def _axes_more(module: Evaluated, name: str, array: AnyArray) -> int:
+    """Than the model takes; 0 for what is no array."""
+    kind = module.features.inputs[name].type
+    return array.ndim - len(default_shape(kind.multiArrayType)) if kind.WhichOneof("Type") == "multiArrayType" else 0
+
+
+def _count(path: Path, several: Mapping[str, AnyArray]) -> int:
+    sizes = {name: array.shape[:2] for name, array in several.items()}
+    if len(set(sizes.values())) > 1:
+        shapes = ", ".join(f"{name!r} {calls} in each of {count}" for name, (count, calls) in sizes.items())
+        raise EvaluationError(f"{path} has other numbers of calls for other inputs: {shapes}")
+    return int(next(iter(sizes.values()))[0])
 
 
 @dataclass(frozen=True)

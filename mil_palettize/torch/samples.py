@@ -19,10 +19,8 @@ from mil_palettize.torch.image_folder import holds_pictures, pictures
 from mil_palettize.torch.json_lines import SUFFIXES, json_lines
 from mil_palettize.torch.pixels import Pixels, refuse_pixels
 from mil_palettize.torch.python_files import defined, is_defined, told
-from mil_palettize.torch.sample_rows import samples_in
+from mil_palettize.torch.sample_rows import SEQUENCE, samples_in
 from mil_palettize.torch.sound_file import is_sound, windows
-
-_SEQUENCE = "a sequence of calls, which is for calibration and compare; give the calls"
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,8 @@ def read_samples(
     source: PathLike, module: Evaluated, *, sequences: bool = False, pixels: Pixels | None = None
 ) -> Samples:
     """Samples for ``module.predict``, at least one. ``sequences``: a function may also give lists of them, calls of a
-    model with states one after another. ``pixels``: what becomes of pictures where a model takes an array.
+    model with states one after another, and arrays may have an axis for sequences before that for samples. ``pixels``:
+    what becomes of pictures where a model takes an array.
 
     ``source``: a ``.npz`` file that has an array for each input, of one sample, of several along an axis more in front,
     or along the first axis where the model's own is 1; a ``.npy`` file of the same for a model with one input; a
@@ -86,18 +85,18 @@ def read_samples(
         return Samples(_lines(path, module, sequences))
     if is_sound(path):
         return Samples(*windows(path, module, _only_input(path, module)))
-    return Samples(samples_in(path, module, arrays_of(path, module)))
+    return Samples(samples_in(path, module, _arrays(path, module), sequences=sequences))
 
 
 def _lines(path: Path, module: Evaluated, sequences: bool) -> list[Any]:
     needed = _needed(module)
     found = json_lines(path, module, needed[0] if len(needed) == 1 else None)
     if not sequences and any(isinstance(sample, list) for sample in found):
-        raise EvaluationError(f"{path} has {_SEQUENCE}")
+        raise EvaluationError(f"{path} has {SEQUENCE}")
     return found
 
 
-def arrays_of(path: Path, module: Evaluated) -> dict[str, AnyArray]:
+def _arrays(path: Path, module: Evaluated) -> dict[str, AnyArray]:
     """By input, as the file has them, large ones left there. Raises EvaluationError where these are not the model's
     inputs."""
     arrays = _loaded(path, module)
@@ -141,7 +140,7 @@ def _given(text: str, module: Evaluated, sequences: bool) -> list[Any]:
         what = f"sample {number} of {text}"
         if isinstance(sample, list | tuple) and sample and all(isinstance(call, Mapping) for call in sample):
             if not sequences:
-                raise EvaluationError(f"{what} is {_SEQUENCE}")
+                raise EvaluationError(f"{what} is {SEQUENCE}")
             arrays.append([_named(call, what, module) for call in sample])
         else:
             arrays.append(_named(sample, what, module))

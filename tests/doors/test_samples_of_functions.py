@@ -115,6 +115,17 @@ def test_a_folder_of_files_for_functions(source: Path, tmp_path: Path) -> None:
         fisher_importance(source, folder)
 
 
+def test_a_folder_whose_files_are_called_otherwise(source: Path, fixtures: Path, tmp_path: Path) -> None:
+    saved_of("decode", tmp_path / "decod.npz")
+    message = r"decod\.npz, and no pictures; call files as the model's functions: decode\.npz, prefill\.npz"
+    with pytest.raises(EvaluationError, match=message):
+        run_package(source, tmp_path)
+    with pytest.raises(EvaluationError, match=message):
+        compare(source, source, tmp_path, function="all")
+    with pytest.raises(EvaluationError, match=r"decod\.npz, and no pictures; give one file$"):
+        run_package(fixtures / "pipeline_ios17.mlpackage", tmp_path)
+
+
 def test_run_takes_the_file_of_the_function(source: Path, tmp_path: Path) -> None:
     for name in SHAPES:
         saved_of(name, tmp_path / f"{name}.npz")

@@ -15,7 +15,7 @@ from sklearn.metrics import jaccard_score, top_k_accuracy_score
 
 torch = pytest.importorskip("torch")
 
-from mil_palettize import OpPalettizerConfig, OptimizationConfig, palettize_package  # noqa: E402
+from mil_palettize import Calibration, OpPalettizerConfig, OptimizationConfig, palettize_package  # noqa: E402
 from mil_palettize.cli.main import main  # noqa: E402
 from mil_palettize.torch import open_model  # noqa: E402
 
@@ -104,6 +104,33 @@ def test_tokens_that_a_language_model_chooses(
     assert any(step is not None for step in wanted)
 
 
+def test_calibration_on_sequences(
+    language_models: tuple[Path, Path], prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file of several is what lists of calls are, in which states live on."""
+    config, position = OptimizationConfig(OpPalettizerConfig(nbits=2)), np.arange(CALLS, dtype=np.int32)
+    calls = [[{"ids": i.reshape(1, 1), "position": p[None]} for i, p in zip(ids, position, strict=True)] for ids in IDS]
+    written = []
+    for name, given in (("a.mlpackage", str(prompts)), ("b.mlpackage", calls)):
+        palettize_package(language_models[0], tmp_path / name, config, calibration=Calibration(given))
+        written.append((tmp_path / name / "Data/com.apple.CoreML/weights/weight.bin").read_bytes())
+    assert written[0] == written[1]
+    assert main(["run", str(language_models[0]), "--inputs", str(prompts)]) == 4
+    assert "has a sequence of calls, which is for calibration and compare; give the calls" in capsys.readouterr().err
+
+
+def test_tokens_of_another_vocabulary(
+    language_models: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(
+        tmp_path / "x.npz", ids=IDS[0, :3, None, None] * 0 + TOKENS, position=np.arange(3, dtype=np.int32)[:, None]
+    )
+    assert main(["compare", *map(str, language_models), "--sequence", str(tmp_path / "x.npz")]) == 4
+    error = capsys.readouterr().err
+    assert "call 0: " in error
+    assert f"op 'embedded' (gather) cannot be run: IndexError: index {TOKENS} is beyond [-{TOKENS}, {TOKENS})" in error
+
+
 def test_masks_of_a_segmentation_network(fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = pytest.importorskip("PIL.Image")
     pair = palettized(fixtures / "segmentation_ios16.mlpackage", tmp_path, 2)
@@ -122,6 +149,9 @@ def test_masks_of_a_segmentation_network(fixtures: Path, tmp_path: Path, capsys:
     gate = [*pair, "--inputs", tmp_path / "images", "--min-iou"]
     told([*gate, f"{100 * wanted - 1:.3f}%"], capsys)
     told([*gate, f"{100 * wanted + 1:.3f}%"], capsys, code=1)
+    assert output["snr_db"] < 60  # of numbers of classes
+    told([*pair, "--inputs", tmp_path / "images", "--fail-below", "60dB"], capsys, code=1)
+    told([*gate, f"{100 * wanted - 1:.3f}%", "--fail-below", "60dB"], capsys)
 
 
 def masks_in_numpy(package: Path, picture: np.ndarray) -> np.ndarray:

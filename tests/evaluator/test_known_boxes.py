@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,28 @@ def test_figures_are_those_of_a_plain_computation(tmp_path: Path) -> None:
     assert figures.map_before > figures.map_after > 0
 
 
+def test_labels_of_some_classes_of_the_model(tmp_path: Path) -> None:
+    """Found boxes of the others do not count, as pycocotools has it."""
+    truth, found = made_up(8, 0.004)
+    whole = coco_labels(coco(truth, tmp_path), Samples([{}] * 8), NAMES, [])
+    listed = {whole.categories[i]["name"]: i for i in (1, 2)}
+    some = json.loads((tmp_path / "boxes.json").read_text())
+    some["categories"] = [category for category in some["categories"] if category["name"] in listed]
+    ids = [category["id"] for category in some["categories"]]
+    some["annotations"] = [one for one in some["annotations"] if one["category_id"] in ids]
+    (tmp_path / "boxes.json").write_text(json.dumps(some))
+    names = [category["name"] for category in sorted(whole.categories, key=lambda one: one["id"])]
+    labels = coco_labels(tmp_path / "boxes.json", Samples([{}] * 8), NAMES, names)
+    assert len(labels.notes) == 1
+    assert labels.notes[0].startswith("1 of 3 classes of the model are not in ")
+    for number in range(8):
+        labels.add(number, {}, found[number], found[number])
+    left = next(i for i, name in enumerate(names) if name not in listed)
+    kept = [(boxes[classes != left], classes[classes != left]) for boxes, classes in truth]
+    levels = [precision(kept, found, least) for least in np.linspace(0.5, 0.95, 10)]
+    assert labels.figures().map_before == pytest.approx(np.mean(levels), abs=1e-3)  # thresholds are no exact shares
+
+
 def test_boxes_follow_the_picture(tmp_path: Path) -> None:
     """One of 200×200 that the model gets as 100×50 is scaled by a half and loses a quarter above and below."""
     truth = [(np.array([[0.5, 0.5, 0.2, 0.1], [0.5, 0.1, 0.1, 0.1]]), np.array([0, 1]))]
@@ -140,7 +163,7 @@ def test_a_package(fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         whole["images"].append({"id": number, "width": SIZE, "height": SIZE})
         for box, row in zip(pixel_boxes(outputs[module.boxes.coordinates], SIZE, SIZE), scores, strict=True):
             entry = {"image_id": number, "category_id": int(row.argmax()), "bbox": box.tolist()}
-            whole["annotations"].append(entry)
+            whole["annotations"] += [entry] if box[2:].min() > 0 else []  # made-up weights give others too
     whole["categories"] = [{"id": label} for label in range(classes)]
     (tmp_path / "boxes.json").write_text(json.dumps(whole))
     found = compare(path, path, samples, labels=tmp_path / "boxes.json")
@@ -170,6 +193,21 @@ def test_labels_that_do_not_fit(tmp_path: Path, fixtures: Path) -> None:
             r"it must be \[left, top",
         ),
         ({"images": {}}, PackageError, "it has no list of 'images'"),
+        (
+            {"images": [{**one, "id": 0} for one in good["images"]]},
+            PackageError,
+            "of 'images' have the id 0; give each",
+        ),
+        ({"images": [{**one, "id": "a"} for one in good["images"]]}, PackageError, "an id of 'images' is 'a'; it must"),
+        ({"images": [{**one, "width": 0} for one in good["images"]]}, PackageError, "an image is of 0×200"),
+        *(
+            ({"annotations": [{**good["annotations"][0], **change}]}, PackageError, message)
+            for change, message in (
+                ({"bbox": [0, 0, -5, 3]}, r"a box is \[0, 0, -5, 3\]; it must be"),
+                ({"bbox": [0, 0, math.nan, 3]}, r"a box is \[0, 0, nan, 3\]; it must be"),
+                ({"iscrowd": "no"}, "iscrowd of a box is no; it must be 0 or 1"),
+            )
+        ),
         ({"images": good["images"][:1]}, EvaluationError, "has 1 image for 2 samples"),
         ({"annotations": []}, EvaluationError, "has no box in any of 2 samples"),
     ]

@@ -13,11 +13,16 @@ from mil_palettize.torch.evaluator.ops.registry import Flag, Int, Tensor, Text, 
 
 
 def _counted(indices: Tensor, size: int, validate: bool) -> Tensor:
-    """``indices`` counted from 0: negative ones count from the end. Where they are to be
-    validated, raises IndexError for these and for those beyond the end."""
-    indices = indices.long()
-    if validate and bool(((indices < 0) | (indices >= size)).any()):
-        raise IndexError(f"indices beyond [0, {size})")
+    """``indices`` counted from 0: negative ones count from the end. Raises IndexError for those beyond the ends; where
+    they are to be validated, for negative ones too."""
+    indices, least = indices.long(), 0 if validate else -size
+    beyond = indices[(indices < least) | (indices >= size)]
+    if beyond.numel():
+        raise IndexError(f"index {int(beyond[0])} is beyond [{least}, {size})")
+    return _from_start(indices, size)
+
+
+def _from_start(indices: Tensor, size: int) -> Tensor:
     return torch.where(indices < 0, indices + size, indices)
 
 
@@ -26,7 +31,7 @@ def _rows(indices: Tensor, sizes: Sequence[int], validate: bool) -> Tensor:
     axes flattened to one."""
     row = indices.new_zeros(indices.shape[:-1], dtype=torch.int64)
     for part, size in zip(indices.unbind(-1), sizes, strict=True):
-        row = row * size + _counted(part, size, validate)
+        row = row * size + (_counted(part, size, validate) if validate else _from_start(part, size))
     return row
 
 
