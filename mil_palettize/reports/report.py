@@ -190,7 +190,7 @@ class Report:
             return ""
         functions = ["--function", "all"] if len({weight.function for weight in self.weights}) > 1 else []
         command = shlex.join(["mil-palettize", "compare", self.source, self.destination, *functions])
-        return f"next: {command}  # --inputs X: on samples of yours"
+        return f"next: {command}\n      (with --inputs X: on samples of yours)"
 
 
 def _bias_lines(biases: Sequence[BiasReport]) -> list[str]:

@@ -84,9 +84,10 @@ def test_small_weights_are_told_of_where_they_are_much() -> None:
 
 
 def test_what_to_run_next() -> None:
-    next_line, hint = "next: mil-palettize compare 'a b.mlpackage' out.mlpackage", "  # --inputs X: on samples of yours"
-    assert of(PLAIN).to_text().splitlines()[-1] == next_line + hint
-    both = of(PLAIN, replace(PLAIN, function="decode")).to_text().splitlines()[-1]
-    assert both == f"{next_line} --function all{hint}"
+    next_line = "next: mil-palettize compare 'a b.mlpackage' out.mlpackage"
+    hint = "      (with --inputs X: on samples of yours)"
+    assert of(PLAIN).to_text().splitlines()[-2:] == [next_line, hint]
+    both = of(PLAIN, replace(PLAIN, function="decode")).to_text().splitlines()[-2:]
+    assert both == [f"{next_line} --function all", hint]
     assert next_line not in of(PLAIN, dry_run=True).to_text()
     assert next_line not in of(replace(PLAIN, status="skipped", reason="small")).to_text()
