@@ -35,6 +35,7 @@ from mil_palettize.reports.model_comparison import ModelComparison
 from mil_palettize.reports.progress import ProgressEvent
 from mil_palettize.reports.repeated_call import call_text
 from mil_palettize.reports.report import Report
+from mil_palettize.request.memory_limit import check_memory
 from mil_palettize.request.normalised import Requests, normalise
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def palettize_package(
     finetuning = check_finetuning(calibration, finetuning, resume)
     if target is not None:
         target = parse_target(target)  # what is wrong with the request itself comes before what is wrong with places
+    check_memory(memory)
     if memory is not None and not check:
         raise ConfigError(
             f"memory is {memory}, and limits what check keeps; ask for check, or give Calibration(memory=…)"

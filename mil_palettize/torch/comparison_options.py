@@ -8,6 +8,7 @@ from typing import Any
 
 from mil_palettize.errors import ConfigError
 from mil_palettize.reports.counting import Count, untold
+from mil_palettize.request.memory_limit import check_memory
 from mil_palettize.torch.evaluator.constant_store import EVERYTHING
 from mil_palettize.torch.pixels import Pixels
 
@@ -46,10 +47,9 @@ class Options:
             raise ConfigError(f"runtime is {self.runtime!r}; use one of {list(RUNTIMES)}")
         if self.runtime == "coreml" and (self.per_op or self.attributed):
             raise ConfigError("Core ML does not show the results of ops; per_op goes with the runtime 'torch'")
+        check_memory(self.memory)
         if self.memory is not None and self.attributed:
             raise ConfigError("memory limits the weights that are kept, and per_op puts each by itself; leave one out")
-        if self.memory is not None and self.memory < 0:
-            raise ConfigError(f"memory is {self.memory}; give a number of bytes, or None")
         if self.greedy < 0:
             raise ConfigError(f"greedy is {self.greedy}; give a number of tokens, 0 for none")
 

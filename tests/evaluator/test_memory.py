@@ -15,6 +15,7 @@ from evaluator import mb, opened  # noqa: E402
 
 from mil_palettize import ConfigError, OpPalettizerConfig, OptimizationConfig, compare, palettize_package  # noqa: E402
 from mil_palettize.cli.main import main  # noqa: E402
+from mil_palettize.torch.comparison_options import Options  # noqa: E402
 from mil_palettize.torch.evaluator import constant_store, constants  # noqa: E402
 from mil_palettize.torch.evaluator.model_pipeline import open_model  # noqa: E402
 from mil_palettize.torch.evaluator.module import MILModule  # noqa: E402
@@ -127,6 +128,15 @@ def test_a_check_of_palettes_keeps_no_more_than_asked_for(
     assert "--memory goes with --calibrate and samples, which are run with it, or --check" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="memory is 1, and limits what check keeps; ask for check"):
         palettize_package(source, None, config, dry_run=True, memory=1)
+
+
+@pytest.mark.parametrize("memory", ["2GB", -1, 1.5, True])
+def test_a_memory_that_is_none_is_told_before_anything_is_made(memory: Any, tmp_path: Path) -> None:
+    wrong = pytest.raises(ConfigError, match=f"memory is {memory!r}; give a number of bytes, or None")
+    with wrong:
+        palettize_package("nowhere", tmp_path / "out.mlpackage", OptimizationConfig(), check=True, memory=memory)
+    with wrong:
+        Options(memory=memory)
 
 
 @pytest.mark.parametrize("kind", ["linear", "gather", "batched gather", "add"])
