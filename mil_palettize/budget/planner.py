@@ -96,7 +96,7 @@ def _within(one: Evaluated) -> str:
         return "no palette of it makes the package smaller, its op included"
     error, best = min(smaller, key=lambda pair: (pair[0], pair[1].nbytes))
     lost = f"{Point(0, error).told} told beforehand" if error > 0 else "no error"
-    return f"the budget holds it as it is; {best}, its best palette, would save {-best.nbytes:,} bytes, with {lost}"
+    return f"there is room for it as it is; {best}, its best palette, would save {-best.nbytes:,} bytes, with {lost}"
 
 
 def _notes(chosen: Iterable[Chosen], device: str) -> list[str]:

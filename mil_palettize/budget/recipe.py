@@ -197,7 +197,7 @@ class Recipe:
             for name in one.names:
                 options = None if one.options is None else {"mode": "kmeans", **one.options}
                 lines.append(f"  {json.dumps(name)}: {json.dumps(options)}")
-        return "\n".join(line.replace("\n", " ") for line in lines) + "\n"
+        return "\n".join(printable(line.replace("\n", " ")) for line in lines) + "\n"
 
     def table(self, width: int = 110) -> str:
         """A line for each weight."""

@@ -38,7 +38,7 @@ class Trial:
         return kind_of(self.uniform)
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.nbytes:,} bytes, {self.quality}"
+        return f"{self.kind}, {self.nbytes:,} bytes, {self.quality}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only; figures that are not finite are None."""

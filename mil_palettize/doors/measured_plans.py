@@ -24,6 +24,7 @@ from mil_palettize.reports.progress import ProgressEvent
 
 _TRIALS = 9  # sizes
 _NEAR = 1.02  # sizes that lie no farther apart are as good as one
+_NOT_REACHED = "no palette that loses anything measured as is asked for"
 Measure = Callable[[Recipe], Trial]
 
 
@@ -38,7 +39,7 @@ class _Told:
 
     def __call__(self, recipe: Recipe) -> Trial:
         before = f" ({self._last})" if self._last else ""
-        self._tell(f"trying {kind_of(recipe.uniform)} {recipe.nbytes:,} bytes{before}", self.done, self._total)
+        self._tell(f"trying {kind_of(recipe.uniform)}, {recipe.nbytes:,} bytes{before}", self.done, self._total)
         trial = self._measure(recipe)
         self._last = str(trial)
         return trial
@@ -55,7 +56,7 @@ def smallest_reaching(
     their sizes, as far as two per cent. Where mixed bits do not, uniform ones of the size are tried. The package as it
     is always does. ``tell``: of each trial, in words, and how many sizes are done, of how many at most."""
     failing, passing = found.smallest, max(found.base, found.smallest)
-    best = planned(found, Budget(nbytes=passing), limits.device)
+    best, reached = planned(found, Budget(nbytes=passing), limits.device), False
     trials: dict[tuple[str, int], Trial] = {}
     told = _Told(measure, tell, _TRIALS)
     for number in range(_TRIALS):
@@ -67,12 +68,12 @@ def smallest_reaching(
         if recipe is None:
             failing = tried
             continue
-        best, passing = recipe, recipe.nbytes
+        best, passing, reached = recipe, recipe.nbytes, True
         if number == 0:
             break
     told.end()
-    none = () if best.error else ("no palette measured as is asked for: all weights stay as they are",)
-    return replace(best, trials=tuple(trials.values()), notes=(*best.notes, *none))
+    notes = best.notes if reached else (*best.notes, _NOT_REACHED)
+    return replace(best, trials=tuple(trials.values()), notes=notes)
 
 
 def _first_reaching(

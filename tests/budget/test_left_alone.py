@@ -38,7 +38,7 @@ def test_the_budget_holds_it(source: Path, tmp_path: Path) -> None:
     assert all((one.options is None) == bool(one.reason) for one in recipe.chosen)
     for one in dense:
         told = re.fullmatch(
-            r"the budget holds it as it is; 8 bits.*, its best palette, would save ([\d,]+) bytes, with ([\d.]+) dB "
+            r"there is room for it as it is; 8 bits.*, its best palette, would save ([\d,]+) bytes, with ([\d.]+) dB "
             r"told beforehand",
             one.reason,
         )
@@ -65,7 +65,7 @@ def test_what_was_asked_for(source: Path) -> None:
     told = reasons(plan_mixed_bits(source, MUCH, limits=kept))
     assert told["hidden_weight"] == "keep['hidden_weight'] asks for it"
     assert told["stem_weight"] == told["head_weight"] == "ends asks for it"
-    assert told["up_weight"] == "" or told["up_weight"].startswith("the budget holds it")
+    assert told["up_weight"] == "" or told["up_weight"].startswith("there is room for it")
 
 
 def test_what_its_form_rules_out(fixtures: Path) -> None:

@@ -66,6 +66,20 @@ def test_at_the_ends(found: Weighed) -> None:
     assert len({trial.nbytes for trial in none.trials if not trial.uniform}) > 5
 
 
+def test_what_loses_nothing_where_no_plan_reaches(fixtures: Path) -> None:
+    """Palettes without error stay in the plan, and the note does not say that all weights are as they were."""
+    with Workers(1) as pool:
+        odd = weighed(Source(fixtures / "odd_values_ios18.mlpackage"), Limits(), Budget(min_snr_db=1.0), pool)
+    note = "no palette that loses anything measured as is asked for"
+    none = smallest_reaching(odd, lambda trial: False, Limits(), measuring({}))
+    assert sum(one.options is not None for one in none.chosen) == 4
+    assert none.error == 0
+    assert none.notes[-1] == note
+    reached = smallest_reaching(odd, lambda trial: trial.error == 0, Limits(), measuring({}))
+    assert reached.chosen == none.chosen
+    assert note not in reached.notes
+
+
 def test_the_smallest_may_be_uniform(found: Weighed) -> None:
     """Where mixed bits of no size measure so."""
     recipe = smallest_reaching(
@@ -111,12 +125,12 @@ def test_trials_are_told(found: Weighed) -> None:
     budget = Budget(nbytes=20_000)
     plan, uniform = planned(found, budget, "any"), uniform_plans(found, budget, "any")
     no_worse(plan, uniform, measuring({"": 9.0, "3 bits": 11.0}), lambda *one: told.append(one))
-    mixed = f"mixed bits {plan.nbytes:,} bytes"
+    mixed = f"mixed bits, {plan.nbytes:,} bytes"
     assert told[:2] == [
         (f"trying {mixed}", 0, 3),
-        (f"trying uniform 3 bits {uniform[0].nbytes:,} bytes ({mixed}, 9.0 dB)", 1, 3),
+        (f"trying uniform 3 bits, {uniform[0].nbytes:,} bytes ({mixed}, 9.0 dB)", 1, 3),
     ]
-    assert told[3:] == [(f"uniform {uniform[1].uniform} {uniform[1].nbytes:,} bytes, 0.0 dB", 3, 3)]
+    assert told[3:] == [(f"uniform {uniform[1].uniform}, {uniform[1].nbytes:,} bytes, 0.0 dB", 3, 3)]
     told.clear()
     asked = measuring({"": 11.0})
     smallest_reaching(found, lambda trial: trial.nbytes > 20_000, Limits(), asked, lambda *one: told.append(one))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
@@ -90,6 +91,15 @@ def test_names_that_yaml_would_take_for_something_else(recipe: Recipe) -> None:
     import yaml
 
     assert tuple(yaml.safe_load(text)["op_name_configs"]) == odd
+
+
+def test_names_that_end_lines_of_yaml(recipe: Recipe) -> None:
+    """Names come from packages, and stand in comments too."""
+    import yaml
+
+    ends = "\r\x85\u2028\n"
+    odd = replace(recipe, left=tuple((f"main/a{end}b: {{", "small", 2) for end in ends), notes=("\x07",))
+    assert yaml.safe_load(odd.to_yaml()) == recipe.to_dict()
 
 
 def test_fewer_bits_are_never_said_to_lose_less(source: Path) -> None:

@@ -110,9 +110,9 @@ def test_log_of_trials(run: Run) -> None:
     assert code == 0
     tried = [re.sub(r"[\d,.]+ (bytes|dB)", r"… \1", line) for line in lines if " bytes" in line]
     assert tried == [
-        "trying mixed bits … bytes: 0 of 2",
-        "trying uniform 4 bits … bytes (mixed bits … bytes, … dB): 1 of 2",
-        "uniform 4 bits … bytes, … dB: 2 of 2",
+        "trying mixed bits, … bytes: 0 of 2",
+        "trying uniform 4 bits, … bytes (mixed bits, … bytes, … dB): 1 of 2",
+        "uniform 4 bits, … bytes, … dB: 2 of 2",
     ]  # fmt: skip
     assert lines.count("begun: 0 of 5 weights") == 2
 
