@@ -8,6 +8,7 @@ from importlib import import_module
 from types import ModuleType
 
 from mil_palettize.cli.colours import coloured, has_colours
+from mil_palettize.cli.logs import json_error
 from mil_palettize.cli.signals import ending_at_once
 from mil_palettize.text import printable
 
@@ -19,11 +20,11 @@ def load(name: str) -> ModuleType:
         return import_module(f"mil_palettize.{name}")
 
 
-def fail(message: str, code: int) -> int:
-    """Tell an error, and return its exit code."""
+def fail(message: str, code: int, *, as_json: bool) -> int:
+    """Tell an error, and return its exit code. ``as_json``: as the log does."""
     with suppress(OSError, ValueError, RuntimeError):  # nobody may be listening
-        told = line(message)
-        print(coloured(told) if has_colours(sys.stderr) else told, end="", file=sys.stderr, flush=True)
+        told = json_error(message) if as_json else line(message)
+        print(coloured(told) if has_colours(sys.stderr) and not as_json else told, end="", file=sys.stderr, flush=True)
     return code
 
 

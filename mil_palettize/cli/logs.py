@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -23,13 +24,19 @@ _logger = logging.getLogger("mil_palettize")
 class _JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One object: time, level, message, and ``progress`` where the line tells of it."""
-        told = {
-            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-        }
         progress = getattr(record, "progress", None)
-        return json.dumps(told if progress is None else {**told, "progress": progress})
+        told = {} if progress is None else {"progress": progress}
+        return _json_line(record.created, record.levelname.lower(), record.getMessage(), **told)
+
+
+def _json_line(seconds: float, level: str, message: str, **told: object) -> str:
+    when = datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")
+    return json.dumps({"time": when, "level": level, "message": message, **told})
+
+
+def json_error(message: str) -> str:
+    """The line of an error, among those of ``--log-json``."""
+    return _json_line(time.time(), "error", message) + "\n"
 
 
 def add_logs(sub: Parser) -> None:

@@ -279,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # On Linux, importing coremltools prints a page about runtimes that are not there.
     logging.getLogger("coremltools").setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    given = sys.argv[1:] if arguments is None else arguments
+    given, as_json = sys.argv[1:] if arguments is None else arguments, False
     try:
         with stopping():
             parser = build_parser(COMMANDS)
@@ -288,17 +288,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 2
             options = parser.parse_args(with_values(given))
             options.told = shlex.join(["mil-palettize", *given])
+            as_json = getattr(options, "log_json", False)  # completion has none
             with following_links(options.follow_links), memory_told(), logging_as(options):
                 return int(options.run(options))
     except Stopped as stopped:
-        end(_interrupted(str(stopped), stopped.exit_code))
+        end(_interrupted(str(stopped), stopped.exit_code, as_json=as_json))
         raise
     except KeyboardInterrupt as interrupt:
-        return _interrupted(str(interrupt))
+        return _interrupted(str(interrupt), as_json=as_json)
     except Exception as error:
         if os.environ.get("MIL_PALETTIZE_TRACEBACK"):
             traceback.print_exc()
-        return fail(*_explain(error))
+        return fail(*_explain(error), as_json=as_json)
 
 
 def _explain(error: Exception) -> tuple[str, int]:
@@ -310,8 +311,8 @@ def _explain(error: Exception) -> tuple[str, int]:
     return f"{type(error).__name__}: {error} ({hint})", EXIT_INTERNAL
 
 
-def _interrupted(what: str = "", code: int = EXIT_INTERRUPTED) -> int:
-    return fail(f"interrupted; {what or 'nothing was written'}", code)
+def _interrupted(what: str, code: int = EXIT_INTERRUPTED, *, as_json: bool) -> int:
+    return fail(f"interrupted; {what or 'nothing was written'}", code, as_json=as_json)
 
 
 if __name__ == "__main__":

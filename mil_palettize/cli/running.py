@@ -98,7 +98,7 @@ def compare(options: argparse.Namespace) -> int:
     if not limits:
         return 0
     failures = comparison.failures(**limits, allow_degenerate=options.allow_degenerate)
-    return fail(_failures_text(failures), EXIT_DIFFERENT) if failures else 0
+    return fail(_failures_text(failures), EXIT_DIFFERENT, as_json=options.log_json) if failures else 0
 
 
 def _ops_on_page(options: argparse.Namespace, reference: bool) -> bool:

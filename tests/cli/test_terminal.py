@@ -71,6 +71,19 @@ def test_log_as_json(run: Run) -> None:
     assert all(datetime.fromisoformat(one["time"]).tzinfo for one in told)
 
 
+def test_errors_among_json(run: Run) -> None:
+    """Of the command, and of a gate that fails; the message is that of the line without it."""
+    pytest.importorskip("torch")
+    run(*PALETTIZE)
+    gate = ("compare", IN, "o.mlpackage", "--random", "1", "--fail-below", "90")
+    for failing, expected in ((("inspect", "nowhere.mlpackage"), 3), (gate, 1)):
+        code, _, err = run(*failing, "--log-json")
+        told = [json.loads(line) for line in err.splitlines()]
+        assert code == expected
+        assert [one["level"] for one in told].count("error") == 1
+        assert f"mil-palettize: error: {told[-1]['message']}\n" == run(*failing)[2]
+
+
 CONFIG = "config_type: OpPalettizerConfig\nglobal_config: {nbits: 4}\n"
 RUN = ("--random", "2")
 
