@@ -6,12 +6,13 @@ of 16 distinct values over 64 channels they make up to 1,024, too many for one l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
 from coremltools.converters.mil.mil import Operation, Var
 
+from mil_palettize.program.bare_names import is_exported
 from mil_palettize.program.weight import Weight
 from mil_palettize.request.normalised import Requests
 from mil_palettize.request.patterns import is_pattern, matches
@@ -43,17 +44,18 @@ def named_before(key: str) -> str:
 
 
 def before_fusions(
-    requests: Requests, chains: Mapping[Weight, list[list[Operation]]], names: Iterable[tuple[str, str]]
+    requests: Requests, chains: Mapping[Weight, list[list[Operation]]], names: Collection[tuple[str, str]]
 ) -> Requests:
     """``requests``, whose entries use names of the saved model, with entries added for the names that the same ops have
     before casts and fusions. A convolution is saved under the name of the last op fused into it: what was asked for by
     that name is asked for the convolution. ``chains``: for each weight what :func:`fused_into` gives; ``names``:
     (function, name) of all there is now: patterns that match none of these speak of what the saved model will have."""
+    exported = is_exported(name for _, name in names)
     present = {key for function, name in names for key in (name, f"{function}/{name}")}
     earlier = {
         named_before(key): request
         for key, request in requests.by_name.items()
-        if not is_pattern(key) or matches(key, present)
+        if not is_pattern(key) or matches(key, present, exported)
     }
     written_out = {key: request for key, request in requests.by_name.items() if not is_pattern(key)}
     result = replace(requests, by_name={**earlier, **written_out})

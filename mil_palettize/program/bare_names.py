@@ -28,8 +28,10 @@ def module_of(name: str) -> str:
 
 
 def before_export(name: str) -> str:
-    """Without what torch.export puts before a parameter: ``layers_0_fc_weight`` of ``p_layers_0_fc_weight``."""
-    return name.removeprefix(_EXPORTED)
+    """Without what torch.export puts before a parameter: ``layers_0_fc_weight`` of ``p_layers_0_fc_weight``, whose
+    function may stand before it."""
+    function, slash, own = name.rpartition("/")
+    return f"{function}{slash}{own.removeprefix(_EXPORTED)}"
 
 
 def is_exported(names: Iterable[str]) -> bool:

@@ -50,8 +50,9 @@ def in_model(requests: Requests, names: Names, where: str = "op_name_configs") -
     Raises PlanError for a pattern that matches nothing, with near names; and for an entry that may mean several
     modules, with the names that tell them apart.
     """
+    exported = is_exported(names.constants.values())
     for entry in requests.by_name:
-        if is_pattern(entry) and not matches(entry, names.exact):
+        if is_pattern(entry) and not matches(entry, names.exact, exported):
             functions = format_some(sorted({key.rpartition("/")[0] for key in names.constants}))
             raise PlanError(
                 f"{where}[{entry!r}] matches nothing in function {functions}{near_pattern(entry, names.matrices)}"
@@ -62,7 +63,7 @@ def in_model(requests: Requests, names: Names, where: str = "op_name_configs") -
         if not is_pattern(entry) and entry not in names.exact and (meant := _meant(entry, names, where))
     }
     innermost = sorted(found, key=lambda entry: -len(plain_name(entry).split("_")))
-    return replace(requests, modules={entry: found[entry] for entry in innermost})
+    return replace(requests, modules={entry: found[entry] for entry in innermost}, exported=exported)
 
 
 def _called(function: str) -> tuple[str, str]:

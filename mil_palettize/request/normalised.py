@@ -37,7 +37,8 @@ class Requests:
 
     ``joint``: also of what sparse and quantized constants hold. ``importance``: of the elements of constants, by the
     constants' names. ``modules``: entries of ``by_name`` that are names of modules of a certain model, what decides
-    first in front, each with the keys (``function/name``) of the constants that are in it. ``planned``: ``by_name`` is
+    first in front, each with the keys (``function/name``) of the constants that are in it; ``exported``: the constants
+    of that model are called as torch.export calls them. ``planned``: ``by_name`` is
     of a plan, and nobody wrote it: why it leaves entries of ``by_name`` and other constants (``function/name``) alone,
     in sentences; None where it is not so.
     """
@@ -48,6 +49,7 @@ class Requests:
     joint: bool = False
     importance: Mapping[str, Importance] = field(default_factory=dict)
     modules: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    exported: bool = False
     planned: Mapping[str, str] | None = field(default=None, compare=False)
 
     @property
@@ -73,7 +75,7 @@ class Requests:
         next, ``function/name`` before a bare name; then modules, then patterns."""
         keys = _keys(function, names)
         modules = [entry for entry, of in self.modules.items() if not of.isdisjoint(keys)]
-        patterns = [entry for entry in self._patterns if entry not in keys and matches(entry, keys)]
+        patterns = [entry for entry in self._patterns if entry not in keys and matches(entry, keys, self.exported)]
         return [*(key for key in keys if key in self.by_name), *modules, *patterns]
 
     def source_of(self, entry: str) -> str:

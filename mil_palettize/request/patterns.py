@@ -73,12 +73,12 @@ def _parts(argument: Any) -> Iterator[Any]:
             yield from _parts(one)
 
 
-def matches(entry: str, names: Iterable[str]) -> bool:
-    """Whether a pattern means one of ``names``."""
+def matches(entry: str, names: Iterable[str], exported: bool = False) -> bool:
+    """Whether a pattern means one of ``names``. ``exported``: they are torch.export's (``is_exported``)."""
     pattern = pattern_of(entry)
     if entry.startswith(PATTERN):
         return any(pattern.fullmatch(name) for name in names)
-    return any(pattern.fullmatch(form) for name in names for form in _forms(name))
+    return any(pattern.fullmatch(form) for name in names for form in _forms(name, exported))
 
 
 @lru_cache
@@ -99,8 +99,8 @@ def plain_name(name: str) -> str:
 
 
 @lru_cache(maxsize=1 << 16)
-def _forms(name: str) -> tuple[str, ...]:
-    """What a glob may mean a constant by: its name, that without what coremltools added, its module; these also without
-    what torch.export puts before them."""
+def _forms(name: str, exported: bool) -> tuple[str, ...]:
+    """What a glob may mean a constant by: its name, that without what coremltools added, its module; where it is
+    ``exported`` these also without what torch.export puts before them."""
     forms = [plain_name(form) for form in (name, bare_name(name), module_of(name)) if form]
-    return tuple(dict.fromkeys([*forms, *map(before_export, forms)]))
+    return tuple(dict.fromkeys([*forms, *(before_export(form) for form in forms if exported)]))

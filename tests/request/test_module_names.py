@@ -124,13 +124,34 @@ EXPORTED = program(
 
 @pytest.mark.parametrize(
     ("entry", "count"),
-    [("head", 1), ("layers.0", 2), ("q_proj", 1), ("layers.*.q_proj", 1), ("p_layers_0", 2), ("layers.0.attn*", 1)],
+    [
+        ("head", 1),
+        ("layers.0", 2),
+        ("q_proj", 1),
+        ("layers.*.q_proj", 1),
+        ("p_layers_0", 2),
+        ("layers.0.attn*", 1),
+        ("main/head*", 1),
+    ],
 )
 def test_names_that_torch_export_gave(entry: str, count: int) -> None:
     """With its ``p_`` for parameters, which people do not write: ``head`` is not the one of a layer."""
     config = OptimizationConfig(OpPalettizerConfig(nbits=4), op_name_configs={entry: OpPalettizerConfig(nbits=6)})
     found = [d.specification for d in planned(EXPORTED, config).decisions]
     assert [one.nbits for one in found if one].count(6) == count
+
+
+def test_modules_that_only_begin_so() -> None:
+    """As those of deformable convolutions, ``p_conv`` beside ``conv``, of a network that was traced."""
+    names = ("p_conv_weight", "conv_weight")
+    made = program(
+        *(const(name, shape=(64, 48)) for name in names),
+        *(op("linear", f"reads_{name}", {"x": "x", "weight": name}, shape=(1, 64)) for name in names),
+    )
+    for entry in ("conv*", "main/conv*", "conv"):
+        config = OptimizationConfig(OpPalettizerConfig(nbits=4), op_name_configs={entry: OpPalettizerConfig(nbits=6)})
+        found = {d.weight.name: d.specification.nbits for d in planned(made, config).decisions if d.specification}
+        assert found == {"p_conv_weight": 4, "conv_weight": 6}
 
 
 def test_a_module_called_p() -> None:
