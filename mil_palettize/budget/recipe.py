@@ -248,7 +248,7 @@ class Recipe:
         if self.gap is not None and math.isinf(self.gap):
             return "the smallest that there is"
         if self.gap is not None:
-            return f"at most {self.gap:.2g} of it above the least"
+            return f"at most {self.gap:.2g} of it above the least possible" if self.gap else "no plan as small has less"
         return f"uniform {self.uniform}" if self.uniform else "as it was imported"
 
     def to_json(self) -> str:
