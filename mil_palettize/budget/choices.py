@@ -145,7 +145,7 @@ def _specified(weight: Weight, options: Mapping[str, Any]) -> tuple[PaletteReque
         return refused
     specified = specify(weight, request, form)
     if specified.specification is None or specified.unmet:
-        return specified.unmet
+        return f"{specified.unmet}, which no plan takes"
     after = palette_nbytes(weight, specified.specification, request.nbits)
     if after >= weight.nbytes:
         return not_smaller(after, weight.nbytes)

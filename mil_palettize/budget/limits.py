@@ -9,7 +9,7 @@ from typing import Any
 
 from mil_palettize.errors import ConfigError
 from mil_palettize.expressions.legal_nbits import LEGAL_NBITS
-from mil_palettize.planning.device_rules import DEVICES, forbidden
+from mil_palettize.planning.device_rules import DEVICES, forbidden, sentence
 from mil_palettize.program.weight import Weight
 from mil_palettize.request.module_names import in_model, names_of
 from mil_palettize.request.normalised import Requests
@@ -123,8 +123,14 @@ class Limits:
                 f"vectors have one table for a weight, and group_size {self.group_size} asks for groups; leave one out"
             )
 
+        if not self.grid():
+            rule = forbidden({"nbits": max(LEGAL_NBITS), **_grouped(self.group_size or 0)}, self.device)
+            assert rule is not None
+            why = f"group_size is {self.group_size}, and device is {self.device!r}: {sentence(rule)}"
+            raise ConfigError(f"{why}; leave one of them out")
+
     def grid(self) -> list[dict[str, Any]]:
-        """Options of every palette that may be chosen, whatever the weight."""
+        """Options of every palette that may be chosen, whatever the weight; there are some."""
         sizes = (0, *GROUP_SIZES) if self.group_size is None else (self.group_size,)
         kinds: list[dict[str, Any]] = [_grouped(size) for size in sizes]
         if self.vectors:

@@ -24,8 +24,8 @@ def counterparts(
     """Weights of ``one`` with those of ``two`` that are the same by what they are called; else by the ops that read
     them; else by what they are called without what coremltools adds to names; else by their values. No guess is made
     between several, and where values are others than those ops and names promise, they go first: a conversion numbers
-    ops, so that those of other layers may be called alike. ``values_one``, ``values_two``: of a weight, flat, None where
-    they are not known.
+    ops, so that those of other layers may be called alike. ``values_one``, ``values_two``: of a weight, flat, None
+    where they are not known.
 
     Both are of functions that correspond, which may be called otherwise.
     """

@@ -282,6 +282,7 @@ def test_what_a_device_does_not_take() -> None:
         (lambda: Limits(vectors="yes"), "vectors is 'yes'; give True or False"),
         (lambda: Limits(device=["ane"]), r"device is \['ane'\], allowed are"),
         (lambda: Limits(vectors=True, group_size=8), "vectors have one table for a weight, and group_size 8"),
+        (lambda: Limits(device="ane", group_size=4), "group_size is 4, and device is 'ane': groups below 8 cost"),
         (lambda: plan_mixed_bits("nowhere.mlpackage", 5, limits={}), r"limits is \{\}; give Limits"),
     ],
 )
