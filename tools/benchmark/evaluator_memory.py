@@ -67,8 +67,9 @@ def main() -> None:
     parser.add_argument("--memory", nargs="*", default=["300MB", "1kB"])
     parser.add_argument("--job", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    text = run(arguments.matrices, arguments.memory) if arguments.job is None else ""
-    if arguments.job is not None:
+    if arguments.job is None:
+        text = run(arguments.matrices, arguments.memory)
+    else:
         text = json.dumps(measured(*json.loads(arguments.job)))
     sys.stdout.write(text + "\n")
 
