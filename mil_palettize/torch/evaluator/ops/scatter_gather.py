@@ -12,11 +12,16 @@ from mil_palettize.torch.evaluator.ops.elementwise_binary import real_div
 from mil_palettize.torch.evaluator.ops.registry import Flag, Int, Tensor, Text, Weight, op
 
 
-def _counted(indices: Tensor, size: int, validate: bool) -> Tensor:
+def _counted(indices: Tensor, size: int, validate: bool, *, refused: bool = True) -> Tensor:
     """``indices`` counted from 0: negative ones count from the end. Raises IndexError for those beyond the ends; where
-    they are to be validated, for negative ones too."""
+    they are to be validated, for negative ones too. ``refused``: whether the kernel that gets them does so, too."""
     indices, least = indices.long(), 0 if validate else -size
-    beyond = indices[(indices < least) | (indices >= size)]
+    try:
+        beyond = indices[(indices < least) | (indices >= size)]
+    except RuntimeError:  # inside torch.vmap, where nobody can look
+        if validate or not refused:
+            raise
+        return _from_start(indices, size)
     if beyond.numel():
         raise IndexError(f"index {int(beyond[0])} is beyond [{least}, {size})")
     return _from_start(indices, size)
@@ -41,11 +46,12 @@ def gather(x: Weight, indices: Tensor, axis: Int = 0, batch_dims: Int = 0, valid
     index = _counted(indices, x.shape[axis], validate_indices)
     before, after = x.shape[:axis], x.shape[axis + 1 :]
     shape = (*before, *indices.shape[batch_dims:], *after)
-    claim(shape, x.dtype)
+    half = x.dtype == torch.float16  # of a table that is stored so
+    claim(shape, torch.float32 if half else x.dtype)
     if not batch_dims:
         found = x.index_select(axis, index.reshape(-1)).reshape(shape)
-        return found.float() if found.dtype == torch.float16 else found  # of a table that is stored so
-    x = x.float() if x.dtype == torch.float16 else x
+        return found.float() if half else found
+    x = x.float() if half else x
     batch, middle, tail = prod(before[:batch_dims]), prod(before[batch_dims:]), prod(after)
     count = prod(indices.shape[batch_dims:])
     index = index.reshape(batch, 1, count, 1).expand(batch, middle, count, tail)
@@ -55,7 +61,8 @@ def gather(x: Weight, indices: Tensor, axis: Int = 0, batch_dims: Int = 0, valid
 @op("gather_along_axis")
 def gather_along_axis(x: Tensor, indices: Tensor, axis: Int = 0, validate_indices: Flag = False) -> Tensor:
     claim(map(max, x.shape, indices.shape), x.dtype)
-    return torch.take_along_dim(x, _counted(indices, x.shape[axis], validate_indices), axis)
+    index = _counted(indices, x.shape[axis], validate_indices, refused=False)  # torch's wraps around
+    return torch.take_along_dim(x, index, axis)
 
 
 @op("gather_nd")
