@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from mil_palettize.errors import PalettizeError
@@ -29,7 +31,7 @@ class Ahead:
         self._module = module
         self._program = _Program(module) if isinstance(module, MILModule) and _is_pure(module) else None
         self._kept: deque[tuple[Any, dict[str, Any]]] = deque()
-        self.at_once = 1  # samples, once it is known how large outputs are
+        self.at_once = 1  # samples, until it is known how large they and outputs are
 
     def look(self, samples: Sequence[Any]) -> None:
         """Compute what :meth:`results` will be asked for next, in this order."""
@@ -54,7 +56,7 @@ class Ahead:
             return self._kept.popleft()[1]
         found = self._module.results(sample, state)
         if self._program is not None:
-            self.at_once = max(1, min(_MOST, _ELEMENTS // max(1, _elements(found))))
+            self.at_once = max(1, min(_MOST, _ELEMENTS // max(1, _elements(found), _elements(sample))))
         return found
 
 
@@ -111,4 +113,4 @@ def _is_pure(module: MILModule) -> bool:
 
 
 def _elements(values: Mapping[str, Any]) -> int:
-    return sum(value.numel() for value in values.values() if isinstance(value, torch.Tensor))
+    return sum(math.prod(x.shape) for x in values.values() if isinstance(x, torch.Tensor | np.ndarray))
