@@ -64,6 +64,20 @@ def test_no_more_is_kept_than_asked_for(memory: int | None, fixtures: Path, monk
     assert again if memory == 0 else kept > 0
 
 
+@pytest.mark.parametrize("memory", [None, 5000, 10**9])
+def test_weights_that_are_changed_are_what_is_run(memory: int | None, fixtures: Path) -> None:
+    module = MILModule.from_package(fixtures / "conv_fp16_ios18.mlpackage", memory=memory)
+    (sample,) = plausible_inputs(module, 1)
+    before = module.predict(sample)["scores"]
+    assert np.array_equal(module.predict(sample)["scores"], before)
+    assert module(**module.features.tensors(sample))["scores"].requires_grad is (memory is None)
+    with torch.no_grad():
+        for weight in module.weights.values():
+            weight.mul_(2)
+    assert not np.allclose(module.predict(sample)["scores"], before)
+    assert module(**module.features.tensors(sample))["scores"].requires_grad
+
+
 def test_comparisons_and_commands(fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, small = fixtures / "conv_fp16_ios18.mlpackage", tmp_path / "small.mlpackage"
     palettize_package(
