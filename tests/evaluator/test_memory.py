@@ -18,6 +18,7 @@ from mil_palettize.cli.main import main  # noqa: E402
 from mil_palettize.torch.evaluator import constant_store, constants  # noqa: E402
 from mil_palettize.torch.evaluator.model_pipeline import open_model  # noqa: E402
 from mil_palettize.torch.evaluator.module import MILModule  # noqa: E402
+from mil_palettize.torch.evaluator.program import Constant  # noqa: E402
 from mil_palettize.torch.made_up_inputs import plausible_inputs  # noqa: E402
 
 
@@ -76,6 +77,16 @@ def test_weights_that_are_changed_are_what_is_run(memory: int | None, fixtures: 
             weight.mul_(2)
     assert not np.allclose(module.predict(sample)["scores"], before)
     assert module(**module.features.tensors(sample))["scores"].requires_grad
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", ["<f2", ">f2"])
+def test_constants_that_stand_in_the_program(dtype: str) -> None:
+    """Where they lie in its message, which cannot be written to."""
+    array = np.frombuffer((np.arange(1 << 17) % 2048).astype(dtype).tobytes(), dtype)
+    kept = constant_store.ConstantStore({"w": Constant("w", "", array.shape, array.nbytes, lambda: array)}, 10**9)
+    assert kept.as_kept("w").dtype == torch.float16
+    assert np.array_equal(kept["w"].numpy(), array.astype(np.float32))
 
 
 def test_comparisons_and_commands(fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
