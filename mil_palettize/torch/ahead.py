@@ -14,7 +14,6 @@ import torch
 from mil_palettize.errors import PalettizeError
 from mil_palettize.torch.evaluator.execution import Execution
 from mil_palettize.torch.evaluator.mapping import Tensors, are_alike, mapped
-from mil_palettize.torch.evaluator.memory import copies
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.module import MILModule
 
@@ -86,7 +85,7 @@ class _Program:
         return [self._module.checked(self._module.features.tensors(sample)) for sample in samples]
 
     def results(self, samples: Sequence[Tensors]) -> list[dict[str, Any]]:
-        with torch.no_grad(), copies(len(samples)), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that an op is mapped one sample after another
             made = mapped(self._run, samples)
             return [self._outputs({**one, **two}) for one, two in zip(samples, made, strict=True)]

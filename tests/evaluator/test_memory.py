@@ -16,10 +16,13 @@ from evaluator import mb, opened  # noqa: E402
 from mil_palettize import ConfigError, OpPalettizerConfig, OptimizationConfig, compare, palettize_package  # noqa: E402
 from mil_palettize.cli.main import main  # noqa: E402
 from mil_palettize.torch.evaluator import constant_store, constants  # noqa: E402
+from mil_palettize.torch.evaluator import memory as machine  # noqa: E402
+from mil_palettize.torch.evaluator.mapping import mapped  # noqa: E402
 from mil_palettize.torch.evaluator.model_pipeline import open_model  # noqa: E402
 from mil_palettize.torch.evaluator.module import MILModule  # noqa: E402
 from mil_palettize.torch.evaluator.program import Constant  # noqa: E402
 from mil_palettize.torch.made_up_inputs import plausible_inputs  # noqa: E402
+from mil_palettize.torch.training.batches import Batched  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -80,13 +83,26 @@ def test_weights_that_are_changed_are_what_is_run(memory: int | None, fixtures: 
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("dtype", ["<f2", ">f2"])
-def test_constants_that_stand_in_the_program(dtype: str) -> None:
+def test_constants_that_stand_in_the_program() -> None:
     """Where they lie in its message, which cannot be written to."""
-    array = np.frombuffer((np.arange(1 << 17) % 2048).astype(dtype).tobytes(), dtype)
+    array = np.frombuffer((np.arange(1 << 17) % 2048).astype(np.float16).tobytes(), np.float16)
     kept = constant_store.ConstantStore({"w": Constant("w", "", array.shape, array.nbytes, lambda: array)}, 10**9)
     assert kept.as_kept("w").dtype == torch.float16
     assert np.array_equal(kept["w"].numpy(), array.astype(np.float32))
+
+
+def test_what_samples_take_together_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_ALWAYS", 1000)
+    monkeypatch.setattr(machine, "free_bytes", lambda: 10_000)  # of which half may be taken
+
+    def run(values: Any) -> Any:
+        machine.claim([1000])
+        return {"y": values["x"] * 2}
+
+    samples = [{"x": torch.tensor([1.0])}, {"x": torch.tensor([3.0])}]
+    with pytest.raises(MemoryError, match="8 kB are asked for"):
+        mapped(run, samples)
+    assert [float(found["y"]) for found in Batched(run)(samples)] == [2, 6]
 
 
 def test_comparisons_and_commands(fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
