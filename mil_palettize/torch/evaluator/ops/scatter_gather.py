@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 
 import torch
@@ -12,19 +13,25 @@ from mil_palettize.torch.evaluator.ops.elementwise_binary import real_div
 from mil_palettize.torch.evaluator.ops.registry import Flag, Int, Tensor, Text, Weight, op
 
 
-def _counted(indices: Tensor, size: int, validate: bool, *, refused: bool = True) -> Tensor:
-    """``indices`` counted from 0: negative ones count from the end. Raises IndexError for those beyond the ends; where
-    they are to be validated, for negative ones too. ``refused``: whether the kernel that gets them does so, too."""
-    indices, least = indices.long(), 0 if validate else -size
+def _indexed(use: Callable[[Tensor], Tensor], indices: Tensor, size: int, validate: bool) -> Tensor:
+    """What ``use`` gives for ``indices`` counted from 0: negative ones count from the end. It has to refuse those
+    beyond the ends, as torch does but for ``take_along_dim``, which wraps around. Raises IndexError for these; where
+    they are to be validated, for negative ones too. Values are looked at only then, and where torch refuses them:
+    samples that are run together have none to look at."""
+    indices = indices.long()
+    if validate:
+        _check(indices, 0, size)
     try:
-        beyond = indices[(indices < least) | (indices >= size)]
-    except RuntimeError:  # inside torch.vmap, where nobody can look
-        if validate or not refused:
-            raise
-        return _from_start(indices, size)
+        return use(_from_start(indices, size))
+    except (IndexError, RuntimeError):
+        _check(indices, -size, size)
+        raise
+
+
+def _check(indices: Tensor, least: int, size: int) -> None:
+    beyond = indices[(indices < least) | (indices >= size)]
     if beyond.numel():
         raise IndexError(f"index {int(beyond[0])} is beyond [{least}, {size})")
-    return _from_start(indices, size)
 
 
 def _from_start(indices: Tensor, size: int) -> Tensor:
@@ -36,33 +43,39 @@ def _rows(indices: Tensor, sizes: Sequence[int], validate: bool) -> Tensor:
     axes flattened to one."""
     row = indices.new_zeros(indices.shape[:-1], dtype=torch.int64)
     for part, size in zip(indices.unbind(-1), sizes, strict=True):
-        row = row * size + (_counted(part, size, validate) if validate else _from_start(part, size))
+        part = part.long()
+        if validate:
+            _check(part, 0, size)
+        row = row * size + _from_start(part, size)
     return row
 
 
 @op("gather")
 def gather(x: Weight, indices: Tensor, axis: Int = 0, batch_dims: Int = 0, validate_indices: Flag = False) -> Tensor:
     axis %= x.ndim
-    index = _counted(indices, x.shape[axis], validate_indices)
     before, after = x.shape[:axis], x.shape[axis + 1 :]
     shape = (*before, *indices.shape[batch_dims:], *after)
     half = x.dtype == torch.float16  # of a table that is stored so
     claim(shape, torch.float32 if half else x.dtype)
     if not batch_dims:
-        found = x.index_select(axis, index.reshape(-1)).reshape(shape)
-        return found.float() if half else found
+        found = _indexed(partial(x.index_select, axis), indices.reshape(-1), x.shape[axis], validate_indices)
+        return (found.float() if half else found).reshape(shape)
     x = x.float() if half else x
     batch, middle, tail = prod(before[:batch_dims]), prod(before[batch_dims:]), prod(after)
+    flat = x.reshape(batch, middle, x.shape[axis], tail)
     count = prod(indices.shape[batch_dims:])
-    index = index.reshape(batch, 1, count, 1).expand(batch, middle, count, tail)
-    return x.reshape(batch, middle, x.shape[axis], tail).gather(2, index).reshape(shape)
+    index = indices.reshape(batch, 1, count, 1).expand(batch, middle, count, tail)
+    return _indexed(partial(flat.gather, 2), index, x.shape[axis], validate_indices).reshape(shape)
 
 
 @op("gather_along_axis")
 def gather_along_axis(x: Tensor, indices: Tensor, axis: Int = 0, validate_indices: Flag = False) -> Tensor:
-    claim(map(max, x.shape, indices.shape), x.dtype)
-    index = _counted(indices, x.shape[axis], validate_indices, refused=False)  # torch's wraps around
-    return torch.take_along_dim(x, index, axis)
+    axis %= x.ndim
+    shape = list(map(max, x.shape, indices.shape))
+    claim(shape, x.dtype)
+    x = x.expand(*shape[:axis], x.shape[axis], *shape[axis + 1 :])
+    indices = indices.expand(*shape[:axis], indices.shape[axis], *shape[axis + 1 :])
+    return _indexed(partial(x.gather, axis), indices, x.shape[axis], validate_indices)
 
 
 @op("gather_nd")
@@ -80,17 +93,17 @@ def scatter(
     data: Tensor, indices: Tensor, updates: Tensor, axis: Int = 0, mode: Text = "add", validate_indices: Flag = False
 ) -> Tensor:
     axis %= data.ndim
-    index = _counted(indices, data.shape[axis], validate_indices).reshape(-1)
-    shape = (*data.shape[:axis], index.numel(), *data.shape[axis + 1 :])
-    index = index.reshape(-1, *[1] * (data.ndim - axis - 1)).expand(shape)
-    return _scattered(data, axis, index, updates.reshape(shape), mode)
+    shape = (*data.shape[:axis], indices.numel(), *data.shape[axis + 1 :])
+    index = indices.reshape(-1, *[1] * (data.ndim - axis - 1)).expand(shape)
+    use = partial(_scattered, data, axis, updates.reshape(shape), mode)
+    return _indexed(use, index, data.shape[axis], validate_indices)
 
 
 @op("scatter_along_axis")
 def scatter_along_axis(
     data: Tensor, indices: Tensor, updates: Tensor, axis: Int = 0, mode: Text = "add", validate_indices: Flag = False
 ) -> Tensor:
-    return _scattered(data, axis, _counted(indices, data.shape[axis], validate_indices), updates, mode)
+    return _indexed(partial(_scattered, data, axis, updates, mode), indices, data.shape[axis], validate_indices)
 
 
 @op("scatter_nd")
@@ -102,13 +115,13 @@ def scatter_nd(
     rows = _rows(indices, sizes, validate_indices).reshape(-1, 1)
     flat = data.reshape(prod(sizes), tail)
     index = rows.expand(rows.shape[0], tail)
-    return _scattered(flat, 0, index, updates.reshape(index.shape), mode).reshape(data.shape)
+    return _scattered(flat, 0, updates.reshape(index.shape), mode, index).reshape(data.shape)
 
 
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
 
-def _scattered(data: Tensor, axis: int, index: Tensor, updates: Tensor, mode: str) -> Tensor:
+def _scattered(data: Tensor, axis: int, updates: Tensor, mode: str, index: Tensor) -> Tensor:
     """``index`` and ``updates`` have one shape; where an index is repeated, all its updates apply, in their order."""
     if mode == "update":
         return data.scatter(axis, index, updates)
