@@ -40,7 +40,7 @@ class Calibration:
     each weight among its plain palette, importance, and assignment with compensation, by the error of the op's output
     on samples held out of the fit; "importance" keeps to the weighted optimum; "weights" looks at no sample at all.
     ``positions``: of a convolution's output that are looked at in each sample. ``seed``: of
-    these, of made-up samples, and of which samples are held out. ``memory``: bytes of values kept in memory, above
+    these, and of made-up samples; every fifth sample is held out. ``memory``: bytes of values kept in memory, above
     which they go to a temporary folder; None for a quarter of what is free. ``rounds``: of tables and indices in turn,
     at most. ``device``: what torch computes the network on, "cpu", "cuda" or "mps"; the same samples give the same
     bytes on one and the same only. ``bias``: correct the mean of what palettized ops give in biases that they have,

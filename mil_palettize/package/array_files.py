@@ -54,8 +54,8 @@ def open_members(
     path: Path, least: int, what: str, advice: str
 ) -> np.ndarray | StoredArray | dict[str, np.ndarray | bytes | StoredArray]:
     """As :func:`read_members`, but arrays that take ``least`` bytes and more are left in the file."""
-    with _sound(path, what, advice):
-        if not zipfile.is_zipfile(path):
+    with _sound(path, what, advice) as packed:
+        if not packed:
             stored = stored_file(path) if path.stat().st_size >= least else None
             return np.load(path, allow_pickle=False) if stored is None else stored
         with np.load(path, allow_pickle=False) as archive:
@@ -69,8 +69,8 @@ def _opened(path: Path, archive: Any, name: str, large: zipfile.ZipInfo | None) 
 
 
 @contextmanager
-def _sound(path: Path, what: str, advice: str) -> Iterator[None]:
-    """Where a file of arrays is read, whose sizes are looked at before."""
+def _sound(path: Path, what: str, advice: str) -> Iterator[bool]:
+    """Where a file of arrays is read, whose sizes are looked at before; gives whether it is a ``.npz`` file."""
     refuse_pointer(path)
     try:
         with path.open("rb") as file:
@@ -80,8 +80,9 @@ def _sound(path: Path, what: str, advice: str) -> Iterator[None]:
     if not start.startswith((_SINGLE, _ARCHIVE)):
         raise PackageError(f"{path} {_kind(start)}, and is no .npz file; {advice}")
     try:
-        _check_sizes(path, packed=start.startswith(_ARCHIVE))
-        yield
+        packed = start.startswith(_ARCHIVE)
+        _check_sizes(path, packed=packed)
+        yield packed
     except _UNREADABLE as error:
         raise unreadable(path, error, what) from error
 

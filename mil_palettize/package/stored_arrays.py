@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 import threading
@@ -21,12 +22,14 @@ _LOCAL_HEADER, _LOCAL_LENGTHS = 30, 26  # of a member in a zip file: its size, a
 
 @dataclass(frozen=True)
 class StoredArray(Sequence[np.ndarray]):
-    """Its rows along the first axis, read from ``file``, where they begin at ``offset`` in bytes."""
+    """Its rows along the first axis, read from ``file``, where they begin at ``offset`` in bytes; ``stamp``: of the
+    file when it was opened."""
 
     file: IO[bytes]
     offset: int
     shape: tuple[int, ...]
     dtype: np.dtype
+    stamp: tuple[int, int]
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -61,8 +64,8 @@ class StoredArray(Sequence[np.ndarray]):
         with self._lock:
             self.file.seek(self.offset + start)
             found = bytearray(self.file.read(nbytes))
-        if len(found) < nbytes:
-            raise OSError("it has become shorter")
+        if len(found) < nbytes or _stamp(self.file) != self.stamp:
+            raise OSError("it has changed")
         return np.frombuffer(found, self.dtype)
 
 
@@ -102,4 +105,10 @@ def _stored(file: IO[bytes]) -> StoredArray | None:
     if by_columns or dtype.hasobject or not shape or not prod(shape):
         file.close()
         return None
-    return StoredArray(file, file.tell(), shape, dtype)
+    return StoredArray(file, file.tell(), shape, dtype, _stamp(file))
+
+
+def _stamp(file: IO[bytes]) -> tuple[int, int]:
+    """Size and time of the last change."""
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from mil_palettize.errors import PalettizeError
 from mil_palettize.torch.evaluator.execution import Execution
 from mil_palettize.torch.evaluator.mapping import Tensors, are_alike, mapped
-from mil_palettize.torch.evaluator.memory import copies
 from mil_palettize.torch.evaluator.model_pipeline import Evaluated
 from mil_palettize.torch.evaluator.module import MILModule
 
@@ -29,7 +30,7 @@ class Ahead:
         self._module = module
         self._program = _Program(module) if isinstance(module, MILModule) and _is_pure(module) else None
         self._kept: deque[tuple[Any, dict[str, Any]]] = deque()
-        self.at_once = 1  # samples, once it is known how large outputs are
+        self.at_once = 1  # samples, until it is known how large they and outputs are
 
     def look(self, samples: Sequence[Any]) -> None:
         """Compute what :meth:`results` will be asked for next, in this order."""
@@ -54,7 +55,7 @@ class Ahead:
             return self._kept.popleft()[1]
         found = self._module.results(sample, state)
         if self._program is not None:
-            self.at_once = max(1, min(_MOST, _ELEMENTS // max(1, _elements(found))))
+            self.at_once = max(1, min(_MOST, _ELEMENTS // max(1, _elements(found), _elements(sample))))
         return found
 
 
@@ -84,7 +85,7 @@ class _Program:
         return [self._module.checked(self._module.features.tensors(sample)) for sample in samples]
 
     def results(self, samples: Sequence[Tensors]) -> list[dict[str, Any]]:
-        with torch.no_grad(), copies(len(samples)), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that an op is mapped one sample after another
             made = mapped(self._run, samples)
             return [self._outputs({**one, **two}) for one, two in zip(samples, made, strict=True)]
@@ -111,4 +112,4 @@ def _is_pure(module: MILModule) -> bool:
 
 
 def _elements(values: Mapping[str, Any]) -> int:
-    return sum(value.numel() for value in values.values() if isinstance(value, torch.Tensor))
+    return sum(math.prod(x.shape) for x in values.values() if isinstance(x, torch.Tensor | np.ndarray))

@@ -110,10 +110,14 @@ def test_a_wrong_sample_is_told_when_its_turn_comes(tmp_path: Path, calls: list[
 
 
 @pytest.mark.parametrize(("size", "most"), [(1, 16), (1 << 22, 4), (1 << 25, 1)])
-def test_samples_of_a_call_are_few_where_outputs_are_large(size: int, most: int, tmp_path: Path) -> None:
-    module = opened(lambda x: mb.tile(x=x, reps=[1, size]), [((1, 1), np.float32)], tmp_path)
-    together = Ahead(module)
-    together.results({"x0": np.ones((1, 1), np.float32)})
+@pytest.mark.parametrize("large", ["inputs", "outputs"])
+def test_samples_of_a_call_are_few_where_they_are_large(large: str, size: int, most: int, tmp_path: Path) -> None:
+    def build(x: Any) -> Any:
+        return mb.tile(x=x, reps=[1, size]) if large == "outputs" else mb.reduce_sum(x=x, axes=[1], keep_dims=True)
+
+    shape = (1, 1 if large == "outputs" else size)
+    together = Ahead(opened(build, [(shape, np.float32)], tmp_path))
+    together.results({"x0": np.ones(shape, np.float32)})
     assert together.at_once == most
 
 

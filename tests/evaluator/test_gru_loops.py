@@ -157,7 +157,10 @@ def nearly(change: str, w: dict[str, np.ndarray], steps: int) -> Any:
 
     def body(i: Any, states: Any) -> Any:
         at = mb.sub(x=steps - 1, y=i) if change == "backwards" else i
-        x = mb.squeeze(x=mb.gather(x=body.x, indices=at, axis=0), axes=[0])
+        whole = (
+            mb.split(x=mb.concat(values=[body.x] * 2, axis=2), num_splits=2, axis=2)[0] if change == "split" else body.x
+        )
+        x = mb.squeeze(x=mb.gather(x=whole, indices=at, axis=0), axes=[0])
         h = mb.squeeze(x=mb.gather(x=states, indices=i, axis=0), axes=[0])
         r, z = (mb.sigmoid(x=mb.add(x=one, y=two)) for one, two in (gate("r", x, h), gate("z", x, h)))
         one, two = gate("n", x, h)
@@ -193,7 +196,7 @@ def in_numpy(change: str, w: dict[str, np.ndarray], x: np.ndarray, states: np.nd
 
 
 @pytest.mark.parametrize(
-    "change", ["", "relu", "gates", "two", "every other", "backwards", "begins later", "not zero", "shorter"]
+    "change", ["", "relu", "gates", "two", "every other", "backwards", "begins later", "not zero", "shorter", "split"]
 )
 def test_other_loops_are_run_as_they_are(change: str, kernel_calls: list[int], tmp_path: Path) -> None:
     w = {f"{gate}_x": floats(HIDDEN, INPUTS, seed=i) for i, gate in enumerate("rzn")}
@@ -212,3 +215,17 @@ def test_other_loops_are_run_as_they_are(change: str, kernel_calls: list[int], t
     assert found[0].tolist() == [wanted[0]]
     np.testing.assert_allclose(found[1], wanted[1], rtol=1e-5, atol=1e-6)
     assert kernel_calls == ([steps] if change in ("", "shorter") else [])
+
+
+def test_loops_of_many_ops_that_stand_on_each_other(tmp_path: Path) -> None:
+    def body(i: Any, x: Any) -> Any:
+        for _ in range(500):
+            x = mb.relu(x=x)
+        return mb.add(x=i, y=1), x
+
+    def build(x: Any, number: Any) -> Any:
+        return mb.while_loop(_cond=lambda i, _: mb.less(x=i, y=2), _body=body, loop_vars=(number, x))
+
+    module = opened(build, [((2,), np.float32), ((1,), np.int32)], tmp_path)
+    _, found = module.predict({"x0": np.array([-1, 2], np.float32), "x1": np.zeros(1, np.int32)}).values()
+    assert found.tolist() == [0, 2]

@@ -17,9 +17,13 @@ from mil_palettize import ConfigError, OpPalettizerConfig, OptimizationConfig, c
 from mil_palettize.cli.main import main  # noqa: E402
 from mil_palettize.torch.comparison_options import Options  # noqa: E402
 from mil_palettize.torch.evaluator import constant_store, constants  # noqa: E402
+from mil_palettize.torch.evaluator import memory as machine  # noqa: E402
+from mil_palettize.torch.evaluator.mapping import mapped  # noqa: E402
 from mil_palettize.torch.evaluator.model_pipeline import open_model  # noqa: E402
 from mil_palettize.torch.evaluator.module import MILModule  # noqa: E402
+from mil_palettize.torch.evaluator.program import Constant  # noqa: E402
 from mil_palettize.torch.made_up_inputs import plausible_inputs  # noqa: E402
+from mil_palettize.torch.training.batches import Batched  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -63,6 +67,43 @@ def test_no_more_is_kept_than_asked_for(memory: int | None, fixtures: Path, monk
     assert kept <= memory
     assert all(decoded[slot] == 3 for slot in again)  # once in each run
     assert again if memory == 0 else kept > 0
+
+
+@pytest.mark.parametrize("memory", [None, 5000, 10**9])
+def test_weights_that_are_changed_are_what_is_run(memory: int | None, fixtures: Path) -> None:
+    module = MILModule.from_package(fixtures / "conv_fp16_ios18.mlpackage", memory=memory)
+    (sample,) = plausible_inputs(module, 1)
+    before = module.predict(sample)["scores"]
+    assert np.array_equal(module.predict(sample)["scores"], before)
+    assert module(**module.features.tensors(sample))["scores"].requires_grad is (memory is None)
+    with torch.no_grad():
+        for weight in module.weights.values():
+            weight.mul_(2)
+    assert not np.allclose(module.predict(sample)["scores"], before)
+    assert module(**module.features.tensors(sample))["scores"].requires_grad
+
+
+@pytest.mark.filterwarnings("error")
+def test_constants_that_stand_in_the_program() -> None:
+    """Where they lie in its message, which cannot be written to."""
+    array = np.frombuffer((np.arange(1 << 17) % 2048).astype(np.float16).tobytes(), np.float16)
+    kept = constant_store.ConstantStore({"w": Constant("w", "", array.shape, array.nbytes, lambda: array)}, 10**9)
+    assert kept.as_kept("w").dtype == torch.float16
+    assert np.array_equal(kept["w"].numpy(), array.astype(np.float32))
+
+
+def test_what_samples_take_together_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_ALWAYS", 1000)
+    monkeypatch.setattr(machine, "free_bytes", lambda: 10_000)  # of which half may be taken
+
+    def run(values: Any) -> Any:
+        machine.claim([1000])
+        return {"y": values["x"] * 2}
+
+    samples = [{"x": torch.tensor([1.0])}, {"x": torch.tensor([3.0])}]
+    with pytest.raises(MemoryError, match="8 kB are asked for"):
+        mapped(run, samples)
+    assert [float(found["y"]) for found in Batched(run)(samples)] == [2, 6]
 
 
 def test_comparisons_and_commands(fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

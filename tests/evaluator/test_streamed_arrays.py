@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +111,31 @@ def test_damaged_files_are_told_before_anything_is_run(
         read_samples(path, module)
 
 
-def test_files_that_change_and_names_that_are_wrong(module: Any, reads: list[int], tmp_path: Path) -> None:
-    path = tmp_path / "x.npy"
-    np.save(path, np.tile(ROWS, (10_000, 1, 1)))
+@pytest.mark.parametrize("change", ["shorter", "in its place"])
+def test_files_that_change(change: str, module: Any, reads: list[int], tmp_path: Path) -> None:
+    path, many = tmp_path / "x.npy", np.tile(ROWS, (10_000, 1, 1))
+    np.save(path, many)
+    os.utime(path, (0, 0))
     samples = read_samples(path, module)
-    with path.open("r+b") as file:
-        file.truncate(150)
-    with pytest.raises(PackageError, match=r"cannot read .*x\.npy: it has become shorter; run again with files that"):
+    assert np.array_equal(samples[0]["x0"], ROWS[0])
+    if change == "shorter":
+        os.truncate(path, 150)
+    else:
+        np.save(path, -many)
+    with pytest.raises(PackageError, match=r"cannot read .*x\.npy: it has changed; run again with files that stay"):
         samples[50_000]
-    np.savez(path.with_suffix(".npz"), other=ROWS)
+
+
+def test_names_that_are_wrong(module: Any, reads: list[int], tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", other=ROWS)
     with pytest.raises(EvaluationError, match="no input 'other'"):
-        read_samples(path.with_suffix(".npz"), module)
+        read_samples(tmp_path / "x.npz", module)
+
+
+def test_arrays_that_end_as_zip_files_do(reads: list[int], tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    np.savez(packed, x0=ROWS)
+    np.save(tmp_path / "x.npy", np.frombuffer(packed.getvalue(), np.uint8))
+    found = array_files.open_arrays(tmp_path / "x.npy")
+    assert isinstance(found, StoredArray)
+    assert found.whole().tobytes() == packed.getvalue()

@@ -54,7 +54,7 @@ class ConstantStore:
 def _compact(array: np.ndarray) -> Any:
     """A constant as it is kept."""
     if array.dtype == np.float16 and array.size > _SMALL:
-        return torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
+        return torch.from_numpy(np.require(array, requirements=["C", "W"]))
     return to_tensor(array)
 
 

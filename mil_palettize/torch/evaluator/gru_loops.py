@@ -18,6 +18,7 @@ from mil_palettize.torch.evaluator.program import Block, Function, Step
 
 _FLOATS, _INTEGERS = frozenset({"fp16", "fp32"}), frozenset({"int16", "uint16", "int32"})
 _MOST_STEPS = (1 << 15) - 1  # that a number of int16 counts
+_MOST_OPS = 100  # of a block that is looked at, which is done as deep as its ops stand on each other; a GRU has 34
 _GATES = ("r", "z", "n")  # reset, update, new, as torch has them
 _PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 Term = Any  # what a slot holds: (type of the op, operands and settings by name), (_KNOWN, slot or number), a variable
@@ -73,6 +74,8 @@ def _gru_loop(step: Step, function: Function) -> GruLoop | None:
     if [(len(block.inputs), len(block.outputs)) for block in step.blocks] != [(2, 1), (2, 2)] or len(variables) != 2:
         return None
     condition, body = step.blocks
+    if len(condition.steps) + len(body.steps) > _MOST_OPS:
+        return None
     of_condition, of_body = _Terms(condition, function), _Terms(body, function)
     found = (of_condition.of(condition.outputs[0]), *(of_body.of(slot) for slot in body.outputs))
     known: dict[str, Any] = {}
@@ -83,7 +86,7 @@ def _gru_loop(step: Step, function: Function) -> GruLoop | None:
 class _Terms:
     def __init__(self, block: Block, function: Function) -> None:
         self._function = function
-        self._makers = {step.outputs[0]: step for step in block.steps if len(step.outputs) == 1}
+        self._makers = {slot: step for step in block.steps for slot in step.outputs}
         self._found: dict[str, Term] = {slot: ("variable", i) for i, slot in enumerate(block.inputs)}
 
     def of(self, slot: str) -> Term:
@@ -98,6 +101,8 @@ class _Terms:
         return _KNOWN, constant.decode().item()
 
     def _made(self, step: Step) -> Term:
+        if len(step.outputs) > 1:
+            return step.info.type, step.outputs  # which none of a GRU's ops is
         operands: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in step.fixed.items() if value
         }

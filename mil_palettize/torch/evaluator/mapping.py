@@ -7,14 +7,18 @@ from typing import TypeAlias
 
 import torch
 
+from mil_palettize.torch.evaluator.memory import copies
+
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 
 
 def mapped(run: Callable[[Tensors], Tensors], samples: Sequence[Tensors]) -> list[Tensors]:
     """What ``run``, which takes and gives tensors by name, gives of each of ``samples``, which are alike. Raises what
-    torch does for ops that cannot be mapped, as those that look at values."""
+    torch does for ops that cannot be mapped, as those that look at values, and MemoryError where all together are too
+    large."""
     stacked = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
-    found = {name: out.unbind() for name, out in torch.vmap(run)(stacked).items()}
+    with copies(len(samples)):
+        found = {name: out.unbind() for name, out in torch.vmap(run)(stacked).items()}
     return [{name: outs[number] for name, outs in found.items()} for number in range(len(samples))]
 
 

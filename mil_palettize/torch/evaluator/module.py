@@ -16,11 +16,9 @@ from mil_palettize.errors import ConfigError, EvaluationError
 from mil_palettize.package.mlpackage import Package
 from mil_palettize.program.chains import chain_ops
 from mil_palettize.program.model import Model
-from mil_palettize.program.roles import is_weight_input
-from mil_palettize.program.sites import Site, stored_nbytes
+from mil_palettize.program.sites import stored_nbytes
 from mil_palettize.program.stages import Stage, parse_model
 from mil_palettize.program.store import Store
-from mil_palettize.program.survey import Survey, survey
 from mil_palettize.program.weight import WeightId
 from mil_palettize.torch.evaluator.constant_store import ConstantStore, LazyValues
 from mil_palettize.torch.evaluator.execution import Execution, Listener
@@ -30,6 +28,7 @@ from mil_palettize.torch.evaluator.ops.registry import to_tensor
 from mil_palettize.torch.evaluator.ops.states import State, zero_state
 from mil_palettize.torch.evaluator.program import Constant, Function, compile_function
 from mil_palettize.torch.evaluator.types import as_declared, is_half, tensor_dtype, tensor_shape
+from mil_palettize.torch.evaluator.weight_sites import weight_sites
 from mil_palettize.torch.features import Features, features_of, function_of
 
 PathLike = str | os.PathLike[str]
@@ -66,7 +65,7 @@ class MILModule(nn.Module):
         self._slots: dict[str, str] = {}  # of constants -> names of parameters and buffers
         self._plain: dict[str, Any] = {}  # constants that are no tensors
         label = stage.function_label(function.name)
-        sites = _weight_sites(survey(stage), label)
+        sites = weight_sites(stage, label)
         self._nodes = {weight: site.node for weight, site in sites.items() if site.node is not None}
         self.weight_facts = {weight: site.weight for weight, site in sites.items()}
         ids = {slot: WeightId(label, c.block, c.name) for slot, c in function.constants.items()}
@@ -79,7 +78,8 @@ class MILModule(nn.Module):
     ) -> MILModule:
         """Open a package. ``function``: of a model with several, else the default one. ``memory``: bytes of constants
         that are kept once they are decoded, as they are stored (``EVERYTHING``: all), for models that are only run;
-        None for all, in float32, as parameters and buffers of the module.
+        None for all, in float32, as parameters and buffers of the module, which it has from then on, too, when these
+        are asked for (:attr:`weights`, ``parameters``).
 
         Raises PackageError for a package that cannot be read, ConfigError for a function it has not, and
         UnsupportedOpError naming all ops that are not known.
@@ -274,13 +274,14 @@ class MILModule(nn.Module):
         return super()._apply(function, recurse)
 
     def _decode(self) -> None:
-        """All constants, once."""
+        """All constants, once; they may be changed from now on, and are what is run."""
         constants = self.function.constants.items()
         waiting = {slot: c for slot, c in constants if slot not in self._slots and slot not in self._plain}
         with self._claiming():
             claim([sum(prod(constant.shape) for constant in waiting.values())])
         for slot, constant in waiting.items():
             self._put(slot, constant)
+        self._store = None
 
     @contextmanager
     def _claiming(self) -> Iterator[None]:
@@ -345,16 +346,3 @@ class ModuleReference:
 def _own(value: Any, places: Container[int]) -> Any:
     """An output that lies where an input does (``places``) is copied: the caller may change it."""
     return value.clone() if isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in places else value
-
-
-def _weight_sites(found: Survey, function: str) -> dict[WeightId, Site]:
-    """The constants of a function that act as weights."""
-    return {
-        site.weight.id: site
-        for site in found.sites
-        if site.node is not None
-        and site.weight.function == function
-        and site.weight.dtype in ("fp16", "fp32")
-        and len(site.weight.shape) > 1
-        and any(is_weight_input(c.op_type, c.input_name) for c in site.weight.consumers)
-    }

@@ -296,7 +296,7 @@ def test_what_torch_kernels_do_not_have_goes_step_by_step(kind, options, monkeyp
 
 @pytest.mark.parametrize("steps", [1, 9])
 @pytest.mark.parametrize(("op", "states"), [("lstm", ("initial_h", "initial_c")), ("gru", ("initial_h",))])
-def test_weights_of_other_columns_are_refused(op, states, steps):
+def test_weights_of_other_sizes_are_refused(op, states, steps):
     """torch's kernels do not look: they read whatever lies behind the input."""
     gates = 4 if op == "lstm" else 3
     given = {name: torch.zeros(1, 8) for name in states}
@@ -308,3 +308,7 @@ def test_weights_of_other_columns_are_refused(op, states, steps):
     for name in states:
         with pytest.raises(ValueError, match=r"an initial state has the shape \[1, 6\], \[1, 8\] is taken"):
             OPS[op].function(x=torch.zeros(steps, 1, 20), **{**given, name: torch.zeros(1, 6)}, **weights)
+    for name in ("weight_ih", "weight_hh", "bias"):
+        part = weights.get(name, torch.zeros(gates * 8))[:-4]
+        with pytest.raises(ValueError, match=f"{name} has {gates * 8 - 4} rows, {gates * 8} are taken"):
+            OPS[op].function(x=torch.zeros(steps, 1, 20), **{**given, **weights, name: part})

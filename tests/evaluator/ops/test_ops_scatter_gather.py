@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 from evaluator import against_torch, evaluated, inferred, mb, same  # noqa: E402
 
 from mil_palettize.errors import EvaluationError  # noqa: E402
+from mil_palettize.torch.evaluator.ops import OPS  # noqa: E402
 
 MODES = ["update", "add", "sub", "mul", "div", "max", "min"]
 rng = np.random.default_rng(0)
@@ -226,6 +227,40 @@ def test_validated_indices(build):
     for index in (-1, 2):
         with pytest.raises(EvaluationError, match="beyond"):
             evaluated(build, x, np.array([0, index], np.int32))
+
+
+_X, _U = torch.tensor(floats(4, 5)), torch.tensor(floats(3, 5))
+
+
+@pytest.mark.parametrize("validate", [False, True])
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("gather", lambda op, i, v: op(_X, i, 0, 0, v)),
+        ("gather", lambda op, i, v: op(_X.half(), i, 0, 0, v)),
+        ("gather", lambda op, i, v: op(_X[:3], i[:, None], 1, 1, v)),
+        ("gather_along_axis", lambda op, i, v: op(_X, i[:, None].expand(3, 5), 0, v)),
+        ("gather_nd", lambda op, i, v: op(_X, i[:, None], 0, v)),
+        ("scatter", lambda op, i, v: op(_X, i, _U, 0, "update", v)),
+        ("scatter_along_axis", lambda op, i, v: op(_X, i[:, None].expand(3, 5), _U, 0, "add", v)),
+        ("scatter_nd", lambda op, i, v: op(_X, i[:, None], _U, "add", v)),
+    ],
+)
+def test_mapped_indices(name, call, validate):
+    """Where torch maps a program over samples; none is taken that is beyond the table."""
+
+    def run(indices):
+        return call(OPS[name].function, indices, validate)
+
+    indices = torch.tensor([[0, 1, 3], [2, 0, 1]])
+    if not validate:
+        torch.testing.assert_close(torch.vmap(run)(indices), torch.stack([run(sample) for sample in indices]))
+    for beyond in (-6, 5):
+        wrong = torch.tensor([2, beyond, 1])
+        with pytest.raises((IndexError, RuntimeError), match=r"index -?\d is (beyond|out of bounds)"):
+            run(wrong)
+        with pytest.raises(RuntimeError):
+            torch.vmap(run)(torch.stack([indices[0], wrong]))
 
 
 class Picks(torch.nn.Module):

@@ -15,9 +15,14 @@ _LSTM_ORDER = (0, 1, 3, 2)  # torch has the cell gate before the output gate
 _GRU_ORDER = (0, 2, 1)  # and the update gate before the one of new values
 
 
-def check_columns(x: Tensor, states: Sequence[Tensor], directions: Sequence[Direction]) -> None:
-    """Raise ValueError where weights take other inputs or states: torch's kernels would read past their ends."""
-    for weight_ih, weight_hh, _ in directions:
+def check_sizes(x: Tensor, states: Sequence[Tensor], directions: Sequence[Direction], gates: int) -> None:
+    """Raise ValueError where weights take other inputs or states, or have other rows than so many ``gates``: torch's
+    kernels would read past their ends."""
+    for weight_ih, weight_hh, bias in directions:
+        rows = gates * weight_hh.shape[-1]
+        for name, part in (("weight_ih", weight_ih), ("weight_hh", weight_hh), ("bias", bias)):
+            if part is not None and len(part) != rows:
+                raise ValueError(f"{name} has {len(part)} rows, {rows} are taken")
         if weight_ih.shape[-1] != x.shape[-1]:
             raise ValueError(f"weight_ih takes {weight_ih.shape[-1]} columns, x has {x.shape[-1]}")
         for state in states:

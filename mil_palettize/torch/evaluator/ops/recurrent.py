@@ -81,7 +81,7 @@ def gru(
 
     ``reset_after``: the state is multiplied with its weights first, and reset then, as in torch.
     """
-    fused_recurrent.check_columns(x, [initial_h], [(weight_ih, weight_hh, bias)])
+    fused_recurrent.check_sizes(x, [initial_h], [(weight_ih, weight_hh, bias)], 3)
     if reset_after and _fits_torch(x, recurrent_activation, activation):
         x = x.flip(0) if direction == "reverse" else x
         hidden, last = fused_recurrent.gru(x, initial_h, weight_ih, weight_hh, bias, input_bias)
@@ -115,7 +115,7 @@ def lstm(
         assert weight_ih_back is not None
         assert weight_hh_back is not None
         directions.append((weight_ih_back, weight_hh_back, bias_back))
-    fused_recurrent.check_columns(x, [initial_h, initial_c], directions)
+    fused_recurrent.check_sizes(x, [initial_h, initial_c], directions, 4)
     bare = peephole is None and peephole_back is None and clip is None and len({d[2] is None for d in directions}) == 1
     if bare and _fits_torch(x, recurrent_activation, cell_activation, activation):
         x = x.flip(0) if direction == "reverse" else x

@@ -14,9 +14,10 @@ from mil_palettize.torch.evaluator.ops.registry import Flag, Int, Tensor, Text, 
 
 
 def _indexed(use: Callable[[Tensor], Tensor], indices: Tensor, size: int, validate: bool) -> Tensor:
-    """What ``use`` gives for ``indices`` counted from 0: negative ones count from the end. Raises IndexError for those
-    beyond the ends; where they are to be validated, for negative ones too. Values are looked at only then, and where
-    torch refuses them: samples that are run together have none to look at."""
+    """What ``use`` gives for ``indices`` counted from 0: negative ones count from the end. It has to refuse those
+    beyond the ends, as torch does but for ``take_along_dim``, which wraps around. Raises IndexError for these; where
+    they are to be validated, for negative ones too. Values are looked at only then, and where torch refuses them:
+    samples that are run together have none to look at."""
     indices = indices.long()
     if validate:
         _check(indices, 0, size)
@@ -54,12 +55,12 @@ def gather(x: Weight, indices: Tensor, axis: Int = 0, batch_dims: Int = 0, valid
     axis %= x.ndim
     before, after = x.shape[:axis], x.shape[axis + 1 :]
     shape = (*before, *indices.shape[batch_dims:], *after)
-    claim(shape, x.dtype)
+    half = x.dtype == torch.float16  # of a table that is stored so
+    claim(shape, torch.float32 if half else x.dtype)
     if not batch_dims:
         found = _indexed(partial(x.index_select, axis), indices.reshape(-1), x.shape[axis], validate_indices)
-        found = found.reshape(shape)
-        return found.float() if found.dtype == torch.float16 else found  # of a table that is stored so
-    x = x.float() if x.dtype == torch.float16 else x
+        return (found.float() if half else found).reshape(shape)
+    x = x.float() if half else x
     batch, middle, tail = prod(before[:batch_dims]), prod(before[batch_dims:]), prod(after)
     flat = x.reshape(batch, middle, x.shape[axis], tail)
     count = prod(indices.shape[batch_dims:])
@@ -69,8 +70,12 @@ def gather(x: Weight, indices: Tensor, axis: Int = 0, batch_dims: Int = 0, valid
 
 @op("gather_along_axis")
 def gather_along_axis(x: Tensor, indices: Tensor, axis: Int = 0, validate_indices: Flag = False) -> Tensor:
-    claim(map(max, x.shape, indices.shape), x.dtype)
-    return _indexed(partial(torch.take_along_dim, x, dim=axis), indices, x.shape[axis], validate_indices)
+    axis %= x.ndim
+    shape = list(map(max, x.shape, indices.shape))
+    claim(shape, x.dtype)
+    x = x.expand(*shape[:axis], x.shape[axis], *shape[axis + 1 :])
+    indices = indices.expand(*shape[:axis], indices.shape[axis], *shape[axis + 1 :])
+    return _indexed(partial(x.gather, axis), indices, x.shape[axis], validate_indices)
 
 
 @op("gather_nd")
