@@ -81,7 +81,7 @@ class Tutorial:
         few = Calibration(self._samples[:128])
         for nbits in (4, 2, 1):
             self._palettized(f"{nbits} bits, calibrated", self._float, {"nbits": nbits}, calibration=few)
-        tuning = Finetuning(self._samples, labels=self._train.y.tolist(), augment=("flip", "shift"), batch=64)
+        tuning = Finetuning(self._samples, epochs=6, augment=("flip", "shift", "mix"), batch=64)
         for nbits in (2, 1):
             self._palettized(
                 f"{nbits} bits, fine tuned", self._float, {"nbits": nbits}, calibration=few, finetuning=tuning
