@@ -188,7 +188,8 @@ class PreparedFinetuning:
         start, best = result.losses[0], result.losses[result.best]
         told = f"fine tuning {format_count(weights, 'weight')}: loss on {self._judged}"
         if result.best == 0:
-            return f"{told} {start:.4g}, no epoch was better: palettes stay as they were"
+            lower = "a tenth of the learning rate (learning_rate, --learning-rate) may do better"
+            return f"{told} {start:.4g}, no epoch was better: palettes stay as they were; {lower}"
         return f"{told} {start:.4g} → {best:.4g}, kept from epoch {result.best} of {len(result.losses) - 1}"
 
     def _told_of_blocks(self, result: Any) -> str:

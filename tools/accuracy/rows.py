@@ -71,16 +71,20 @@ def keywords_of(network: Network, kind: str, seed: int, rounds: int) -> dict[str
 
 def finetuning_of(network: Network, kind: str, seed: int) -> Finetuning:
     """``kind``: ``10x2000``, ten epochs of so many samples, with labels where there are some; ``10x2000/16``: 16 of
-    them to a step, in place of 64; ``10x2000+augment``: with pictures changed at random; ``10x2000+mix``: also laid
-    over each other, without labels; ``blocks-10x500``: block by block."""
+    them to a step, in place of 64; ``10x2000@0.01``: at this learning rate; ``10x2000+augment``: with pictures changed
+    at random; ``10x2000+mix``: also laid over each other, without labels; ``blocks-10x500``: block by block."""
     blocks, mix = kind.startswith(_BLOCKS), kind.endswith(_MIX)
     augment = mix or kind.endswith(_AUGMENT)
-    asked, _, batch = kind.removeprefix(_BLOCKS).removesuffix(_MIX).removesuffix(_AUGMENT).partition("/")
+    asked, _, rate = kind.removeprefix(_BLOCKS).removesuffix(_MIX).removesuffix(_AUGMENT).partition("@")
+    asked, _, batch = asked.partition("/")
     epochs, count = map(int, asked.split("x"))
     samples = network.samples(count, seed)
     labels = network.labels(count, seed) if isinstance(network, Labelled) and not (blocks or mix) else None
     kinds = (*(("flip", "shift") if augment else ()), *(("mix",) if mix else ()))
-    return Finetuning(samples, epochs, labels, batch=int(batch or 64), seed=seed, augment=kinds, blocks=blocks)
+    return Finetuning(
+        samples, epochs, labels, int(batch or 64), float(rate) if rate else None, seed=seed, augment=kinds,
+        blocks=blocks,
+    )  # fmt: skip
 
 
 def rows(name: str, network: Network, options: argparse.Namespace, out: Path) -> Iterator[Row]:
