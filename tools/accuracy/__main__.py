@@ -40,8 +40,8 @@ def main() -> None:
         nargs="+",
         default=[],
         metavar="KIND",
-        help="behind each calibration, trained: 10x2000 (epochs, samples), 10x2000/16 (to a step), 10x2000@0.01 (learning "
-        "rate), 10x2000+augment, 10x2000+mix, blocks-10x500",
+        help="behind each calibration, trained: 10x2000 (epochs, samples), 10x2000/16 (to a step), 10x2000@0.01 (at "
+        "that learning rate), 10x2000+augment, 10x2000+mix, blocks-10x500",
     )
     parser.add_argument("--mixed", action="store_true", help="beside each, mixed bits within the same bytes")
     parser.add_argument("--vectors", action="store_true", help="mixed bits: pairs of channels too, for the GPU")
