@@ -16,6 +16,7 @@ NETWORKS: dict[str, Opened] = {
     "resnet20": partial(CifarNetwork, "resnet20"),
     "resnet56": partial(CifarNetwork, "resnet56"),
     "efficientnet-lite0": EfficientNetLite0,
+    "efficientnet-lite0-half": partial(EfficientNetLite0, apart=250),
     "minilm": MiniLM,
     "silero": partial(PackageNetwork, "silero_vad_unified", packages.voices),
     "dtln": partial(PackageNetwork, "dtln_aec_128_part1_fp32", packages.echoes),

