@@ -10,14 +10,14 @@ import pytest
 
 pytest.importorskip("torch")
 
-from evaluator import mb, program_of, saved  # noqa: E402
+from evaluator import mb, program_of, saved
 
-from mil_palettize import Budget, Limits, Recipe, palettize_package, plan_mixed_bits  # noqa: E402
-from mil_palettize.budget.choices import choices_of  # noqa: E402
-from mil_palettize.program.model import Model  # noqa: E402
-from mil_palettize.request.normalised import Requests  # noqa: E402
-from mil_palettize.request.palette_request import palette_request  # noqa: E402
-from mil_palettize.rewriting.palettization import prepare  # noqa: E402
+from mil_palettize import Budget, Limits, Recipe, palettize_package, plan_mixed_bits
+from mil_palettize.budget.choices import choices_of
+from mil_palettize.program.model import Model
+from mil_palettize.request.normalised import Requests
+from mil_palettize.request.palette_request import palette_request
+from mil_palettize.rewriting.palettization import prepare
 
 SHAPE = (32, 64)
 PAIRS = {"nbits": 4, "cluster_dim": 2}
