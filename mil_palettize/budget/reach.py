@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from mil_palettize.budget.left_alone import by_reason
 from mil_palettize.budget.limits import Budget
 from mil_palettize.budget.weighed_choices import Weighed
 from mil_palettize.errors import PlanError
@@ -38,7 +39,7 @@ def stored_nbytes(from_all: Weighed, bits_per_weight: float) -> float:
 
 def _held_up(from_all: Weighed) -> str:
     """What there is beside the smallest palettes."""
-    stays = [(key, reason, nbytes) for key, reason, nbytes in from_all.left]
+    stays = list(from_all.left)
     for one in from_all.choices:
         if len(one.choice.candidates) == 1:
             stays.append((one.choice.weight.key, one.choice.why_dense, one.choice.weight.nbytes))
@@ -46,11 +47,9 @@ def _held_up(from_all: Weighed) -> str:
     if not stays:
         return f": every weight at its fewest bits; {_besides(from_all)}"
     total = format_bytes(sum(nbytes for *_, nbytes in stays))
-    told = []
-    for why in dict.fromkeys(reason for _, reason, _ in stays):
-        of = [(repr(key), nbytes) for key, reason, nbytes in stays if reason == why]
-        size = format_bytes(sum(nbytes for _, nbytes in of))
-        told.append(f"{format_some([key for key, _ in of], _HELD_UP)} ({size}: {why})")
+    told = [
+        f"{format_some(list(map(repr, keys)), _HELD_UP)} ({size}: {reason})" for reason, keys, size in by_reason(stays)
+    ]
     return f"; {total} in {format_count(len(stays), 'constant')} get no palette: {format_some(told, _HELD_UP)}"
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mil_palettize.budget.left_alone import Left, by_reason
 from mil_palettize.budget.ranks import rank_correlation
 from mil_palettize.budget.trials import Trial
 from mil_palettize.reports.curve import Point, curve_svg
@@ -97,7 +97,7 @@ class Recipe:
     trials: tuple[Trial, ...] = ()
     uniform: str = ""
     weight_ranks: Mapping[str, float | None] = field(default_factory=dict)
-    left: tuple[tuple[str, str, int], ...] = ()
+    left: tuple[Left, ...] = ()
 
     @property
     def bits_per_weight(self) -> float:
@@ -135,15 +135,10 @@ class Recipe:
     @property
     def left_notes(self) -> list[str]:
         """Of the constants that can have no palette, those with the same reason together."""
-        found: dict[str, list[tuple[str, int]]] = defaultdict(list)
-        for key, reason, nbytes in self.left:
-            found[reason].append((key, nbytes))
-        told = []
-        for reason, of in found.items():
-            size = format_bytes(sum(nbytes for _, nbytes in of))
-            which = format_some([key for key, _ in of], _TOLD)
-            told.append(f"{format_count(len(of), 'constant')} of {size} left alone: {reason}: {which}")
-        return told
+        return [
+            f"{format_count(len(keys), 'constant')} of {size} left alone: {reason}: {format_some(keys, _TOLD)}"
+            for reason, keys, size in by_reason(self.left)
+        ]
 
     @property
     def config(self) -> OptimizationConfig:

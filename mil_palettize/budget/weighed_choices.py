@@ -13,6 +13,7 @@ import numpy as np
 from mil_palettize.budget.choices import Candidate
 from mil_palettize.budget.distortion import Evaluated
 from mil_palettize.budget.granularities import ONE_TABLE
+from mil_palettize.budget.left_alone import Left
 from mil_palettize.budget.relaxation import best_plans
 from mil_palettize.program.model import Model
 from mil_palettize.program.weight import WeightId
@@ -64,7 +65,7 @@ class Weighed:
     choices: tuple[Evaluated, ...]
     nbytes: int
     base: int
-    left: tuple[tuple[str, str, int], ...]
+    left: tuple[Left, ...]
     notes: tuple[str, ...] = ()
     importance: Mapping[str, Importance] = field(default_factory=dict)
     weight_threshold: int = DEFAULT_WEIGHT_THRESHOLD

@@ -57,10 +57,8 @@ def run_package(
     with inputs_for(module, inputs, named=function is not None) as own:
         samples, ahead = _samples(module, own, random, seed, pixels), Ahead(module)
         for number, sample in enumerate(in_turn(samples, [ahead])):
-            with (
-                samples.naming(number),
-                drawing(seed + number),
-            ):  # ops that draw random numbers draw the same every time
+            # Ops that draw random numbers draw the same every time.
+            with samples.naming(number), drawing(seed + number):
                 found.append(module.features.outputs(ahead.results(sample)))
             count("running", number + 1, len(samples))
     outputs = {name: [_array(result[name]) for result in found] for name in found[0]}
