@@ -211,4 +211,6 @@ def _sum(one: Moments, two: Moments) -> Moments:
     cross = None
     if one.cross is not None or two.cross is not None:
         cross = np.sum([part.square if part.cross is None else part.cross for part in (one, two)], axis=0)
-    return Moments(one.where, one.square + two.square, cross, one.count + two.count)
+    missing = [part.residual for part in (one, two) if part.residual is not None]
+    residual = np.sum(missing, axis=0) if missing else None
+    return Moments(one.where, one.square + two.square, cross, one.count + two.count, residual)

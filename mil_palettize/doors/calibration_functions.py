@@ -29,7 +29,7 @@ def check_samples(model: Model, calibration: Calibration) -> None:
 
 def moments_found(found: Any) -> list[Moments]:
     """Of what a walk collected, which knows torch, as solvers take them, which do not."""
-    return [Moments(m.where, m.square, m.cross, m.count) for m in found.moments]
+    return [Moments(m.where, m.square, m.cross, m.count, m.residual) for m in found.moments]
 
 
 def _check_others(module: Any, given: Calls) -> None:

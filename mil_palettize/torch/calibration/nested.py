@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from mil_palettize.torch.calibration.behind import SATURATING
 from mil_palettize.torch.calibration.readers import RECURRENT
 from mil_palettize.torch.calibration.streams import Stream
-from mil_palettize.torch.calibration.trials import SATURATING
 from mil_palettize.torch.evaluator.execution import Execution
 from mil_palettize.torch.evaluator.ops.lists import TensorList
 from mil_palettize.torch.evaluator.program import Function, Step

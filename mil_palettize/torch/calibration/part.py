@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from mil_palettize.torch.calibration.masks import counted_arguments, kept_positions
+from mil_palettize.torch.calibration.behind import Behind, Tail, tail_of
+from mil_palettize.torch.calibration.masks import counted, counted_arguments, kept_positions
 from mil_palettize.torch.calibration.nested import Nested
-from mil_palettize.torch.calibration.readers import LOOKED_UP, inputs, matrices, rows_read
+from mil_palettize.torch.calibration.readers import LOOKED_UP, inputs, matrices, outputs_at, rows_read
 from mil_palettize.torch.calibration.sources import Reader, Sources, sources_of
 from mil_palettize.torch.calibration.streams import Stream
 from mil_palettize.torch.calibration.sums import ReadMoments, Sums, is_whole
-from mil_palettize.torch.calibration.trials import Behind, Tried, sensitivity
+from mil_palettize.torch.calibration.trials import Tried, sensitivity
 from mil_palettize.torch.evaluator.module import MILModule
 from mil_palettize.torch.evaluator.program import Function, OpInfo, Step
 
@@ -60,6 +61,7 @@ class Route:
         self.last: dict[int, list[str]] = defaultdict(list)  # weights by the last op that reads them
         self.own: dict[int, list[Key]] = defaultdict(list)  # readers by the op that they are
         self.nested: dict[int, list[Key]] = defaultdict(list)  # or in whose blocks they are
+        self._constants = {*function.constants, *(s for step in self.sources.derived.values() for s in step.outputs)}
         for slot, readers in self.sources.readers.items():
             for position, reader in enumerate(readers):
                 (self.nested if reader.nested else self.own)[reader.number].append((slot, position))
@@ -82,7 +84,13 @@ class Route:
         if reader.nested:
             return Nested.of(self.function, reader.number, key[0], self.sources.derived.values())
         following = block.steps[reader.number + 1 :]
-        return Behind(stream, reader.step, reader.operand, reader.index, following, block.outputs)
+        read = {slot for other in following for slot in other.slots_read()} | set(block.outputs)
+        return Behind(stream, reader.step, reader.operand, reader.index, self.tail(reader.number), read)
+
+    def tail(self, number: int) -> Tail:
+        """Of op ``number``."""
+        steps = self.function.block.steps
+        return tail_of(steps[number], steps[number + 1 :], self._constants, self.function.block.outputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,14 +149,24 @@ class Part:
         for sample in samples:
             place = self.places[sample]
             palettized = self.other.arguments(place, step)
-            float_arguments = self.float.arguments(place, step) if self.apart and self.options.crossed else None
+            crossed = self.apart and self.options.crossed
+            float_arguments = self.float.arguments(place, step) if crossed else None
+            residual = self._residual(number, place) if crossed else None
             try:
                 for key in keys:
-                    block.add(key, sample, palettized, float_arguments, self.kept[place])
+                    block.add(key, sample, palettized, float_arguments, self.kept[place], residual)
             except Exception:
                 self.other.results(step, palettized)  # which says what the op cannot do with these inputs
                 raise
         return block.told()
+
+    def _residual(self, number: int, place: int) -> torch.Tensor | None:
+        """What the float network adds to the output of an op, less what the palettized one does; None for nothing."""
+        slot = self.route.tail(number).residual
+        if slot is None:
+            return None
+        one, two = self.float.values(place)[slot], self.other.values(place)[slot]
+        return one - two if one.shape == two.shape else None
 
     def listen(self, number: int, keys: Sequence[Key]) -> dict[int, Told]:
         """The float stream through an op with blocks, and what the inputs of ops inside tell: weights inside are
@@ -208,12 +226,15 @@ class _Block:
 
     def add(
         self, key: Key, sample: int, arguments: Mapping[str, Any], float_arguments: Mapping[str, Any] | None,
-        kept: torch.Tensor | None = None,
+        kept: torch.Tensor | None = None, residual: torch.Tensor | None = None,
     ) -> None:  # fmt: skip
-        """What one sample tells of a reader. ``kept``: positions that count, None for all."""
+        """What one sample tells of a reader. ``kept``: positions that count, None for all; ``residual``: what is
+        missing in what is added to the op's output, None for nothing."""
         reader = self.route.reader(key)
         step, operand, index = reader.step, reader.operand, reader.index
-        arguments = counted_arguments(step.info.type, operand.parameter, arguments, kept)
+        every, arguments = arguments, counted_arguments(step.info.type, operand.parameter, arguments, kept)
+        if residual is not None and arguments is not every:
+            residual = counted(residual, kept)
         if float_arguments is not None:
             float_arguments = counted_arguments(step.info.type, operand.parameter, float_arguments, kept)
         if step.info.type in LOOKED_UP:
@@ -227,11 +248,19 @@ class _Block:
                 return
             self.sums[key] = Sums(where)
         own = self._inputs(reader, sample, arguments)
-        self.sums[key].add(own, None if float_arguments is None else self._inputs(reader, sample, float_arguments))
+        floats = None if float_arguments is None else self._inputs(reader, sample, float_arguments)
+        if residual is not None:
+            random = self._random(reader, sample)
+            residual = outputs_at(step, arguments, residual, self.options.positions, random)
+        self.sums[key].add(own, floats, residual)
 
     def _inputs(self, reader: Reader, sample: int, arguments: Mapping[str, Any]) -> Any:
-        random = np.random.default_rng([self.options.seed, reader.number, sample])
+        random = self._random(reader, sample)
         return inputs(reader.step, arguments, reader.operand, self.options.positions, random)
+
+    def _random(self, reader: Reader, sample: int) -> np.random.Generator:
+        """The same positions whenever it is asked for."""
+        return np.random.default_rng([self.options.seed, reader.number, sample])
 
     def told(self) -> Told:
         return Told({key: sums.moments() for key, sums in self.sums.items()}, self.reads)

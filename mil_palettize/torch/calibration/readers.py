@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mil_palettize.torch.calibration.recurrence import recurrent_inputs
-from mil_palettize.torch.calibration.taps import conv_inputs, conv_transpose_inputs, kernel_layout
+from mil_palettize.torch.calibration.taps import conv_inputs, conv_outputs, conv_transpose_inputs, kernel_layout
 from mil_palettize.torch.evaluator.program import Step
 
 RECURRENT = ("lstm", "gru", "rnn")
@@ -80,6 +80,18 @@ def inputs(
     assert found is not None
     other = arguments["values"][found.other_position]
     return Inputs(_arranged(other, found.other, found.batch, found.rest, found.summed), 1.0)
+
+
+def outputs_at(
+    step: Step, arguments: Mapping[str, Any], tensor: torch.Tensor, positions: int, random: np.random.Generator
+) -> torch.Tensor | None:
+    """``tensor``, which is added to the op's output, where :func:`inputs` looks at it: (matrices, inputs, rows). None
+    for other ops than ``conv`` and ``linear``, and for a tensor of another shape than the output's."""
+    if step.info.type == "conv":
+        return conv_outputs(arguments, tensor, positions, random)
+    if step.info.type != "linear" or tuple(tensor.shape) != (*arguments["x"].shape[:-1], len(arguments["weight"])):
+        return None
+    return tensor.reshape(1, -1, tensor.shape[-1])
 
 
 def rows_read(step: Step, arguments: Mapping[str, Any], index: np.ndarray) -> np.ndarray:

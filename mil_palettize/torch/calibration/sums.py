@@ -19,21 +19,36 @@ _PANEL = 192  # columns
 class ReadMoments:
     """Of one reader of a weight. ``where``: int64 (matrices, rows, columns), places in the weight. ``square``,
     ``cross``: float64 (matrices, columns, columns), sums over the inputs x_q of the palettized network and x_f of the
-    float one of x_q x_qᵀ and x_f x_qᵀ; ``cross`` None where both are the same. ``count``: inputs looked at."""
+    float one of x_q x_qᵀ and x_f x_qᵀ; ``cross`` None where both are the same. ``count``: inputs looked at.
+    ``residual``: float64 (matrices, rows, columns), sums of (r_f - r_q) x_qᵀ, where r is added to the op's output; None
+    where nothing is, or it is the same."""
 
     where: np.ndarray
     square: np.ndarray
     cross: np.ndarray | None
     count: int
+    residual: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    """Inputs of one sample: of the palettized network, of the float one (None: the same), how many each of them stands
+    for, and what is missing in what is added to the op's output (None: nothing)."""
+
+    own: torch.Tensor
+    other: torch.Tensor | None
+    counted: float
+    residual: torch.Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
 class _Own:
     """The matrices, rows and columns of an operand that are the weight's: a constant may be one of several that are
-    joined. ``where``: int64 of these; ``matrices``, ``columns``: their numbers."""
+    joined. ``where``: int64 of these; ``matrices``, ``rows``, ``columns``: their numbers."""
 
     where: np.ndarray
     matrices: torch.Tensor
+    rows: torch.Tensor
     columns: torch.Tensor
     all_columns: bool
 
@@ -48,7 +63,7 @@ def _own(where: np.ndarray) -> _Own:
     matrices, rows, columns = (np.flatnonzero(inside.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
     whole = len(columns) == where.shape[2] and len(matrices) == where.shape[0]
     own = np.ascontiguousarray(where[np.ix_(matrices, rows, columns)])
-    return _Own(own, torch.from_numpy(matrices), torch.from_numpy(columns), whole)
+    return _Own(own, *map(torch.from_numpy, (matrices, rows, columns)), whole)
 
 
 class Sums:
@@ -58,16 +73,19 @@ class Sums:
         self.own = _own(where)
         self._lower: torch.Tensor | None = None  # of the square, with its diagonal; None for 0
         self._cross: torch.Tensor | None = None  # the same as the square so far
+        self._residual: torch.Tensor | None = None
         self.count = 0
-        self._waiting: list[tuple[torch.Tensor, torch.Tensor | None, float]] = []
+        self._waiting: list[_Waiting] = []
 
-    def add(self, palettized: Inputs, float_inputs: Inputs | None) -> None:
-        """Inputs of one sample; ``float_inputs`` None where they are the same."""
+    def add(self, palettized: Inputs, float_inputs: Inputs | None, residual: torch.Tensor | None = None) -> None:
+        """Inputs of one sample; ``float_inputs`` None where they are the same. ``residual``: (matrices, inputs, rows),
+        what the float network adds to the op's output less what the palettized one does, None for nothing."""
         one = self._of_weight(palettized.columns)
         other = None if float_inputs is None else self._of_weight(float_inputs.columns)
-        self._waiting.append((one, other, palettized.counted))
+        missing = None if residual is None else residual[self.own.matrices][:, :, self.own.rows]
+        self._waiting.append(_Waiting(one, other, palettized.counted, missing))
         self.count += one.shape[0] * one.shape[1]
-        if sum(part.shape[1] for part, _, _ in self._waiting) >= _TOGETHER:
+        if sum(part.own.shape[1] for part in self._waiting) >= _TOGETHER:
             self._flush()
 
     def _of_weight(self, columns: torch.Tensor) -> torch.Tensor:
@@ -78,16 +96,20 @@ class Sums:
     def _flush(self) -> None:
         if not self._waiting:
             return
-        own = _joined([part for part, _, _ in self._waiting])
-        weights = torch.cat([torch.full((p.shape[1], 1), w, dtype=torch.float64) for p, _, w in self._waiting])
-        weighted = own * weights.to(own.device)
-        differs = any(other is not None for _, other, _ in self._waiting)
+        own = _joined([part.own for part in self._waiting])
+        weights = [torch.full((part.own.shape[1], 1), part.counted, dtype=torch.float64) for part in self._waiting]
+        weighted = own * torch.cat(weights).to(own.device)
+        differs = any(part.other is not None for part in self._waiting)
         if differs or self._cross is not None:
             before = self._square() if self._cross is None else self._cross
-            floats = _joined([p if o is None else o for p, o, _ in self._waiting]) if differs else own
+            floats = _joined([p.own if p.other is None else p.other for p in self._waiting]) if differs else own
             crossed = floats.mT @ weighted
             self._cross = crossed if before is None else before.to(own.device) + crossed
         self._add_square(own, weighted)
+        missing = [part.residual for part in self._waiting if part.residual is not None]
+        if len(missing) == len(self._waiting):
+            added_here = _joined(missing).mT @ weighted
+            self._residual = added_here if self._residual is None else self._residual + added_here
         self._waiting.clear()
 
     def _add_square(self, own: torch.Tensor, weighted: torch.Tensor) -> None:
@@ -112,7 +134,8 @@ class Sums:
         square = self._square()
         assert square is not None
         cross = None if self._cross is None else self._cross.cpu().numpy()
-        return ReadMoments(self.own.where, square.cpu().numpy(), cross, self.count)
+        residual = None if self._residual is None else self._residual.cpu().numpy()
+        return ReadMoments(self.own.where, square.cpu().numpy(), cross, self.count, residual)
 
 
 def added(one: ReadMoments, two: ReadMoments) -> ReadMoments:
@@ -120,7 +143,9 @@ def added(one: ReadMoments, two: ReadMoments) -> ReadMoments:
     cross = None
     if one.cross is not None or two.cross is not None:
         cross = (one.square if one.cross is None else one.cross) + (two.square if two.cross is None else two.cross)
-    return ReadMoments(one.where, one.square + two.square, cross, one.count + two.count)
+    missing = [part for part in (one.residual, two.residual) if part is not None]
+    residual = np.sum(missing, axis=0) if missing else None
+    return ReadMoments(one.where, one.square + two.square, cross, one.count + two.count, residual)
 
 
 def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:

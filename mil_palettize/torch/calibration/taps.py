@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,43 @@ def conv_inputs(arguments: Mapping[str, Any], positions: int, random: np.random.
 
     ``random``: draws which are looked at, the same for all images of a batch.
     """
-    x, kernel, groups = arguments["x"], arguments["weight"].shape[2:], int(arguments.get("groups") or 1)
+    x, shape = arguments["x"], _conv_shape(arguments)
+    chosen = _chosen(shape.sizes, positions, random)
+    places = []
+    for axis, kernel in enumerate(arguments["weight"].shape[2:]):
+        size = x.shape[2 + axis]
+        taken = np.arange(kernel) * shape.dilations[axis]
+        place = chosen[:, axis, None] * shape.strides[axis] - shape.before[axis] + taken
+        places.append(np.where((place >= 0) & (place < size), place, size))
+    return _taken(x, places, int(arguments.get("groups") or 1)), int(np.prod(shape.sizes))
+
+
+def conv_outputs(
+    arguments: Mapping[str, Any], output: torch.Tensor, positions: int, random: np.random.Generator
+) -> torch.Tensor | None:
+    """``output``, a tensor of the output's shape, at the positions that :func:`conv_inputs` takes: (groups, positions
+    of all images, channels of a group); None where its shape is another."""
+    batch, channels, groups = len(arguments["x"]), len(arguments["weight"]), int(arguments.get("groups") or 1)
+    sizes = _conv_shape(arguments).sizes
+    if tuple(output.shape) != (batch, channels, *sizes):
+        return None
+    chosen = np.ravel_multi_index(tuple(_chosen(sizes, positions, random).T), tuple(sizes))
+    taken = output.reshape(batch, groups, channels // groups, -1)[..., torch.from_numpy(chosen).to(output.device)]
+    return taken.permute(1, 0, 3, 2).reshape(groups, -1, channels // groups)
+
+
+@dataclass(frozen=True)
+class _ConvShape:
+    """``sizes``: of the output; ``before``: zeros in front of the input. By axis, as the others."""
+
+    sizes: list[int]
+    before: list[int]
+    strides: Sequence[int]
+    dilations: Sequence[int]
+
+
+def _conv_shape(arguments: Mapping[str, Any]) -> _ConvShape:
+    x, kernel = arguments["x"], arguments["weight"].shape[2:]
     rank = len(kernel)
     strides, dilations = arguments.get("strides") or [1] * rank, arguments.get("dilations") or [1] * rank
     extents = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
@@ -24,14 +61,7 @@ def conv_inputs(arguments: Mapping[str, Any], positions: int, random: np.random.
     pads = pads_of(pad_type, x.shape[2:], extents, strides, pad)
     padded = zip(x.shape[2:], pads, extents, strides, strict=True)
     sizes = [(size + sum(pad) - extent) // stride + 1 for size, pad, extent, stride in padded]
-    chosen = _chosen(sizes, positions, random)
-    places = []
-    for axis in range(rank):
-        before, size = pads[axis][0], x.shape[2 + axis]
-        taken = np.arange(kernel[axis]) * dilations[axis]
-        place = chosen[:, axis, None] * strides[axis] - before + taken
-        places.append(np.where((place >= 0) & (place < size), place, size))
-    return _taken(x, places, groups), int(np.prod(sizes))
+    return _ConvShape(sizes, [before for before, _ in pads], strides, dilations)
 
 
 def conv_transpose_inputs(
