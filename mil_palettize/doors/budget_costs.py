@@ -86,7 +86,7 @@ def element_costs(
                 read = readings[ids[collected.slot]]
                 probes[collected.slot] = _probe(collected, weight, information[collected.slot], read)
 
-        sampled.listen(whole, given, list(ids), note, tell=tell)
+        sampled.listen(whole, given, list(ids), note, given.held, tell=tell)
         for slot, noise in _noises(whole, given, probes, calibration.device).items():
             found[ids[slot]] = _scaled(probes[slot], noise)
             noises.append(noise)
@@ -143,8 +143,10 @@ def _noises(module: Any, given: Calls, probes: Mapping[str, _Probe], device: str
     from mil_palettize.torch.calibration.walk import outputs_with
     from mil_palettize.torch.metrics import outputs_noise
 
-    calls = [module.features.tensors(call) for call in given.arrays[:_LOOKED_AT]]
-    states = states_before(module, calls, given.begins[:_LOOKED_AT])
+    looked_at = (sorted(given.held) or range(len(given.arrays)))[:_LOOKED_AT]
+    samples = [module.features.tensors(call) for call in given.arrays]
+    every = states_before(module, samples, given.begins)
+    calls, states = [samples[i] for i in looked_at], None if every is None else [every[i] for i in looked_at]
     before = outputs_with(module, calls, {}, states=states, device=device)
     found = {}
     for slot, probe in probes.items():
