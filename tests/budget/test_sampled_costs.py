@@ -94,3 +94,25 @@ def test_costs_rank_weights_as_the_outputs_do(fixtures: Path, tmp_path: Path) ->
     assert ranked["error relative to the weight"] < ranked["squared gradients"]  # which know what comes after
     ranks = [np.argsort(np.argsort(values)) for values in (told, measured)]
     assert np.corrcoef(*ranks)[0, 1] >= 0.6, (told, measured)
+
+
+def test_few_samples_make_no_wide_layer_free(tmp_path: Path) -> None:
+    """Of 256 inputs 20 samples tell little: what a palette loses on others is told nonetheless, within a factor."""
+    pytest.importorskip("torch")
+    from coremltools.converters.mil.mil import Builder as mb
+    from evaluator import program_of, saved
+
+    from mil_palettize import Budget, Calibration, Limits, compare, palettize_package, plan_mixed_bits
+
+    weight = np.random.default_rng(0).standard_normal((40, 256)).astype(np.float32)
+    program = program_of(lambda x: mb.linear(x=x, weight=weight), [((1, 256), np.float32)])
+    source, out = saved(program, tmp_path), tmp_path / "out.mlpackage"
+    random = np.random.default_rng(1)
+    samples, others = ([{"x0": random.standard_normal((1, 256)).astype(np.float32)} for _ in range(20)] for _ in "ab")
+    calibration = Calibration(samples)
+    recipe = plan_mixed_bits(
+        source, Budget(bits_per_weight=2.1), limits=Limits(group_size=0), calibration=calibration, measure=False
+    )
+    palettize_package(source, out, recipe, calibration=calibration)
+    measured = 10.0 ** (-compare(source, out, others).outputs[0].snr_db / 10.0)
+    assert 0.5 < recipe.error / measured < 2.0

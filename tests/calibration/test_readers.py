@@ -13,7 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from mil_palettize.torch.calibration.readers import Operand, inputs, matrices, rows_read  # noqa: E402
+from mil_palettize.torch.calibration.readers import Operand, inputs, matrices, outputs_at, rows_read  # noqa: E402
 from mil_palettize.torch.calibration.sums import Sums  # noqa: E402
 from mil_palettize.torch.evaluator.ops import OPS  # noqa: E402
 from mil_palettize.torch.evaluator.program import OpInfo, Step  # noqa: E402
@@ -73,6 +73,24 @@ def arguments_of(name: str, weight: torch.Tensor, seed: int) -> dict[str, Any]:
     _, shape, _, parameter, options = CASES[name]
     other = "x" if parameter in ("weight", "y") else "y"
     return {other: random_tensor(*shape, seed=seed), parameter: weight, **options}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_are_taken_where_inputs_are(name: str) -> None:
+    """What the weight gives for the inputs that are looked at is the output at the positions that are looked at."""
+    kind, _, shape, parameter, _ = CASES[name]
+    step, operand, weight = step_of(kind), Operand(parameter), random_tensor(*shape, seed=1)
+    arguments = arguments_of(name, weight, 10)
+    output = step.call(**arguments)
+    found = outputs_at(step, arguments, output, 5, np.random.default_rng(3))
+    if kind not in ("conv", "linear"):
+        assert found is None
+        return
+    where = matrices(step, arguments, operand, np.arange(weight.numel()).reshape(shape))
+    assert where is not None
+    columns = inputs(step, arguments, operand, 5, np.random.default_rng(3)).columns
+    torch.testing.assert_close(found, columns @ weight.reshape(-1)[torch.from_numpy(where)].mT)
+    assert outputs_at(step, arguments, output[..., :1, :], 5, np.random.default_rng(3)) is None or output.shape[-2] == 1
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -129,3 +129,23 @@ def test_large_matrices_take_fewer_rounds_and_steps(monkeypatch: pytest.MonkeyPa
         assert reconstruction._effort([work], 12) == expected
         assert reconstruction._effort([work, work], 12)[0] == max(1, 12 // (2 * part))
     assert reconstruction._effort([work], 0)[0] == 0
+
+
+def test_the_target_makes_good_what_is_added() -> None:
+    """W* against the least squares of all inputs written out, with what is added to the output on both sides."""
+    rows, columns = 5, 7
+    random = np.random.default_rng(4)
+    weight = random.standard_normal((rows, columns))
+    floats, own = random.standard_normal((60, columns)), random.standard_normal((60, columns))
+    float_added, own_added = random.standard_normal((60, rows)), random.standard_normal((60, rows))
+    where = np.arange(weight.size).reshape(1, rows, columns)
+    missing = (float_added - own_added).T @ own
+    moments = Moments(where, (own.T @ own)[None], (floats.T @ own)[None], 60, missing[None])
+    aim = objective(moments, weight.reshape(-1), 0.1, asymmetric=True)
+    damping = 0.1 * np.diag(own.T @ own).mean()
+    wanted = floats @ weight.T + float_added - own_added
+    left = np.vstack([own, np.sqrt(damping) * np.eye(columns)])
+    right = np.vstack([wanted, np.sqrt(damping) * weight.T])
+    np.testing.assert_allclose(aim.target[0], np.linalg.lstsq(left, right, rcond=None)[0].T, rtol=1e-8)
+    symmetric = objective(moments, weight.reshape(-1), 0.1, asymmetric=False)
+    np.testing.assert_array_equal(symmetric.target[0], weight)
