@@ -44,8 +44,8 @@ class Moments:
     ``where``: int64 (matrices, rows, columns), the place of each element in the weight (C order). ``square``: float64
     (matrices, columns, columns), the mean (or sum) of x_q x_qᵀ over the inputs x_q of the palettized network;
     ``cross``: of x_f x_qᵀ with the inputs x_f of the float one, None where both are the same. ``count``: inputs they
-    were made of. ``residual``: float64 (matrices, rows, columns), of (r_f - r_q) x_qᵀ where r is added to what the weight
-    gives, None for nothing.
+    were made of. ``residual``: float64 (matrices, rows, columns), of (r_f - r_q) x_qᵀ where r is added to what the
+    weight gives, None for nothing.
     """
 
     where: np.ndarray
@@ -94,8 +94,8 @@ def objective(moments: Moments, weight: np.ndarray, damping: float, *, asymmetri
     """What is to be made small for a weight (float64, 1-D).
 
     ``asymmetric``: W* is the minimum of ‖W X_f + R_f − W* X_q − R_q‖² + λ‖W* − W‖², which makes good what layers before
-    lost (arXiv 2504.02692), also in what is added to the output (R); else W* is W. λ: ``damping`` times the mean diagonal of a matrix' moments, doubled until they
-    are positive definite.
+    lost (arXiv 2504.02692), also in what is added to the output (R); else W* is W. λ: ``damping`` times the mean
+    diagonal of a matrix' moments, doubled until they are positive definite.
     """
     damped, target = moments.damped(damping), weight[moments.where]
     if asymmetric and moments.cross is not None:

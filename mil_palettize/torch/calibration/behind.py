@@ -1,4 +1,4 @@
-"""An op that reads a weight, and the ops that follow it as far as they are computed of what it gives at each position."""
+"""An op that reads a weight, and the ops that follow it, as far as they compute with what it gives, place by place."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class GivenOp:
 
 
 class Behind:
-    """An op that reads a weight once, and its ``tail``. ``index``: as in :class:`Reader`; ``read``: slots that ops after
-    it read, or the function gives."""
+    """An op that reads a weight once, and its ``tail``. ``index``: as in :class:`Reader`; ``read``: slots that ops
+    after it read, or the function gives."""
 
     def __init__(
         self, stream: Stream, step: Step, operand: Operand, index: np.ndarray, tail: Tail, read: Collection[str]

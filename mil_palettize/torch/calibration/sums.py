@@ -63,7 +63,7 @@ def _own(where: np.ndarray) -> _Own:
     matrices, rows, columns = (np.flatnonzero(inside.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
     whole = len(columns) == where.shape[2] and len(matrices) == where.shape[0]
     own = np.ascontiguousarray(where[np.ix_(matrices, rows, columns)])
-    return _Own(own, *map(torch.from_numpy, (matrices, rows, columns)), whole)
+    return _Own(own, torch.from_numpy(matrices), torch.from_numpy(rows), torch.from_numpy(columns), whole)
 
 
 class Sums:
