@@ -29,7 +29,7 @@ _FISHERS = (1.0, 0.1, 0.01, 0.001)
 
 # A palette for these weights of the elements' errors (None: all alike).
 Make = Callable[["np.ndarray | None"], WeightExpr]
-# The error of the op's output with this array in the weight's place, relative to the output's power.
+# The error of what comes out behind the op with this array in the weight's place, relative to its power.
 Judge = Callable[[np.ndarray], float]
 
 
@@ -81,7 +81,7 @@ def _decibels(error: float) -> float:
 
 
 def choose(known: Knowledge, make: Make, *, reconstruct: bool, tables: bool, rounds: int, spread: PMap = map) -> Choice:
-    """The palette with the least error of the op's output; the plain one where that is as good.
+    """The palette with the least error of what comes out behind the op; the plain one where that is as good.
 
     ``reconstruct``: also with compensation. ``tables``: whether entries may change. ``spread``: like ``map``, for
     palettes. Without a judge: compensation at the usual damping, or where it cannot be the weighted optimum. Where
@@ -212,5 +212,5 @@ def _sum(one: Moments, two: Moments) -> Moments:
     if one.cross is not None or two.cross is not None:
         cross = np.sum([part.square if part.cross is None else part.cross for part in (one, two)], axis=0)
     missing = [part.residual for part in (one, two) if part.residual is not None]
-    residual = np.sum(missing, axis=0) if missing else None
+    residual = sum(missing[1:], missing[0]) if missing else None
     return Moments(one.where, one.square + two.square, cross, one.count + two.count, residual)

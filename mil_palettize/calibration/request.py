@@ -36,15 +36,15 @@ class Calibration:
     some; or where they lie: a ``.npz`` file of arrays by input, of one sample, of several along an axis more in front,
     or along the first axis where the model's own is 1; a ``.npy`` file for a model with one input; a folder of images
     for a model that takes one, or of ``NAME.npz`` by function; ``FILE.py:NAME``, a function that yields samples. None
-    for ``samples`` made up from the description of the model. ``method``: "reconstruct" chooses for
-    each weight among its plain palette, importance, and assignment with compensation, by the error of the op's output
-    on samples held out of the fit; "importance" keeps to the weighted optimum; "weights" looks at no sample at all.
-    ``positions``: of a convolution's output that are looked at in each sample. ``seed``: of
-    these, and of made-up samples; every fifth sample is held out. ``memory``: bytes of values kept in memory, above
-    which they go to a temporary folder; None for a quarter of what is free. ``rounds``: of tables and indices in turn,
-    at most. ``device``: what torch computes the network on, "cpu", "cuda" or "mps"; the same samples give the same
-    bytes on one and the same only. ``bias``: correct the mean of what palettized ops give in biases that they have,
-    where that makes the outputs on samples held out better; on transformers it is dangerous. ``image_mean``,
+    for ``samples`` made up from the description of the model. ``method``: "reconstruct" chooses for each weight among
+    its plain palette, importance, and assignment with compensation, by the error of what comes out behind the op (its
+    non-linearity, shortcut and layer norm) on samples held out of the fit; "importance" keeps to the weighted optimum;
+    "weights" looks at no sample at all. ``positions``: of a convolution's output that are looked at in each sample.
+    ``seed``: of these, and of made-up samples; every fifth sample is held out. ``memory``: bytes of values kept in
+    memory, above which they go to a temporary folder; None for a quarter of what is free. ``rounds``: of tables and
+    indices in turn, at most. ``device``: what torch computes the network on, "cpu", "cuda" or "mps"; the same samples
+    give the same bytes on one and the same only. ``bias``: correct the mean of what palettized ops give in biases that
+    they have, where that makes the outputs on samples held out better; on transformers it is dangerous. ``image_mean``,
     ``image_scale``: of pictures for a model that takes an array, as of ``mil_palettize.compare``.
 
     >>> import numpy as np

@@ -23,9 +23,9 @@ from mil_palettize.text import format_count
 @dataclass(frozen=True, eq=False)
 class Findings:
     """What a walk found where a weight is read. ``moments``: of each op that multiplies with it; ``reads``: how often
-    look-ups read each element, None without any; ``judge``: the error of the op's output with another array, None
-    where no samples are held out; ``samples``: how many were looked at, 0 for none; ``sensitivity``: how much the op's
-    output, behind its non-linearity, depends on each element (Fisher information), None where ``moments`` say it;
+    look-ups read each element, None without any; ``judge``: the error of what comes out behind the op with another
+    array, None where no samples are held out; ``samples``: how many were looked at, 0 for none; ``sensitivity``: how
+    much that depends on each element (Fisher information), None where ``moments`` say it;
     ``spread``: like ``map``, for palettes among which one is chosen."""
 
     moments: Sequence[Moments] = ()

@@ -52,10 +52,11 @@ def element_costs(
     float32 of the weight's shape. Constants that no sample reaches are left out.
 
     The inputs' second moments say what compensation leaves of an error, the squared gradients (labels are drawn from
-    the model's own answers) which outputs of the op count more than others, and a run with a palette of 3 bits in the
-    weight's place (of 1 bit where that is lossless) how much all of it counts at the model's outputs; where these do
-    not change at all, an error counts as in the weight alone. Raises EvaluationError for samples that the model does
-    not take, UnsupportedOpError for ops that are not known, ConfigError without torch.
+    the model's own answers) which outputs of the op count more than others, and a run of samples held out of all that,
+    with a palette of 3 bits in the weight's place (of 1 bit where that is lossless; the better of plain and
+    compensated), how much all of it counts at the model's outputs; where these do not change at all, an error counts as
+    in the weight alone. Raises EvaluationError for samples that the model does not take, UnsupportedOpError for ops
+    that are not known, ConfigError without torch.
     """
     from mil_palettize.torch.calibration.fisher import fisher, gives_floats
     from mil_palettize.torch.evaluator.model_pipeline import Pipeline
@@ -145,8 +146,9 @@ def _noises(module: Any, given: Calls, probes: Mapping[str, _Probe], device: str
     from mil_palettize.torch.metrics import outputs_noise
 
     looked_at = (sorted(given.held) or range(len(given.arrays)))[:_LOOKED_AT]
-    samples = [module.features.tensors(call) for call in given.arrays]
-    every = states_before(module, samples, given.begins)
+    count = looked_at[-1] + 1
+    samples = [module.features.tensors(call) for call in given.arrays[:count]]
+    every = states_before(module, samples, given.begins[:count])
     calls, states = [samples[i] for i in looked_at], None if every is None else [every[i] for i in looked_at]
     before = outputs_with(module, calls, {}, states=states, device=device)
     found = {}

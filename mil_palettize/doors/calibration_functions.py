@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mil_palettize.algorithms.layerwise.moments import Moments
@@ -102,15 +102,16 @@ class SampledFunctions:
         tell: Tell | None = None,
     ) -> None:
         """Walk through ``module`` with its weights as they are. ``note``: takes what was ``Collected`` of each of
-        ``slots``; ``held``: samples that are left out of that; ``tell``: how many runs of ops are done, of how many,
-        and the name of the op."""
+        ``slots``, but for sensitivities; ``held``: samples that are left out of that; ``tell``: how many runs of ops
+        are done, of how many, and the name of the op."""
         from mil_palettize.torch.calibration.sequences import states_before
         from mil_palettize.torch.calibration.walk import walk
 
         samples = [module.features.tensors(call) for call in given.arrays]
         states = states_before(module, samples, given.begins)
         executor = None if self.pool is None else self.pool.executor
-        walk(module, samples, slots, note, self.options(held), states=states, executor=executor, progress=tell)
+        options = replace(self.options(held), sensitive=False)
+        walk(module, samples, slots, note, options, states=states, executor=executor, progress=tell)
 
     def options(self, held: frozenset[int]) -> Any:
         """Of a walk that leaves the samples ``held`` out."""

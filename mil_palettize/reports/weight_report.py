@@ -16,8 +16,9 @@ DECOMPRESSED = "decompressed"
 @dataclass(frozen=True)
 class CalibrationReport:
     """How a palette was chosen by what its op gives. ``method``: in words; ``damping``: relative; ``samples``: that
-    were looked at, 0 where it came from the weights alone; ``before_db`` and ``after_db``: signal to noise of the op's
-    output on samples held out, with the plain palette and with this one, None where none were."""
+    were looked at, 0 where it came from the weights alone; ``before_db`` and ``after_db``: signal to noise of what
+    comes out behind the op (its non-linearity, shortcut and layer norm) on samples held out, with the plain palette and
+    with this one, None where none were."""
 
     method: str
     damping: float

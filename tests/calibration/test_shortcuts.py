@@ -116,5 +116,21 @@ def test_an_output_is_judged_behind_its_layer_norm(tmp_path: Path) -> None:
     assert error == pytest.approx(np.square(after - before).sum() / np.square(before).sum(), rel=1e-3)
 
 
+def test_what_an_infinite_mask_hides_counts_nothing(tmp_path: Path) -> None:
+    own, hidden = weight(0), np.array([0, 1, 0, 0, 1, 0], bool)
+
+    def build(x: Any, mask: Any) -> Any:
+        return mb.add(x=mb.linear(x=x, weight=own), y=mask)
+
+    program = program_of(build, [((1, 5, WIDTH), np.float32), ((1, 5, WIDTH), np.float32)])
+    module = MILModule.from_package(saved(program, tmp_path))
+    mask = torch.from_numpy(np.where(hidden, -np.inf, 0.0).astype(np.float32)).expand(1, 5, WIDTH)
+    given, found = [{**sample, "x1": mask} for sample in samples()], list[Collected]()
+    walk(module, given, list(module.weights), found.append, WalkOptions(held=frozenset({2})))
+    assert found[0].trial is not None
+    error = found[0].trial((own * 0.9).astype(np.float32))
+    assert error == pytest.approx(0.01, rel=1e-3)
+
+
 def _normalised(rows: np.ndarray) -> np.ndarray:
     return (rows - rows.mean(1, keepdims=True)) / np.sqrt(rows.var(1, keepdims=True) + 1e-5)

@@ -51,3 +51,16 @@ def test_inputs_of_the_float_network_that_come_late_or_only_once(differing: set[
     assert found.cross is not None
     np.testing.assert_allclose(found.cross, product(differing), rtol=1e-12, atol=1e-9)
     np.testing.assert_allclose(found.square, product(set()), rtol=1e-12, atol=1e-9)
+
+
+def test_a_sample_that_adds_nothing_else_counts_nothing() -> None:
+    """Of three samples one lacks nothing in what is added to the output: it changes no sum of the others."""
+    sums, total = Sums(np.arange(2 * 3 * COLUMNS).reshape(2, 3, COLUMNS)), np.zeros((2, 3, COLUMNS))
+    for number, count in enumerate(COUNTS):
+        missing = torch.from_numpy(np.random.default_rng(number).standard_normal((2, 1100, 3)).astype(np.float32))
+        sums.add(Inputs(columns(number), count), None, None if number == 1 else missing)
+        if number != 1:
+            total += count * missing.double().numpy().swapaxes(1, 2) @ columns(number).double().numpy()
+    found = sums.moments().residual
+    assert found is not None
+    np.testing.assert_allclose(found, total, rtol=1e-12, atol=1e-9)

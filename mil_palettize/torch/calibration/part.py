@@ -61,6 +61,7 @@ class Route:
         self.last: dict[int, list[str]] = defaultdict(list)  # weights by the last op that reads them
         self.own: dict[int, list[Key]] = defaultdict(list)  # readers by the op that they are
         self.nested: dict[int, list[Key]] = defaultdict(list)  # or in whose blocks they are
+        self._tails: dict[int, Tail] = {}
         self._constants = {*function.constants, *(s for step in self.sources.derived.values() for s in step.outputs)}
         for slot, readers in self.sources.readers.items():
             for position, reader in enumerate(readers):
@@ -89,8 +90,10 @@ class Route:
 
     def tail(self, number: int) -> Tail:
         """Of op ``number``."""
-        steps = self.function.block.steps
-        return tail_of(steps[number], steps[number + 1 :], self._constants, self.function.block.outputs)
+        if number not in self._tails:
+            steps, outputs = self.function.block.steps, self.function.block.outputs
+            self._tails[number] = tail_of(steps[number], steps[number + 1 :], self._constants, outputs)
+        return self._tails[number]
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +169,7 @@ class Part:
         if slot is None:
             return None
         one, two = self.float.values(place)[slot], self.other.values(place)[slot]
-        return one - two if one.shape == two.shape else None
+        return (one - two).nan_to_num(0.0, 0.0, 0.0) if one.shape == two.shape else None  # masks may be infinite
 
     def listen(self, number: int, keys: Sequence[Key]) -> dict[int, Told]:
         """The float stream through an op with blocks, and what the inputs of ops inside tell: weights inside are

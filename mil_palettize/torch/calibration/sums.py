@@ -106,8 +106,12 @@ class Sums:
             crossed = floats.mT @ weighted
             self._cross = crossed if before is None else before.to(own.device) + crossed
         self._add_square(own, weighted)
-        missing = [part.residual for part in self._waiting if part.residual is not None]
-        if len(missing) == len(self._waiting):
+        if any(part.residual is not None for part in self._waiting):
+            rows = len(self.own.rows)
+            missing = [
+                part.own.new_zeros((*part.own.shape[:2], rows)) if part.residual is None else part.residual
+                for part in self._waiting
+            ]
             added_here = _joined(missing).mT @ weighted
             self._residual = added_here if self._residual is None else self._residual + added_here
         self._waiting.clear()
@@ -144,7 +148,7 @@ def added(one: ReadMoments, two: ReadMoments) -> ReadMoments:
     if one.cross is not None or two.cross is not None:
         cross = (one.square if one.cross is None else one.cross) + (two.square if two.cross is None else two.cross)
     missing = [part for part in (one.residual, two.residual) if part is not None]
-    residual = np.sum(missing, axis=0) if missing else None
+    residual = sum(missing[1:], missing[0]) if missing else None
     return ReadMoments(one.where, one.square + two.square, cross, one.count + two.count, residual)
 
 

@@ -47,7 +47,7 @@ class Trial:
             [counted(out, own) for out in behind.results(float_stream, given)]
             for given, own in zip(floats, self._kept, strict=True)
         ]
-        self._power = sum(float(wide(out).square().sum()) for outs in self._wanted for out in outs)
+        self._power = sum(_squares(wide(out), wide(out)) for outs in self._wanted for out in outs)
 
     def __call__(self, weight: np.ndarray) -> float:
         flat = torch.from_numpy(np.array(weight, np.float32).reshape(-1)).to(self._stream.device)
@@ -55,8 +55,13 @@ class Trial:
         for given, wanted, kept in zip(self._given, self._wanted, self._kept, strict=True):
             tried = self._behind.with_weight(given, flat)
             for one, two in zip(self._behind.results(self._stream, tried), wanted, strict=True):
-                error += float((wide(counted(one, kept)) - wide(two)).square().sum())
+                error += _squares(wide(counted(one, kept)) - wide(two), wide(two))
         return error / self._power if self._power else error
+
+
+def _squares(tensor: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Their sum, but where ``wanted`` is infinite, as masks make it."""
+    return float(tensor.detach().where(wanted.isfinite(), 0.0).square().sum())
 
 
 class Trials:

@@ -30,8 +30,8 @@ from mil_palettize.torch.evaluator.module import MILModule
 class Collected:
     """What is known where a weight is to be palettized. ``slot``: its name in the program; ``moments``: of each op that
     multiplies with it; ``reads``: how often look-ups read each of its elements, int64 of its shape, None without any;
-    ``trial``: the error of the op's output on held out samples with another array in the weight's place;
-    ``sensitivity``: how much that output depends on each element, float64 of its shape, None where moments say that;
+    ``trial``: the error of what comes out behind the op on held out samples with another array in the weight's place;
+    ``sensitivity``: how much that depends on each element, float64 of its shape, None where moments say that;
     ``spread``: like ``map``, on the workers of an executor where there is one."""
 
     slot: str
@@ -51,7 +51,8 @@ class WalkOptions:
     """``positions``: of a convolution that are looked at in each sample; ``seed``: of which these are; ``held``:
     samples, by number, that moments are not made of and errors are measured on; ``memory``: bytes of values that are
     kept in memory; ``device``: what torch computes on; ``crossed``: whether moments are also made of the inputs that
-    the float network has."""
+    the float network has; ``sensitive``: whether it is found how much outputs depend on elements, where they saturate.
+    """
 
     positions: int = 64
     seed: int = 0
@@ -59,6 +60,7 @@ class WalkOptions:
     memory: int = 1 << 31
     device: str = "cpu"
     crossed: bool = True
+    sensitive: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +242,7 @@ class _Walk:
             if behind is None:
                 continue
             self.trials[key[0]].append(Trial(first.float, first.other, behind, held, first.kept))
-            if behind.saturates:
+            if behind.saturates and self.options.sensitive:
                 self.gradients[key[0]] = self.gradients.get(key[0], 0.0) + self._sensitivity(key)
 
     def _palettize(self, slot: str) -> None:
