@@ -12,13 +12,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from compared_packages import config  # noqa: E402
 from evaluator import mb, program_of, saved  # noqa: E402
 
 from mil_palettize import (  # noqa: E402
     ConfigError,
     EvaluationError,
-    OpPalettizerConfig,
-    OptimizationConfig,
     compare,
     palettize_package,
 )
@@ -28,22 +27,6 @@ from mil_palettize.torch.metrics import Sums  # noqa: E402
 from mil_palettize.torch.predictions import run_package  # noqa: E402
 
 RNG = np.random.default_rng(0)
-
-
-def config(nbits: int = 4, **options: Any) -> OptimizationConfig:
-    return OptimizationConfig(global_config=OpPalettizerConfig(nbits=nbits, weight_threshold=100, **options))
-
-
-@pytest.fixture
-def original(fixtures: Path) -> Path:
-    return fixtures / "conv_fp16_ios18.mlpackage"
-
-
-@pytest.fixture
-def palettized(original: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "palettized.mlpackage"
-    palettize_package(original, path, config())
-    return path
 
 
 # Figures

@@ -13,12 +13,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from compared_packages import config  # noqa: E402
 from evaluator import mb, program_of, saved  # noqa: E402
 
 from mil_palettize import (  # noqa: E402
     EvaluationError,
-    OpPalettizerConfig,
-    OptimizationConfig,
     PackageError,
     UnsupportedOpError,
     compare,
@@ -31,22 +30,6 @@ from mil_palettize.torch.predictions import run_package  # noqa: E402
 from mil_palettize.torch.samples import read_samples  # noqa: E402
 
 RNG = np.random.default_rng(0)
-
-
-def config(nbits: int = 4, **options: Any) -> OptimizationConfig:
-    return OptimizationConfig(global_config=OpPalettizerConfig(nbits=nbits, weight_threshold=100, **options))
-
-
-@pytest.fixture
-def original(fixtures: Path) -> Path:
-    return fixtures / "conv_fp16_ios18.mlpackage"
-
-
-@pytest.fixture
-def palettized(original: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "palettized.mlpackage"
-    palettize_package(original, path, config())
-    return path
 
 
 # Made up inputs
